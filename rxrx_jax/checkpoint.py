@@ -1,0 +1,90 @@
+"""Checkpoints with Orbax: save, restore, and load a part for the next stage. One format for all stages."""
+
+import dataclasses
+import pathlib
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from rxrx_jax.errors import UserError
+from rxrx_jax.sharding import path_name
+from rxrx_jax.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest `keep` kept. Use as a context manager: leaving it waits for the last save.
+
+    A save is written beside and renamed when complete, so a killed process leaves the one before.
+    """
+
+    def __init__(self, folder: pathlib.Path, keep: int):
+        policy = ocp.training.preservation_policies.LatestN(keep)
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(), preservation_policy=policy, cleanup_tmp_directories=True
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._checkpointer.close()
+
+    def save(self, state: TrainState, clock: dict[str, float]) -> None:
+        """Saves in the background; `clock` holds floats that carry over a restart (hours, images)."""
+        step = int(state.step)
+        tree = {"state": dataclasses.asdict(state), "clock": clock}
+        self._checkpointer.save_pytree_async(step, tree, force=True)
+
+    def restore(self, shapes: TrainState) -> tuple[TrainState, dict[str, float]] | None:
+        """The newest checkpoint as a (state, clock) with the shapes and shardings of `shapes`; None if there is none."""
+        newest = self._checkpointer.latest
+        if newest is None:
+            return None
+        like = {"state": dataclasses.asdict(shapes)}
+        folder = pathlib.Path(self._checkpointer.directory) / str(newest.step)
+        _check_shapes(_metadata(folder)["state"], like["state"], folder)
+        tree = self._checkpointer.load_pytree(newest, like | {"clock": {k: 0.0 for k in _metadata(folder)["clock"]}})
+        return TrainState(**tree["state"]), {k: float(v) for k, v in tree["clock"].items()}
+
+
+def load_parameters(path: str, subtree: str, shapes) -> dict:
+    """The parameters under `subtree` ("encoder") of another run's newest checkpoint.
+
+    Args: path, that run's workdir or one of its checkpoint folders; shapes, a tree of ShapeDtypeStruct with shardings.
+    Raises UserError naming the path and the parameter when there is no checkpoint or a shape does not fit.
+    """
+    folder = find_checkpoint(path)
+    stored = _metadata(folder)["state"]["params"]
+    if subtree not in stored:
+        raise UserError(f"checkpoint {folder} has no parameters {subtree!r}; it has {', '.join(sorted(stored))}")
+    _check_shapes({subtree: stored[subtree]}, {subtree: shapes}, folder)
+    like = {"state": {"params": {subtree: shapes}}}
+    with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))):
+        tree = ocp.load_pytree(folder, like)
+    return tree["state"]["params"][subtree]
+
+
+def find_checkpoint(path: str) -> pathlib.Path:
+    """The newest finished checkpoint folder of a workdir, or `path` itself when it is one."""
+    root = pathlib.Path(path).expanduser().absolute()
+    if root.name.isdigit() and root.is_dir():
+        return root
+    steps = [p for p in (root / "checkpoints").glob("*") if p.name.isdigit()]
+    if not steps:
+        raise UserError(f"init.path={path}: no checkpoint there; run the stage before first, with --workdir={path}")
+    return max(steps, key=lambda p: int(p.name))
+
+
+def _metadata(folder: pathlib.Path):
+    return ocp.pytree_metadata(folder).metadata
+
+
+def _check_shapes(stored, wanted, folder) -> None:
+    """Raises UserError for the first array that is missing, left over or of another shape."""
+    flat = lambda tree: {path_name(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(tree)}  # noqa: E731
+    stored, wanted = flat(stored), flat(wanted)
+    for name in sorted(stored.keys() | wanted.keys()):
+        if stored.get(name) != wanted.get(name):
+            describe = lambda shapes: shapes.get(name, "absent")  # noqa: E731
+            raise UserError(f"checkpoint {folder} does not fit: {name} is {describe(stored)} there and "
+                            f"{describe(wanted)} in this model")

@@ -1,0 +1,31 @@
+"""Evaluators: a function `evaluate(context, **settings)` that yields (name, value) pairs and may write files into
+`context.workdir`. To add one, write its file and name it in `EVALUATORS`; its settings stand in `config.evaluators`.
+"""
+
+import inspect
+
+from rxrx_jax.config import Config
+from rxrx_jax.errors import UserError
+from rxrx_jax.evaluators import accuracy, embeddings, leakage, probe, reconstruction
+
+EVALUATORS = {
+    "accuracy": accuracy.evaluate,
+    "embeddings": embeddings.evaluate,
+    "leakage": leakage.evaluate,
+    "probe": probe.evaluate,
+    "reconstruction": reconstruction.evaluate,
+}
+
+
+def make_evaluators(config: Config) -> list:
+    """[(name, function, settings)] for every key of `config`. Raises UserError for an unknown name or setting."""
+    chosen = []
+    for name in config:
+        if name not in EVALUATORS:
+            raise UserError(f"evaluators.{name}: expected one of {', '.join(EVALUATORS)}")
+        settings = getattr(config, name).as_kwargs()
+        known = list(inspect.signature(EVALUATORS[name]).parameters)[1:]
+        if unknown := [key for key in settings if key not in known]:
+            raise UserError(f"evaluators.{name}.{unknown[0]}: {name} takes {', '.join(known) or 'no settings'}")
+        chosen.append((name, EVALUATORS[name], settings))
+    return chosen

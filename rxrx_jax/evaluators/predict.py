@@ -1,0 +1,88 @@
+"""What every evaluator works with: predictions of a state for rows of the dataset, each row exactly once."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import numpy as np
+
+from rxrx_jax import data
+from rxrx_jax.adapt.adabn import average_statistics
+from rxrx_jax.augment import Augment
+from rxrx_jax.sharding import replicated, to_device
+
+# Where a split's experiments stand in relation to training, as metrics are named.
+SPLIT_NAMES = {"id_test": "in_batch", "val": "validation", "test": "cross_batch"}
+
+
+@dataclasses.dataclass
+class Context:
+    """task, dataset, augment and mesh of a run, the state that is evaluated, and the size of evaluation minibatches."""
+
+    task: object
+    dataset: data.Dataset
+    augment: Augment
+    mesh: jax.sharding.Mesh
+    minibatch: int
+    workdir: pathlib.Path
+    seed: int
+    params: object = None
+    batch_stats: object = None
+
+    def __post_init__(self):
+        self._cache = {}
+
+    def use(self, state) -> "Context":
+        """The context of another state; predictions of the former one are forgotten."""
+        self.params, self.batch_stats, self._cache = state.params, state.batch_stats, {}
+        return self
+
+    def predict(self, split: str, statistics: str = "running") -> dict[str, np.ndarray]:
+        """Outputs of the task for a split's rows (`row` [n] and what the task predicts), remembered for this state.
+
+        statistics: "running", or "experiment" or "plate" for BatchNorm statistics re-estimated on all images of each
+        (AdaBN, transductive).
+        """
+        if (split, statistics) not in self._cache:
+            rows = data.select(self.dataset, splits=split)
+            run = functools.partial(self.outputs, self.params, self.batch_stats)
+            self._cache[split, statistics] = run(rows) if statistics == "running" else self._by_group(rows, statistics)
+        return self._cache[split, statistics]
+
+    def outputs(self, params, batch_stats, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs of the task under any parameters: each of `rows` [n] once, in order."""
+        parts = []
+        for minibatch in data.evaluation_minibatches(self.dataset, rows, self.minibatch):
+            parts.append(self._predict(params, batch_stats, to_device(minibatch, self.mesh)))
+        if not parts:
+            return {"row": rows}
+        parts = [jax.tree.map(np.asarray, part) for part in parts]
+        return {key: np.concatenate([p[key] for p in parts])[: len(rows)] for key in parts[0]} | {"row": rows}
+
+    def _by_group(self, rows, group):
+        groups = getattr(self.dataset.sites, group)
+        found = []
+        for g in np.unique(groups[rows]):
+            parts = []
+            for minibatch in data.evaluation_minibatches(self.dataset, np.flatnonzero(groups == g), self.minibatch):
+                count = int(minibatch["valid"].sum())  # of this host; equal shares but for the padded end
+                parts.append((count, self._statistics(self.params, self.batch_stats, to_device(minibatch, self.mesh))))
+            found.append(self.outputs(self.params, average_statistics(parts), rows[groups[rows] == g]))
+        order = np.argsort(np.concatenate([f["row"] for f in found]), kind="stable")
+        return {key: np.concatenate([f[key] for f in found])[order] for key in found[0]}
+
+    @functools.cached_property
+    def _predict(self):
+        def run(params, batch_stats, minibatch):
+            return self.task.predict(params, batch_stats, self.augment.evaluation(minibatch), minibatch["valid"])
+
+        return jax.jit(run, out_shardings=replicated(self.mesh))
+
+    @functools.cached_property
+    def _statistics(self):
+        def run(params, batch_stats, minibatch):
+            images = self.augment.evaluation(minibatch)
+            return self.task.minibatch_statistics(params, batch_stats, images, minibatch["valid"])
+
+        return jax.jit(run, out_shardings=replicated(self.mesh))

@@ -1,0 +1,46 @@
+"""MAE reconstructions: the masked loss on every split, and a picture."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from rxrx_jax import data
+from rxrx_jax.evaluators.predict import SPLIT_NAMES
+from rxrx_jax.models.mae import masked_pixel_loss
+from rxrx_jax.models.vit import patchify, unpatchify
+from rxrx_jax.report.pictures import save_reconstructions
+from rxrx_jax.sharding import replicated, to_device
+
+
+def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
+    """`reconstruction/in_batch/loss` and so on, over the first evaluation minibatch of each split with fixed masks;
+    writes workdir/reconstruction.png with `images` held-out sites: original, masked, reconstructed."""
+    task, patch = context.task, context.task.module.patch
+    key = jax.random.key(context.seed)
+
+    def run(params, minibatch):
+        views = context.augment.evaluation(minibatch)
+        prediction, found = task.module.apply({"params": params}, views, task.noise(key, views))
+        loss = masked_pixel_loss(prediction, views, found["mask"], patch, task.normalise_target)
+        if task.normalise_target:  # undo the target's own normalisation to show pixels
+            target = patchify(views, patch)
+            std = target.std(-1, keepdims=True, ddof=1)
+            prediction = prediction * std + target.mean(-1, keepdims=True)
+        mask = np.ones(patch**2 * views.shape[-1], np.float32) * found["mask"][:, :, None]
+        square = lambda x: unpatchify(x, patch, *views.shape[1:3])  # noqa: E731
+        return loss, views, square(mask), square(prediction)
+
+    run = jax.jit(run, out_shardings=replicated(context.mesh))
+    for split, name in SPLIT_NAMES.items():
+        rows = data.select(context.dataset, splits=split)
+        rows = np.random.default_rng(context.seed).permutation(rows)[: context.minibatch]
+        if not len(rows):
+            continue
+        minibatch = next(data.evaluation_minibatches(context.dataset, rows, context.minibatch))
+        loss, views, mask, prediction = map(np.asarray, run(context.params, to_device(minibatch, context.mesh)))
+        yield f"reconstruction/{name}/loss", float(loss[: len(rows)].mean())
+        if name == "cross_batch":
+            n = min(images, len(rows))
+            titles = [str(context.dataset.sites.site_id[r]) for r in rows[:n]]
+            save_reconstructions(context.workdir / "reconstruction.png", views[:n], mask[:n], prediction[:n], titles)

@@ -1,0 +1,134 @@
+"""metrics.jsonl, the progress line and the clock."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+
+import jax
+
+from rxrx_jax.errors import UserError
+
+
+class Writer:
+    """Appends one flat JSON object per event to workdir/metrics.jsonl, on the first host only.
+
+    Opened at `step`, it drops the lines of later steps that a killed run had written after its last checkpoint.
+    With `tensorboard` the numbers also go to event files (needs the extra `tensorboard`).
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int, tensorboard: bool = False):
+        self.active = jax.process_index() == 0
+        self._board = None
+        if not self.active:
+            return
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in read(path) if line["step"] <= step] if path.exists() and step else []
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)
+        self._file = open(path, "a", buffering=1)
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:
+                raise UserError("config.tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
+            self._board = SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, step: int, values: dict) -> None:
+        """Values are numbers, strings or booleans; a number that is not finite is written as null."""
+        if not self.active:
+            return
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self._file.write(json.dumps({"step": step} | clean) + "\n")
+        if self._board:
+            for key, value in clean.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    self._board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        if self.active:
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    """The lines of a metrics.jsonl; a last line that a killed process left half-written is ignored."""
+    lines = path.read_text().splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise UserError(f"{path}:{number} is not JSON; the file was edited or damaged") from None
+    return records
+
+
+def finished(path: pathlib.Path) -> dict | None:
+    """The last line of a finished run, else None."""
+    records = read(path) if path.exists() else []
+    return records[-1] if records and records[-1].get("done") is True else None
+
+
+class Clock:
+    """Where the time of a run goes. Training time excludes compilation, evaluation and checkpoints (`pause`)."""
+
+    def __init__(self, minibatch: int, total_steps: int, carried: dict[str, float] | None = None):
+        self.minibatch, self.total_steps = minibatch, total_steps
+        self.train_seconds = (carried or {}).get("train_seconds", 0.0)
+        self._waited = 0.0
+        self._last_step = self._mark = None
+
+    def start(self, step: int) -> None:
+        """Call when the first step of this process has finished compiling and running."""
+        self._last_step, self._mark, self._waited = step, time.perf_counter(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    @contextlib.contextmanager
+    def pause(self, state):
+        """For work that is not training: waits for the steps under way (their time is training), then stops."""
+        jax.block_until_ready(state)
+        begin = time.perf_counter()
+        yield
+        if self._mark is not None:
+            self._mark += time.perf_counter() - begin
+
+    def tick(self, step: int) -> dict[str, float]:
+        """Rates since the last tick: images_per_second, .._per_chip, data_wait (share of the time), eta_seconds."""
+        now = time.perf_counter()
+        seconds = max(now - self._mark, 1e-9)
+        self.train_seconds += seconds
+        rate = (step - self._last_step) * self.minibatch / seconds
+        values = {
+            "images_per_second": rate,
+            "images_per_second_per_chip": rate / jax.device_count(),
+            "data_wait": min(1.0, self._waited / seconds),
+            "eta_seconds": (self.total_steps - step) * self.minibatch / max(rate, 1e-9),
+            "train_seconds": self.train_seconds,
+        }
+        self.start(step)
+        return values
+
+    def carry(self) -> dict[str, float]:
+        return {"train_seconds": self.train_seconds}
+
+
+def progress_line(step: int, total: int, values: dict[str, float]) -> None:
+    """One line on stderr, from the first host."""
+    if jax.process_index():
+        return
+    minutes, seconds = divmod(round(values["eta_seconds"]), 60)
+    print(
+        f"step {step}/{total} {100 * step / total:3.0f}% | loss {values['loss']:.4f} | "
+        f"{values['images_per_second']:.0f} images/s ({values['images_per_second_per_chip']:.0f} a chip) | "
+        f"data wait {100 * values['data_wait']:.1f}% | ETA {minutes}:{seconds:02d}",
+        file=sys.stderr,
+        flush=True,
+    )

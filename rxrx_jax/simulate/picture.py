@@ -1,0 +1,51 @@
+"""A sheet of simulated sites to look at: experiments in rows, perturbations in columns, RGB composites.
+
+    python -m rxrx_jax.simulate.picture --out sheet.png --set seed=1 image_size=128
+"""
+
+import argparse
+
+import numpy as np
+
+from rxrx_jax.simulate.design import Screen, parse, sites
+from rxrx_jax.simulate.render import render_site
+
+# RxRx1's published composite: a colour for every channel
+COLOURS = np.array([(19, 0, 249), (42, 255, 31), (255, 0, 25), (45, 255, 252), (250, 0, 253), (254, 255, 40)])
+# Grey level drawn at full colour. The published ones (51 to 191) are for RxRx1's darker images.
+FULL = np.array([200, 320, 250, 400, 330, 400])
+
+
+def composite(pixels: np.ndarray) -> np.ndarray:
+    """RGB uint8 [H, W, 3] of a site uint8 [H, W, 6]."""
+    share = np.minimum(pixels / FULL, 1.0)
+    return np.minimum(share @ COLOURS, 255).astype(np.uint8)
+
+
+def montage(screen: Screen, path, perturbations: int = 10) -> None:
+    """Writes a PNG sheet: site 1 of a well of the first treatments, of a control and of an untreated well."""
+    from PIL import Image
+
+    ids = list(range(min(perturbations, screen.treatments)))
+    ids += [screen.treatments] * (screen.positive_controls > 0)
+    ids += [screen.classes - 1] * (screen.untreated_wells > 0)
+    chosen = {}
+    for row in sites(screen):
+        chosen.setdefault((row["experiment"], row["perturbation_id"]), row)
+    lines = []
+    for experiment in screen.experiments:
+        tiles = [composite(render_site(screen, chosen[experiment, i])) for i in ids]
+        lines.append(np.concatenate([np.pad(tile, ((1, 1), (1, 1), (0, 0))) for tile in tiles], axis=1))
+    Image.fromarray(np.concatenate(lines)).save(path)
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", required=True, help="PNG file to write")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the screen")
+    options = parser.parse_args(arguments)
+    montage(parse(options.set), options.out)
+
+
+if __name__ == "__main__":
+    main()

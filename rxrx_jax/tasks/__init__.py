@@ -1,0 +1,34 @@
+"""Tasks: what a stage trains. A task is a dataclass with
+
+  init(key, images) -> {"params", "batch_stats"}    images [B, S, S, C] float32, used for shapes
+  loss(params, batch_stats, images, minibatch, key, progress) -> (loss, (batch_stats, metrics))
+  predict(params, batch_stats, images, mask) -> {"embedding": [B, D], ...}
+  frozen: a regular expression of parameter paths that are not trained, or None
+  inherits: the parameter subtree that comes from the stage before
+"""
+
+from rxrx_jax import adapt
+from rxrx_jax import models
+from rxrx_jax.config import Config
+from rxrx_jax.data import Dataset
+from rxrx_jax.errors import UserError
+from rxrx_jax.models.heads import Head
+from rxrx_jax.tasks.classify import Classify
+from rxrx_jax.tasks.mae import Mae
+
+
+def make_task(config: Config, dataset: Dataset):
+    """The task of `config.task` for a dataset's classes and domains."""
+    name = config.task.name
+    if name == "mae":
+        return Mae.from_config(config)
+    if name in ("classify", "probe"):
+        domains = {"experiment": len(dataset.experiments), "plate": len(dataset.plates)}
+        return Classify(
+            encoder=models.make_encoder(config.model),
+            head=Head(len(dataset.classes), normalise=name == "probe"),
+            objective=adapt.make_objective(config, domains) if name == "classify" else None,
+            label_smoothing=config.task.label_smoothing,
+            frozen="encoder/" if name == "probe" else None,
+        )
+    raise UserError(f"task.name={name!r}: expected mae, classify or probe")
