@@ -17,6 +17,6 @@ def get_config(argument=None):
     config.optim = dict(
         name="adamw", lr=1.5e-4 if arg.rxrx1 else 1e-3, betas=(0.9, 0.95), weight_decay=0.05, clip_norm=1.0, warmup_percent=5.0
     )
-    config.total_epochs = 100 if arg.rxrx1 else 20
+    config.total_epochs = 100.0 if arg.rxrx1 else 20.0
     config.evaluators = dict(reconstruction=dict(images=6), leakage=dict(), embeddings=dict())
     return config

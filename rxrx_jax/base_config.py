@@ -31,3 +31,11 @@ def base_config(arg) -> ml_collections.ConfigDict:
     config.keep_checkpoints = 1
     config.tensorboard = False
     return config
+
+
+def domain_adversary(config, arg) -> None:
+    """Adds the gradient-reversal adversary on the experiment; with `arg.transductive` every minibatch also holds half
+    as many unlabelled images of held-out experiments, for the adversary alone."""
+    config.adapt = dict(name="dann", domain="experiment", weight=arg.weight, hidden=128)
+    if arg.transductive:
+        config.data.unlabelled_minibatch = config.data.minibatch // 2

@@ -59,7 +59,9 @@ def load_parameters(path: str, subtree: str, shapes) -> dict:
         raise UserError(f"checkpoint {folder} has no parameters {subtree!r}; it has {', '.join(sorted(stored))}")
     _check_shapes({subtree: stored[subtree]}, {subtree: shapes}, folder)
     like = {"state": {"params": {subtree: shapes}}}
-    with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))):
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
         tree = ocp.load_pytree(folder, like)
     return tree["state"]["params"][subtree]
 

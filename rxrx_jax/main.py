@@ -13,10 +13,11 @@ from rxrx_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/ or a path, with arguments after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is written; default runs/CONFIG under this folder.")
-flags.mark_flag_as_required("config")
 
 
 def main(_) -> None:
+    if CONFIG.value is None:
+        _fail(f"pass --config=mae_vit.py or another file of {config_lib.CONFIGS}")
     # Before anything asks for a device. On a cluster that jax knows (TPU pod, SLURM with several tasks) it finds the
     # other hosts by itself; one host needs nothing.
     if os.environ.get("JAX_COORDINATOR_ADDRESS") or int(os.environ.get("SLURM_NTASKS", 1)) > 1 or _on_tpu_pod():
@@ -63,12 +64,22 @@ def resolve(argv: list[str]) -> list[str]:
     return argv
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, with one line for what the config file or an override of it gets wrong."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as e:  # a UserError raised in a config file arrives here with its traceback as text
+        _fail(str(e).rpartition("rxrx_jax.errors.UserError: ")[2].strip())
+    except (AttributeError, KeyError, TypeError, ValueError) as e:  # what ml_collections raises for a bad override
+        _fail(f"--config: {str(e).strip(chr(39) + chr(34))}".replace("\\'", "'").replace("\\n", " "))
+
+
 def cli() -> None:
     try:
         sys.argv = resolve(sys.argv)
-        app.run(main, argv=sys.argv)
-    except UserError as e:  # raised while the config file is read
+    except UserError as e:
         _fail(e)
+    app.run(main, argv=sys.argv, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

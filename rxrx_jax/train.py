@@ -115,11 +115,11 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
 
         def log():
             if late:
-                at, found, rates = late
-                line = {k: float(v) for k, v in found.items()} | rates
+                at, found = late
+                line = {k: float(v) for k, v in found.items()}  # waits until that step is done
+                line |= clock.tick(at)
                 writer.write(at, line)
-                if "images_per_second" in line:
-                    metrics.progress_line(at, total_steps, line)
+                metrics.progress_line(at, total_steps, line)
 
         def evaluate(state, final):
             context.use(state)
@@ -142,7 +142,7 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
                 jax.block_until_ready(state)
                 clock.start(step)
             elif log_every and (step % log_every == 0 or step == total_steps):
-                late = (step, found, clock.tick(step))
+                late = (step, found)
             if step < total_steps:
                 if save_every and step % save_every == 0:
                     with clock.pause(state):
@@ -189,9 +189,10 @@ def claim(workdir: pathlib.Path, resolved: dict) -> dict | None:
     """Writes the resolved config into the workdir. A workdir that holds another config's run is refused; that of the
     same config is continued, or, when it is finished, its last line is returned."""
     path, text = workdir / "config.json", to_json(resolved)
-    if path.exists() and json.loads(path.read_text()) != json.loads(text):
+    started = (workdir / "metrics.jsonl").exists()
+    if started and path.exists() and json.loads(path.read_text()) != json.loads(text):
         raise UserError(f"{workdir} holds a run with another config (config.json); use another --workdir or delete it")
-    if jax.process_index() == 0 and not path.exists():
+    if jax.process_index() == 0 and not started:
         path.write_text(text)
     if done := metrics.finished(workdir / "metrics.jsonl"):
         print(f"{workdir} is finished; nothing to do", file=sys.stderr)

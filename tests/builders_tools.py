@@ -1,4 +1,4 @@
-"""What the tests of the builders share: a tiny screen, its trees on disk, and ways to look at a prepared folder."""
+"""What the tests of the builders share: a tiny screen and ways to look at a prepared folder."""
 
 import csv
 import hashlib
@@ -13,8 +13,8 @@ from tfds_builders.prepare import prepare
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SPLITS = ("train", "id_test", "val", "test")
 SCREEN_FIELDS = dict(
-    image_size=32, treatments=4, positive_controls=1, replicates=1, positive_wells=1, untreated_wells=1, plates=2,
-    train=("SIMA-01", "SIMB-01"), val=("SIMA-02",), test=("SIMB-02",),
+    image_size=32, treatments=4, positive_controls=1, replicates=1, positive_wells=1, untreated_wells=1,
+    plates=2, train=("SIMA-01", "SIMB-01"), val=("SIMA-02",), test=("SIMB-02",),
 )  # fmt: skip
 SCREEN = Screen(**SCREEN_FIELDS)  # 4 experiments x 2 plates x 4 wells x 2 sites = 64 sites
 
@@ -49,7 +49,11 @@ def same(a: dict, b: dict, but: tuple[str, ...] = ()) -> bool:
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
     """Returns the SHA-256 of every file that should depend on the data alone."""
-    paths = [p for p in folder.iterdir() if ".array_record" in p.name or p.suffix == ".csv" or p.stem == "statistics"]
+    paths = [
+        p
+        for p in folder.iterdir()
+        if ".array_record" in p.name or p.suffix == ".csv" or p.stem == "statistics"
+    ]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

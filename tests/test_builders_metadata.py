@@ -69,7 +69,11 @@ def test_kaggle_v1_agrees_with_the_published_table(tmp_path, shared_data):
         other = by_site.pop(row["site_id"])
         unknown = row["perturbation_id"] == -1
         unlabelled += unknown
-        expected = {**other, "perturbation": "", "perturbation_id": -1 if unknown else other["perturbation_id"]}
+        expected = {
+            **other,
+            "perturbation": "",
+            "perturbation_id": -1 if unknown else other["perturbation_id"],
+        }
         assert row == expected
     assert not by_site and unlabelled == 39_794
     assert any("39,794" in note for note in kaggle.notes)
@@ -154,7 +158,9 @@ def test_a_row_without_a_name_is_reported_by_its_line(tmp_path):
 def test_identical_duplicates_keep_the_first(tmp_path):
     table = read(tmp_path, metadata=[HEADER, GOOD, GOOD, GOOD])
     assert table.rows == [ROW]
-    assert [item.reason for item in table.set_aside] == [f"duplicate row (metadata.csv line {n})" for n in (3, 4)]
+    assert [item.reason for item in table.set_aside] == [
+        f"duplicate row (metadata.csv line {n})" for n in (3, 4)
+    ]
     assert {item.site_id for item in table.set_aside} == {ROW["site_id"]}
 
 
@@ -171,7 +177,9 @@ def test_test_treatments_may_come_without_a_label(tmp_path):
     blank = test.replace("s28745,513", ",")
     control = blank.replace("treatment", "positive_control").replace("B03", "B04")
     table = read(tmp_path, metadata=[HEADER, blank, control])
-    assert [(row["perturbation_id"], row["perturbation"], row["split"]) for row in table.rows] == [(-1, "", "test")]
+    assert [(row["perturbation_id"], row["perturbation"], row["split"]) for row in table.rows] == [
+        (-1, "", "test")
+    ]
     assert "blank label" in table.set_aside[0].reason
     assert any("1 sites have no label" in note for note in table.notes)
 
@@ -223,21 +231,47 @@ def test_splits_csv_replaces_wilds(tmp_path):
     second = GOOD.replace("RPE-01", "MINE-1").replace(",RPE,", ",MINE,")
     own = ["experiment,split", "RPE-01,test", "MINE-01,train"]
     table = read(tmp_path, metadata=[HEADER, GOOD, second], splits=own)
-    assert [(row["experiment"], row["split"]) for row in table.rows] == [("RPE-01", "test"), ("MINE-01", "train")]
+    assert [(row["experiment"], row["split"]) for row in table.rows] == [
+        ("RPE-01", "test"),
+        ("MINE-01", "train"),
+    ]
 
 
 @pytest.mark.parametrize(
     "tables, words",
     [
-        ({"metadata": [HEADER, GOOD.replace("RPE-01", "NEW-01")]}, ["NEW-01", "splits.csv", "experiment,split"]),
-        ({"metadata": [HEADER, GOOD], "splits": ["experiment,split", "RPE-02,train"]}, ["RPE-01", "splits.csv"]),
-        ({"metadata": [HEADER, GOOD], "splits": ["experiment,split", "RPE-01,dev"]}, ["line 2", "'dev'", "val"]),
-        ({"metadata": [HEADER, GOOD], "splits": ["experiment,split", "RPE-1,val", "RPE-01,test"]}, ["line 3", "both"]),
-        ({"metadata": [HEADER, GOOD], "splits": ["name,split", "RPE-01,val"]}, ["splits.csv", "experiment,split"]),
+        (
+            {"metadata": [HEADER, GOOD.replace("RPE-01", "NEW-01")]},
+            ["NEW-01", "splits.csv", "experiment,split"],
+        ),
+        (
+            {"metadata": [HEADER, GOOD], "splits": ["experiment,split", "RPE-02,train"]},
+            ["RPE-01", "splits.csv"],
+        ),
+        (
+            {"metadata": [HEADER, GOOD], "splits": ["experiment,split", "RPE-01,dev"]},
+            ["line 2", "'dev'", "val"],
+        ),
+        (
+            {"metadata": [HEADER, GOOD], "splits": ["experiment,split", "RPE-1,val", "RPE-01,test"]},
+            ["line 3", "both"],
+        ),
+        (
+            {"metadata": [HEADER, GOOD], "splits": ["name,split", "RPE-01,val"]},
+            ["splits.csv", "experiment,split"],
+        ),
         ({"metadata": [HEADER.replace("sirna_id", "label"), GOOD]}, ["metadata.csv", "sirna_id"]),
         ({"metadata": b""}, ["metadata.csv", "no column site_id"]),
         ({"metadata": f"{HEADER}\n{GOOD}".encode("utf-16")}, ["metadata.csv", "UTF-8"]),
-        ({}, ["neither metadata.csv nor", "rxrx1-images.zip", "rxrx1-metadata.zip", "tfds_builders.prepare rxrx1"]),
+        (
+            {},
+            [
+                "neither metadata.csv nor",
+                "rxrx1-images.zip",
+                "rxrx1-metadata.zip",
+                "tfds_builders.prepare rxrx1",
+            ],
+        ),
     ],
 )
 def test_a_bad_table_is_one_line(tmp_path, tables, words):

@@ -1,4 +1,4 @@
-"""The command line in a process of its own: what it prints, what it refuses, and what a killed build leaves."""
+"""The command line: what it prints, what it refuses, and what a killed build leaves behind."""
 
 import os
 import pathlib
@@ -10,8 +10,8 @@ import time
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
-from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS
 
+from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare
 
@@ -37,12 +37,17 @@ def test_prepares_and_says_where_and_how_much(tmp_path):
     done = command("rxrx_sim", f"--out={tmp_path}", "--workers=2", *SMALL)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "rxrx_sim" / SMALL_NAME / "1.0.0"
-    for line in (f"preparing {folder}", "train 16, id_test 16, val 16, test 16", "set aside  0", f"{folder}/report.md"):
+    for line in (
+        f"preparing {folder}",
+        "train 16, id_test 16, val 16, test 16",
+        "set aside  0",
+        f"{folder}/report.md",
+    ):
         assert line in done.stdout, done.stdout
     assert "64/64" in done.stderr and "sites/s" in done.stderr and "MB/s" in done.stderr
     assert len(tfds.builder_from_directory(folder).as_data_source("val")) == 16
 
-    again = command("rxrx_sim", TFDS_DATA_DIR=str(tmp_path), *SMALL)
+    again = command("rxrx_sim", *SMALL, TFDS_DATA_DIR=str(tmp_path))
     assert again.returncode == 0 and f"{folder} exists and is left as it is" in again.stdout
     assert "train 16, id_test 16" in again.stdout and "sites/s" not in again.stderr
 
@@ -62,7 +67,10 @@ def test_says_what_the_user_should_know_about_a_source(tmp_path):
     "arguments, words",
     [
         (["rxrx9"], ["'rxrx9'", "rxrx1, rxrx_sim"]),
-        (["rxrx1"], ["rxrx1-images.zip", "rxrx1-metadata.zip", "python -m tfds_builders.prepare rxrx1 --source=DIR"]),
+        (
+            ["rxrx1"],
+            ["rxrx1-images.zip", "rxrx1-metadata.zip", "python -m tfds_builders.prepare rxrx1 --source=DIR"],
+        ),
         (["rxrx1", "--source=nowhere"], ["nowhere is not a folder", "rxrx1-images.zip"]),
         (["rxrx_sim", "--set=colour=red"], ["'colour'", "layout"]),
         (["rxrx_sim", "--set=seed"], ["--set seed", "NAME=VALUE"]),
@@ -85,7 +93,9 @@ folder = prepare("rxrx_sim", out={str(tmp_path)!r}, workers=1, progress=False, *
 assert tfds.builder_from_directory(folder).as_data_source("train")[0]["image"].shape == (32, 32, 6)
 assert not {{"tensorflow", "jax", "torch"}} & {{name.split(".")[0] for name in sys.modules}}
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -117,17 +127,24 @@ def test_a_killed_build_leaves_nothing_that_opens(tmp_path, kill):
     arguments = ["rxrx_sim", f"--out={tmp_path}", "--workers=2"]
     child = subprocess.Popen(
         [sys.executable, "-m", "tfds_builders.prepare", *arguments],
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     folder = prepare.find("rxrx_sim", tmp_path)
-    written = lambda: any(folder.parent.glob("incomplete.*/*array_record*"))  # noqa: E731
+    listing = pathlib.Path(f"/proc/{child.pid}/task/{child.pid}/children")
     try:
-        assert _wait(written), child.communicate(timeout=1)
-        workers = [int(pid) for pid in pathlib.Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()]
-        assert len(workers) >= 2
-        time.sleep(0.3)
+        assert _wait(lambda: any(folder.parent.glob("incomplete.*/*array_record*"))), child.communicate(
+            timeout=1
+        )
+        assert _wait(lambda: len(listing.read_text().split()) >= 3), (
+            "two workers and Python's resource tracker"
+        )
+        time.sleep(1)  # some sites are read by now, of the 20 seconds that all of them take
+        workers = [int(pid) for pid in listing.read_text().split()]
     finally:
-        child.send_signal(kill)
+        if kill == signal.SIGINT:
+            os.killpg(child.pid, kill)  # as Ctrl-C does
+        else:
+            child.kill()
         output = child.communicate(timeout=30)
     assert child.returncode in (-9, 130), output
     assert not folder.exists()

@@ -78,12 +78,14 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         progress: bool = False,
         **kwargs,
     ):
-        """Args:
-        data_dir: the folder that holds prepared datasets; TFDS's own default if None.
-        config: from `make_config`; the default settings if None.
-        source: the folder of the raw data, for builders that read one.
-        workers: readers at the same time; all cores if None. The result does not depend on it.
-        progress: show a progress bar on stderr.
+        """A builder of one config, for one source.
+
+        Args:
+          data_dir: the folder that holds prepared datasets; TFDS's own default if None.
+          config: from `make_config`; the default settings if None.
+          source: the folder of the raw data, for builders that read one.
+          workers: readers at the same time; all cores if None. The result does not depend on it.
+          progress: show a progress bar on stderr.
         """
         self.source = None if source is None else pathlib.Path(source).expanduser().resolve()
         self.workers = workers or reading.cores()
@@ -102,7 +104,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     @functools.cached_property
     def table(self) -> report.Table:
-        """The source, read once and checked for order."""
+        """The source, read once and sorted."""
         table = self.read_table()
         table.rows.sort(key=lambda row: (row["experiment"], row["plate"], row["well"], row["site"]))
         return table

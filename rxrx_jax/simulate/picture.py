@@ -44,7 +44,11 @@ def main(arguments=None) -> None:
     parser.add_argument("--out", required=True, help="PNG file to write")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the screen")
     options = parser.parse_args(arguments)
-    montage(parse(options.set), options.out)
+    try:
+        screen = parse(options.set)
+    except ValueError as error:
+        parser.error(str(error))
+    montage(screen, options.out)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,11 @@ def main(arguments=None) -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the screen")
     parser.add_argument("--wells", type=int, default=1400, help="how many wells to draw")
     options = parser.parse_args(arguments)
-    print(table(shares(parse(options.set), options.wells)))
+    try:
+        screen = parse(options.set)
+    except ValueError as error:
+        parser.error(str(error))
+    print(table(shares(screen, options.wells)))
 
 
 if __name__ == "__main__":

@@ -2,34 +2,34 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 
 from rxrx_jax import models
 from rxrx_jax.config import Config
 from rxrx_jax.errors import UserError
 from rxrx_jax.models.mae import MaskedAutoencoder, masked_pixel_loss
-from rxrx_jax.models.vit import Encoder, Size, parse_variant
+from rxrx_jax.models.vit import Encoder, Size
 
 
 @dataclasses.dataclass(frozen=True)
 class Mae:
     module: MaskedAutoencoder
-    encoder: nn.Module  # the same encoder, for whole images
+    encoder: Encoder  # the same encoder, for whole images
     normalise_target: bool
     frozen = None
     inherits = "encoder"
 
     @classmethod
     def from_config(cls, config: Config) -> "Mae":
-        size, patch = parse_variant(config.model.variant)
-        task, dtype, remat = config.task, models.compute_dtype(config.model), config.model.get("remat", False)
+        task, encoder = config.task, models.make_encoder(config.model)
+        if not isinstance(encoder, Encoder):
+            raise UserError(f"model.name={config.model.name!r}: task.name=mae needs vit")
         if not 0 < task.mask_ratio < 1:
             raise UserError(f"task.mask_ratio={task.mask_ratio}: expected a number between 0 and 1")
         width, depth, heads = task.decoder
         decoder = Size(width, depth, 4 * width, heads)
-        module = MaskedAutoencoder(size, decoder, patch, task.mask_ratio, remat, dtype)
-        return cls(module, Encoder(size, patch, remat, dtype), task.normalise_target)
+        module = MaskedAutoencoder(encoder.size, decoder, encoder.patch, task.mask_ratio, encoder.remat, encoder.dtype)
+        return cls(module, encoder, task.normalise_target)
 
     def init(self, key, images):
         return {"params": self.module.init(key, images, self.noise(key, images))["params"], "batch_stats": {}}

@@ -1,0 +1,1 @@
+"""Tables that `python -m rxrx_jax.reproduce NAME` makes, one file each."""
