@@ -19,28 +19,28 @@ EPSILON = 1e-3  # of a standard deviation in pixel units: a black channel stays 
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """normalisation: one of NORMALISATIONS; crop: side in pixels; jitter: standard deviation of the random gain and
-    offset that each channel of each training image gets after normalisation; mean, std: statistics by name, float32
-    [G, C] in pixel units with G = 1 (dataset), experiments or plates."""
+    offset that each channel of each training image gets after normalisation.
+
+    `statistics` of the methods are those of `plate_statistics`: arguments, not constants, so that one compiled step
+    serves every dataset of the same shape."""
 
     normalisation: str
     crop: int
     flips: bool
     quarter_turns: bool
     jitter: float
-    mean: dict[str, np.ndarray]
-    std: dict[str, np.ndarray]
 
     def __post_init__(self):
         if self.normalisation not in NORMALISATIONS:
             raise UserError(f"normalisation={self.normalisation!r}: expected one of {', '.join(NORMALISATIONS)}")
 
-    def train(self, minibatch: dict, key: jax.Array) -> jax.Array:
+    def train(self, minibatch: dict, statistics: dict, key: jax.Array) -> jax.Array:
         """Random view of `minibatch["image"]`; example i of the minibatch depends on (key, i) alone."""
         images = minibatch["image"]
         b, h, w, c = images.shape
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(b))
         bits = jax.vmap(lambda k: jax.random.bits(k, (6,), jnp.uint32))(keys)  # [B, 6]
-        if self.crop < min(h, w):
+        if self.crop < max(h, w):
             top, left = bits[:, 0] % (h - self.crop + 1), bits[:, 1] % (w - self.crop + 1)
             images = jax.vmap(lambda x, t, l: jax.lax.dynamic_slice(x, (t, l, 0), (self.crop, self.crop, c)))(
                 images, top.astype(jnp.int32), left.astype(jnp.int32)
@@ -52,7 +52,7 @@ class Augment:
         if self.flips:
             images = jnp.where(pick(4), images[:, ::-1], images)
             images = jnp.where(pick(5), images[:, :, ::-1], images)
-        x = self._normalise(images, minibatch)
+        x = self._normalise(images, minibatch, statistics)
         if self.jitter:
             # Uniform with that deviation; XLA would draw normal noise again for every pixel of its channel (10 x the cost).
             draw = lambda k: jax.random.uniform(jax.random.fold_in(k, 1), (2, 1, 1, c), minval=-1.0)  # noqa: E731
@@ -60,20 +60,37 @@ class Augment:
             x = x * (1 + noise[:, 0]) + noise[:, 1]
         return x
 
-    def evaluation(self, minibatch: dict) -> jax.Array:
+    def evaluation(self, minibatch: dict, statistics: dict) -> jax.Array:
         """The centre crop, normalised; deterministic."""
         images = minibatch["image"]
         _, h, w, _ = images.shape
         top, left = (h - self.crop) // 2, (w - self.crop) // 2
-        return self._normalise(images[:, top : top + self.crop, left : left + self.crop], minibatch)
+        return self._normalise(images[:, top : top + self.crop, left : left + self.crop], minibatch, statistics)
 
-    def _normalise(self, images, minibatch):
+    def _normalise(self, images, minibatch, statistics):
         x = images.astype(jnp.float32)
         if self.normalisation == "image":
             mean = x.mean((1, 2), keepdims=True)
             std = x.std((1, 2), keepdims=True)
         else:
-            group = jnp.zeros(len(x), jnp.int32) if self.normalisation == "dataset" else minibatch[self.normalisation]
-            mean = jnp.asarray(self.mean[self.normalisation])[group][:, None, None, :]  # [B, 1, 1, C]
-            std = jnp.asarray(self.std[self.normalisation])[group][:, None, None, :]
+            mean = statistics["mean"][minibatch["plate"]][:, None, None, :]  # [B, 1, 1, C]
+            std = statistics["std"][minibatch["plate"]][:, None, None, :]
         return (x - mean) / (std + EPSILON)
+
+
+def plate_statistics(dataset, normalisation: str) -> dict[str, np.ndarray]:
+    """What to normalise each plate's images with: {"mean", "std"}, float32 [plates, C] in pixel units, which are the
+    plate's own, its experiment's or the dataset's (of the train split)."""
+    sites = dataset.sites
+    _, first = np.unique(sites.plate, return_index=True)  # one site of each plate
+    group = {
+        "dataset": np.zeros_like(sites.plate),
+        "image": np.zeros_like(sites.plate),  # not used: each image has its own
+        "experiment": sites.experiment,
+        "plate": sites.plate,
+    }[normalisation][first]
+    source = "dataset" if normalisation == "image" else normalisation
+    found = {"mean": dataset.mean[source][group], "std": dataset.std[source][group]}
+    if normalisation != "image" and not np.isfinite(found["mean"]).all():
+        raise UserError(f"normalisation={normalisation!r}: {dataset.folder} has no training site to take it from")
+    return found

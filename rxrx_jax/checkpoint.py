@@ -1,6 +1,7 @@
 """Checkpoints with Orbax: save, restore, and load a part for the next stage. One format for all stages."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
@@ -33,7 +34,7 @@ class Checkpoints:
         """Saves in the background; `clock` holds floats that carry over a restart (hours, images)."""
         step = int(state.step)
         tree = {"state": dataclasses.asdict(state), "clock": clock}
-        self._checkpointer.save_pytree_async(step, tree, force=True)
+        self._checkpointer.save_async(step, tree, force=True)
 
     def restore(self, shapes: TrainState) -> tuple[TrainState, dict[str, float]] | None:
         """The newest checkpoint as a (state, clock) with the shapes and shardings of `shapes`; None if there is none."""
@@ -43,7 +44,7 @@ class Checkpoints:
         like = {"state": dataclasses.asdict(shapes)}
         folder = pathlib.Path(self._checkpointer.directory) / str(newest.step)
         _check_shapes(_metadata(folder)["state"], like["state"], folder)
-        tree = self._checkpointer.load_pytree(newest, like | {"clock": {k: 0.0 for k in _metadata(folder)["clock"]}})
+        tree = self._checkpointer.load(newest, like | {"clock": {k: 0.0 for k in _metadata(folder)["clock"]}})
         return TrainState(**tree["state"]), {k: float(v) for k, v in tree["clock"].items()}
 
 
@@ -62,14 +63,14 @@ def load_parameters(path: str, subtree: str, shapes) -> dict:
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        tree = ocp.load_pytree(folder, like)
+        tree = ocp.load(folder, like)
     return tree["state"]["params"][subtree]
 
 
 def find_checkpoint(path: str) -> pathlib.Path:
     """The newest finished checkpoint folder of a workdir, or `path` itself when it is one."""
     root = pathlib.Path(path).expanduser().absolute()
-    if root.name.isdigit() and root.is_dir():
+    if root.name.isdigit() and root.is_dir() and not (root / "checkpoints").is_dir():  # not a workdir called `3`
         return root
     steps = [p for p in (root / "checkpoints").glob("*") if p.name.isdigit()]
     if not steps:
@@ -77,8 +78,16 @@ def find_checkpoint(path: str) -> pathlib.Path:
     return max(steps, key=lambda p: int(p.name))
 
 
+def is_transductive(path: str) -> bool:
+    """Whether the run of a checkpoint saw unlabelled held-out images: what starts from it inherits that."""
+    config = find_checkpoint(path).parent.parent / "config.json"
+    if not config.exists():
+        raise UserError(f"init.path={path}: {config} is missing; give the workdir of a run")
+    return json.loads(config.read_text())["resolved"]["transductive"]
+
+
 def _metadata(folder: pathlib.Path):
-    return ocp.pytree_metadata(folder).metadata
+    return ocp.metadata(folder).metadata
 
 
 def _check_shapes(stored, wanted, folder) -> None:

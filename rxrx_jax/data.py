@@ -70,13 +70,10 @@ def open_dataset(name: str, settings: dict, folder: str | None = None) -> Datase
     """
     from tfds_builders import prepare
 
-    try:
-        if name == "rxrx_sim":
-            path = prepare.prepare(name, out=folder, **settings)
-        else:
-            path = prepare.find(name, out=folder, **settings)
-    except ValueError as e:
-        raise UserError(f"data.builder: {e}") from None
+    if name == "rxrx_sim":
+        path = prepare.prepare(name, out=folder, **settings)
+    else:
+        path = prepare.find(name, out=folder, **settings)
     if not (path / "dataset_info.json").exists():
         raise UserError(
             f"no dataset in {path}; make it with `python -m tfds_builders.prepare {name} --source=FOLDER_OF_IMAGES"
@@ -112,7 +109,7 @@ def read_dataset(path: pathlib.Path) -> Dataset:
     )
     with open(path / "perturbations.csv", newline="") as f:
         names = {int(row["perturbation_id"]): row["perturbation"] for row in csv.DictReader(f)}
-    classes = [names.get(i, "") for i in range(max(names, default=-1) + 1)]
+    classes = [names.get(i, "") for i in range(json.loads((path / "metadata.json").read_text())["classes"])]
 
     statistics = json.loads((path / "statistics.json").read_text())
     groups = {
@@ -120,7 +117,8 @@ def read_dataset(path: pathlib.Path) -> Dataset:
         "experiment": [statistics["experiment"][name] for name in experiments],
         "plate": [statistics["plate"][name] for name in plates],
     }
-    stack = lambda key: {g: np.array([s[key] for s in v], np.float32) for g, v in groups.items()}  # noqa: E731
+    unknown = [np.nan] * statistics["channels"]  # of the dataset, when the train split is empty
+    stack = lambda key: {g: np.array([s[key] or unknown for s in v], np.float32) for g, v in groups.items()}  # noqa: E731
 
     builder = tfds.builder_from_directory(path)
     sources = {}

@@ -25,18 +25,18 @@ class Writer:
         self._board = None
         if not self.active:
             return
-        path = workdir / "metrics.jsonl"
-        kept = [line for line in read(path) if line["step"] <= step] if path.exists() and step else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
-        self._file = open(path, "a", buffering=1)
         if tensorboard:
             try:
                 from tensorboardX import SummaryWriter
             except ImportError:
                 raise UserError("config.tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
             self._board = SummaryWriter(str(workdir / "tensorboard"))
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in read(path) if line["step"] <= step] if path.exists() and step else []
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)
+        self._file = open(path, "a", buffering=1)
 
     def write(self, step: int, values: dict) -> None:
         """Values are numbers, strings or booleans; a number that is not finite is written as null."""
@@ -49,7 +49,10 @@ class Writer:
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     self._board.add_scalar(key, value, step)
 
-    def close(self) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         if self.active:
             self._file.close()
         if self._board:

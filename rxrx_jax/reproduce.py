@@ -122,6 +122,8 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
     print(f"{len(todo) - len(waiting)} runs are done, {len(waiting)} to do, {jobs} at a time", flush=True)
     total, active, failed, begin = len(waiting), {}, None, time.time()
     cores = _cores()
+    # Runs of one table share most of their compiled programs.
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(out.absolute() / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     while active or (waiting and not failed):
         unfinished = {(run.name, seed) for run, seed in waiting} | {job[:2] for job in active.values()}
         ready = [job for job in waiting if (job[0].starts_from, job[1]) not in unfinished]
@@ -136,6 +138,7 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
                 run.command(out, seed),
                 stdout=open(log, "w"),
                 stderr=subprocess.STDOUT,
+                env=cache | os.environ,
                 preexec_fn=(lambda share=share: os.sched_setaffinity(0, share)) if share else None,
             )
             active[slot] = (run.name, seed, process, log)

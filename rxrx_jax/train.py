@@ -1,5 +1,6 @@
 """One run, from a config to a finished workdir. Every stage and every method goes through `run`."""
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -8,10 +9,9 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rxrx_jax import checkpoint, data, metrics, optim, sharding
-from rxrx_jax.augment import TRANSDUCTIVE_NORMALISATIONS, Augment
+from rxrx_jax.augment import TRANSDUCTIVE_NORMALISATIONS, Augment, plate_statistics
 from rxrx_jax.config import Config, duration, to_json
 from rxrx_jax.errors import UserError
 from rxrx_jax.evaluators import make_evaluators
@@ -46,11 +46,12 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
         raise UserError("the config sets no length: add total_steps, total_epochs or total_examples")
     every = functools.partial(duration, config, total_steps=total_steps, **lengths)
     log_every, save_every, evaluate_every = every("log"), every("checkpoint"), every("evaluate")
-    transductive = is_transductive(config)
+    transductive = is_transductive(config) or (bool(config.init.path) and checkpoint.is_transductive(config.init.path))
 
     # Task, optimiser and the shapes of the state.
     task = make_task(config, dataset)
-    augment = Augment(config.normalisation, **config.augment.as_kwargs(), mean=dataset.mean, std=dataset.std)
+    augment = Augment(config.normalisation, **config.augment.as_kwargs())
+    statistics = plate_statistics(dataset, config.normalisation)
     if augment.crop > min(dataset.image_shape[:2]):
         raise UserError(f"augment.crop={augment.crop} is larger than the images, {dataset.image_shape[:2]}")
     keys = {name: jax.random.fold_in(jax.random.key(config.seed), n) for name, n in PURPOSES.items()}
@@ -71,7 +72,7 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
 
     # Evaluators, and everything in the config must have been read by now.
     sharding.check_minibatch(mesh, config.evaluation_minibatch, "evaluation_minibatch")
-    context = Context(task, dataset, augment, mesh, config.evaluation_minibatch, workdir, config.seed)
+    context = Context(task, dataset, augment, statistics, mesh, config.evaluation_minibatch, workdir, config.seed)
     evaluators = make_evaluators(config.evaluators)
     inherited, keep, tensorboard = config.init.path, config.keep_checkpoints, config.tensorboard
     config.check_all_read()
@@ -79,7 +80,8 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
     if done := claim(workdir, resolved):
         return done
 
-    with checkpoint.Checkpoints(workdir / "checkpoints", keep) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", keep))
         # State: this run's newest checkpoint, else fresh parameters with the former stage's encoder.
         restored = checkpoints.restore(shapes)
         if restored:
@@ -91,9 +93,9 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
                 part = checkpoint.load_parameters(inherited, task.inherits, shapes.params[task.inherits])
                 state.params = state.params | {task.inherits: part}
 
-        def train_step(state, minibatch):
+        def train_step(state, minibatch, statistics, keys):
             key = lambda purpose: jax.random.fold_in(keys[purpose], state.step)  # noqa: E731
-            images = augment.train(minibatch, key("augment"))
+            images = augment.train(minibatch, statistics, key("augment"))
             gradient = jax.value_and_grad(task.loss, has_aux=True)
             (loss, (batch_stats, found)), grads = gradient(
                 state.params, state.batch_stats, images, minibatch, key("task"), state.step / total_steps
@@ -108,7 +110,7 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
 
         # Loop.
         step = first = int(state.step)
-        writer = metrics.Writer(workdir, step, tensorboard)
+        writer = stack.enter_context(metrics.Writer(workdir, step, tensorboard))
         clock = metrics.Clock(minibatch, total_steps, carried)
         minibatches = data.training_minibatches(dataset, samplers, total_steps, start=step)
         late = None  # metrics are fetched one step late, so that logging never waits for the device
@@ -134,7 +136,7 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
             host_minibatch = next(minibatches)
             clock.waited(time.perf_counter() - begin)
             del host_minibatch["row"]  # only evaluators look rows up
-            state, found = train_step(state, sharding.to_device(host_minibatch, mesh))
+            state, found = train_step(state, sharding.to_device(host_minibatch, mesh), statistics, keys)
             step += 1
             log()
             late = None
@@ -159,7 +161,6 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
         usage = {"train_seconds": clock.train_seconds, "cpu_seconds": time.process_time(), "transductive": transductive}
         last = {"done": True, "parameters_sha256": parameters_sha256(state.params)} | usage
         writer.write(step, last)
-        writer.close()
     return {"step": step} | last
 
 

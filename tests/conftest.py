@@ -5,6 +5,12 @@ import pathlib
 
 import pytest
 
+# Compiled programs are kept between tests, their subprocesses and test runs: most of the time here is XLA's.
+CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:

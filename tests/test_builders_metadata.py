@@ -4,8 +4,8 @@ import collections
 
 import pytest
 
+from rxrx_jax.errors import UserError
 from tfds_builders.rxrx1 import metadata, splits
-from tfds_builders.settings import UserError
 
 HEADER = "site_id,well_id,cell_type,dataset,experiment,plate,well,site,well_type,sirna,sirna_id"
 GOOD = "RPE-01_1_B03_1,RPE-01_1_B03,RPE,train,RPE-01,1,B03,1,treatment,s28745,513"

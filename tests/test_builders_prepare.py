@@ -9,9 +9,9 @@ import time
 
 import pytest
 import tensorflow_datasets as tfds
+from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS
 from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
-from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare
 

@@ -6,8 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
-
 from builders_tools import (
     SCREEN,
     SPLITS,
@@ -20,9 +18,11 @@ from builders_tools import (
     set_aside,
     write_csv,
 )  # fmt: skip
+from PIL import Image
+
+from rxrx_jax.errors import UserError
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare, screen
-from tfds_builders.settings import UserError
 
 ROWS = {row["site_id"]: row for row in simulate.sites(SCREEN)}
 LABEL = ("perturbation_id",)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-
 from builders_tools import SCREEN, SCREEN_FIELDS, build, digests, flat, read_csv, same
+
+from rxrx_jax.errors import UserError
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare, reading
-from tfds_builders.settings import UserError
 
 
 def prepare_sim(out, workers=1, **fields):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parameters import random_variables
 
 from rxrx_jax import models
 from rxrx_jax.config import Config
@@ -52,11 +53,8 @@ def formula(variables, images, train, mask=None, momentum=0.8):
 
 @pytest.fixture(scope="module")
 def network():
-    images = jax.random.normal(jax.random.key(0), (5, 16, 16, 3)) * 2 + 1
-    variables = jax.jit(NET.init, static_argnames="train")(jax.random.key(1), images, train=True)
-    leaves, structure = jax.tree.flatten(variables)
-    random = np.random.default_rng(2)
-    return structure.unflatten([x + 0.3 * random.random(x.shape).astype(np.float32) for x in leaves]), images
+    images = np.random.default_rng(1).normal(1, 2, (5, 16, 16, 3)).astype(np.float32)
+    return random_variables(NET.init, images, train=True), images
 
 
 @pytest.mark.parametrize("mask", [None, [True, True, False, True, False]])
@@ -86,32 +84,34 @@ def test_head_of_the_probe_normalises_with_the_masked_minibatch():
     x = np.random.default_rng(0).normal(3, 5, (6, 4)).astype(np.float32)
     mask = np.array([1, 1, 1, 1, 0, 0], bool)
     head = Head(3, normalise=True)
-    variables = head.init(jax.random.key(0), x, train=False)
+    variables = random_variables(head.init, x, train=False)
     assert set(variables["params"]) == {"linear"}  # a BatchNorm without scale and bias
     logits, new = head.apply(variables, x, train=True, mask=mask, mutable=["batch_stats"])
     x64 = x.astype(np.float64)
     mean, var = x64[mask].mean(0), x64[mask].var(0)
-    kernel = np.asarray(variables["params"]["linear"]["kernel"], np.float64)
-    np.testing.assert_allclose(logits, (x64 - mean) / np.sqrt(var + 1e-5) @ kernel, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(new["batch_stats"]["norm"]["mean"], 0.1 * mean, rtol=1e-5)
-    np.testing.assert_allclose(new["batch_stats"]["norm"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
+    linear, old, new = variables["params"]["linear"], variables["batch_stats"]["norm"], new["batch_stats"]["norm"]
+    expected = (x64 - mean) / np.sqrt(var + 1e-5) @ linear["kernel"] + linear["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(new["mean"], 0.9 * old["mean"] + 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * var, rtol=1e-5)
 
 
 def test_plain_head_and_discriminator_against_the_formula():
     x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-    variables = Head(3).init(jax.random.key(0), x, train=False)
+    variables = random_variables(Head(3).init, x, train=False)
     assert "batch_stats" not in variables
     linear = variables["params"]["linear"]
     logits = Head(3).apply(variables, x, train=True)
     np.testing.assert_allclose(logits, x @ linear["kernel"] + linear["bias"], rtol=1e-5, atol=1e-6)
 
     discriminator = Discriminator(5, hidden=8)
-    params = discriminator.init(jax.random.key(1), x)["params"]
+    params = random_variables(discriminator.init, x)["params"]
     y = x.astype(np.float64)
     for i in range(2):
         y = y @ np.asarray(params[f"hidden{i}"]["kernel"], np.float64) + params[f"hidden{i}"]["bias"]
-        y = np.maximum((y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6), 0)
-    expected = y @ np.asarray(params["domains"]["kernel"], np.float64)
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
+        y = np.maximum(y * params[f"norm{i}"]["scale"] + params[f"norm{i}"]["bias"], 0)
+    expected = y @ params["domains"]["kernel"] + params["domains"]["bias"]
     np.testing.assert_allclose(discriminator.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -130,7 +130,8 @@ def test_hand_made_statistics_against_numpy():
         correlation = np.corrcoef(flat.T)
         expected.append(correlation[np.triu_indices(3, 1)])
         np.testing.assert_allclose(features, np.concatenate(expected), rtol=1e-4, atol=1e-5)
-    assert np.isfinite(Statistics().apply({}, jnp.zeros((1, 8, 8, 2)))[0]).all()
+    black = np.zeros_like(images)
+    assert np.isfinite(jax.jit(Statistics().apply)({}, black)[0]).all()
 
 
 def test_make_encoder_knows_its_models():

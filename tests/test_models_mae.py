@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parameters import random_variables
 from reference import convert_mae
 
 from rxrx_jax.models.mae import MaskedAutoencoder, masked_pixel_loss, random_mask
@@ -73,10 +74,7 @@ def test_same_numbers_as_pytorch_with_our_weights(stored):
     from reference import make_mae, torch_mae
 
     images, noise = stored["images"][:, ::-1] * 0.7, 1 - stored["noise"]
-    params = MODULE.init(jax.random.key(3), images, noise)["params"]
-    leaves, structure = jax.tree.flatten(params)  # shake biases and norms off their zeros and ones
-    random = np.random.default_rng(4)
-    params = structure.unflatten([x + 0.1 * random.normal(size=x.shape).astype(np.float32) for x in leaves])
+    params = random_variables(MODULE.init, images, noise, seed=4)["params"]
     model = torch_mae.MaskedAutoencoder(**make_mae.SETTINGS)
     make_mae.load(model, convert_mae.from_jax(params, PATCH))
     theirs = make_mae.forward(model, images, noise)

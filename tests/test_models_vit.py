@@ -5,9 +5,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parameters import random_variables
 
 from rxrx_jax.errors import UserError
-from rxrx_jax.models.vit import SIZES, Encoder, Size, dense, dot_over_rows, parse_variant, patchify, sincos_positions, unpatchify
+from rxrx_jax.models.vit import (
+    SIZES,
+    Encoder,
+    Size,
+    dense,
+    dot_over_rows,
+    parse_variant,
+    patchify,
+    sincos_positions,
+    unpatchify,
+)
 
 TINY = Size(16, 2, 32, 2)
 
@@ -68,10 +79,10 @@ def test_parameter_counts_are_the_published_ones():
 
 
 def test_dot_over_rows_is_a_plain_dense_with_the_same_gradients():
-    x = jax.random.normal(jax.random.key(0), (3, 5, 8))
+    x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
     ours = dense(6, "layer")
     plain = ours.clone(dot_general=None)
-    params = ours.init(jax.random.key(1), x)
+    params = random_variables(ours.init, x)
     assert ours.dot_general is dot_over_rows and plain.dot_general is None
 
     def run(module):
@@ -96,20 +107,20 @@ def encoder_and_gradient(encoder, params, images):
 
 @pytest.fixture(scope="module")
 def plain():
-    images = jax.random.normal(jax.random.key(1), (2, 8, 12, 2))
+    images = np.random.default_rng(1).normal(size=(2, 8, 12, 2)).astype(np.float32)
     encoder = Encoder(TINY, 4)
-    params = jax.jit(encoder.init)(jax.random.key(0), images)
+    params = random_variables(encoder.init, images)
     return params, images, *encoder_and_gradient(encoder, params, images)
 
 
 def test_every_intermediate_is_named(plain):
-    _, _, (tokens, found), _ = plain
+    params, _, (tokens, found), _ = plain
     assert set(found) == {"blocks", "embedding"}
     assert tokens.shape == (2, 6, 16) and found["blocks"].shape == (2, 2, 6, 16)
     np.testing.assert_allclose(found["embedding"], np.mean(tokens, axis=1), rtol=1e-5, atol=1e-6)
-    last = np.asarray(found["blocks"][-1], np.float64)  # the last norm has scale 1 and bias 0 at the start
+    last, norm = np.asarray(found["blocks"][-1], np.float64), params["params"]["blocks"]["norm"]
     normed = (last - last.mean(-1, keepdims=True)) / np.sqrt(last.var(-1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(tokens, normed, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tokens, normed * norm["scale"] + norm["bias"], rtol=1e-4, atol=1e-5)
 
 
 def test_keep_selects_tokens_before_the_blocks(plain):

@@ -14,7 +14,8 @@ import pathlib
 import sys
 from typing import Any
 
-from tfds_builders.settings import UserError, as_json
+from rxrx_jax.errors import UserError
+from tfds_builders.settings import as_json
 
 # TFDS is imported inside the functions: spawned workers import this module again and need none of it.
 

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
+from rxrx_jax.errors import UserError
 from tfds_builders import reading, report
 from tfds_builders import settings as settings_lib
 
@@ -149,7 +150,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             super()._download_and_prepare(dl_manager, download_config)
         if not any(self._kept.values()):
             first = "".join(f"; the first is {item.site_id}: {item.reason}" for item in self._set_aside[:1])
-            raise settings_lib.UserError(
+            raise UserError(
                 f"{self.source or self.name}: no site can be used, {len(self._set_aside):,} set aside{first}"
             )
         self._drop_empty_shards()

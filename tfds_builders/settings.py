@@ -7,11 +7,9 @@ import json
 import re
 from typing import Any
 
+from rxrx_jax.errors import UserError
+
 NAME_LENGTH = 200  # longest config name; it becomes a folder name
-
-
-class UserError(ValueError):
-    """A mistake in the input or the command, told in one line and printed without a traceback."""
 
 
 def make(kind: type, fields: dict[str, Any], where: str) -> Any:

@@ -20,7 +20,8 @@ def fit_linear(features: np.ndarray, labels: np.ndarray, iterations: int = 300):
 def log_probabilities(model, features: np.ndarray, classes: int) -> np.ndarray:
     """[n, classes]; a class that the fit never saw gets -inf."""
     out = np.full((len(features), classes), -np.inf)
-    out[:, model.classes_] = model.predict_log_proba(features.astype(np.float64))
+    with np.errstate(divide="ignore"):  # a probability may underflow
+        out[:, model.classes_] = np.log(model.predict_proba(features.astype(np.float64)))
     return out
 
 

@@ -18,11 +18,13 @@ SPLIT_NAMES = {"id_test": "in_batch", "val": "validation", "test": "cross_batch"
 
 @dataclasses.dataclass
 class Context:
-    """task, dataset, augment and mesh of a run, the state that is evaluated, and the size of evaluation minibatches."""
+    """task, dataset, augment (with its statistics) and mesh of a run, the state that is evaluated, and the size of
+    evaluation minibatches."""
 
     task: object
     dataset: data.Dataset
     augment: Augment
+    statistics: dict[str, np.ndarray]
     mesh: jax.sharding.Mesh
     minibatch: int
     workdir: pathlib.Path
@@ -54,7 +56,7 @@ class Context:
         """Outputs of the task under any parameters: each of `rows` [n] once, in order."""
         parts = []
         for minibatch in data.evaluation_minibatches(self.dataset, rows, self.minibatch):
-            parts.append(self._predict(params, batch_stats, to_device(minibatch, self.mesh)))
+            parts.append(self._predict(params, batch_stats, to_device(minibatch, self.mesh), self.statistics))
         if not parts:
             return {"row": rows}
         parts = [jax.tree.map(np.asarray, part) for part in parts]
@@ -67,22 +69,25 @@ class Context:
             parts = []
             for minibatch in data.evaluation_minibatches(self.dataset, np.flatnonzero(groups == g), self.minibatch):
                 count = int(minibatch["valid"].sum())  # of this host; equal shares but for the padded end
-                parts.append((count, self._statistics(self.params, self.batch_stats, to_device(minibatch, self.mesh))))
+                found_here = self._batch_statistics(
+                    self.params, self.batch_stats, to_device(minibatch, self.mesh), self.statistics
+                )
+                parts.append((count, found_here))
             found.append(self.outputs(self.params, average_statistics(parts), rows[groups[rows] == g]))
         order = np.argsort(np.concatenate([f["row"] for f in found]), kind="stable")
         return {key: np.concatenate([f[key] for f in found])[order] for key in found[0]}
 
     @functools.cached_property
     def _predict(self):
-        def run(params, batch_stats, minibatch):
-            return self.task.predict(params, batch_stats, self.augment.evaluation(minibatch), minibatch["valid"])
+        def run(params, batch_stats, minibatch, statistics):
+            return self.task.predict(params, batch_stats, self.augment.evaluation(minibatch, statistics), minibatch["valid"])
 
         return jax.jit(run, out_shardings=replicated(self.mesh))
 
     @functools.cached_property
-    def _statistics(self):
-        def run(params, batch_stats, minibatch):
-            images = self.augment.evaluation(minibatch)
+    def _batch_statistics(self):
+        def run(params, batch_stats, minibatch, statistics):
+            images = self.augment.evaluation(minibatch, statistics)
             return self.task.minibatch_statistics(params, batch_stats, images, minibatch["valid"])
 
         return jax.jit(run, out_shardings=replicated(self.mesh))

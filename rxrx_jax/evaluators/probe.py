@@ -43,12 +43,12 @@ def _features(context, rows):
     fresh = jax.jit(context.task.init)(jax.random.key(context.seed + 1), np.zeros(shape, np.float32))
     yield "untrained", context.outputs(fresh["params"], fresh["batch_stats"], rows)["embedding"]
 
-    def statistics(minibatch):
-        return Statistics().apply({}, context.augment.evaluation(minibatch))[0]
+    def hand_made(minibatch, statistics):
+        return Statistics().apply({}, context.augment.evaluation(minibatch, statistics))[0]
 
-    statistics = jax.jit(statistics, out_shardings=replicated(context.mesh))
+    hand_made = jax.jit(hand_made, out_shardings=replicated(context.mesh))
     parts = [
-        np.asarray(statistics(to_device(minibatch, context.mesh)))
+        np.asarray(hand_made(to_device(minibatch, context.mesh), context.statistics))
         for minibatch in data.evaluation_minibatches(context.dataset, rows, context.minibatch)
     ]
     yield "statistics", np.concatenate(parts)[: len(rows)]

@@ -19,8 +19,8 @@ def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
     task, patch = context.task, context.task.module.patch
     key = jax.random.key(context.seed)
 
-    def run(params, minibatch):
-        views = context.augment.evaluation(minibatch)
+    def run(params, minibatch, statistics):
+        views = context.augment.evaluation(minibatch, statistics)
         prediction, found = task.module.apply({"params": params}, views, task.noise(key, views))
         loss = masked_pixel_loss(prediction, views, found["mask"], patch, task.normalise_target)
         if task.normalise_target:  # undo the target's own normalisation to show pixels
@@ -38,7 +38,8 @@ def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
         if not len(rows):
             continue
         minibatch = next(data.evaluation_minibatches(context.dataset, rows, context.minibatch))
-        loss, views, mask, prediction = map(np.asarray, run(context.params, to_device(minibatch, context.mesh)))
+        found = run(context.params, to_device(minibatch, context.mesh), context.statistics)
+        loss, views, mask, prediction = map(np.asarray, found)
         yield f"reconstruction/{name}/loss", float(loss[: len(rows)].mean())
         if name == "cross_batch":
             n = min(images, len(rows))

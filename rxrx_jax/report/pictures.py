@@ -1,24 +1,31 @@
-"""Pictures of images and reconstructions."""
+"""Pictures: composites, reconstructions, training curves and embedding maps.
 
+matplotlib is imported by the functions that draw with it: composites are also made where it need not be.
+"""
+
+import io
 import pathlib
 
-import matplotlib.figure
 import numpy as np
+from PIL import Image
 
 # Colours of the channels w1..w6 in the published composites of RxRx1.
-COLOURS = np.array([(19, 0, 249), (42, 255, 31), (255, 0, 25), (45, 255, 252), (250, 0, 253), (254, 255, 40)]) / 255
+COLOURS = np.array([(19, 0, 249), (42, 255, 31), (255, 0, 25), (45, 255, 252), (250, 0, 253), (254, 255, 40)])
 
 
 def composite(images: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """[..., H, W, C] with C <= 6 to RGB [..., H, W, 3] in 0..1; low and high [C] are drawn black and at full colour."""
+    """[..., H, W, C] with C <= 6 to RGB [..., H, W, 3] in 0..1; low and high, numbers or [C], are drawn black
+    and at full colour."""
     share = np.clip((images - low) / np.maximum(high - low, 1e-6), 0, 1)
-    return np.clip(share @ COLOURS[: images.shape[-1]], 0, 1)
+    return np.clip(share @ COLOURS[: images.shape[-1]] / 255, 0, 1)
 
 
 def save_reconstructions(path: pathlib.Path, images, mask, prediction, titles: list[str]) -> None:
-    """Writes a PNG with one column per site: the image, what the encoder saw, the reconstruction (visible patches kept
-    as they are). Arrays [n, H, W, C]; mask 1 = hidden."""
-    figure = matplotlib.figure.Figure(figsize=(1.9 * len(images), 6), layout="constrained")
+    """Writes a PNG with one column per site: the image, what the encoder saw, the reconstruction (visible
+    patches kept as they are). Arrays [n, H, W, C]; mask 1 = hidden."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.9 * len(images), 6), layout="constrained")
     axes = figure.subplots(3, len(images), squeeze=False)
     low, high = np.quantile(images, [0.02, 0.998], axis=(0, 1, 2))
     for column, title in enumerate(titles):
@@ -38,3 +45,105 @@ def save_reconstructions(path: pathlib.Path, images, mask, prediction, titles: l
     for row, label in enumerate(("image", "visible", "reconstructed")):
         axes[row][0].set_ylabel(label)
     figure.savefig(path, dpi=110)
+
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, less those too light for dots on white.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#6A3D9A", "#7F7F00")
+GREY = "#bbbbbb"
+
+
+def colours(names) -> dict[str, str]:
+    """A colour for each name; with more than eight, of a larger palette that repeats after twenty."""
+    names = list(names)
+    if len(names) <= len(PALETTE):
+        return dict(zip(names, PALETTE))
+    from matplotlib import colormaps, colors
+
+    return {name: colors.to_hex(colormaps["tab20"].colors[i % 20]) for i, name in enumerate(names)}
+
+
+def curves(seeds: list[list[dict]], loss_limits: tuple[float, float]) -> bytes:
+    """An SVG of the training loss and, below it, accuracies over steps, from each seed's training lines."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    keys = ("accuracy", "domain_accuracy")
+    with_accuracy = any(key in line for lines in seeds for line in lines for key in keys)
+    style = {"svg.fonttype": "none", "svg.hashsalt": "rxrx_jax", "font.size": 8}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(3, 2.7 if with_accuracy else 1.6), layout="constrained")
+        axes = figure.subplots(1 + with_accuracy, 1, sharex=True, squeeze=False)[:, 0]
+        for lines in seeds:
+            _curve(axes[0], lines, loss_key(lines), color=PALETTE[0])
+            if with_accuracy:
+                _curve(axes[1], lines, "domain_accuracy", color=PALETTE[3], linestyle="--")
+                _curve(axes[1], lines, "accuracy", color=PALETTE[2])
+        axes[0].set_ylim(*loss_limits)
+        axes[0].set_ylabel("loss")
+        if with_accuracy:
+            axes[1].set_ylim(0, 1)
+            axes[1].set_ylabel("accuracy")
+        axes[-1].set_xlabel("step")
+        axes[-1].set_xlim(left=0)
+        for a in axes:
+            a.spines[["top", "right"]].set_visible(False)
+            a.grid(color="#eeeeee")
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    return out.getvalue()
+
+
+def _curve(axes, lines, key, **style):
+    found = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    if found:
+        axes.plot(*zip(*found), linewidth=1, alpha=0.85, **style)
+
+
+def loss_key(lines: list[dict]) -> str:
+    """The loss to draw: of the task alone where an adversary's is added to it, so that methods compare."""
+    return "class_loss" if any(line.get("class_loss") is not None for line in lines) else "loss"
+
+
+def loss_limits(seeds: list[list[dict]]) -> tuple[float, float]:
+    """The lowest loss to the 99th percentile (without a first outburst), with a margin."""
+    found = [line.get(loss_key(lines)) for lines in seeds for line in lines]
+    found = [value for value in found if value is not None]
+    low, high = (min(found), float(np.quantile(found, 0.99))) if found else (0.0, 1.0)
+    margin = 0.06 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
+def principal_components(embeddings: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Scores [n, 2] on the first two principal components of [n, D] and their shares of the variance; None
+    and None where nothing varies. The sign is fixed: the largest loading of each component is positive."""
+    centred = embeddings.astype(np.float64) - embeddings.mean(0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    if values[-1] <= 1e-12 * len(centred):
+        return None, None
+    vectors = vectors[:, [-1, -2]]
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), [0, 1]])
+    return centred @ vectors, np.maximum(values[[-1, -2]], 0) / np.maximum(values, 0).sum()
+
+
+def embedding_map(points: np.ndarray, names: list[str], palette: dict[str, str], limits, shares) -> bytes:
+    """A PNG of points [n, 2] in the colours of their names; names outside `palette` are grey and lie below.
+
+    limits: ((x low, x high), (y low, y high)), the same for every panel of a run.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.6, 2.6), layout="constrained")
+    axes = figure.subplots()
+    order = np.random.default_rng(0).permutation(len(points))  # else the last group covers the others
+    grey = np.array([name not in palette for name in names], bool)[order]
+    for rows, size in ((order[grey], 3), (order[~grey], 6)):
+        colour = [palette.get(names[i], GREY) for i in rows]
+        axes.scatter(*points[rows].T, s=size, c=colour, linewidths=0, alpha=0.8)
+    axes.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[])
+    axes.set_xlabel(f"PC 1 ({100 * shares[0]:.0f} % of variance)", fontsize=7)
+    axes.set_ylabel(f"PC 2 ({100 * shares[1]:.0f} %)", fontsize=7)
+    axes.spines[:].set_color("#cccccc")
+    raw, out = io.BytesIO(), io.BytesIO()
+    figure.savefig(raw, format="png", dpi=170)
+    Image.open(raw).convert("RGB").quantize(128).save(out, format="PNG", optimize=True)  # a third of the size
+    return out.getvalue()

@@ -7,19 +7,12 @@ import argparse
 
 import numpy as np
 
+from rxrx_jax.report.pictures import composite
 from rxrx_jax.simulate.design import Screen, parse, sites
 from rxrx_jax.simulate.render import render_site
 
-# RxRx1's published composite: a colour for every channel
-COLOURS = np.array([(19, 0, 249), (42, 255, 31), (255, 0, 25), (45, 255, 252), (250, 0, 253), (254, 255, 40)])
 # Grey level drawn at full colour. The published ones (51 to 191) are for RxRx1's darker images.
 FULL = np.array([200, 320, 250, 400, 330, 400])
-
-
-def composite(pixels: np.ndarray) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of a site uint8 [H, W, 6]."""
-    share = np.minimum(pixels / FULL, 1.0)
-    return np.minimum(share @ COLOURS, 255).astype(np.uint8)
 
 
 def montage(screen: Screen, path, perturbations: int = 10) -> None:
@@ -34,9 +27,9 @@ def montage(screen: Screen, path, perturbations: int = 10) -> None:
         chosen.setdefault((row["experiment"], row["perturbation_id"]), row)
     lines = []
     for experiment in screen.experiments:
-        tiles = [composite(render_site(screen, chosen[experiment, i])) for i in ids]
+        tiles = [composite(render_site(screen, chosen[experiment, i]), 0, FULL) for i in ids]
         lines.append(np.concatenate([np.pad(tile, ((1, 1), (1, 1), (0, 0))) for tile in tiles], axis=1))
-    Image.fromarray(np.concatenate(lines)).save(path)
+    Image.fromarray((255 * np.concatenate(lines)).astype(np.uint8)).save(path)
 
 
 def main(arguments=None) -> None:

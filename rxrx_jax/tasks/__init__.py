@@ -7,8 +7,7 @@
   inherits: the parameter subtree that comes from the stage before
 """
 
-from rxrx_jax import adapt
-from rxrx_jax import models
+from rxrx_jax import adapt, models
 from rxrx_jax.config import Config
 from rxrx_jax.data import Dataset
 from rxrx_jax.errors import UserError

@@ -8,7 +8,6 @@ import pathlib
 
 import numpy as np
 import torch
-
 from reference.torch_mae import MaskedAutoencoder
 
 PATH = pathlib.Path(__file__).with_name("mae.npz")

@@ -23,9 +23,8 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(mlp, width)
 
     def attention(self, x):
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
         found = []
-        for q, k, v in zip(*(t.chunk(self.heads, dim=-1) for t in (q, k, v))):
+        for q, k, v in zip(*(part.chunk(self.heads, dim=-1) for part in self.qkv(x).chunk(3, dim=-1))):
             weights = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1]), dim=-1)
             found.append(weights @ v)
         return self.proj(torch.cat(found, dim=-1))

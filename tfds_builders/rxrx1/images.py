@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
+from rxrx_jax.errors import UserError
 from tfds_builders.reading import BadSite
 from tfds_builders.report import SetAside
 from tfds_builders.rxrx1 import splits
 from tfds_builders.rxrx1.metadata import DOWNLOAD
-from tfds_builders.settings import UserError
 
 CHANNELS = 6
 PUBLISHED_SIZE = 512  # pixels

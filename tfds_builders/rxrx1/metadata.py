@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from rxrx_jax.errors import UserError
 from tfds_builders.report import SetAside
 from tfds_builders.rxrx1 import splits
-from tfds_builders.settings import UserError
 
 URL = "https://storage.googleapis.com/rxrx/rxrx1/"
 DOWNLOAD = (

@@ -12,9 +12,9 @@ import functools
 
 import tensorflow_datasets as tfds
 
+from rxrx_jax.errors import UserError
 from tfds_builders import report, screen
 from tfds_builders.rxrx1 import images, metadata, splits
-from tfds_builders.settings import UserError
 
 
 @dataclasses.dataclass(frozen=True)

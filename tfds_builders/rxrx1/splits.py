@@ -4,7 +4,7 @@ import csv
 import pathlib
 import re
 
-from tfds_builders.settings import UserError
+from rxrx_jax.errors import UserError
 
 KINDS = ("train", "val", "test")
 

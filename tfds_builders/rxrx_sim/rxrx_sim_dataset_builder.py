@@ -10,9 +10,9 @@ import functools
 
 import tensorflow_datasets as tfds
 
+from rxrx_jax.errors import UserError
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import report, screen
-from tfds_builders.settings import UserError
 
 
 class Builder(screen.ScreenBuilder):

@@ -1,0 +1,152 @@
+"""Augmentation: what it depends on, the eight orientations, crops, jitter, and normalisation against numpy."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from rxrx_jax.augment import EPSILON, NORMALISATIONS, Augment
+from rxrx_jax.errors import UserError
+
+random = np.random.default_rng(0)
+IMAGES = random.integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
+EXPERIMENT, PLATE = np.array([0, 1, 1, 0, 2, 2], np.int32), np.array([3, 0, 1, 2, 4, 4], np.int32)
+GROUPS = {"dataset": 1, "experiment": 3, "plate": 5}
+MEAN = {name: random.uniform(20, 90, (n, 3)).astype(np.float32) for name, n in GROUPS.items()}
+STD = {name: random.uniform(5, 60, (n, 3)).astype(np.float32) for name, n in GROUPS.items()}
+MINIBATCH = {"image": IMAGES, "experiment": EXPERIMENT, "plate": PLATE}
+# So that a view is the image's own pixels, up to rounding.
+PIXELS = {"mean": {"dataset": np.zeros((1, 3), np.float32)}, "std": {"dataset": np.full((1, 3), 1 - EPSILON, np.float32)}}
+
+
+def make(normalisation="dataset", crop=12, flips=False, quarter_turns=False, jitter=0.0, mean=MEAN, std=STD):
+    return Augment(normalisation, crop, flips, quarter_turns, jitter, mean, std)
+
+
+def train(augment, seed=0, minibatch=MINIBATCH):
+    return np.asarray(jax.jit(augment.train)(minibatch, jax.random.key(seed)))
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_normalisation_in_float64(normalisation):
+    views = np.asarray(make(normalisation).evaluation(MINIBATCH))
+    assert views.dtype == np.float32
+    x = IMAGES.astype(np.float64)
+    if normalisation == "image":
+        mean, std = x.mean((1, 2)), x.std((1, 2))
+    else:
+        group = {"dataset": np.zeros(6, int), "experiment": EXPERIMENT, "plate": PLATE}[normalisation]
+        mean, std = MEAN[normalisation][group].astype(np.float64), STD[normalisation][group].astype(np.float64)
+    expected = (x - mean[:, None, None]) / (std[:, None, None] + EPSILON)
+    np.testing.assert_allclose(views, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(train(make(normalisation)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_normalisation_is_an_error():
+    with pytest.raises(UserError, match="normalisation='well'.*dataset, image, experiment, plate"):
+        make("well")
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_a_black_channel_gives_zeros(normalisation):
+    images = IMAGES.copy()
+    images[..., 1] = 0
+    of = lambda values: {name: v * np.array([1, 0, 1], np.float32) for name, v in values.items()}  # noqa: E731
+    augment = make(normalisation, mean=of(MEAN), std=of(STD))
+    views = np.asarray(augment.evaluation(MINIBATCH | {"image": images}))
+    assert np.isfinite(views).all()
+    assert not views[..., 1].any() and views[..., [0, 2]].any()
+
+
+def test_an_example_depends_on_key_and_position_alone():
+    augment = make(crop=7, flips=True, quarter_turns=True, jitter=0.2)
+    views = train(augment)
+    np.testing.assert_array_equal(train(augment), views)
+    others = MINIBATCH | {"image": IMAGES[::-1].copy()}
+    others["image"][2] = IMAGES[2]
+    np.testing.assert_array_equal(train(augment, minibatch=others)[2], views[2])
+    shorter = {key: value[:3] for key, value in MINIBATCH.items()}
+    np.testing.assert_array_equal(train(augment, minibatch=shorter), views[:3])
+    assert (train(augment, seed=1) != views).any(axis=(1, 2, 3)).all()
+    same = {key: np.repeat(value[:1], 6, axis=0) for key, value in MINIBATCH.items()}  # but not on the image alone
+    assert len(np.unique(train(augment, minibatch=same), axis=0)) == 6
+
+
+def test_a_crop_is_a_window_of_the_image_and_every_window_occurs():
+    augment = make(crop=10, **PIXELS)
+    repeated = {key: np.repeat(value, 50, axis=0) for key, value in MINIBATCH.items()}
+    views = np.rint(train(augment, minibatch=repeated)).astype(np.uint8)
+    assert views.shape == (300, 10, 10, 3)
+    corners = set()
+    for image, view in zip(repeated["image"], views):
+        found = [
+            (y, x) for y, x in itertools.product(range(3), repeat=2) if (image[y : y + 10, x : x + 10] == view).all()
+        ]
+        assert len(found) == 1
+        corners |= set(found)
+    assert len(corners) == 9
+
+
+def dihedral(image):
+    """The eight orientations of a square image, by their names."""
+    turns = {f"turn{90 * k}": np.rot90(image, k) for k in range(4)}
+    return turns | {f"mirrored {name}": turned[:, ::-1] for name, turned in turns.items()}
+
+
+@pytest.mark.parametrize(
+    "flips, quarter_turns, expected",
+    [
+        (True, True, {f"{m}turn{k}" for m in ("", "mirrored ") for k in (0, 90, 180, 270)}),
+        (True, False, {"turn0", "turn180", "mirrored turn0", "mirrored turn180"}),
+        (False, True, {"turn0", "turn90", "turn180", "turn270"}),
+        (False, False, {"turn0"}),
+    ],
+)
+def test_orientations(flips, quarter_turns, expected):
+    n = 200
+    minibatch = {"image": np.repeat(IMAGES[:1], n, axis=0)}
+    views = np.rint(train(make(flips=flips, quarter_turns=quarter_turns, **PIXELS), minibatch=minibatch)).astype(np.uint8)
+    counts = dict.fromkeys(expected, 0)
+    for view in views:
+        (name,) = [name for name, image in dihedral(IMAGES[0]).items() if (image == view).all()]
+        counts[name] += 1  # a KeyError for an orientation that should not be
+    for count in counts.values():  # each equally often, within five standard deviations
+        p = 1 / len(expected)
+        assert abs(count - n * p) <= 5 * np.sqrt(n * p * (1 - p))
+
+
+def test_no_jitter_changes_nothing_and_jitter_is_a_gain_and_an_offset_a_channel():
+    plain = np.asarray(make().evaluation(MINIBATCH))
+    np.testing.assert_allclose(train(make(jitter=0.0)), plain, rtol=1e-5, atol=1e-6)
+    repeated = {key: np.repeat(value, 100, axis=0) for key, value in MINIBATCH.items()}
+    plain = np.repeat(plain, 100, axis=0).astype(np.float64)
+    views = train(make(jitter=0.1), minibatch=repeated)
+    gains, offsets = [], []
+    for x, y in zip(plain, views):
+        for c in range(3):
+            gain, offset = np.polyfit(x[..., c].ravel(), y[..., c].ravel(), 1)
+            np.testing.assert_allclose(gain * x[..., c] + offset, y[..., c], atol=1e-4)
+            gains.append(gain)
+            offsets.append(offset)
+    n = len(gains)  # 1800 draws: standard errors of mean and deviation are 0.0024 and 0.0017 at most
+    assert n == 1800
+    for values, centre in ((gains, 1), (offsets, 0)):
+        assert np.mean(values) == pytest.approx(centre, abs=0.012)
+        assert np.std(values) == pytest.approx(0.1, abs=0.01)
+    assert abs(np.corrcoef(gains, offsets)[0, 1]) < 0.12
+
+
+@pytest.mark.parametrize("crop, top", [(12, 0), (8, 2), (7, 2)])
+def test_evaluation_is_the_centre_crop(crop, top):
+    augment = make(crop=crop, flips=True, quarter_turns=True, jitter=0.5, **PIXELS)
+    views = np.asarray(augment.evaluation(MINIBATCH))
+    np.testing.assert_allclose(views, IMAGES[:, top : top + crop, top : top + crop], rtol=1e-6)
+    np.testing.assert_array_equal(augment.evaluation(MINIBATCH), views)
+
+
+def test_images_that_are_not_square_are_cropped_along_their_longer_side():
+    minibatch = {"image": random.integers(0, 256, (4, 12, 15, 3), dtype=np.uint8)}
+    augment = make(crop=12, flips=True, quarter_turns=True, **PIXELS)
+    assert train(augment, minibatch=minibatch).shape == (4, 12, 12, 3)
+    assert augment.evaluation(minibatch).shape == (4, 12, 12, 3)

@@ -1,0 +1,156 @@
+"""metrics.jsonl after a restart and after damage, the clock, and the progress line."""
+
+import math
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from rxrx_jax import metrics
+from rxrx_jax.errors import UserError
+from rxrx_jax.metrics import Clock, Writer, finished, progress_line, read
+
+
+def write(folder, step, *lines, **kwargs):
+    with Writer(folder, step, **kwargs) as writer:
+        for at, values in lines:
+            writer.write(at, values)
+    return folder / "metrics.jsonl"
+
+
+def test_lines_come_back(tmp_path):
+    path = write(tmp_path, 0, (1, {"loss": 0.5}), (2, {"loss": 0.25, "name": "x", "final": True}))
+    assert path.read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25, "name": "x", "final": true}\n'
+    assert read(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "name": "x", "final": True}]
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
+    with Writer(tmp_path, 0) as writer:
+        writer.write(1, {"loss": 0.5})
+        assert len(read(tmp_path / "metrics.jsonl")) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan")])
+def test_numbers_that_are_not_finite_become_null(tmp_path, value):
+    path = write(tmp_path, 0, (1, {"loss": value, "accuracy": 0.5}))
+    assert path.read_text() == '{"step": 1, "loss": null, "accuracy": 0.5}\n'
+    assert read(write(tmp_path, 1))[0]["loss"] is None  # also after a restart
+
+
+def test_a_restart_drops_the_lines_after_its_checkpoint(tmp_path):
+    write(tmp_path, 0, *((step, {"loss": 1.0 / step}) for step in (10, 20, 30, 40)))
+    path = write(tmp_path, 20, (30, {"loss": 0.0}))
+    assert [(line["step"], line["loss"]) for line in read(path)] == [(10, 0.1), (20, 0.05), (30, 0.0)]
+    assert [line["step"] for line in read(write(tmp_path, 0, (10, {})))] == [10]  # from the beginning: a fresh file
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_half_written_last_line_is_ignored_and_goes_with_the_restart(tmp_path):
+    path = write(tmp_path, 0, (10, {"loss": 1.0}), (20, {"loss": 2.0}))
+    path.write_text(path.read_text() + '{"step": 30, "lo')
+    assert [line["step"] for line in read(path)] == [10, 20]
+    assert finished(path) is None
+    write(tmp_path, 20, (30, {"loss": 3.0}))
+    assert [line["step"] for line in read(path)] == [10, 20, 30]
+
+
+def test_a_damaged_line_in_the_middle_is_refused(tmp_path):
+    path = write(tmp_path, 0, (10, {"loss": 1.0}), (20, {"loss": 2.0}))
+    path.write_text("{oops\n".join(path.read_text().splitlines(keepends=True)))
+    with pytest.raises(UserError, match=r"metrics.jsonl:2 is not JSON"):
+        read(path)
+    with pytest.raises(UserError, match=r"metrics.jsonl:2"):
+        Writer(tmp_path, 20)
+
+
+def test_finished(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert finished(path) is None
+    write(tmp_path, 0)
+    assert finished(path) is None
+    write(tmp_path, 0, (10, {"loss": 1.0}))
+    assert finished(path) is None
+    write(tmp_path, 10, (10, {"done": True}))
+    assert finished(path) == {"step": 10, "done": True}
+
+
+def test_other_hosts_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    path = write(tmp_path, 0, (1, {"loss": 0.5}))
+    assert not path.exists()
+
+
+def test_tensorboard_gets_the_numbers(tmp_path, monkeypatch):
+    calls = []
+
+    class Board:
+        def __init__(self, folder):
+            calls.append(folder)
+
+        def add_scalar(self, *args):
+            calls.append(args)
+
+        def close(self):
+            calls.append("closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Board))
+    write(tmp_path, 0, (3, {"loss": 0.5, "bad": math.nan, "name": "x", "final": True, "n": 2}), tensorboard=True)
+    assert calls == [str(tmp_path / "tensorboard"), ("loss", 0.5, 3), ("n", 2, 3), "closed"]
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"pip install 'rxrx_jax\[tensorboard\]'"):
+        write(tmp_path, 0, tensorboard=True)
+    assert len(read(tmp_path / "metrics.jsonl")) == 1  # and the file is as it was
+
+
+@pytest.fixture
+def wait(monkeypatch):
+    """A clock that only moves by `wait(seconds)`."""
+    now = [1000.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+
+    def wait(seconds):
+        now[0] += seconds
+
+    return wait
+
+
+def test_clock(wait):
+    clock = Clock(minibatch=16, total_steps=100)
+    wait(50)  # compilation is not training
+    clock.start(1)
+    wait(4)
+    clock.waited(1)
+    clock.waited(0.5)
+    rates = clock.tick(11)
+    assert rates == {
+        "images_per_second": 40,  # 160 images in 4 s
+        "images_per_second_per_chip": 40 / jax.device_count(),
+        "data_wait": 1.5 / 4,
+        "eta_seconds": 89 * 16 / 40,
+        "train_seconds": 4,
+    }
+    wait(1)
+    with clock.pause(np.zeros(1)):
+        wait(1000)  # evaluation is not training either
+    wait(1)
+    rates = clock.tick(21)
+    assert (rates["images_per_second"], rates["data_wait"], rates["train_seconds"]) == (80, 0, 6)
+    assert clock.carry() == {"train_seconds": 6}
+
+
+def test_clock_carries_over_a_restart(wait):
+    clock = Clock(16, 100, carried={"train_seconds": 60.0})
+    with clock.pause(np.zeros(1)):  # an evaluation before the first step
+        wait(7)
+    clock.start(51)
+    wait(2)
+    assert clock.tick(61)["train_seconds"] == 62
+
+
+def test_progress_line(capsys):
+    values = {"loss": 1.23456, "images_per_second": 1234.5, "images_per_second_per_chip": 617.2, "data_wait": 0.012}
+    progress_line(50, 200, values | {"eta_seconds": 125.4})
+    line = "step 50/200  25% | loss 1.2346 | 1234 images/s (617 a chip) | data wait 1.2% | ETA 2:05\n"
+    assert capsys.readouterr().err == line

@@ -1,0 +1,247 @@
+"""The trainer as a whole: every config runs, runs repeat and continue bit for bit, held-out labels stay out."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from rxrx_jax import data, metrics, train
+from rxrx_jax.checkpoint import load_parameters
+from rxrx_jax.errors import UserError
+from rxrx_jax.models.vit import Encoder, parse_variant
+from rxrx_jax.state import parameters_sha256
+from rxrx_jax.tasks import classify
+
+CONFIGS = (
+    "mae_vit.py",
+    "convnet.py",
+    "convnet.py:normalisation=image,layout=reshuffled",
+    "convnet.py:method=adabn,normalisation=plate",
+    "convnet.py:method=dann,transductive=True",
+    "dann_vit.py",
+    "dann_vit.py:transductive=True,weight=0",
+    "linear_probe.py",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def mae(folder, tmp_path_factory):
+    """The workdir of a finished tiny pretraining run."""
+    workdir = tmp_path_factory.mktemp("mae")
+    train.run(tiny.values("mae_vit.py", folder), workdir)
+    return workdir
+
+
+def lines(workdir):
+    return metrics.read(workdir / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_runs_two_steps(config, folder, mae, tmp_path):
+    changes = {"init.path": str(mae)} if config.startswith(("dann_vit", "linear_probe")) else {}
+    last = train.run(tiny.values(config, folder, **changes), tmp_path)
+    found = lines(tmp_path)
+    assert [line["step"] for line in found] == [2, 2, 2]  # the first step only compiles and starts the clock
+    training, evaluation, end = found
+    assert np.isfinite(training["loss"]) and training["images_per_second"] > 0 and 0 <= training["data_wait"] <= 1
+    assert evaluation["final"] is True
+    assert end == last and end["done"] is True and len(end["parameters_sha256"]) == 64
+    assert all(isinstance(v, (int, float, str, bool)) or v is None for line in found for v in line.values())
+    if "mae" in config:
+        assert evaluation["reconstruction/cross_batch/loss"] > 0
+        assert (tmp_path / "reconstruction.png").stat().st_size > 10_000
+        with np.load(tmp_path / "embeddings.npz") as saved:
+            assert saved["embedding"].shape == (len(saved["site_id"]), 96) and np.isfinite(saved["embedding"]).all()
+    else:
+        for where in ("in_batch", "validation", "cross_batch"):
+            assert 0 <= evaluation[f"{where}/site_accuracy"] <= 1
+        assert {"cross_batch/site_accuracy/SIMB-01", "cross_batch/well_accuracy/SIMB"} < evaluation.keys()
+    if config == "linear_probe.py":
+        for encoder in ("pretrained", "untrained", "statistics"):
+            for correction in ("none", "experiment"):
+                assert f"probe/{encoder}/{correction}/cross_batch/site_accuracy" in evaluation
+    resolved = json.loads((tmp_path / "config.json").read_text())
+    assert resolved["resolved"]["transductive"] is end["transductive"]
+
+
+def test_every_config_file_is_covered():
+    assert {c.partition(":")[0] for c in CONFIGS} == {p.name for p in tiny.CONFIGS.glob("*.py")}
+
+
+@pytest.mark.parametrize(
+    "config, transductive",
+    [
+        ("convnet.py", False),
+        ("convnet.py:normalisation=image", False),
+        ("convnet.py:normalisation=experiment", True),
+        ("convnet.py:normalisation=plate", True),
+        ("convnet.py:method=adabn", True),
+        ("convnet.py:method=dann,normalisation=image", False),
+        ("convnet.py:method=dann,normalisation=image,transductive=True,weight=0", True),
+    ],
+)
+def test_whatever_sees_held_out_images_is_marked_transductive(config, transductive, folder):
+    assert train.is_transductive(train.Config(tiny.values(config, folder))) is transductive
+
+
+def test_a_stage_inherits_the_mark_of_the_stage_before(folder, mae, tmp_path):
+    values = tiny.values("linear_probe.py:normalisation=image", folder, **{"init.path": str(mae)})
+    assert train.run(values, tmp_path)["transductive"] is True  # the encoder was trained with plate statistics
+
+
+def test_a_stage_starts_from_the_encoder_of_the_stage_before(folder, mae, tmp_path):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    encoder_module = Encoder(*parse_variant("XXS/8"))
+    shapes = jax.eval_shape(encoder_module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 6), "float32"))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes["params"])
+
+    def encoder(workdir):
+        return parameters_sha256(load_parameters(str(workdir), "encoder", shapes))
+
+    train.run(tiny.values("linear_probe.py", folder, **{"init.path": str(mae)}), tmp_path / "probe")
+    train.run(tiny.values("linear_probe.py", folder), tmp_path / "fresh")
+    assert encoder(tmp_path / "probe") == encoder(mae)  # inherited, and frozen
+    assert encoder(tmp_path / "fresh") != encoder(mae)
+
+
+def test_labels_of_held_out_experiments_cannot_reach_a_task(folder, tmp_path, monkeypatch):
+    """Shuffling every label outside the train split changes no parameter, and no minibatch ever shows one."""
+    seen = []
+
+    class Spy(data._Steps):
+        def __getitem__(self, step):
+            minibatch = super().__getitem__(step)
+            seen.append((minibatch["row"].copy(), minibatch["label"].copy()))
+            return minibatch
+
+    monkeypatch.setattr(data, "_Steps", Spy)
+    values = tiny.values("convnet.py:method=dann,transductive=True", folder, total_steps=4)
+    honest = train.run(values, tmp_path / "honest")
+
+    original = data.read_dataset
+
+    def shuffled(path):
+        dataset = original(path)
+        label, outside = dataset.sites.label, dataset.sites.split != "train"
+        label[outside] = np.random.default_rng(0).permutation(label[outside])
+        return dataset
+
+    monkeypatch.setattr(data, "read_dataset", shuffled)
+    other = train.run(values, tmp_path / "shuffled")
+    assert other["parameters_sha256"] == honest["parameters_sha256"]
+    scores = [next(x for x in lines(tmp_path / w) if x.get("final")) for w in ("honest", "shuffled")]
+    assert scores[0]["cross_batch/sites"] == scores[1]["cross_batch/sites"]  # evaluators did read them
+
+    dataset = original(data.open_dataset("rxrx_sim", values["data"]["builder"], str(folder)).folder)
+    split = dataset.sites.split
+    held_out = 0
+    for rows, labels in seen:
+        assert (labels[split[rows] != "train"] == -1).all() and (labels[split[rows] == "train"] >= 0).all()
+        held_out += (split[rows] != "train").sum()
+    assert held_out == 2 * 4 * 4  # two runs, four steps, four unlabelled images each
+
+
+def test_the_loss_cannot_read_a_label_of_minus_one(folder, tmp_path):
+    """The class loss of a minibatch does not change with its unlabelled images' features' labels."""
+    import jax.numpy as jnp
+
+    from rxrx_jax.models.convnet import ConvNet
+    from rxrx_jax.models.heads import Head
+
+    task = classify.Classify(ConvNet((4,)), Head(3), None, 0.1)
+    images = jax.random.normal(jax.random.key(0), (6, 16, 16, 6))
+    variables = task.init(jax.random.key(1), images)
+
+    def loss(labels):
+        args = (variables["params"], variables["batch_stats"], images, {"label": jnp.array(labels)}, None, 0.0)
+        return task.loss(*args)
+
+    value, (_, found) = loss([0, 1, 2, -1, -1, -1])
+    _, logits, _ = task._apply(variables["params"], variables["batch_stats"], images, None, train=True)
+    log_p = jax.nn.log_softmax(logits)[:3]
+    targets = np.eye(3) * 0.9 + 0.1 / 3
+    np.testing.assert_allclose(value, -(targets * log_p).sum(1).mean(), rtol=1e-5)
+    assert float(found["accuracy"]) in (0, np.float32(1 / 3), np.float32(2 / 3), 1)
+
+
+def run_tiny(config, workdir, folder, **changes):
+    arguments = [f"{k}={v!r}" for k, v in changes.items()]
+    script = pathlib.Path(tiny.__file__)
+    return subprocess.Popen([sys.executable, str(script), config, str(workdir), str(folder), *arguments])
+
+
+@pytest.mark.parametrize("config", ["mae_vit.py", "convnet.py:method=dann,transductive=True"])
+def test_kill_and_restart_gives_the_bits_of_an_uninterrupted_run(config, folder, tmp_path):
+    changes = dict(total_steps=40, checkpoint_steps=3)
+    assert run_tiny(config, tmp_path / "whole", folder, **changes).wait() == 0
+
+    process = run_tiny(config, tmp_path / "killed", folder, **changes)
+    deadline = time.time() + 120
+    while not list((tmp_path / "killed" / "checkpoints").glob("[0-9]*")) and time.time() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert metrics.finished(tmp_path / "killed" / "metrics.jsonl") is None
+    assert run_tiny(config, tmp_path / "killed", folder, **changes).wait() == 0
+
+    whole, killed = lines(tmp_path / "whole"), lines(tmp_path / "killed")
+    assert killed[-1]["parameters_sha256"] == whole[-1]["parameters_sha256"]
+    loss = lambda found: {line["step"]: line["loss"] for line in found if "loss" in line}  # noqa: E731
+    both = loss(whole).keys() & loss(killed).keys()
+    assert len(both) > 30 and all(loss(whole)[s] == loss(killed)[s] for s in both)
+    assert [x["step"] for x in killed] == sorted(x["step"] for x in killed)
+
+
+def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, mae, capsys):
+    before = (mae / "metrics.jsonl").read_bytes()
+    again = train.run(tiny.values("mae_vit.py", folder), mae)
+    assert again == lines(mae)[-1] and (mae / "metrics.jsonl").read_bytes() == before
+    assert "is finished" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds a run with another config"):
+        train.run(tiny.values("mae_vit.py", folder, seed=5), mae)
+
+
+@pytest.mark.parametrize(
+    "config, changes, message",
+    [
+        ("mae_vit.py", {"optim.lrr": 1.0}, "config key optim.lrr is read by nothing"),
+        ("mae_vit.py", {"optim.lr": None}, "config key optim.lr is missing"),
+        ("mae_vit.py", {"total_steps": None}, "sets no length"),
+        ("mae_vit.py", {"mesh.fsdp": 3}, "mesh.fsdp=3 .* does not divide the 1 devices"),
+        ("mae_vit.py", {"augment.crop": 64}, r"augment.crop=64 is larger than the images, \(32, 32\)"),
+        ("mae_vit.py", {"augment.crop": 28}, "image 28x28 is not a multiple of the patch side 8"),
+        ("mae_vit.py", {"normalisation": "well"}, "normalisation='well': expected one of dataset, image"),
+        ("mae_vit.py", {"task.mask_ratio": 1.0}, "task.mask_ratio=1.0"),
+        ("mae_vit.py", {"model.name": "convnet", "model.widths": (4,), "model.variant": None}, "needs vit"),
+        ("mae_vit.py", {"evaluators": {"acuracy": {}}}, "evaluators.acuracy: expected one of accuracy"),
+        ("mae_vit.py", {"evaluators": {"leakage": {"x": 1}}}, "evaluators.leakage.x: leakage takes statistics"),
+        ("mae_vit.py", {"data.select": {"cell_types": ("SIMX",)}}, "cell_types='SIMX': the dataset has SIMA, SIMB"),
+        ("mae_vit.py", {"data.groups_per_minibatch": 3}, "not a multiple of data.groups_per_minibatch=3"),
+        ("mae_vit.py", {"data.group": "well"}, "data.group='well'"),
+        ("convnet.py:method=adabn", {"data.groups_per_minibatch": 0}, "adapt.name=adabn needs data.groups_per"),
+        ("linear_probe.py", {"init.path": "/nowhere"}, "init.path=/nowhere: no checkpoint there"),
+    ],
+)
+def test_a_bad_config_is_one_line_with_the_key(config, changes, message, folder, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        train.run(tiny.values(config, folder, **changes), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_does_not_fit_names_path_and_parameter(folder, mae, tmp_path):
+    values = tiny.values("dann_vit.py:variant=Ti/8", folder, **{"init.path": str(mae)})
+    with pytest.raises(UserError, match=f"checkpoint {mae}.*encoder/blocks/block/mlp1/bias is"):
+        train.run(values, tmp_path)

@@ -1,0 +1,57 @@
+"""A tiny simulated dataset and tiny versions of the configs, for tests of the trainer. As a script it runs one:
+
+python tests/tiny.py CONFIG WORKDIR FOLDER KEY=VALUE ...
+"""
+
+import ast
+import importlib.util
+import pathlib
+import sys
+
+CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
+SCREEN = dict(
+    image_size=32,
+    treatments=4,
+    positive_controls=1,
+    replicates=2,
+    untreated_wells=1,
+    train=("SIMA-01", "SIMA-02"),
+    val=("SIMA-03",),
+    test=("SIMB-01", "SIMB-02"),
+)
+
+
+def values(config: str, folder, **changes) -> dict:
+    """The nested dict of `config` ("mae_vit.py:layout=fixed") on the tiny screen, prepared in `folder`. Changes are
+    named by dotted keys; a value of None removes the key."""
+    name, _, argument = config.partition(":")
+    spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), CONFIGS / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = module.get_config(argument or None).to_dict()
+    found["data"] |= {"folder": str(folder), "minibatch": 8, "builder": found["data"]["builder"] | SCREEN}
+    if found["data"]["unlabelled_minibatch"]:
+        found["data"]["unlabelled_minibatch"] = 4
+    if found["model"].get("widths"):
+        found["model"]["widths"] = (8, 16)
+    found["augment"]["crop"] = 32
+    found |= {"evaluation_minibatch": 16, "log_steps": 1, "total_steps": 2}
+    del found["total_epochs"]
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        node = found
+        for parent in parents:
+            node = node[parent]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+    return found
+
+
+if __name__ == "__main__":
+    from rxrx_jax import train
+
+    config, workdir, folder, *changes = sys.argv[1:]
+    changes = {k: ast.literal_eval(v) for k, _, v in (change.partition("=") for change in changes)}
+    train.run(values(config, folder, **changes), pathlib.Path(workdir))
