@@ -31,6 +31,12 @@ class Writer:
             except ImportError:
                 raise UserError("config.tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
             self._board = SummaryWriter(str(workdir / "tensorboard"))
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:
+                raise UserError("tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
+            self._board = SummaryWriter(str(workdir / "tensorboard"))
         path = workdir / "metrics.jsonl"
         kept = [line for line in read(path) if line["step"] <= step] if path.exists() and step else []
         temporary = path.with_suffix(".tmp")

@@ -71,8 +71,8 @@ td[data-label=strip]::before,td[data-label=method]::before{content:none}td .axis
 td[data-label=normalisation]::before{display:inline;font-size:inherit;content:"normalisation: "}
 td[data-label=method]{font-weight:600;font-size:.95rem}
 .line{grid-template-columns:1fr}.maps{grid-template-columns:1fr 1fr}}
-@media print{body{max-width:none;font-size:10px;padding:0}td[data-label]{min-width:0}
-th,td{padding:.15rem .25rem}.scroll{overflow:visible}nav{display:none}
+@media print{@page{margin:12mm}html{font-size:10.5px}body{max-width:none;font-size:1rem;padding:0}
+td[data-label=strip]{min-width:0}th,td{padding:.15rem .25rem}.scroll{overflow:visible}nav{display:none}
 a{color:inherit;text-decoration:none}
 tr,.line{break-inside:avoid}h2,h3{break-after:avoid}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}

@@ -1,0 +1,53 @@
+"""rxrx_jax.report.pictures and .records: components, colours, composites, the choice of maps."""
+
+import subprocess
+import sys
+
+import numpy as np
+
+from rxrx_jax.report import pictures, records
+
+
+def test_principal_components_find_the_largest_variance():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(4000, 4)) @ np.diag([1, 5, 0.5, 3]) + 7
+    scores, shares = pictures.principal_components(points.astype(np.float32))
+    variances = np.sort(points.var(0))[::-1]
+    np.testing.assert_allclose(shares, variances[:2] / variances.sum(), rtol=0.01)
+    assert np.corrcoef(scores[:, 0], points[:, 1])[0, 1] > 0.99  # the sign too
+    assert np.corrcoef(scores[:, 1], points[:, 3])[0, 1] > 0.99
+    assert pictures.principal_components(np.ones((5, 3))) == (None, None)
+
+
+def test_more_experiments_than_colours_still_have_one():
+    names = [f"e{i}" for i in range(51)]
+    assert set(pictures.colours(names)) == set(names)
+    assert len(set(pictures.colours(names[:8]).values())) == 8
+
+
+def test_composites_need_no_matplotlib():
+    code = "import sys, rxrx_jax.simulate.picture; print({'matplotlib', 'jax'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+    black = pictures.composite(np.zeros((2, 2, 6)), 0, np.full(6, 200))
+    full = pictures.composite(np.full((2, 2, 6), 255), 0, np.full(6, 200))
+    assert black.max() == 0 and full.max() == 1
+    only_w2 = pictures.composite(np.array([0, 100, 0, 0, 0, 0]), 0, 200)
+    np.testing.assert_allclose(only_w2, np.array([42, 255, 31]) / 255 / 2)
+
+
+def test_the_map_shows_runs_chosen_by_rule():
+    keys = ("run", "cross_batch", "leakage", "layout", "prefix")
+    table = (
+        ("a", 0.1, 0.9, "fixed", ""),
+        ("b", 0.9, 0.1, "reshuffled", ""),
+        ("c", 0.5, 0.7, "fixed", ""),
+        ("d", 0.8, 0.1, "fixed", "adabn_experiment/"),
+        ("e", 0.3, 0.2, "fixed", ""),
+    )
+    rows = [dict(zip(keys, row, strict=True)) for row in table]
+    chosen = dict(records.choose_for_map(rows, ["a", "b", "c", "d", "e", "pretraining"]))
+    assert list(chosen) == ["a", "c", "e", "pretraining"]
+    assert chosen["c"] == "highest cross-batch accuracy" and chosen["e"] == "lowest leakage"
+    assert list(dict(records.choose_for_map(rows, ["e", "b"]))) == ["b", "e"]
+    assert records.choose_for_map(rows, []) == []
