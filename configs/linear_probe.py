@@ -1,7 +1,7 @@
 """A linear classifier on a frozen encoder, and the probe table with its baselines.
 
     python -m rxrx_jax.main --config=linear_probe.py --config.init.path=runs/mae_vit
-    python -m rxrx_jax.main --config=linear_probe.py:rxrx1,variant=B/16 --config.init.path=runs/mae_vit-rxrx1-variant=B_16
+    python -m rxrx_jax.main --config=linear_probe.py:rxrx1,variant=B/16 --config.init.path=WORKDIR_OF_THE_MAE
 
 The head trained here sees augmented images (BatchNorm without scale and bias, then linear: He et al. 2022,
 arXiv 2111.06377, appendix A); the `probe/...` metrics are logistic regressions on embeddings of plain images, the same
@@ -19,6 +19,6 @@ def get_config(argument=None):
     config.model = dict(name="vit", variant=arg.variant or ("S/16" if arg.rxrx1 else "XXS/8"))
     config.augment.jitter = 0.0
     config.optim = dict(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, clip_norm=0.0, warmup_percent=10.0)
-    config.total_epochs = 50.0 if arg.rxrx1 else 10.0
+    config.total_epochs = 50.0 if arg.rxrx1 else 8.0
     config.evaluators = dict(accuracy=dict(), probe=dict())
     return config

@@ -42,8 +42,8 @@ class Augment:
         bits = jax.vmap(lambda k: jax.random.bits(k, (6,), jnp.uint32))(keys)  # [B, 6]
         if self.crop < max(h, w):
             top, left = bits[:, 0] % (h - self.crop + 1), bits[:, 1] % (w - self.crop + 1)
-            images = jax.vmap(lambda x, t, l: jax.lax.dynamic_slice(x, (t, l, 0), (self.crop, self.crop, c)))(
-                images, top.astype(jnp.int32), left.astype(jnp.int32)
+            images = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), (self.crop, self.crop, c)))(
+                images, jnp.stack([top, left], 1).astype(jnp.int32)
             )
         pick = lambda i: (bits[:, i] & 1).astype(bool)[:, None, None, None]  # noqa: E731
         if self.quarter_turns:  # a turn is a transpose and a flip; half turns are two flips
@@ -54,7 +54,7 @@ class Augment:
             images = jnp.where(pick(5), images[:, :, ::-1], images)
         x = self._normalise(images, minibatch, statistics)
         if self.jitter:
-            # Uniform with that deviation; XLA would draw normal noise again for every pixel of its channel (10 x the cost).
+            # Uniform with that deviation: XLA draws normal noise again for every pixel (benchmarks/kernels.py).
             draw = lambda k: jax.random.uniform(jax.random.fold_in(k, 1), (2, 1, 1, c), minval=-1.0)  # noqa: E731
             noise = jax.vmap(draw)(keys) * (3**0.5 * self.jitter)  # [B, 2, 1, 1, C]
             x = x * (1 + noise[:, 0]) + noise[:, 1]

@@ -33,6 +33,7 @@ class Checkpoints:
     def save(self, state: TrainState, clock: dict[str, float]) -> None:
         """Saves in the background; `clock` holds floats that carry over a restart (hours, images)."""
         step = int(state.step)
+        # asdict copies the arrays: the train step donates the state's buffers while the save is still under way.
         tree = {"state": dataclasses.asdict(state), "clock": clock}
         self._checkpointer.save_async(step, tree, force=True)
 
@@ -96,6 +97,5 @@ def _check_shapes(stored, wanted, folder) -> None:
     stored, wanted = flat(stored), flat(wanted)
     for name in sorted(stored.keys() | wanted.keys()):
         if stored.get(name) != wanted.get(name):
-            describe = lambda shapes: shapes.get(name, "absent")  # noqa: E731
-            raise UserError(f"checkpoint {folder} does not fit: {name} is {describe(stored)} there and "
-                            f"{describe(wanted)} in this model")
+            there, here = stored.get(name, "absent"), wanted.get(name, "absent")
+            raise UserError(f"checkpoint {folder} does not fit: {name} is {there} there and {here} in this model")

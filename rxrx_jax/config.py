@@ -92,7 +92,9 @@ class Config:
 
     def check_all_read(self) -> None:
         if unread := self.unread():
-            raise UserError(f"config key {', '.join(unread)} is read by nothing in this run; remove it or mend its name")
+            raise UserError(
+                f"config key {', '.join(unread)} is read by nothing in this run; remove it or mend its name"
+            )
 
 
 def duration(config: Config, name: str, *, minibatch: int, examples: int, total_steps: int | None = None) -> int | None:

@@ -127,8 +127,10 @@ def read_dataset(path: pathlib.Path) -> Dataset:
         skip = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key != "image"}
         sources[name] = builder.as_data_source(name, decoders=skip)
         if len(sources[name]) != (split == name).sum():
-            raise UserError(f"{path}: sites.csv has {(split == name).sum()} rows of split {name} but there are "
-                            f"{len(sources[name])} records; build the dataset again")
+            raise UserError(
+                f"{path}: sites.csv has {(split == name).sum()} rows of split {name} but there are "
+                f"{len(sources[name])} records; build the dataset again"
+            )
     return Dataset(
         folder=path,
         sites=sites,

@@ -23,7 +23,6 @@ def main(_) -> None:
     if os.environ.get("JAX_COORDINATOR_ADDRESS") or int(os.environ.get("SLURM_NTASKS", 1)) > 1 or _on_tpu_pod():
         jax.distributed.initialize()
     logging.set_verbosity(logging.WARNING)  # absl, for orbax and TFDS
-    jax.config.update("jax_threefry_partitionable", True)
 
     from rxrx_jax import train  # imports of the whole stack wait until the flags are known to be good
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 
 from rxrx_jax.errors import UserError
 
@@ -29,12 +30,6 @@ class Writer:
             try:
                 from tensorboardX import SummaryWriter
             except ImportError:
-                raise UserError("config.tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
-            self._board = SummaryWriter(str(workdir / "tensorboard"))
-        if tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError:
                 raise UserError("tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
             self._board = SummaryWriter(str(workdir / "tensorboard"))
         path = workdir / "metrics.jsonl"
@@ -48,7 +43,8 @@ class Writer:
         """Values are numbers, strings or booleans; a number that is not finite is written as null."""
         if not self.active:
             return
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        clean = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in clean.items()}
         self._file.write(json.dumps({"step": step} | clean) + "\n")
         if self._board:
             for key, value in clean.items():

@@ -28,7 +28,9 @@ def make_schedule(config: Config, total_steps: int, minibatch: int, examples: in
     return optax.warmup_cosine_decay_schedule(0.0 if warmup else config.lr, config.lr, warmup, total_steps)
 
 
-def make_optimiser(config: Config, schedule: optax.Schedule, params, frozen: str | None) -> optax.GradientTransformation:
+def make_optimiser(
+    config: Config, schedule: optax.Schedule, params, frozen: str | None
+) -> optax.GradientTransformation:
     """AdamW or SGD with momentum (optax), gradients clipped to a global norm of `clip_norm`, if that is above 0.
 
     Args: params, the parameters or their shapes; frozen, a regular expression: parameters whose path it matches from

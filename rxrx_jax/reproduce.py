@@ -123,7 +123,8 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
     total, active, failed, begin = len(waiting), {}, None, time.time()
     cores = _cores()
     # Runs of one table share most of their compiled programs.
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(out.absolute() / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    compiled = str(out.absolute() / "compiled")
+    cache = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     while active or (waiting and not failed):
         unfinished = {(run.name, seed) for run, seed in waiting} | {job[:2] for job in active.values()}
         ready = [job for job in waiting if (job[0].starts_from, job[1]) not in unfinished]
@@ -134,13 +135,14 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
             log = run.workdir(out, seed).with_suffix(".log")
             log.parent.mkdir(parents=True, exist_ok=True)
             share = cores[slot::jobs] if hasattr(os, "sched_setaffinity") and jobs <= len(cores) else None
-            process = subprocess.Popen(
-                run.command(out, seed),
-                stdout=open(log, "w"),
-                stderr=subprocess.STDOUT,
-                env=cache | os.environ,
-                preexec_fn=(lambda share=share: os.sched_setaffinity(0, share)) if share else None,
-            )
+            with open(log, "w") as stream:
+                process = subprocess.Popen(
+                    run.command(out, seed),
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    env=cache | os.environ,
+                    preexec_fn=(lambda share=share: os.sched_setaffinity(0, share)) if share else None,
+                )
             active[slot] = (run.name, seed, process, log)
         time.sleep(0.2)
         for slot, (name, seed, process, log) in list(active.items()):
@@ -210,7 +212,8 @@ def write_csv(path: pathlib.Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(f, COLUMNS)
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: "" if v is None else f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+            text = lambda v: "" if v is None else f"{v:.4f}" if isinstance(v, float) else v  # noqa: E731
+            writer.writerow({key: text(value) for key, value in row.items()})
 
 
 def markdown(rows: list[dict], title: str, notes: list[str], command: str) -> str:
@@ -225,9 +228,9 @@ def markdown(rows: list[dict], title: str, notes: list[str], command: str) -> st
     lines.append("| ---: | --- | --- | --- | --- | --- | --- | --- | ---: |")
     for r in rows:
         lines.append(
-            f"| {r['row']} | {r['method']} | {r['normalisation']} | {r['layout']} | {'T' if r['transductive'] else ''} | "
-            f"{accuracy(r, 'in_batch')} | {accuracy(r, 'cross_batch')} | {r['ci_low']:.3f} to {r['ci_high']:.3f} | "
-            f"{r['cpu_seconds']:.0f} |"
+            f"| {r['row']} | {r['method']} | {r['normalisation']} | {r['layout']} "
+            f"| {'T' if r['transductive'] else ''} | {accuracy(r, 'in_batch')} "
+            f"| {accuracy(r, 'cross_batch')} | {r['ci_low']:.3f} to {r['ci_high']:.3f} | {r['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

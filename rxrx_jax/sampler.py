@@ -15,33 +15,35 @@ class Sampler:
     size / groups_per_minibatch; a group's last chunk is filled up from its own start; a minibatch takes one chunk
     from each of the groups that have most left (ties at random). With `groups_per_minibatch=0` all rows are one group.
 
-    Args: rows [n] indices; group [n] the group of each row; seed, any int.
+    Args: rows [n] indices; group [n] the group of each row; seed, at least 0.
     Raises UserError when the numbers do not fit.
     """
 
     def __init__(self, rows: np.ndarray, group: np.ndarray, size: int, groups_per_minibatch: int = 0, seed: int = 0):
         if not len(rows):
             raise UserError("no example matches data.select; loosen it or check the dataset's report.md")
+        if seed < 0:
+            raise UserError(f"seed={seed}: use 0 or more")
         if groups_per_minibatch == 0:
             group, groups_per_minibatch = np.zeros(len(rows), np.int64), 1
         names, sizes = np.unique(group, return_counts=True)
         if size % groups_per_minibatch:
-            raise UserError(f"data.minibatch={size} is not a multiple of data.groups_per_minibatch={groups_per_minibatch}")
+            raise UserError(f"minibatch {size} is not a multiple of data.groups_per_minibatch={groups_per_minibatch}")
         if len(names) < groups_per_minibatch:
-            raise UserError(f"data.groups_per_minibatch={groups_per_minibatch}, but only {len(names)} groups are selected")
+            raise UserError(f"data.groups_per_minibatch={groups_per_minibatch}, but {len(names)} groups are selected")
         self.size, self.seed, self.groups = size, seed, groups_per_minibatch
         self.members = [rows[group == name] for name in names]
         self.chunk = size // groups_per_minibatch
         self.chunks = np.array([math.ceil(n / self.chunk) for n in sizes])
         self.examples = len(rows)
+        self._epoch = functools.lru_cache(maxsize=2)(self._epoch)  # of this object alone
         self.steps_per_epoch = max(math.ceil(self.chunks.sum() / groups_per_minibatch), int(self.chunks.max()))
 
     def rows(self, step: int) -> np.ndarray:
         """The rows of minibatch number `step` (0, 1, ...) of the run: [size]."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        return self._epoch(epoch)[index]
+        return self._epoch(epoch)[index].copy()
 
-    @functools.lru_cache(maxsize=2)
     def _epoch(self, epoch: int) -> np.ndarray:
         """[steps_per_epoch, size] rows of one epoch."""
         random = np.random.default_rng([self.seed, epoch])

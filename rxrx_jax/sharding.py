@@ -1,4 +1,4 @@
-"""Devices: one mesh, rules from parameter path to sharding, one activation constraint. Nothing else knows of devices."""
+"""Devices: one mesh, rules from parameter path to sharding, one constraint. Only this module knows of them."""
 
 import re
 
@@ -55,13 +55,12 @@ def path_name(path) -> str:
 
 def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The first matching rule's spec for one array; an axis that does not divide its dimension is left whole."""
-    for pattern, spec in RULES:
-        if re.search(pattern, name):
-            break
-    else:
+    matches = [spec for pattern, spec in RULES if re.search(pattern, name)]
+    if not matches:
         raise UserError(f"no sharding rule matches parameter {name}; add one to RULES in sharding.py")
-    spec = (None,) * (len(shape) - len(spec)) + spec
-    return P(*(axis if axis and n % mesh.shape[axis] == 0 and mesh.shape[axis] > 1 else None for axis, n in zip(spec, shape)))
+    spec = (None,) * (len(shape) - len(matches[0])) + matches[0]
+    fits = lambda axis, n: axis and mesh.shape[axis] > 1 and n % mesh.shape[axis] == 0  # noqa: E731
+    return P(*(axis if fits(axis, n) else None for axis, n in zip(spec, shape)))
 
 
 def state_shardings(state, mesh: Mesh):

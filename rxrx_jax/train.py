@@ -40,7 +40,7 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
     dataset = data.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))
     samplers = make_samplers(config, dataset, mesh)
     minibatch = sum(s.size for s in samplers)
-    lengths = dict(minibatch=samplers[0].size, examples=samplers[0].examples)
+    lengths = dict(minibatch=samplers[0].size, examples=samplers[0].size * samplers[0].steps_per_epoch)
     total_steps = duration(config, "total", **lengths)
     if not total_steps:
         raise UserError("the config sets no length: add total_steps, total_epochs or total_examples")
@@ -73,7 +73,7 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
     # Evaluators, and everything in the config must have been read by now.
     sharding.check_minibatch(mesh, config.evaluation_minibatch, "evaluation_minibatch")
     context = Context(task, dataset, augment, statistics, mesh, config.evaluation_minibatch, workdir, config.seed)
-    evaluators = make_evaluators(config.evaluators)
+    evaluators = make_evaluators(config.evaluators, has_statistics=bool(jax.tree.leaves(shapes.batch_stats)))
     inherited, keep, tensorboard = config.init.path, config.keep_checkpoints, config.tensorboard
     config.check_all_read()
     resolved = values | {"resolved": {"total_steps": total_steps, "transductive": transductive}}

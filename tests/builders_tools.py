@@ -49,11 +49,7 @@ def same(a: dict, b: dict, but: tuple[str, ...] = ()) -> bool:
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
     """Returns the SHA-256 of every file that should depend on the data alone."""
-    paths = [
-        p
-        for p in folder.iterdir()
-        if ".array_record" in p.name or p.suffix == ".csv" or p.stem == "statistics"
-    ]
+    paths = [p for p in folder.iterdir() if ".array_record" in p.name or p.suffix == ".csv" or p.stem == "statistics"]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

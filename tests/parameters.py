@@ -5,8 +5,8 @@ import numpy as np
 
 
 def random_variables(init, *args, seed=0, scale=0.3, **kwargs):
-    """Arrays like those of `init(key, *args, **kwargs)`, all random: norms' scales and variances around 1, the rest
-    around 0, so that no bias and no norm is left out by a comparison."""
+    """Arrays like those of `init(key, *args, **kwargs)`, all random: scales and variances of norms around 1,
+    the rest around 0, so that no bias and no norm is left out by a comparison."""
     shapes = jax.eval_shape(lambda: init(jax.random.key(0), *args, **kwargs))
     random = np.random.default_rng(seed)
 

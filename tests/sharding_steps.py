@@ -1,4 +1,4 @@
-"""Three updates of two tasks on random images over all devices: `python sharding_steps.py OUT.npz FSDP TENSOR`."""
+"""Three updates of two tasks over all devices: `python sharding_steps.py OUT.npz FSDP TENSOR`."""
 
 import sys
 
@@ -23,12 +23,12 @@ TASKS = {
     "mae": Mae(MaskedAutoencoder(SIZE, Size(8, 1, 16, 2), 4, 0.5), Encoder(SIZE, 4), normalise_target=True),
     "classify": Classify(ConvNet((4, 6)), Head(4), Dann("plate", 3, weight=0.5, hidden=6), label_smoothing=0.1),
 }
-# Not Adam: it makes full steps of the rounding errors in gradients that are zero, such as those of the keys' bias.
+# Not Adam, which makes full steps of rounding errors where gradients are zero (those of the keys' bias).
 OPTIM = dict(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01, clip_norm=1.0)
 
 
 def train(name: str, mesh, steps: int = 3) -> dict[str, np.ndarray]:
-    """Parameters and metrics after `steps` updates, and the share of one parameter that the first device holds."""
+    """Parameters and metrics after `steps` updates, and the share of each parameter that one device holds."""
     task, random = TASKS[name], np.random.default_rng(0)
     images = random.normal(size=(steps, MINIBATCH, 8, 8, 2)).astype(np.float32)
     labels, plates = random.integers(-1, 4, (steps, MINIBATCH)), random.integers(0, 3, (steps, MINIBATCH))
@@ -41,7 +41,8 @@ def train(name: str, mesh, steps: int = 3) -> dict[str, np.ndarray]:
 
     def update(state, images, minibatch):
         key = jax.random.fold_in(jax.random.key(1), state.step)
-        loss = lambda p: task.loss(p, state.batch_stats, images, minibatch, key, state.step / steps)  # noqa: E731
+        stats, progress = state.batch_stats, state.step / steps
+        loss = lambda p: task.loss(p, stats, images, minibatch, key, progress)  # noqa: E731
         (value, (stats, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimiser.update(gradient, state.opt_state, state.params)
         params = jax.tree.map(jnp.add, state.params, updates)

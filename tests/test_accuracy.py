@@ -22,7 +22,11 @@ def table(rows):
     names |= {"well_id": np.array(well), "label": np.array(label, np.int32)}
     names |= {"experiment": np.array(experiment, np.int32), "cell_type": np.array(cell_type, np.int32)}
     return types.SimpleNamespace(
-        sites=Sites(**names), experiments=["A-01", "A-02", "B-01"], cell_types=["A", "B"], plates=[], classes=["x", "y", "z"]
+        sites=Sites(**names),
+        experiments=["A-01", "A-02", "B-01"],
+        cell_types=["A", "B"],
+        plates=[],
+        classes=["x", "y", "z"],
     )
 
 
@@ -155,7 +159,12 @@ def test_names_say_split_and_statistics():
     context = Context()
     found = dict(accuracy.evaluate(context, statistics=("running", "plate")))
     assert found["in_batch/site_accuracy"] == 0.5 and found["adabn_plate/cross_batch/site_accuracy"] == 2 / 3
-    assert {name.rpartition("_batch/")[0] for name in found} == {"in", "cross", "adabn_plate/in", "adabn_plate/cross"}
+    assert {name.rpartition("_batch/")[0] for name in found} == {
+        "in",
+        "cross",
+        "adabn_plate/in",
+        "adabn_plate/cross",
+    }
     assert not any("validation" in name for name in found)
     assert set(context.asked) == {(s, k) for s in ("id_test", "val", "test") for k in ("running", "plate")}
     with pytest.raises(UserError, match="evaluators.accuracy.statistics='well'"):
@@ -164,7 +173,10 @@ def test_names_say_split_and_statistics():
 
 def test_evaluators_are_found_by_name_and_their_settings_checked():
     chosen = make_evaluators(Config({"accuracy": {"statistics": ["plate"]}, "leakage": {}}, "evaluators."))
-    assert [(name, settings) for name, _, settings in chosen] == [("accuracy", {"statistics": ("plate",)}), ("leakage", {})]
+    assert [(name, settings) for name, _, settings in chosen] == [
+        ("accuracy", {"statistics": ("plate",)}),
+        ("leakage", {}),
+    ]
     assert chosen[0][1] is accuracy.evaluate
     with pytest.raises(UserError, match="evaluators.f1: expected one of accuracy"):
         make_evaluators(Config({"f1": {}}))

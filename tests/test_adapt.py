@@ -1,4 +1,4 @@
-"""Domain adaptation: gradient reversal and its objective, statistics of a domain, and what the configs refuse."""
+"""Domain adaptation: gradient reversal and its objective, statistics of a domain, what configs refuse."""
 
 import dataclasses
 
@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from parameters import random_variables
 
-from rxrx_jax import adapt
+from rxrx_jax import adapt, data
 from rxrx_jax.adapt.adabn import average_statistics
 from rxrx_jax.adapt.dann import Dann, ramp, reverse_gradient
+from rxrx_jax.augment import EPSILON, Augment
 from rxrx_jax.config import Config
 from rxrx_jax.errors import UserError
+from rxrx_jax.evaluators.predict import Context
 from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.heads import Head
+from rxrx_jax.sharding import make_mesh
 from rxrx_jax.tasks.classify import Classify
 
 DOMAINS = np.array([0, 2, 1, 1, 0, 2, 1], np.int32)
@@ -35,7 +38,8 @@ def test_reversal_is_the_identity_with_a_gradient_turned_round(scale):
 
 
 def test_reversal_against_a_gradient_written_by_hand():
-    # loss = mean((g(x) w)^2) with g the reversal: d loss / d x = -scale * 2/n * (x w) w^T, d loss / d w = 2/n * x^T (x w)
+    # loss = mean((g(x) w)^2) with g the reversal:
+    # d loss / d x = -scale * 2/n * (x w) w^T and d loss / d w = 2/n * x^T (x w)
     random = np.random.default_rng(1)
     x, w, scale = random.normal(size=(5, 3)), random.normal(size=3), 0.7
     loss = lambda x, w: jnp.square(reverse_gradient(x, scale) @ w).mean()  # noqa: E731
@@ -96,15 +100,22 @@ def test_dann_teaches_a_linear_encoder_the_reversed_gradient():
 
     down_hill = finite_differences(lambda w: discriminator_loss(params, x @ w), encoder)
     np.testing.assert_allclose(of_encoder, -scale * down_hill, rtol=1e-5, atol=1e-8)
-    for layer, name in (("hidden0", "kernel"), ("norm1", "bias"), ("domains", "kernel")):  # not reversed, not scaled
-        change = lambda w: discriminator_loss(params | {layer: params[layer] | {name: w}}, x @ encoder)  # noqa: E731, B023
-        expected = finite_differences(change, params[layer][name])
+    for layer, name in (
+        ("hidden0", "kernel"),
+        ("norm1", "bias"),
+        ("domains", "kernel"),
+    ):  # not reversed, not scaled
+
+        def changed(value, layer=layer, name=name):
+            return discriminator_loss(params | {layer: params[layer] | {name: value}}, x @ encoder)
+
+        expected = finite_differences(changed, params[layer][name])
         np.testing.assert_allclose(of_params[layer][name], expected, rtol=1e-5, atol=1e-8, err_msg=layer)
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    """(task, variables, images, minibatch, gradient of the task's loss as a function of the objective's weight)."""
+    """(task, variables, images, minibatch, gradient of the loss as a function of the objective's weight)."""
     task = Classify(ConvNet((4, 6)), Head(4), Dann("plate", 3, weight=0.5, hidden=6), label_smoothing=0.1)
     images = np.random.default_rng(0).normal(size=(7, 8, 8, 2)).astype(np.float32)
     variables = random_variables(task.init, images)
@@ -113,7 +124,8 @@ def classifier():
     @jax.jit
     def gradient(weight, progress):
         weighted = dataclasses.replace(task, objective=dataclasses.replace(task.objective, weight=weight))
-        loss = lambda p: weighted.loss(p, variables["batch_stats"], images, minibatch, None, progress)  # noqa: E731
+        stats = variables["batch_stats"]
+        loss = lambda p: weighted.loss(p, stats, images, minibatch, None, progress)  # noqa: E731
         return jax.grad(loss, has_aux=True)(variables["params"])
 
     return task, variables, images, minibatch, gradient
@@ -234,6 +246,41 @@ def test_statistics_of_minibatches_leave_padding_out_and_old_statistics_behind(c
     y = windows @ kernel.reshape(-1, 4)
     np.testing.assert_allclose(found["encoder"]["norm0"]["mean"], y.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["encoder"]["norm0"]["var"], y.var(0), rtol=1e-4, atol=1e-5)
+
+
+def test_reading_a_domain_with_its_own_statistics(tmp_path):
+    """Of all images of the experiment, of whichever split; the last minibatch is padded."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (12, 4, 4, 2), dtype=np.uint8)
+    experiment = np.array([0, 1, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1], np.int32)  # seven images, and five
+    split = np.array(["test", "val"])[random.integers(0, 2, 12)]
+    table = {field.name: np.zeros(12, np.int32) for field in dataclasses.fields(data.Sites)}
+    index = np.where(split == "test", np.cumsum(split == "test"), np.cumsum(split == "val")) - 1
+    table |= {"split": split, "index": index, "experiment": experiment}
+    sources = {name: Records([{"image": x} for x in images[split == name]]) for name in ("test", "val")}
+    dataset = data.Dataset(tmp_path, data.Sites(**table), ["A", "B"], ["A/1"], ["A"], ["x"], (4, 4, 2), {}, {}, sources)
+    task = Classify(ConvNet((3,)), Head(2), None, 0.0)
+    variables = random_variables(task.init, np.zeros((1, 4, 4, 2), np.float32))
+    statistics = {"mean": np.full((1, 2), 120, np.float32), "std": np.full((1, 2), 70, np.float32)}
+    augment = Augment("dataset", 4, False, False, 0.0)
+    context = Context(task, dataset, augment, statistics, make_mesh(), 4, tmp_path, 0)
+    context.params, context.batch_stats = variables["params"], variables["batch_stats"]
+
+    found = context.predict("test", "experiment")
+    np.testing.assert_array_equal(found["row"], np.flatnonzero(split == "test"))
+    encoder = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"]["encoder"])
+    x = np.tensordot((images - 120.0) / (70 + EPSILON), encoder["conv0"]["kernel"], 3)  # one window an image
+    for g in (0, 1):
+        mean, var = x[experiment == g].mean(0), x[experiment == g].var(0)
+        x[experiment == g] = (x[experiment == g] - mean) / np.sqrt(var + 1e-5)
+    embedding = np.maximum(x * encoder["norm0"]["scale"] + encoder["norm0"]["bias"], 0)
+    np.testing.assert_allclose(found["embedding"], embedding[split == "test"], rtol=1e-4, atol=1e-5)
+    assert np.abs(context.predict("test")["embedding"] - found["embedding"]).max() > 0.1  # not the running ones
+
+
+class Records(list):
+    def __getitems__(self, indices):
+        return [self[i] for i in indices]
 
 
 # Configs.

@@ -1,4 +1,4 @@
-"""Augmentation: what it depends on, the eight orientations, crops, jitter, and normalisation against numpy."""
+"""Augmentation: what it depends on, orientations, crops, jitter, and normalisation against numpy."""
 
 import itertools
 import types
@@ -51,7 +51,10 @@ def test_normalisation_in_float64(normalisation):
         mean, std = x.mean((1, 2)), x.std((1, 2))
     else:
         group = {"dataset": np.zeros(6, int), "experiment": EXPERIMENT_OF_PLATE[PLATE], "plate": PLATE}[normalisation]
-        mean, std = MEAN[normalisation][group].astype(np.float64), STD[normalisation][group].astype(np.float64)
+        mean, std = (
+            MEAN[normalisation][group].astype(np.float64),
+            STD[normalisation][group].astype(np.float64),
+        )
     expected = (x - mean[:, None, None]) / (std[:, None, None] + EPSILON)
     np.testing.assert_allclose(views, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(train(make(normalisation), statistics=statistics), expected, rtol=1e-5, atol=1e-5)
@@ -74,8 +77,8 @@ def test_a_dataset_without_training_sites_has_no_statistics_of_its_own():
 def test_a_black_channel_gives_zeros(normalisation):
     images = IMAGES.copy()
     images[..., 1] = 0
-    of = lambda values: {name: v * np.array([1, 0, 1], np.float32) for name, v in values.items()}  # noqa: E731
-    statistics = plate_statistics(dataset(of(MEAN), of(STD)), normalisation)
+    mean, std = ({name: v * np.array([1, 0, 1], np.float32) for name, v in s.items()} for s in (MEAN, STD))
+    statistics = plate_statistics(dataset(mean, std), normalisation)
     views = evaluation(make(normalisation), MINIBATCH | {"image": images}, statistics)
     assert np.isfinite(views).all()
     assert not views[..., 1].any() and views[..., [0, 2]].any()

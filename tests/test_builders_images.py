@@ -44,9 +44,7 @@ def test_every_damaged_byte_is_noticed():
 def test_every_truncation_is_noticed():
     data = png(PIXELS)
     for length in range(len(data)):
-        with pytest.raises(
-            BadSite, match="empty file" if not length else "not a PNG" if length < 8 else "truncated"
-        ):
+        with pytest.raises(BadSite, match="empty file" if not length else "not a PNG" if length < 8 else "truncated"):
             read_png(data[:length], 16)
 
 

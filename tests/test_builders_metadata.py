@@ -158,9 +158,7 @@ def test_a_row_without_a_name_is_reported_by_its_line(tmp_path):
 def test_identical_duplicates_keep_the_first(tmp_path):
     table = read(tmp_path, metadata=[HEADER, GOOD, GOOD, GOOD])
     assert table.rows == [ROW]
-    assert [item.reason for item in table.set_aside] == [
-        f"duplicate row (metadata.csv line {n})" for n in (3, 4)
-    ]
+    assert [item.reason for item in table.set_aside] == [f"duplicate row (metadata.csv line {n})" for n in (3, 4)]
     assert {item.site_id for item in table.set_aside} == {ROW["site_id"]}
 
 
@@ -177,9 +175,7 @@ def test_test_treatments_may_come_without_a_label(tmp_path):
     blank = test.replace("s28745,513", ",")
     control = blank.replace("treatment", "positive_control").replace("B03", "B04")
     table = read(tmp_path, metadata=[HEADER, blank, control])
-    assert [(row["perturbation_id"], row["perturbation"], row["split"]) for row in table.rows] == [
-        (-1, "", "test")
-    ]
+    assert [(row["perturbation_id"], row["perturbation"], row["split"]) for row in table.rows] == [(-1, "", "test")]
     assert "blank label" in table.set_aside[0].reason
     assert any("1 sites have no label" in note for note in table.notes)
 

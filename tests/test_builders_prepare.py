@@ -93,9 +93,7 @@ folder = prepare("rxrx_sim", out={str(tmp_path)!r}, workers=1, progress=False, *
 assert tfds.builder_from_directory(folder).as_data_source("train")[0]["image"].shape == (32, 32, 6)
 assert not {{"tensorflow", "jax", "torch"}} & {{name.split(".")[0] for name in sys.modules}}
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -132,12 +130,8 @@ def test_a_killed_build_leaves_nothing_that_opens(tmp_path, kill):
     folder = prepare.find("rxrx_sim", tmp_path)
     listing = pathlib.Path(f"/proc/{child.pid}/task/{child.pid}/children")
     try:
-        assert _wait(lambda: any(folder.parent.glob("incomplete.*/*array_record*"))), child.communicate(
-            timeout=1
-        )
-        assert _wait(lambda: len(listing.read_text().split()) >= 3), (
-            "two workers and Python's resource tracker"
-        )
+        assert _wait(lambda: any(folder.parent.glob("incomplete.*/*array_record*"))), child.communicate(timeout=1)
+        assert _wait(lambda: len(listing.read_text().split()) >= 3), "two workers and Python's resource tracker"
         time.sleep(1)  # some sites are read by now, of the 20 seconds that all of them take
         workers = [int(pid) for pid in listing.read_text().split()]
     finally:

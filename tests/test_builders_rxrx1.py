@@ -50,13 +50,7 @@ def tree(published, tmp_path):
 
 def image_file(root, site_id, channel, folder="images"):
     row = ROWS[site_id]
-    return (
-        root
-        / folder
-        / row["experiment"]
-        / f"Plate{row['plate']}"
-        / f"{row['well']}_s{row['site']}_w{channel}.png"
-    )
+    return root / folder / row["experiment"] / f"Plate{row['plate']}" / f"{row['well']}_s{row['site']}_w{channel}.png"
 
 
 def test_records_are_the_rendered_sites(built):
@@ -154,18 +148,14 @@ def test_workers_do_not_change_a_byte(built, published, tmp_path):
 def test_a_small_shuffle_buffer_does_not_matter(built, published, tmp_path, monkeypatch):
     from tensorflow_datasets.core import shuffle
 
-    monkeypatch.setattr(
-        shuffle, "MAX_MEM_BUFFER_SIZE", 1000
-    )  # TFDS's other builders need TensorFlow beyond it
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)  # TFDS's other builders need TensorFlow beyond it
     assert digests(build(published, tmp_path)) == digests(built)
 
 
 def test_many_shards_hold_the_same_records(built, published, tmp_path, monkeypatch):
     monkeypatch.setattr(screen, "SHARD_BYTES", 5 * 32 * 32 * 6)
     folder = build(published, tmp_path)
-    lengths = {
-        name: split.shard_lengths for name, split in tfds.builder_from_directory(folder).info.splits.items()
-    }
+    lengths = {name: split.shard_lengths for name, split in tfds.builder_from_directory(folder).info.splits.items()}
     assert lengths == {
         "train": [5, 5, 5, 1],
         "id_test": [5, 5, 5, 1],
@@ -332,9 +322,7 @@ def test_nothing_usable_is_an_error(tree, tmp_path, layout):
     else:
         for folder in (tree / "images").iterdir():
             shutil.rmtree(folder)
-        with pytest.raises(
-            UserError, match="no site can be used, 64 set aside; the first is .*: no image files"
-        ):
+        with pytest.raises(UserError, match="no site can be used, 64 set aside; the first is .*: no image files"):
             build(tree, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("dataset_info.json"))
 
@@ -344,10 +332,7 @@ def test_the_builder_opens_what_it_built(built):
     assert builder.info.features["image"].shape == (32, 32, 6)
     assert len(builder.as_data_source("train")) == 16
     info = tfds.builder_from_directory(built).info
-    assert (
-        "CC BY-NC-SA 4.0" in (built / "LICENSE").read_text()
-        and "Recursion" in (built / "LICENSE").read_text()
-    )
+    assert "CC BY-NC-SA 4.0" in (built / "LICENSE").read_text() and "Recursion" in (built / "LICENSE").read_text()
     assert info.homepage == "https://www.rxrx.ai/rxrx1" and "sypetkowski2023rxrx1" in info.citation
 
 
@@ -367,11 +352,7 @@ def test_real_files(shared_data, tmp_path):
         for record in items:
             row = {**record, "split": split}
             files = [
-                source
-                / "images"
-                / row["experiment"]
-                / f"Plate{row['plate']}"
-                / f"B02_s{row['site']}_w{c}.png"
+                source / "images" / row["experiment"] / f"Plate{row['plate']}" / f"B02_s{row['site']}_w{c}.png"
                 for c in range(1, 7)
             ]
             raw = np.stack([np.asarray(Image.open(file)) for file in files], -1)

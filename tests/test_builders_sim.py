@@ -47,10 +47,7 @@ def test_the_same_screen_as_files_gives_the_same_records(built, tmp_path):
 
 def test_find_names_the_folder_without_making_it(tmp_path):
     assert prepare.find("rxrx_sim", tmp_path) == tmp_path / "rxrx_sim/default/1.0.0"
-    assert (
-        prepare.find("rxrx_sim", tmp_path, seed=1, layout="reshuffled").parent.name
-        == "layout_reshuffled-seed_1"
-    )
+    assert prepare.find("rxrx_sim", tmp_path, seed=1, layout="reshuffled").parent.name == "layout_reshuffled-seed_1"
     assert prepare.find("rxrx1", tmp_path) == tmp_path / "rxrx1/default/1.0.0"
     assert not list(tmp_path.iterdir())
 
@@ -122,9 +119,7 @@ def test_read_sums_pixels_exactly():
     image[..., 0] = 255
     site = reading.read(lambda row: image, (40, 30, 6), {})
     wide = image.astype(np.int64)
-    assert np.array_equal(site.total, wide.sum((0, 1))) and np.array_equal(
-        site.squares, (wide**2).sum((0, 1))
-    )
+    assert np.array_equal(site.total, wide.sum((0, 1))) and np.array_equal(site.squares, (wide**2).sum((0, 1)))
     with pytest.raises(TypeError, match="x: the reader gave"):
         reading.read(lambda row: image, (30, 40, 6), {"site_id": "x"})
 

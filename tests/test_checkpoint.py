@@ -16,7 +16,7 @@ CLOCK = {"train_seconds": 12.0625}
 
 
 def make_state(step, seed=0):
-    """Random bits, so also subnormal numbers, infinities and NaNs; half the parameters frozen, some in bfloat16."""
+    """Random bits, so subnormal numbers, infinities and NaNs too; some are frozen, some bfloat16."""
     random = np.random.default_rng(seed)
     bits = lambda *shape: random.integers(0, 2**32, shape, dtype=np.uint32).view(np.float32)  # noqa: E731
     params = {
@@ -91,7 +91,7 @@ def test_the_newest_by_number_is_restored(tmp_path):
 
 def test_a_half_written_checkpoint_is_ignored_and_cleaned_up(tmp_path):
     path = save(tmp_path, 7)
-    killed = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    killed = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
     (killed / "pytree").mkdir(parents=True)
     (killed / "pytree" / "half").write_bytes(b"x")
     assert find_checkpoint(path).name == "7"
@@ -124,17 +124,28 @@ def test_a_missing_checkpoint_is_an_error(tmp_path):
 
 
 def test_a_missing_part_is_an_error(run):
-    with pytest.raises(UserError, match=f"checkpoint {run}/checkpoints/7 has no parameters 'decoder'; it has encoder, head"):
+    with pytest.raises(
+        UserError, match=f"checkpoint {run}/checkpoints/7 has no parameters 'decoder'; it has encoder, head"
+    ):
         load_parameters(run, "decoder", {})
 
 
 @pytest.mark.parametrize(
     "embed, message",
     [
-        ({"kernel": (4, 8), "bias": (6,)}, r"encoder/embed/kernel is \(4, 6\) there and \(4, 8\) in this model"),
-        ({"kernel": (6, 4), "bias": (6,)}, r"encoder/embed/kernel is \(4, 6\) there and \(6, 4\) in this model"),
+        (
+            {"kernel": (4, 8), "bias": (6,)},
+            r"encoder/embed/kernel is \(4, 6\) there and \(4, 8\) in this model",
+        ),
+        (
+            {"kernel": (6, 4), "bias": (6,)},
+            r"encoder/embed/kernel is \(4, 6\) there and \(6, 4\) in this model",
+        ),
         ({"kernel": (4, 6)}, r"encoder/embed/bias is \(6,\) there and absent in this model"),
-        ({"kernel": (4, 6), "bias": (6,), "scale": (6,)}, r"encoder/embed/scale is absent there and \(6,\) in this model"),
+        (
+            {"kernel": (4, 6), "bias": (6,), "scale": (6,)},
+            r"encoder/embed/scale is absent there and \(6,\) in this model",
+        ),
     ],
 )
 def test_a_part_that_does_not_fit_is_an_error(run, embed, message):

@@ -21,7 +21,9 @@ def test_arguments_are_typed_by_their_defaults():
     assert parse_arguments("variant=a=b", **DEFAULTS).variant == "a=b"
 
 
-@pytest.mark.parametrize("text, value", [("x", True), ("x=True", True), ("x=1", True), ("x=false", False), ("x=0", False)])
+@pytest.mark.parametrize(
+    "text, value", [("x", True), ("x=True", True), ("x=1", True), ("x=false", False), ("x=0", False)]
+)
 def test_booleans(text, value):
     assert parse_arguments(text, x=not value).x is value
 
@@ -29,7 +31,10 @@ def test_booleans(text, value):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("varient=B/16", "config argument 'varient' is unknown; this config takes rxrx1, seed, variant, weight"),
+        (
+            "varient=B/16",
+            "config argument 'varient' is unknown; this config takes rxrx1, seed, variant, weight",
+        ),
         ("seed=x", "config argument 'seed=x': expected seed=int"),
         ("seed=1.5", "expected seed=int"),
         ("seed", "config argument 'seed': expected seed=int"),
@@ -59,7 +64,12 @@ def test_find(tmp_path, monkeypatch):
 
 
 def make():
-    values = {"seed": 3, "optim": {"lr": 0.1, "betas": [0.9, 0.95]}, "data": {"select": {"sites": [1]}}, "empty": {}}
+    values = {
+        "seed": 3,
+        "optim": {"lr": 0.1, "betas": [0.9, 0.95]},
+        "data": {"select": {"sites": [1]}},
+        "empty": {},
+    }
     return Config(values)
 
 

@@ -36,7 +36,9 @@ def test_records_table_and_statistics_belong_together(dataset):
 
 def test_selection_by_every_criterion(dataset):
     table = dataset.sites
-    rows = data.select(dataset, splits=("train", "test"), experiments=["SIMA-01", "SIMB-02"], well_types="treatment", sites=1)
+    rows = data.select(
+        dataset, splits=("train", "test"), experiments=["SIMA-01", "SIMB-02"], well_types="treatment", sites=1
+    )
     expected = [
         i
         for i in range(len(table))

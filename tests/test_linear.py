@@ -1,4 +1,4 @@
-"""The probes' logistic regression against scikit-learn and against its own optimum, and the correction by group."""
+"""The probes' logistic regression against scikit-learn and its own optimum, and the correction by group."""
 
 import numpy as np
 import pytest

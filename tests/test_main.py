@@ -38,7 +38,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
 
 
 def test_a_bare_name_is_found_from_anywhere_and_a_path_wins(tmp_path):
-    (tmp_path / "mine.py").write_text("from rxrx_jax.errors import UserError\ndef get_config(a): raise UserError(f'mine {a}')\n")
+    (tmp_path / "mine.py").write_text(
+        "from rxrx_jax.errors import UserError\ndef get_config(a): raise UserError(f'mine {a}')\n"
+    )
     assert "error: mine 1,b\n" == main("--config=mine.py:1,b", cwd=tmp_path).stderr
     assert "error: mine 2\n" == main(f"--config={tmp_path / 'mine.py'}:2").stderr
     assert "error: mine 3\n" == main("--config", "mine.py:3", cwd=tmp_path).stderr
@@ -59,7 +61,12 @@ def test_the_main_command_trains_and_is_idempotent(tmp_path):
     assert first.returncode == 0, first.stderr
     assert "ETA" in first.stderr and "images/s" in first.stderr and "data wait" in first.stderr
     assert first.stdout.startswith("done: ")
-    assert {p.name for p in (tmp_path / "run").iterdir()} >= {"config.json", "metrics.jsonl", "checkpoints", "tensorboard"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "tensorboard",
+    }
     assert (tmp_path / "data" / "rxrx_sim" / "layout_reshuffled-seed_3").is_dir()
     second = main(*arguments, cwd=tmp_path)
     assert second.returncode == 0 and "is finished; nothing to do" in second.stderr
@@ -87,4 +94,7 @@ def test_nothing_in_the_project_imports_tensorflow():
         for path in (ROOT / folder).rglob("*.py"):
             for line in path.read_text().splitlines():
                 words = line.split()
-                assert not (words[:1] in (["import"], ["from"]) and words[1].split(".")[0] == "tensorflow"), (path, line)
+                assert not (words[:1] in (["import"], ["from"]) and words[1].split(".")[0] == "tensorflow"), (
+                    path,
+                    line,
+                )

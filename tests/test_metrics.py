@@ -150,7 +150,12 @@ def test_clock_carries_over_a_restart(wait):
 
 
 def test_progress_line(capsys):
-    values = {"loss": 1.23456, "images_per_second": 1234.5, "images_per_second_per_chip": 617.2, "data_wait": 0.012}
+    values = {
+        "loss": 1.23456,
+        "images_per_second": 1234.5,
+        "images_per_second_per_chip": 617.2,
+        "data_wait": 0.012,
+    }
     progress_line(50, 200, values | {"eta_seconds": 125.4})
     line = "step 50/200  25% | loss 1.2346 | 1234 images/s (617 a chip) | data wait 1.2% | ETA 2:05\n"
     assert capsys.readouterr().err == line

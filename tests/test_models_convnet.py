@@ -1,4 +1,4 @@
-"""The convolutional network, its BatchNorm, the heads and the hand-made statistics, against numpy in float64."""
+"""The convolutional network, its BatchNorm, heads and hand-made statistics, against numpy in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ NET = ConvNet((4, 6), momentum=0.8)
 
 
 def convolve(x, kernel, stride):
-    """[B, H, W, C] with [k, k, C, D]; zeros around it so that the output has H / stride rows, more of them after."""
+    """[B, H, W, C] with [k, k, C, D]; zeros around it so that the output has H / stride rows, more after."""
     k = len(kernel)
     out = x.shape[1] // stride
     total = (out - 1) * stride + k - x.shape[1]
@@ -32,7 +32,7 @@ def convolve(x, kernel, stride):
 
 
 def formula(variables, images, train, mask=None, momentum=0.8):
-    """(positions, embedding, batch_stats) of NET in float64; `mask` says which images count in the statistics."""
+    """(positions, embedding, batch_stats) of NET in float64; `mask` says which images count."""
     params, stats = jax.tree.map(lambda a: np.asarray(a, np.float64), (variables["params"], variables["batch_stats"]))
     x, new = np.asarray(images, np.float64), {}
     for i, stride in enumerate((4, 2)):
@@ -89,7 +89,11 @@ def test_head_of_the_probe_normalises_with_the_masked_minibatch():
     logits, new = head.apply(variables, x, train=True, mask=mask, mutable=["batch_stats"])
     x64 = x.astype(np.float64)
     mean, var = x64[mask].mean(0), x64[mask].var(0)
-    linear, old, new = variables["params"]["linear"], variables["batch_stats"]["norm"], new["batch_stats"]["norm"]
+    linear, old, new = (
+        variables["params"]["linear"],
+        variables["batch_stats"]["norm"],
+        new["batch_stats"]["norm"],
+    )
     expected = (x64 - mean) / np.sqrt(var + 1e-5) @ linear["kernel"] + linear["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(new["mean"], 0.9 * old["mean"] + 0.1 * mean, rtol=1e-5)
@@ -123,9 +127,17 @@ def test_hand_made_statistics_against_numpy():
     for x, features in zip(images.astype(np.float64), found):
         flat = x.reshape(-1, 3)
         z = (flat - flat.mean(0)) / flat.std(0)
-        expected = [flat.mean(0), flat.std(0), (z**3).mean(0), *np.quantile(flat, [0.1, 0.5, 0.9, 0.99], axis=0)]
+        expected = [
+            flat.mean(0),
+            flat.std(0),
+            (z**3).mean(0),
+            *np.quantile(flat, [0.1, 0.5, 0.9, 0.99], axis=0),
+        ]
         for step in (1, 4):
-            down, right = np.abs(x[step:] - x[:-step]).mean((0, 1)), np.abs(x[:, step:] - x[:, :-step]).mean((0, 1))
+            down, right = (
+                np.abs(x[step:] - x[:-step]).mean((0, 1)),
+                np.abs(x[:, step:] - x[:, :-step]).mean((0, 1)),
+            )
             expected.append(down + right)
         correlation = np.corrcoef(flat.T)
         expected.append(correlation[np.triu_indices(3, 1)])

@@ -107,7 +107,7 @@ def test_visible_patches_are_those_with_the_smallest_noise():
     keep, restore, mask = random_mask(noise, 0.5)
     np.testing.assert_array_equal(keep, [[1, 3], [2, 0]])
     np.testing.assert_array_equal(mask, [[1, 0, 1, 0], [0, 1, 0, 1]])
-    # The shuffled row holds the visible patches first; `restore` says where each patch of the image stands in it.
+    # The shuffled row holds the visible patches first; `restore` says where each patch stands in it.
     np.testing.assert_array_equal(restore, [[2, 0, 3, 1], [1, 3, 0, 2]])
 
 

@@ -74,7 +74,9 @@ def test_variants():
 def test_parameter_counts_are_the_published_ones():
     # ViT-B/16 at 224: 85.8 M without class token, learnt positions and classifier; ViT-S 21.7 M.
     for name, millions in (("B", 85.6), ("S", 21.6), ("Ti", 5.5)):
-        shapes = jax.eval_shape(Encoder(*parse_variant(f"{name}/16")).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        shapes = jax.eval_shape(
+            Encoder(*parse_variant(f"{name}/16")).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+        )
         assert sum(x.size for x in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
@@ -94,6 +96,17 @@ def test_dot_over_rows_is_a_plain_dense_with_the_same_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), found, expected)
     two_dimensional = ours.apply(params, x[0])
     np.testing.assert_allclose(two_dimensional, found[0][0], rtol=1e-6, atol=1e-6)
+
+
+def equations(jaxpr, *primitives):
+    """All equations of some primitives, also inside of scans and calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in primitives:
+            yield equation
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner, *primitives)
 
 
 def encoder_and_gradient(encoder, params, images):
@@ -135,7 +148,20 @@ def test_keep_selects_tokens_before_the_blocks(plain):
 def test_remat_changes_nothing(plain):
     params, images, out, gradient = plain
     again, gradient_again = encoder_and_gradient(Encoder(TINY, 4, remat=True), params, images)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), (out, gradient), (again, gradient_again))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        (out, gradient),
+        (again, gradient_again),
+    )
+
+
+def test_remat_is_there_when_it_is_asked_for(plain):
+    params, images, _, _ = plain
+    for remat in (False, True):
+        encoder = Encoder(TINY, 4, remat=remat)
+        loss = lambda p, encoder=encoder: encoder.apply(p, images)[1]["embedding"].sum()  # noqa: E731
+        traced = jax.make_jaxpr(jax.grad(loss))(params)
+        assert any(equations(traced.jaxpr, "remat2", "checkpoint")) == remat
 
 
 def test_bfloat16_stays_near_float32(plain):
@@ -146,6 +172,8 @@ def test_bfloat16_stays_near_float32(plain):
     assert {x.dtype for x in jax.tree.leaves(low_gradient)} == {jnp.dtype("float32")}
     np.testing.assert_allclose(low.astype(jnp.float32), tokens, atol=0.1)
     np.testing.assert_allclose(low_found["embedding"], found["embedding"], atol=0.03)
-    assert np.abs(low_found["embedding"] - found["embedding"]).max() > 0  # it did run in bfloat16
+    traced = jax.make_jaxpr(encoder.apply)(params, images)  # every product takes bfloat16
+    products = [{x.aval.dtype.name for x in e.invars} for e in equations(traced.jaxpr, "dot_general")]
+    assert len(products) == 1 + 6 and all(dtypes == {"bfloat16"} for dtypes in products)  # embed and one scanned block
     kernel, low_kernel = (g["params"]["embed"]["kernel"].ravel() for g in (gradient, low_gradient))
     assert kernel @ low_kernel / np.sqrt((kernel @ kernel) * (low_kernel @ low_kernel)) > 0.99

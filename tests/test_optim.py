@@ -69,7 +69,7 @@ def test_a_parameter_that_no_rule_matches_is_an_error_even_when_frozen(frozen):
 
 
 def formula(config, schedule, params, gradients):
-    """The parameters after every update, in float64: AdamW (Loshchilov & Hutter 2019), or SGD with Nesterov momentum."""
+    """The parameters after all updates: AdamW (Loshchilov & Hutter 2019), or SGD with Nesterov momentum."""
     path_leaves, structure = jax.tree.flatten_with_path(params)
     names = [path[-1].key for path, _ in path_leaves]
     x = [leaf for _, leaf in path_leaves]
@@ -137,7 +137,9 @@ def test_frozen_parameters_get_no_update_and_no_state(config):
     assert not any(np.any(u) for u in jax.tree.leaves(updates["encoder"]))
     assert all(np.any(u) for u in jax.tree.leaves(updates["head"]))
     alone = make_optimiser(Config(config), lambda step: 0.5, {"head": params["head"]}, None)
-    expected, _ = alone.update({"head": gradient["head"]}, alone.init({"head": params["head"]}), {"head": params["head"]})
+    expected, _ = alone.update(
+        {"head": gradient["head"]}, alone.init({"head": params["head"]}), {"head": params["head"]}
+    )
     # Clipping, too, looks at the trained parameters only.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates["head"], expected["head"])
 

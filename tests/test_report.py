@@ -69,17 +69,11 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
     """A workdir as train.py leaves it, with `embeddings` sites in every experiment."""
     workdir.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    lines = [
-        {"step": s, "accuracy": s / 100, "loss": 3 - s / 50, loss: 2 - s / 50} for s in range(10, 60, 10)
-    ]
+    lines = [{"step": s, "accuracy": s / 100, "loss": 3 - s / 50, loss: 2 - s / 50} for s in range(10, 60, 10)]
     lines += [{"step": 50, **dict(final), "final": True}] * done
-    lines += [
-        {"step": 50, "done": True, "parameters_sha256": f"sha-of-{workdir.name}", "cpu_seconds": 1.0}
-    ] * done
+    lines += [{"step": 50, "done": True, "parameters_sha256": f"sha-of-{workdir.name}", "cpu_seconds": 1.0}] * done
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (workdir / "config.json").write_text(
-        json.dumps({"task": {"name": "classify"}, "seed": 0, **dict(config)})
-    )
+    (workdir / "config.json").write_text(json.dumps({"task": {"name": "classify"}, "seed": 0, **dict(config)}))
     if embeddings:
         sites = [
             (f"{name}_1_B{i:02d}_1", SPLITS[split])
@@ -88,9 +82,7 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
             for i in range(embeddings)
         ]
         ids, splits = (np.array(x) for x in zip(*sites))
-        np.savez(
-            workdir / "embeddings.npz", site_id=ids, split=splits, embedding=rng.normal(size=(len(ids), 5))
-        )
+        np.savez(workdir / "embeddings.npz", site_id=ids, split=splits, embedding=rng.normal(size=(len(ids), 5)))
     if picture:
         images = rng.uniform(size=(2, 16, 16, 6))
         mask = np.zeros_like(images)
@@ -100,9 +92,7 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
 
 def row(number, method, run, prefix="", **more):
     values = dict.fromkeys(("in_batch_sd", "cross_batch_sd", "validation", "cross_batch_well", "leakage"))
-    values |= dict(
-        row=number, method=method, normalisation="plate", layout="fixed", transductive=False, seeds=1
-    )
+    values |= dict(row=number, method=method, normalisation="plate", layout="fixed", transductive=False, seeds=1)
     values |= dict(in_batch=0.81234, cross_batch=0.30001, ci_low=0.2111, ci_high=0.3999, cpu_seconds=71.6)
     return values | dict(run=run, prefix=prefix) | more
 
@@ -113,15 +103,12 @@ def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(1)
     runs = {
-        name: [out / "runs" / f"{name}-seed{s}" for s in range(2)]
-        for name in ("erm <&>", "dann", "mae", "late", "odd")
+        name: [out / "runs" / f"{name}-seed{s}" for s in range(2)] for name in ("erm <&>", "dann", "mae", "late", "odd")
     }
     for s in range(2):
         final = accuracies("", rng) | accuracies("adabn_experiment/", rng) | {"leakage/chance": 0.25}
         write_run(runs["erm <&>"][s], final, {"optim": {"lr": 0.125}}, embeddings=12)
-        write_run(
-            runs["dann"][s], accuracies("", rng), {"optim": {"lr": 0.5}, "extra<": 1}, loss="class_loss"
-        )
+        write_run(runs["dann"][s], accuracies("", rng), {"optim": {"lr": 0.5}, "extra<": 1}, loss="class_loss")
         init = {"init": {"path": str(out / "runs" / "x")}, "evaluators": {"reconstruction": {"images": 2}}}
         final = {"reconstruction/cross_batch/loss": 0.7654}
         write_run(runs["mae"][s], final, {**init, "task": {"name": "mae"}}, embeddings=12, picture=s == 0)
@@ -151,9 +138,7 @@ def made(tmp_path_factory):
             ci_low=float("nan"),
             ci_high=float("nan"),
         ),
-        row(
-            5, "damaged", "odd", in_batch=None, cross_batch=None, ci_low=None, ci_high=None, cpu_seconds=None
-        ),
+        row(5, "damaged", "odd", in_batch=None, cross_batch=None, ci_low=None, ci_high=None, cpu_seconds=None),
         row(6, "nowhere", "gone"),
     ]
     ids = [f"{name}_1_B{i:02d}_1" for names in EXPERIMENTS.values() for name in names for i in range(12)]
@@ -261,9 +246,7 @@ def test_curves_reconstruction_and_maps_are_drawn(made):
     alts = page.values("alt")
     assert {f"training curves of {name}" for name in ("erm <&>", "dann", "mae", "late")} <= set(alts)
     assert "reconstructions of mae" in alts and "cross-batch 0.765" in page.text
-    panels = [
-        f"erm <&>: {a} by {b}" for a in ("held-out", "in-batch") for b in ("experiment", "perturbation")
-    ]
+    panels = [f"erm <&>: {a} by {b}" for a in ("held-out", "in-batch") for b in ("experiment", "perturbation")]
     assert set(panels) <= set(alts)
     assert "8 of 11 perturbations" in page.text
     assert "first row with embeddings, highest cross-batch accuracy, lowest leakage; 48 sites" in page.text

@@ -73,7 +73,11 @@ def test_exactly_so_many_groups_in_every_minibatch(groups):
     "size, groups, steps",
     [
         (10, 1, 4 + 3 + 2 + 2 + 1),  # chunks of 10
-        (12, 3, 10),  # chunks of 4: 10 + 7 + 5 + 4 + 1 = 27, so nine minibatches of three; the first group needs ten
+        (
+            12,
+            3,
+            10,
+        ),  # chunks of 4: 10 + 7 + 5 + 4 + 1 = 27, so nine minibatches of three; the first group needs ten
         (9, 3, 14),  # chunks of 3: 14 + 9 + 7 + 5 + 1 = 36 = 12 * 3, but the first group needs 14
         (50, 5, 4),  # chunks of 10: the largest group decides
     ],
@@ -116,7 +120,7 @@ def test_the_pairing_of_groups_changes_from_epoch_to_epoch():
 def test_errors_name_the_key():
     with pytest.raises(UserError, match="data.select"):
         Sampler(ROWS[:0], GROUP[:0], 4)
-    with pytest.raises(UserError, match="data.minibatch=10 is not a multiple of data.groups_per_minibatch=3"):
+    with pytest.raises(UserError, match="minibatch 10 is not a multiple of data.groups_per_minibatch=3"):
         make(10, 3)
     with pytest.raises(UserError, match="data.groups_per_minibatch=6, but only 5 groups"):
         make(12, 6)

@@ -20,7 +20,15 @@ from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.heads import Head
 from rxrx_jax.models.statistics import Statistics
 from rxrx_jax.models.vit import Encoder, Size
-from rxrx_jax.sharding import RULES, check_minibatch, constrain_tokens, make_mesh, parameter_spec, path_name, state_shardings
+from rxrx_jax.sharding import (
+    RULES,
+    check_minibatch,
+    constrain_tokens,
+    make_mesh,
+    parameter_spec,
+    path_name,
+    state_shardings,
+)
 from rxrx_jax.state import TrainState
 from rxrx_jax.tasks.classify import Classify
 
@@ -82,7 +90,11 @@ def test_every_rule_is_used():
 @pytest.mark.parametrize(
     "name, shape, spec",
     [
-        ("encoder/blocks/block/qkv/kernel", (2, 16, 48), P(None, "fsdp", "tensor")),  # scanned blocks have one more in front
+        (
+            "encoder/blocks/block/qkv/kernel",
+            (2, 16, 48),
+            P(None, "fsdp", "tensor"),
+        ),  # scanned blocks have one more in front
         ("encoder/blocks/block/out/kernel", (2, 16, 16), P(None, "tensor", "fsdp")),
         ("encoder/blocks/block/mlp1/kernel", (16, 32), P("fsdp", "tensor")),
         ("encoder/blocks/block/mlp2/kernel", (32, 16), P("tensor", "fsdp")),
@@ -104,7 +116,9 @@ def test_axes_of_one_device_are_left_out():
 
 
 def test_a_parameter_without_a_rule_is_an_error():
-    with pytest.raises(UserError, match="no sharding rule matches parameter params/encoder/relative_positions; .*sharding.py"):
+    with pytest.raises(
+        UserError, match="no sharding rule matches parameter params/encoder/relative_positions; .*sharding.py"
+    ):
         state_shardings({"params": {"encoder": {"relative_positions": jnp.zeros((2, 2))}}}, MESH)
 
 
@@ -118,7 +132,9 @@ def test_a_minibatch_that_does_not_divide_is_an_error(size):
 def test_a_mesh_that_does_not_fit_the_devices_is_an_error():
     devices = jax.device_count()
     assert dict(make_mesh().shape) == {"data": devices, "fsdp": 1, "tensor": 1}
-    with pytest.raises(UserError, match=f"mesh.fsdp={devices + 1} times mesh.tensor=1 does not divide the {devices} devices"):
+    with pytest.raises(
+        UserError, match=f"mesh.fsdp={devices + 1} times mesh.tensor=1 does not divide the {devices} devices"
+    ):
         make_mesh(fsdp=devices + 1)
     with pytest.raises(UserError, match="mesh.tensor=0"):
         make_mesh(tensor=0)
@@ -153,7 +169,7 @@ def test_one_device_and_eight_train_the_same_model(tmp_path):
 
 
 def start_steps(devices, fsdp, tensor, out):
-    """Runs sharding_steps.py on emulated devices; compiled without optimisation, because compiling is most of it."""
+    """Runs sharding_steps.py on emulated devices; without optimisation, because compiling is most of it."""
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_PLATFORMS": "cpu",

@@ -60,9 +60,7 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
     if folder.exists():
         recorded = details(folder).get("settings")
         if recorded != as_json(config.settings):
-            raise UserError(
-                f"{folder} was prepared with other settings ({recorded}): delete it or use another --out"
-            )
+            raise UserError(f"{folder} was prepared with other settings ({recorded}): delete it or use another --out")
         return folder
     if workers is not None and workers < 1:
         raise UserError(f"workers={workers}: use 1 or more")
@@ -82,9 +80,7 @@ def details(folder: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "metadata.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder} is not a folder that tfds_builders.prepare made ({error}): delete it"
-        ) from error
+        raise UserError(f"{folder} is not a folder that tfds_builders.prepare made ({error}): delete it") from error
 
 
 def split_sizes(folder: pathlib.Path) -> dict[str, int]:
@@ -109,9 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         "--out", help="folder of all prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
     )
     parser.add_argument("--workers", type=int, help="sites read at the same time (default: all cores)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the builder"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the builder")
     flags = parser.parse_args(argv)
     try:
         settings = dict(_setting(text) for text in flags.set)

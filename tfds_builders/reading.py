@@ -41,9 +41,7 @@ def read(reader: Callable[[dict], np.ndarray], shape: tuple[int, int, int], row:
     except BadSite as error:
         return Site(reason=str(error))
     if image.shape != shape or image.dtype != np.uint8:
-        raise TypeError(
-            f"{row['site_id']}: the reader gave {image.dtype}{image.shape}, expected uint8{shape}"
-        )
+        raise TypeError(f"{row['site_id']}: the reader gave {image.dtype}{image.shape}, expected uint8{shape}")
     total = image.sum(axis=0, dtype=np.uint32)  # [W, C]; 255**2 * H fits 32 bits up to H = 66,051
     squares = np.einsum("hwc,hwc->wc", image, image, dtype=np.uint32)
     return Site(image, total.sum(axis=0, dtype=np.int64), squares.sum(axis=0, dtype=np.int64))
@@ -82,9 +80,7 @@ def ordered_map(
         yield from map(function, items)
         return
     items = iter(items)
-    running = collections.deque(
-        pool.submit(function, item) for item in itertools.islice(items, AHEAD * workers)
-    )
+    running = collections.deque(pool.submit(function, item) for item in itertools.islice(items, AHEAD * workers))
     while running:
         result = running.popleft().result()
         running.extend(pool.submit(function, item) for item in itertools.islice(items, 1))

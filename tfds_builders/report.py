@@ -42,9 +42,7 @@ class Table:
 
     rows: list[dict[str, Any]]  # sites, ordered by experiment, plate, well, site
     set_aside: list[SetAside] = dataclasses.field(default_factory=list)
-    classes: list[tuple[int, str, str]] = dataclasses.field(
-        default_factory=list
-    )  # perturbation_id, name, well_type
+    classes: list[tuple[int, str, str]] = dataclasses.field(default_factory=list)  # perturbation_id, name, well_type
     unlisted: list[str] = dataclasses.field(default_factory=list)  # image files that no row asks for
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # into metadata.json and the report
     notes: list[str] = dataclasses.field(default_factory=list)  # what a user should know, one sentence each

@@ -91,9 +91,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self.source = None if source is None else pathlib.Path(source).expanduser().resolve()
         self.workers = workers or reading.cores()
         self.progress = progress
-        super().__init__(
-            file_format="array_record", data_dir=data_dir, config=config or self.make_config(), **kwargs
-        )
+        super().__init__(file_format="array_record", data_dir=data_dir, config=config or self.make_config(), **kwargs)
 
     def _create_builder_config(self, builder_config: ScreenConfig, version) -> ScreenConfig:
         return builder_config  # TFDS's own warns of every config that the class does not list
@@ -126,9 +124,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 "perturbation_id": np.int32,
             }
         )
-        return tfds.core.DatasetInfo(
-            builder=self, features=features, metadata=tfds.core.MetadataDict(), **self.about
-        )
+        return tfds.core.DatasetInfo(builder=self, features=features, metadata=tfds.core.MetadataDict(), **self.about)
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
         # While this runs, self.data_path is a temporary folder that TFDS renames at the end, after it has
@@ -189,9 +185,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for row, site in zip(rows, sites, strict=True):
             self._bar.update()
             if site.reason:
-                self._set_aside.append(
-                    report.SetAside(row["site_id"], site.reason, row["experiment"], row["split"])
-                )
+                self._set_aside.append(report.SetAside(row["site_id"], site.reason, row["experiment"], row["split"]))
                 continue
             kept = self._kept[row["split"]]
             self._sums.add(row, site.total, site.squares)

@@ -45,9 +45,7 @@ def _fit(value: Any, default: Any, where: str) -> Any:
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if default is not None and type(value) is not type(default):
-        raise UserError(
-            f"{where}={value!r} must be of type {type(default).__name__}, as its default {default!r}"
-        )
+        raise UserError(f"{where}={value!r} must be of type {type(default).__name__}, as its default {default!r}")
     return value
 
 

@@ -17,8 +17,11 @@ EVALUATORS = {
 }
 
 
-def make_evaluators(config: Config) -> list:
-    """[(name, function, settings)] for every key of `config`. Raises UserError for an unknown name or setting."""
+def make_evaluators(config: Config, has_statistics: bool = True) -> list:
+    """[(name, function, settings)] for every key of `config`.
+
+    Raises UserError for an unknown name or setting, and when a model without BatchNorm (`has_statistics` False) is to be
+    read with re-estimated statistics."""
     chosen = []
     for name in config:
         if name not in EVALUATORS:
@@ -27,5 +30,8 @@ def make_evaluators(config: Config) -> list:
         known = list(inspect.signature(EVALUATORS[name]).parameters)[1:]
         if unknown := [key for key in settings if key not in known]:
             raise UserError(f"evaluators.{name}.{unknown[0]}: {name} takes {', '.join(known) or 'no settings'}")
+        kinds = settings.get("statistics", "running")
+        if not has_statistics and set((kinds,) if isinstance(kinds, str) else kinds) != {"running"}:
+            raise UserError(f"evaluators.{name}.statistics={kinds}: this model has no BatchNorm to re-estimate")
         chosen.append((name, EVALUATORS[name], settings))
     return chosen

@@ -52,7 +52,8 @@ def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Itera
 def _by_group(name, correct, rows, dataset):
     yield name, float(correct.mean())
     by_experiment = []
-    for names, groups in ((dataset.cell_types, dataset.sites.cell_type), (dataset.experiments, dataset.sites.experiment)):
+    sites = dataset.sites
+    for names, groups in ((dataset.cell_types, sites.cell_type), (dataset.experiments, sites.experiment)):
         for g in np.unique(groups[rows]):
             accuracy = float(correct[groups[rows] == g].mean())
             yield f"{name}/{names[g]}", accuracy

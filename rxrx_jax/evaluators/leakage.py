@@ -23,5 +23,6 @@ def evaluate(context, statistics="running") -> Iterator[tuple[str, float]]:
     _, well = np.unique(context.dataset.sites.well_id[rows], return_inverse=True)
     fit, score = well % 2 == 0, well % 2 == 1
     model = fit_linear(features[fit], experiment[fit], iterations=100)
-    yield "leakage/experiment_accuracy", float((model.predict(features[score].astype(np.float64)) == experiment[score]).mean())
+    predicted = model.predict(features[score].astype(np.float64))
+    yield "leakage/experiment_accuracy", float((predicted == experiment[score]).mean())
     yield "leakage/chance", float(np.bincount(experiment[score]).max() / score.sum())

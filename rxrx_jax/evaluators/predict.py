@@ -68,11 +68,10 @@ class Context:
         for g in np.unique(groups[rows]):
             parts = []
             for minibatch in data.evaluation_minibatches(self.dataset, np.flatnonzero(groups == g), self.minibatch):
-                count = int(minibatch["valid"].sum())  # of this host; equal shares but for the padded end
-                found_here = self._batch_statistics(
+                count, found_here = self._batch_statistics(
                     self.params, self.batch_stats, to_device(minibatch, self.mesh), self.statistics
                 )
-                parts.append((count, found_here))
+                parts.append((int(count), found_here))  # images of all hosts
             found.append(self.outputs(self.params, average_statistics(parts), rows[groups[rows] == g]))
         order = np.argsort(np.concatenate([f["row"] for f in found]), kind="stable")
         return {key: np.concatenate([f[key] for f in found])[order] for key in found[0]}
@@ -80,7 +79,8 @@ class Context:
     @functools.cached_property
     def _predict(self):
         def run(params, batch_stats, minibatch, statistics):
-            return self.task.predict(params, batch_stats, self.augment.evaluation(minibatch, statistics), minibatch["valid"])
+            images = self.augment.evaluation(minibatch, statistics)
+            return self.task.predict(params, batch_stats, images, minibatch["valid"])
 
         return jax.jit(run, out_shardings=replicated(self.mesh))
 
@@ -88,6 +88,7 @@ class Context:
     def _batch_statistics(self):
         def run(params, batch_stats, minibatch, statistics):
             images = self.augment.evaluation(minibatch, statistics)
-            return self.task.minibatch_statistics(params, batch_stats, images, minibatch["valid"])
+            valid = minibatch["valid"]
+            return valid.sum(), self.task.minibatch_statistics(params, batch_stats, images, valid)
 
         return jax.jit(run, out_shardings=replicated(self.mesh))

@@ -15,7 +15,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool, mask=None):
         if self.normalise:
-            norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, use_scale=False, use_bias=False, name="norm")
+            norm = nn.BatchNorm(not train, momentum=0.9, use_scale=False, use_bias=False, name="norm")
             x = norm(x, mask=None if mask is None else jnp.broadcast_to(mask[:, None].astype(bool), x.shape))
         return nn.Dense(self.classes, kernel_init=nn.initializers.normal(0.01), name="linear")(x)
 

@@ -15,10 +15,10 @@ def random_mask(noise: jax.Array, ratio: float) -> tuple[jax.Array, jax.Array, j
 
     Args: noise [B, N] float; ratio in (0, 1), the share that is masked.
     Returns: keep [B, K] indices of the visible patches, restore [B, N] that undoes the shuffle, mask [B, N] float
-    with 1 where a patch is masked. K = floor(N * (1 - ratio)), at least 1.
+    with 1 where a patch is masked. K = int(N * (1 - ratio)) as published, at least 1 and at most N - 1.
     """
-    b, n = noise.shape
-    kept = max(1, int(n * (1 - ratio)))
+    n = noise.shape[1]
+    kept = min(max(1, int(n * (1 - ratio))), n - 1)
     shuffle = jnp.argsort(noise, axis=1)
     restore = jnp.argsort(shuffle, axis=1)
     mask = (restore >= kept).astype(jnp.float32)
@@ -26,7 +26,8 @@ def random_mask(noise: jax.Array, ratio: float) -> tuple[jax.Array, jax.Array, j
 
 
 class MaskedAutoencoder(nn.Module):
-    """`__call__(images [B, H, W, C], noise [B, N])` -> (prediction [B, N, P], intermediates with mask [B, N], embedding)."""
+    """`__call__(images [B, H, W, C], noise [B, N])` -> (prediction [B, N, P], intermediates with "mask" [B, N] and the
+    encoder's)."""
 
     size: Size
     decoder: Size
@@ -38,7 +39,8 @@ class MaskedAutoencoder(nn.Module):
     @nn.compact
     def __call__(self, images, noise):
         keep, restore, mask = random_mask(noise, self.mask_ratio)
-        x, intermediates = Encoder(self.size, self.patch, self.remat, self.dtype, name="encoder")(images, keep=keep)  # [B, K, D]
+        encoder = Encoder(self.size, self.patch, self.remat, self.dtype, name="encoder")
+        x, intermediates = encoder(images, keep=keep)  # [B, K, D]
         x = dense(self.decoder.width, "embed", self.dtype)(x)
         token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.decoder.width)).astype(self.dtype)
         masked = jnp.broadcast_to(token, (x.shape[0], restore.shape[1] - x.shape[1], x.shape[2]))

@@ -41,7 +41,7 @@ def parse_variant(variant: str) -> tuple[Size, int]:
 
 
 def sincos_positions(height: int, width: int, dim: int) -> np.ndarray:
-    """Fixed 2-D sine-cosine table [height*width, dim] float32: first half of dim codes the row, second the column
+    """Fixed 2-D sine-cosine table [height*width, dim] float32: the first half of dim codes the row, the second the column
     (He et al. 2022, arXiv 2111.06377, appendix A; temperature 10,000)."""
     if dim % 4:
         raise UserError(f"width {dim} must be a multiple of 4 for sine-cosine positions")
@@ -73,7 +73,7 @@ def unpatchify(patches: jax.Array, patch: int, height: int, width: int) -> jax.A
 
 def dot_over_rows(x, kernel, dimension_numbers, **kwargs):
     """`lax.dot_general` for `nn.Dense` that flattens [B, N, D] to [B*N, D] first. XLA's CPU compiler turns the weight
-    gradient of the 3-D product into a doubly transposed dot that runs 2.6 times slower; elsewhere it is the same."""
+    gradient of the 3-D product into a slow doubly transposed dot (benchmarks/kernels.py has the ratio)."""
     del dimension_numbers  # Dense always contracts the last axis of x with the first of the kernel
     y = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **kwargs)
     return y.reshape(*x.shape[:-1], kernel.shape[1])

@@ -51,9 +51,7 @@ def write_report(
         f"<p>Made by <code>{e(command)}</code> with {e(versions)} on {now}.</p>{_missing(found, base)}"
         f"<nav>{' · '.join(links)}</nav>"
     )
-    body = "\n".join(
-        f'<section id="{anchor(name)}"><h2>{name}</h2>{text}</section>' for name, text in sections.items()
-    )
+    body = "\n".join(f'<section id="{anchor(name)}"><h2>{name}</h2>{text}</section>' for name, text in sections.items())
     path.write_text(markup.document(title, f"<header>{header}</header>\n{body}"), encoding="utf-8")
 
 
@@ -98,9 +96,7 @@ def _table(rows, found):
     seeds = sorted({row["seeds"] for row in rows})
     if len(seeds) == 1:
         del columns["seeds"]
-    spread = (
-        f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds" if seeds != [1] else "one seed"
-    )
+    spread = f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds" if seeds != [1] else "one seed"
     header = "".join(f"<th>{markup.axis(top) if name == 'strip' else name}</th>" for name in columns)
     bodies = []
     for layout in dict.fromkeys(row["layout"] for row in rows):
@@ -133,9 +129,7 @@ def _experiments(rows, found):
     accuracies = [{split: read(row, split) for split in SPLITS} for row in rows]
     names = {split: sorted({k for a in accuracies for seed in a[split] for k in seed}) for split in SPLITS}
     colours = pictures.colours(names["cross_batch"])
-    top = markup.top_of_scale(
-        v for a in accuracies for seeds in a.values() for s in seeds for v in s.values()
-    )
+    top = markup.top_of_scale(v for a in accuracies for seeds in a.values() for s in seeds for v in s.values())
     scale = f'<div class="line"><div></div>{markup.axis(top)}</div>'
     lines = [scale]
     for layout in dict.fromkeys(row["layout"] for row in rows):

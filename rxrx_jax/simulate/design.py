@@ -73,9 +73,7 @@ class Screen:
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r}: use one of {', '.join(LAYOUTS)}")
         if self.treatments % self.plates:
-            raise ValueError(
-                f"treatments={self.treatments}: use a multiple of plates={self.plates}, one group on each"
-            )
+            raise ValueError(f"treatments={self.treatments}: use a multiple of plates={self.plates}, one group on each")
         if self.wells_per_plate > len(WELLS):
             raise ValueError(
                 f"replicates={self.replicates}: a plate would need {self.wells_per_plate} wells and has "

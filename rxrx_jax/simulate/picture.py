@@ -1,6 +1,6 @@
 """A sheet of simulated sites to look at: experiments in rows, perturbations in columns, RGB composites.
 
-    python -m rxrx_jax.simulate.picture --out sheet.png --set seed=1 image_size=128
+python -m rxrx_jax.simulate.picture --out sheet.png --set seed=1 image_size=128
 """
 
 import argparse

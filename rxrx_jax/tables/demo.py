@@ -14,8 +14,8 @@ NOTES = [
     "T: transductive, the method or its normalisation uses unlabelled images of the held-out experiments.",
     "Interval: Student's t over held-out experiments as units. ±: standard deviation over seeds; each seed is another "
     "simulated world and another initialisation.",
-    "One recipe for all convolutional rows; nothing was tuned on a held-out experiment. The simulator's strength was set "
-    "from variance shares and pictures, before any method was scored.",
+    "One recipe for all convolutional rows; nothing was tuned on a held-out experiment. The simulator's strength was "
+    "set from variance shares and pictures, before any method was scored.",
     "CPU s: of the run behind the row and of the run that it starts from; rows that share a run repeat it.",
 ]
 

@@ -1,10 +1,10 @@
 """Tasks: what a stage trains. A task is a dataclass with
 
-  init(key, images) -> {"params", "batch_stats"}    images [B, S, S, C] float32, used for shapes
-  loss(params, batch_stats, images, minibatch, key, progress) -> (loss, (batch_stats, metrics))
-  predict(params, batch_stats, images, mask) -> {"embedding": [B, D], ...}
-  frozen: a regular expression of parameter paths that are not trained, or None
-  inherits: the parameter subtree that comes from the stage before
+init(key, images) -> {"params", "batch_stats"}    images [B, S, S, C] float32, used for shapes
+loss(params, batch_stats, images, minibatch, key, progress) -> (loss, (batch_stats, metrics))
+predict(params, batch_stats, images, mask) -> {"embedding": [B, D], ...}
+frozen: a regular expression of parameter paths that are not trained, or None
+inherits: the parameter subtree that comes from the stage before
 """
 
 from rxrx_jax import adapt, models

@@ -38,12 +38,7 @@ class Classify:
         del key
         labels = minibatch["label"]
         labelled = labels >= 0
-        if self.frozen:
-            features, logits, stats = self._apply(jax.lax.stop_gradient(params), batch_stats, images, None, train=False)
-            logits, head_stats = self._head(params, batch_stats, features, None, train=True)
-            stats = {"encoder": stats["encoder"], "head": head_stats}
-        else:
-            features, logits, stats = self._apply(params, batch_stats, images, None, train=True)
+        features, logits, stats = self._apply(params, batch_stats, images, None, train=True)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), self.label_smoothing)
         count = jnp.maximum(labelled.sum(), 1)
         errors = optax.softmax_cross_entropy(logits, targets)
@@ -69,12 +64,11 @@ class Classify:
 
     def _apply(self, params, batch_stats, images, mask, train):
         variables = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
-        (_, found), new = self.encoder.apply(variables, images, train=train, mask=mask, mutable=["batch_stats"])
+        train_encoder = train and not self.frozen
+        (_, found), new = self.encoder.apply(variables, images, train=train_encoder, mask=mask, mutable=["batch_stats"])
         features = found["embedding"]
-        logits, head_stats = self._head(params, batch_stats, features, mask, train)
-        return features, logits, {"encoder": new.get("batch_stats", {}), "head": head_stats}
-
-    def _head(self, params, batch_stats, features, mask, train):
+        if self.frozen:
+            features = jax.lax.stop_gradient(features)
         variables = {"params": params["head"], "batch_stats": batch_stats["head"]}
-        logits, new = self.head.apply(variables, features, train=train, mask=mask, mutable=["batch_stats"])
-        return logits, new.get("batch_stats", {})
+        logits, new_head = self.head.apply(variables, features, train=train, mask=mask, mutable=["batch_stats"])
+        return features, logits, {"encoder": new.get("batch_stats", {}), "head": new_head.get("batch_stats", {})}

@@ -47,7 +47,10 @@ def _norm_to_jax(weights, name):
 
 def _embed_to_jax(weights):
     kernel = weights["patch_embed.weight"]  # [D, C, patch, patch]
-    return {"kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel)), "bias": weights["patch_embed.bias"]}
+    return {
+        "kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel)),
+        "bias": weights["patch_embed.bias"],
+    }
 
 
 def _transformer_to_jax(weights, name):

@@ -1,7 +1,7 @@
-"""Writes mae.npz, what the PyTorch masked autoencoder says about random weights and images, computed in float64.
+"""Writes mae.npz: what the PyTorch masked autoencoder makes of random weights and images, in float64.
 
-    pip install torch==2.13.0
-    cd tests && python -m reference.make_mae
+pip install torch==2.13.0
+cd tests && python -m reference.make_mae
 """
 
 import pathlib
@@ -31,7 +31,7 @@ def load(model, weights):
 
 
 def forward(model, images, noise):
-    """Values and gradients of everything for images [B, H, W, C] and noise [B, N], as float32 arrays by name."""
+    """Values and gradients for images [B, H, W, C] and noise [B, N], as float32 arrays by name."""
     dtype = next(model.parameters()).dtype
     x = torch.tensor(np.array(images)).to(dtype).permute(0, 3, 1, 2)
     prediction, mask, visible = model(x, torch.tensor(np.array(noise)))

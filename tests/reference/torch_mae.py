@@ -1,8 +1,8 @@
-"""A masked autoencoder in plain PyTorch, written from the papers and not from rxrx_jax, to compare numbers with.
+"""A masked autoencoder in plain PyTorch, written from the papers and not from rxrx_jax, to compare with.
 
-He et al. 2022 (arXiv 2111.06377): section 3 and appendix A; Dosovitskiy et al. 2021 (arXiv 2010.11929): the blocks.
-Images are [B, C, H, W], as PyTorch wants them; a patch is written pixel row by pixel row with the channel last. No
-class token; the position code of a patch is that of its row, then that of its column.
+He et al. 2022 (arXiv 2111.06377), section 3 and appendix A; the blocks are those of Dosovitskiy et al. 2021
+(arXiv 2010.11929). Images are [B, C, H, W], as PyTorch has them; a patch goes pixel row by pixel row, the
+channel last. No class token; the position code of a patch is that of its row, then that of its column.
 """
 
 import math

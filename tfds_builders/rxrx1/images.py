@@ -68,9 +68,7 @@ def locate(rows: list[dict[str, Any]], bad_rows: list[SetAside], source: pathlib
             set_aside.append(SetAside(row["site_id"], reason, row["experiment"], row["split"]))
         else:
             found.append({**row, "folder": folder})
-    names = [
-        os.path.relpath(os.path.join(folder, n), source) for folder, left in unlisted.items() for n in left
-    ]
+    names = [os.path.relpath(os.path.join(folder, n), source) for folder, left in unlisted.items() for n in left]
     return found, set_aside, sorted(names)
 
 

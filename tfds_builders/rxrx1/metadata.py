@@ -106,9 +106,7 @@ def _table(path: pathlib.Path, required: tuple[str, ...]) -> Iterator[tuple[dict
             header = [name.strip() for name in next(reader, [])]
             missing = [name for name in required if name not in header]
             if missing:
-                raise UserError(
-                    f"{path}: no column {', '.join(missing)}; the first line must name the columns"
-                )
+                raise UserError(f"{path}: no column {', '.join(missing)}; the first line must name the columns")
             at = {name: i for i, name in enumerate(header)}
             for fields in reader:
                 if fields:

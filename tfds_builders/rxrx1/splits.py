@@ -42,13 +42,9 @@ def read_kinds(source: pathlib.Path) -> dict[str, str]:
         for row in reader:
             name, kind = canonical((row["experiment"] or "").strip()), (row["split"] or "").strip()
             if not name or kind not in KINDS:
-                raise UserError(
-                    f"{path}: line {reader.line_num}: {name!r},{kind!r}: use one of {', '.join(KINDS)}"
-                )
+                raise UserError(f"{path}: line {reader.line_num}: {name!r},{kind!r}: use one of {', '.join(KINDS)}")
             if kinds.setdefault(name, kind) != kind:
-                raise UserError(
-                    f"{path}: line {reader.line_num}: {name} is both {kinds[name]} and {kind}: keep one"
-                )
+                raise UserError(f"{path}: line {reader.line_num}: {name} is both {kinds[name]} and {kind}: keep one")
     return kinds
 
 

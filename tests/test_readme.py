@@ -1,0 +1,55 @@
+"""What the README promises and no other test proves."""
+
+import csv
+import pathlib
+import re
+
+import tiny
+
+from rxrx_jax import config, reproduce, train
+from rxrx_jax.tables import demo
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_is_what_the_demo_printed():
+    """The README's table is the Markdown of the table.csv that is kept in docs/demo, digit by digit."""
+    shown = README.partition("<!-- table -->\n")[2].partition("<!-- /table -->")[0].strip().splitlines()
+    with open(ROOT / "docs" / "demo" / "table.csv", newline="") as f:
+        rows = []
+        for row in csv.DictReader(f):
+            numbers = {k: float(row[k]) if row[k] else None for k in reproduce.COLUMNS[6:16]}
+            rows.append(row | numbers | {"transductive": row["transductive"] == "True"})
+    printed = reproduce.markdown(rows, "", [], "").splitlines()
+    assert shown == [line for line in printed if line.startswith("|")]
+    assert {row["seeds"] for row in rows} == {"3"} and "--seeds=3" in README
+    assert [(r["method"], r["layout"]) for r in rows] == [(r.method, r.layout) for r in demo.ROWS]
+
+
+def test_every_config_and_command_in_the_readme_exists():
+    for name, argument in re.findall(r"--config=([\w]+\.py)(?::(\S+))?", README):
+        if name == "mine.py":
+            continue
+        tiny_values = config.find(name)
+        assert pathlib.Path(tiny_values).exists()
+        if argument and "rxrx1" not in argument:
+            assert tiny.values(f"{name}:{argument}", "/tmp")
+    for module in re.findall(r"python -m ((?:rxrx_jax|tfds_builders)\.[\w.]+)", README):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+    for path in re.findall(r"`((?:rxrx_jax|configs|benchmarks|tests|tfds_builders)/[\w/.]*)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_forked_config_of_the_readme_runs(tmp_path, tmp_path_factory):
+    code = re.search(r"```python\n(.*?)```", README, re.S)[1]
+    (tmp_path / "mine.py").write_text(code)
+    values = tiny.values(str(tmp_path / "mine.py") + ":transductive=True", tmp_path / "data")
+    last = train.run(values, tmp_path / "run")
+    assert last["done"] and last["transductive"]
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text()
+    for pattern in re.findall(r'readme "(.+?)"', script):
+        assert re.search(pattern, README, re.M), pattern
