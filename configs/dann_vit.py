@@ -22,6 +22,6 @@ def get_config(argument=None):
     domain_adversary(config, arg)
     lr = 5e-4 if arg.rxrx1 else 1e-3
     config.optim = dict(name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, warmup_percent=10.0)
-    config.total_epochs = 50.0 if arg.rxrx1 else 6.0
+    config.total_epochs = 50.0 if arg.rxrx1 else 5.0
     config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
     return config

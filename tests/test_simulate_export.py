@@ -80,3 +80,14 @@ def test_montage(tmp_path):
     montage(TINY, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (3 * 34, 6 * 34, 3) and sheet.max() > 100
+
+
+def test_the_command_writes_a_tree(tmp_path, capsys):
+    from rxrx_jax.simulate import export
+
+    settings = ["treatments=4", "replicates=1", "image_size=32", "train=SIMA-01", "val=SIMB-01", "test=SIMC-01"]
+    export.main(["--out", str(tmp_path / "tree"), "--form", "kaggle", "--set", *settings])
+    assert "simulated sites" in capsys.readouterr().out and (tmp_path / "tree" / "train_controls.csv").exists()
+    with pytest.raises(SystemExit):
+        export.main(["--out", str(tmp_path / "tree"), "--set", *settings])
+    assert "is not empty" in capsys.readouterr().err

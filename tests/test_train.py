@@ -177,10 +177,10 @@ def test_the_loss_cannot_read_a_label_of_minus_one(folder, tmp_path):
     assert float(found["accuracy"]) in (0, np.float32(1 / 3), np.float32(2 / 3), 1)
 
 
-def run_tiny(config, workdir, folder, **changes):
+def run_tiny(config, workdir, folder, env=None, **changes):
     arguments = [f"{k}={v!r}" for k, v in changes.items()]
     script = pathlib.Path(tiny.__file__)
-    return subprocess.Popen([sys.executable, str(script), config, str(workdir), str(folder), *arguments])
+    return subprocess.Popen([sys.executable, str(script), config, str(workdir), str(folder), *arguments], env=env)
 
 
 @pytest.mark.parametrize("config", ["mae_vit.py", "convnet.py:method=dann,transductive=True"])
@@ -203,6 +203,20 @@ def test_kill_and_restart_gives_the_bits_of_an_uninterrupted_run(config, folder,
     both = loss(whole).keys() & loss(killed).keys()
     assert len(both) > 30 and all(loss(whole)[s] == loss(killed)[s] for s in both)
     assert [x["step"] for x in killed] == sorted(x["step"] for x in killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["mae_vit.py", "convnet.py:method=dann,transductive=True"])
+def test_eight_devices_give_the_losses_of_one(config, folder, tmp_path):
+    """The whole trainer on eight emulated devices, parameters split over two: equal within float tolerance."""
+    size = {"data.minibatch": 16} | ({"data.unlabelled_minibatch": 8} if "dann" in config else {})
+    losses = []
+    for devices in (1, 8):
+        changes = {"total_steps": 5, "mesh.fsdp": min(devices, 2), **size}
+        env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+        assert run_tiny(config, tmp_path / str(devices), folder, env=env, **changes).wait() == 0
+        losses.append([line["loss"] for line in lines(tmp_path / str(devices)) if "loss" in line])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
 
 
 def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, mae, capsys):
@@ -232,6 +246,11 @@ def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, mae,
         ("mae_vit.py", {"data.groups_per_minibatch": 3}, "not a multiple of data.groups_per_minibatch=3"),
         ("mae_vit.py", {"data.group": "well"}, "data.group='well'"),
         ("convnet.py:method=adabn", {"data.groups_per_minibatch": 0}, "adapt.name=adabn needs data.groups_per"),
+        (
+            "dann_vit.py",
+            {"evaluators": {"accuracy": {"statistics": ("plate",)}}},
+            "evaluators.accuracy.statistics=.*no BatchNorm to re-estimate",
+        ),
         ("linear_probe.py", {"init.path": "/nowhere"}, "init.path=/nowhere: no checkpoint there"),
     ],
 )

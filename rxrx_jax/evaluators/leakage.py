@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rxrx_jax.data import SPLITS
 from rxrx_jax.evaluators.linear import fit_linear
 
 
@@ -14,9 +13,7 @@ def evaluate(context, statistics="running") -> Iterator[tuple[str, float]]:
     A logistic regression from the embedding to the experiment, fitted on every second well of every experiment
     (training and held-out) and scored on the others. No perturbation label is used.
     """
-    parts = [out for out in (context.predict(split, statistics) for split in SPLITS) if len(out["row"])]
-    rows = np.concatenate([p["row"] for p in parts])
-    features = np.concatenate([p["embedding"] for p in parts])
+    rows, features = context.embeddings(statistics)
     experiment = context.dataset.sites.experiment[rows]
     if len(np.unique(experiment)) < 2:
         return

@@ -52,6 +52,12 @@ class Context:
             self._cache[split, statistics] = run(rows) if statistics == "running" else self._by_group(rows, statistics)
         return self._cache[split, statistics]
 
+    def embeddings(self, statistics: str = "running") -> tuple[np.ndarray, np.ndarray]:
+        """Rows [n] and embeddings [n, D] of every site of the dataset, for this state."""
+        parts = [self.predict(split, statistics) for split in data.SPLITS]
+        parts = [part for part in parts if len(part["row"])]
+        return np.concatenate([p["row"] for p in parts]), np.concatenate([p["embedding"] for p in parts])
+
     def outputs(self, params, batch_stats, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Outputs of the task under any parameters: each of `rows` [n] once, in order."""
         parts = []

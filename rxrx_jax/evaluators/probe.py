@@ -20,10 +20,10 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
     standardised within each experiment; transductive).
     """
     dataset = context.dataset
-    rows = data.select(dataset)
+    rows, pretrained = context.embeddings()
     labels = data.hide_labels(dataset.sites).label
     train = labels[rows] >= 0
-    for encoder, features in _features(context, rows):
+    for encoder, features in [("pretrained", pretrained), *_baselines(context, rows)]:
         for correction in ("none", "experiment"):
             if correction == "experiment":
                 features = standardise_by_group(features, dataset.sites.experiment[rows])
@@ -35,10 +35,8 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
                     yield from summarise(f"probe/{encoder}/{correction}/{name}", logits, rows[chosen], dataset)
 
 
-def _features(context, rows):
+def _baselines(context, rows):
     """Yields (encoder name, embeddings [n, D])."""
-    yield "pretrained", context.outputs(context.params, context.batch_stats, rows)["embedding"]
-
     shape = (1, context.augment.crop, context.augment.crop, context.dataset.image_shape[2])
     fresh = jax.jit(context.task.init)(jax.random.key(context.seed + 1), np.zeros(shape, np.float32))
     yield "untrained", context.outputs(fresh["params"], fresh["batch_stats"], rows)["embedding"]

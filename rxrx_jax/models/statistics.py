@@ -7,7 +7,8 @@ import jax.numpy as jnp
 class Statistics(nn.Module):
     """No parameters. [B, H, W, C] -> ([B, F], {"embedding": [B, F]}), F = 9*C + C*(C-1)/2.
 
-    Per channel: mean, standard deviation, skewness, 10/50/90/99 % quantiles, mean absolute gradient at steps 1 and 4;
+    Per channel: mean, standard deviation, skewness, 10/50/90/99 % quantiles (of every second
+    pixel each way: sorting is slow), mean absolute gradient at steps 1 and 4;
     per pair of channels: correlation.
     """
 
@@ -18,7 +19,8 @@ class Statistics(nn.Module):
         flat = x.reshape(b, h * w, c)
         mean, std = flat.mean(1), flat.std(1)
         z = (flat - mean[:, None]) / (std[:, None] + 1e-6)
-        features = [mean, std, (z**3).mean(1), *jnp.quantile(flat, jnp.array([0.1, 0.5, 0.9, 0.99]), axis=1)]
+        some = x[:, ::2, ::2].reshape(b, -1, c)
+        features = [mean, std, (z**3).mean(1), *jnp.quantile(some, jnp.array([0.1, 0.5, 0.9, 0.99]), axis=1)]
         for step in (1, 4):
             down, right = jnp.abs(x[:, step:] - x[:, :-step]), jnp.abs(x[:, :, step:] - x[:, :, :-step])
             features.append(down.mean((1, 2)) + right.mean((1, 2)))

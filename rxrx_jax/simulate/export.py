@@ -1,12 +1,16 @@
 """Writes the simulated screen as folders: as RxRx1 was published, and as Kaggle shipped it.
 
+    python -m rxrx_jax.simulate.export --out DIR --form published --set seed=1 layout=reshuffled
+
 Both forms are what the builders of the real data read, so a simulated screen exercises them end to end.
 """
 
+import argparse
 import csv
+import functools
 import pathlib
 
-from rxrx_jax.simulate.design import CHANNELS, Screen, sites
+from rxrx_jax.simulate.design import CHANNELS, Screen, parse, sites
 from rxrx_jax.simulate.morphology import generator
 from rxrx_jax.simulate.render import render_site
 
@@ -89,3 +93,28 @@ def _write_channels(screen: Screen, row: dict, images: pathlib.Path) -> None:
     for channel in range(CHANNELS):
         path = folder / f"{row['well']}_s{row['site']}_w{channel + 1}.png"
         Image.fromarray(pixels[..., channel]).save(path, compress_level=1)
+
+
+def main(arguments=None) -> None:
+    forms = {
+        "published": write_published,
+        "kaggle": write_kaggle,
+        "kaggle_strings": functools.partial(write_kaggle, strings=True),
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="an empty or new folder")
+    parser.add_argument("--form", choices=forms, default="published")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the screen")
+    options = parser.parse_args(arguments)
+    if options.out.exists() and any(options.out.iterdir()):
+        parser.error(f"--out={options.out} is not empty; choose a new folder")
+    try:
+        screen = parse(options.set)
+    except ValueError as error:
+        parser.error(str(error))
+    forms[options.form](screen, options.out)
+    print(f"wrote {len(sites(screen))} simulated sites to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
