@@ -5,8 +5,9 @@
     python -m rxrx_jax.main --config=convnet.py:method=dann,normalisation=image,transductive=True
 
 method: erm, empirical risk minimisation (with dataset normalisation its accuracy is also read with BatchNorm statistics
-re-estimated per experiment, the post-hoc AdaBN row); adabn, batch-pure AdaBN; dann, gradient reversal on the experiment, inductive or with unlabelled
-images of the held-out experiments (`transductive=True`); `weight=0` is its control.
+re-estimated per experiment, the post-hoc AdaBN row); adabn, batch-pure AdaBN; dann, gradient reversal on the
+experiment, inductive or with unlabelled images of the held-out experiments (`transductive=True`); `weight=0` is its
+control.
 """
 
 from rxrx_jax.base_config import base_config, domain_adversary

@@ -31,14 +31,14 @@ class Checkpoints:
         self._checkpointer.close()
 
     def save(self, state: TrainState, clock: dict[str, float]) -> None:
-        """Saves in the background; `clock` holds floats that carry over a restart (hours, images)."""
+        """Saves in the background; `clock` holds floats that carry over a restart (seconds)."""
         step = int(state.step)
         # asdict copies the arrays: the train step donates the state's buffers while the save is still under way.
         tree = {"state": dataclasses.asdict(state), "clock": clock}
         self._checkpointer.save_async(step, tree, force=True)
 
     def restore(self, shapes: TrainState) -> tuple[TrainState, dict[str, float]] | None:
-        """The newest checkpoint as a (state, clock) with the shapes and shardings of `shapes`; None if there is none."""
+        """The newest checkpoint as (state, clock) with the shapes and shardings of `shapes`; None if there is none."""
         newest = self._checkpointer.latest
         if newest is None:
             return None

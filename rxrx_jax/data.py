@@ -57,10 +57,6 @@ class Dataset:
     std: dict[str, np.ndarray]
     sources: dict
 
-    def experiments_of(self, splits) -> list[str]:
-        rows = np.isin(self.sites.split, splits)
-        return [self.experiments[i] for i in np.unique(self.sites.experiment[rows])]
-
 
 def open_dataset(name: str, settings: dict, folder: str | None = None) -> Dataset:
     """Opens a prepared dataset; the simulated screen is built on first use.

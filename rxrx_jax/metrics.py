@@ -86,6 +86,7 @@ class Clock:
     def __init__(self, minibatch: int, total_steps: int, carried: dict[str, float] | None = None):
         self.minibatch, self.total_steps = minibatch, total_steps
         self.train_seconds = (carried or {}).get("train_seconds", 0.0)
+        self._cpu_before = (carried or {}).get("cpu_seconds", 0.0)
         self._waited = 0.0
         self._last_step = self._mark = None
 
@@ -122,7 +123,9 @@ class Clock:
         return values
 
     def carry(self) -> dict[str, float]:
-        return {"train_seconds": self.train_seconds}
+        """What a checkpoint keeps: training time, and processor time of this host, over all restarts."""
+        cpu = self._cpu_before + time.process_time()
+        return {"train_seconds": self.train_seconds, "cpu_seconds": cpu}
 
 
 def progress_line(step: int, total: int, values: dict[str, float]) -> None:

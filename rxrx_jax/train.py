@@ -146,11 +146,11 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
             elif log_every and (step % log_every == 0 or step == total_steps):
                 late = (step, found)
             if step < total_steps:
+                if evaluate_every and step % evaluate_every == 0:
+                    evaluate(state, final=False)
                 if save_every and step % save_every == 0:
                     with clock.pause(state):
                         checkpoints.save(state, clock.carry())
-                if evaluate_every and step % evaluate_every == 0:
-                    evaluate(state, final=False)
         log()
 
         # The end: last checkpoint, evaluation, and the line that says so.
@@ -158,8 +158,8 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
             jax.block_until_ready(state)
             checkpoints.save(state, clock.carry())
         evaluate(state, final=True)
-        usage = {"train_seconds": clock.train_seconds, "cpu_seconds": time.process_time(), "transductive": transductive}
-        last = {"done": True, "parameters_sha256": parameters_sha256(state.params)} | usage
+        last = {"done": True, "parameters_sha256": parameters_sha256(state.params), "transductive": transductive}
+        last |= clock.carry()
         writer.write(step, last)
     return {"step": step} | last
 
@@ -168,13 +168,21 @@ def make_samplers(config: Config, dataset: data.Dataset, mesh) -> list:
     """The labelled sampler (train split only) and, for transductive methods, the unlabelled held-out one."""
     c = config.data
     sharding.check_minibatch(mesh, c.minibatch, "data.minibatch")
-    rows = data.select(dataset, splits="train", **c.select.as_kwargs())
+    rows = data.select(dataset, splits="train", **checked(c.select.as_kwargs()))
     samplers = [data.make_sampler(dataset, rows, c.minibatch, c.group, c.groups_per_minibatch, config.seed)]
     if c.unlabelled_minibatch:
         sharding.check_minibatch(mesh, c.unlabelled_minibatch, "data.unlabelled_minibatch")
         held_out = data.select(dataset, splits=data.HELD_OUT)
         samplers.append(data.make_sampler(dataset, held_out, c.unlabelled_minibatch, c.group, 0, config.seed + 1))
     return samplers
+
+
+def checked(criteria: dict) -> dict:
+    """The keys of data.select, which may not name splits: tasks train on the train split alone."""
+    known = ("experiments", "cell_types", "well_types", "sites")
+    if unknown := [key for key in criteria if key not in known]:
+        raise UserError(f"data.select.{unknown[0]}: expected {', '.join(known)}")
+    return criteria
 
 
 def is_transductive(config: Config) -> bool:

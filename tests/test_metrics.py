@@ -137,7 +137,7 @@ def test_clock(wait):
     wait(1)
     rates = clock.tick(21)
     assert (rates["images_per_second"], rates["data_wait"], rates["train_seconds"]) == (80, 0, 6)
-    assert clock.carry() == {"train_seconds": 6}
+    assert clock.carry()["train_seconds"] == 6
 
 
 def test_clock_carries_over_a_restart(wait):
@@ -159,3 +159,9 @@ def test_progress_line(capsys):
     progress_line(50, 200, values | {"eta_seconds": 125.4})
     line = "step 50/200  25% | loss 1.2346 | 1234 images/s (617 a chip) | data wait 1.2% | ETA 2:05\n"
     assert capsys.readouterr().err == line
+
+
+def test_processor_time_adds_up_over_restarts():
+    first = Clock(1, 10).carry()["cpu_seconds"]
+    again = Clock(1, 10, carried={"train_seconds": 0.0, "cpu_seconds": 100.0}).carry()["cpu_seconds"]
+    assert 0 < first and 100 + first <= again < 100 + first + 5

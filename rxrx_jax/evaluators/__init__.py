@@ -20,8 +20,8 @@ EVALUATORS = {
 def make_evaluators(config: Config, has_statistics: bool = True) -> list:
     """[(name, function, settings)] for every key of `config`.
 
-    Raises UserError for an unknown name or setting, and when a model without BatchNorm (`has_statistics` False) is to be
-    read with re-estimated statistics."""
+    Raises UserError for an unknown name or setting, and when a model without BatchNorm (`has_statistics` False) is to
+    be read with re-estimated statistics."""
     chosen = []
     for name in config:
         if name not in EVALUATORS:

@@ -41,8 +41,8 @@ def parse_variant(variant: str) -> tuple[Size, int]:
 
 
 def sincos_positions(height: int, width: int, dim: int) -> np.ndarray:
-    """Fixed 2-D sine-cosine table [height*width, dim] float32: the first half of dim codes the row, the second the column
-    (He et al. 2022, arXiv 2111.06377, appendix A; temperature 10,000)."""
+    """Fixed 2-D sine-cosine table [height*width, dim] float32: first half of dim for the row, second for the column (He
+    et al. 2022, arXiv 2111.06377, appendix A; temperature 10,000)."""
     if dim % 4:
         raise UserError(f"width {dim} must be a multiple of 4 for sine-cosine positions")
     frequency = 1.0 / 10_000 ** (np.arange(dim // 4) / (dim // 4))

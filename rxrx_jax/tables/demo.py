@@ -16,6 +16,7 @@ NOTES = [
     "simulated world and another initialisation.",
     "One recipe for all convolutional rows; nothing was tuned on a held-out experiment. The simulator's strength was "
     "set from variance shares and pictures, before any method was scored.",
+    "The last step is scored; no step, seed or setting was selected by a score.",
     "CPU s: of the run behind the row and of the run that it starts from; rows that share a run repeat it.",
 ]
 
@@ -65,7 +66,7 @@ def _rows():
         for method, encoder in encoders:
             for correction, words in (("none", ""), ("experiment", ", standardised per experiment")):
                 prefix = f"probe/{encoder}/{correction}/"
-                yield Row(f"linear probe: {method}{words}", "plate", layout, f"probe-{layout}", prefix)
+                yield Row(f"linear probe: {method}{words}", "plate", layout, f"probe-{layout}", prefix, bool(words))
 
 
 RUNS, ROWS = tuple(_runs()), tuple(_rows())
