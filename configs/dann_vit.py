@@ -20,7 +20,7 @@ def get_config(argument=None):
     config.task = dict(name="classify", label_smoothing=0.1)
     config.model = dict(name="vit", variant=arg.variant or ("S/16" if arg.rxrx1 else "XXS/8"))
     domain_adversary(config, arg)
-    lr = 5e-4 if arg.rxrx1 else 1e-3
+    lr = 5e-4 if arg.rxrx1 else 3e-3
     config.optim = dict(name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, warmup_percent=10.0)
     config.total_epochs = 50.0 if arg.rxrx1 else 5.0
     config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())

@@ -1,5 +1,6 @@
 """Configs: colon arguments, durations, and a read-only view that knows which keys nobody has read."""
 
+import importlib.util
 import json
 import pathlib
 
@@ -18,6 +19,15 @@ def find(argument: str) -> str:
             return f"{path}{colon}{arguments}"
     known = ", ".join(sorted(p.name for p in CONFIGS.glob("*.py")))
     raise UserError(f"--config={name}: no such file here or in {CONFIGS} (which has {known})")
+
+
+def load(argument: str) -> dict:
+    """The nested dict of a config: `mae_vit.py:layout=fixed`, found as `find` does."""
+    path, _, arguments = find(argument).partition(":")
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arguments or None).to_dict()
 
 
 def parse_arguments(argument: str | None, **defaults) -> ml_collections.ConfigDict:

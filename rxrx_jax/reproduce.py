@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import importlib
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -19,6 +20,7 @@ import time
 import numpy as np
 
 from rxrx_jax import metrics
+from rxrx_jax.config import load, to_json
 from rxrx_jax.errors import UserError
 from rxrx_jax.evaluators.accuracy import confidence_interval
 
@@ -39,13 +41,32 @@ class Run:
     def workdir(self, out: pathlib.Path, seed: int) -> pathlib.Path:
         return out / "runs" / f"{self.name}-seed{seed}"
 
+    def initial(self, out: pathlib.Path, seed: int) -> str:
+        """The workdir whose encoder the run starts from, or nothing."""
+        return str(dataclasses.replace(self, name=self.starts_from).workdir(out, seed)) if self.starts_from else ""
+
+    def seeded(self, seed: int) -> str:
+        return f"{self.config}{',' if ':' in self.config else ':'}seed={seed}"
+
     def command(self, out: pathlib.Path, seed: int) -> list[str]:
-        separator = "," if ":" in self.config else ":"
-        command = [sys.executable, "-m", "rxrx_jax.main", f"--config={self.config}{separator}seed={seed}"]
+        command = [sys.executable, "-m", "rxrx_jax.main", f"--config={self.seeded(seed)}"]
         command.append(f"--workdir={self.workdir(out, seed)}")
-        if self.starts_from:
-            command.append(f"--config.init.path={dataclasses.replace(self, name=self.starts_from).workdir(out, seed)}")
-        return command
+        return [*command, f"--config.init.path={self.initial(out, seed)}"] if self.starts_from else command
+
+    def is_done(self, out: pathlib.Path, seed: int) -> bool:
+        """Whether the run is finished. Raises UserError when it was finished with another config than today's."""
+        workdir = self.workdir(out, seed)
+        if not metrics.finished(workdir / "metrics.jsonl"):
+            return False
+        config = load(self.seeded(seed))
+        config["init"]["path"] = self.initial(out, seed)
+        stored = json.loads((workdir / "config.json").read_text())
+        del stored["resolved"]
+        if stored != json.loads(to_json(config)):
+            raise UserError(
+                f"{workdir} was made with another config than {self.config} is now; delete it and run again"
+            )
+        return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +139,7 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
 
     Raises UserError naming the log of the first run that fails, after those under way have ended.
     """
-    waiting = [(run, seed) for run, seed in todo if not metrics.finished(run.workdir(out, seed) / "metrics.jsonl")]
+    waiting = [(run, seed) for run, seed in todo if not run.is_done(out, seed)]
     print(f"{len(todo) - len(waiting)} runs are done, {len(waiting)} to do, {jobs} at a time", flush=True)
     total, active, failed, begin = len(waiting), {}, None, time.time()
     cores = _cores()

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from rxrx_jax.errors import UserError, as_json, config_name, make
+from rxrx_jax.errors import UserError
 from rxrx_jax.simulate.screen import Screen
+from tfds_builders.settings import as_json, config_name, make
 
 
 @dataclasses.dataclass(frozen=True)

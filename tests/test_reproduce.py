@@ -16,7 +16,7 @@ from rxrx_jax.tables import demo
 # A stand-in for rxrx_jax.main: appends its workdir to order.txt and writes a finished run.
 FAKE = """
 import json, pathlib, sys
-out, workdir, start, cross, cpu, fail = sys.argv[1:]
+out, workdir, start, cross, cpu, fail, config = sys.argv[1:]
 workdir = pathlib.Path(workdir)
 with open(out, "a") as f: f.write(workdir.name + "\\n")
 if fail == "1": sys.exit("error: no such thing")
@@ -26,6 +26,8 @@ final = {"step": 1, "final": True, "in_batch/site_accuracy": 0.9, "cross_batch/s
          "cross_batch/site_accuracy/A-01": float(cross) - 0.1, "cross_batch/site_accuracy/A-02": float(cross) + 0.1,
          "cross_batch/site_accuracy/A": 7, "leakage/experiment_accuracy": 0.5}
 done = {"step": 1, "done": True, "cpu_seconds": float(cpu), "transductive": start != "-", "parameters_sha256": "x"}
+config = {"config": config, "init": {"path": start.strip("-") and start}, "resolved": {}}
+(workdir / "config.json").write_text(json.dumps(config))
 (workdir / "metrics.jsonl").write_text(json.dumps(final) + "\\n" + json.dumps(done) + "\\n")
 """
 RUNS = (Run("second", "b.py", starts_from="first"), Run("first", "a.py"))
@@ -37,10 +39,11 @@ def fake(monkeypatch, tmp_path):
         start = str(out / "runs" / f"{self.starts_from}-seed{seed}") if self.starts_from else "-"
         cross, cpu = (0.3 + 0.1 * seed, 10) if self.name == "first" else (0.6, 5)
         fail = "1" if self.config == "fail" else "0"
-        arguments = [tmp_path / "order.txt", self.workdir(out, seed), start, cross, cpu, fail]
+        arguments = [tmp_path / "order.txt", self.workdir(out, seed), start, cross, cpu, fail, self.seeded(seed)]
         return [sys.executable, "-c", FAKE, *map(str, arguments)]
 
     monkeypatch.setattr(Run, "command", command)
+    monkeypatch.setattr(reproduce, "load", lambda config: {"config": config, "init": {"path": ""}})
     return tmp_path
 
 
@@ -57,6 +60,9 @@ def test_runs_wait_for_the_run_they_start_from_and_finished_ones_are_skipped(fak
     reproduce.run_missing(todo, fake, jobs=2)
     assert len(order(fake)) == 4
     assert "4 runs are done, 0 to do" in capsys.readouterr().out
+    changed = Run("first", "a.py:now=other")
+    with pytest.raises(UserError, match="first-seed0 was made with another config than a.py:now=other is now"):
+        reproduce.run_missing([(changed, 0)], fake, jobs=1)
 
 
 def test_a_run_that_fails_is_named_with_its_log(fake):

@@ -4,9 +4,10 @@ python tests/tiny.py CONFIG WORKDIR FOLDER KEY=VALUE ...
 """
 
 import ast
-import importlib.util
 import pathlib
 import sys
+
+from rxrx_jax.config import load
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 SCREEN = dict(
@@ -24,11 +25,7 @@ SCREEN = dict(
 def values(config: str, folder, **changes) -> dict:
     """The nested dict of `config` ("mae_vit.py:layout=fixed") on the tiny screen, prepared in `folder`. Changes are
     named by dotted keys; a value of None removes the key."""
-    name, _, argument = config.partition(":")
-    spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), CONFIGS / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = module.get_config(argument or None).to_dict()
+    found = load(config)
     found["data"] |= {"folder": str(folder), "minibatch": 8, "builder": found["data"]["builder"] | SCREEN}
     if found["data"]["unlabelled_minibatch"]:
         found["data"]["unlabelled_minibatch"] = 4
