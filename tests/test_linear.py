@@ -5,6 +5,7 @@ import pytest
 import scipy.optimize
 from sklearn.linear_model import LogisticRegression
 
+from rxrx_jax.errors import UserError
 from rxrx_jax.evaluators.linear import fit_linear, log_probabilities, standardise_by_group
 
 
@@ -90,3 +91,8 @@ def test_standardise_by_group():
         expected = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1)
         np.testing.assert_allclose(found[groups == g], expected, atol=1e-5)
     np.testing.assert_array_equal(standardise_by_group(features[:1], groups[:1]), 0)  # a group of one
+
+
+def test_one_class_is_refused():
+    with pytest.raises(UserError, match="two classes"):
+        fit_linear(np.zeros((3, 2)), np.zeros(3, int))

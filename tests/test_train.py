@@ -66,9 +66,12 @@ def test_every_config_runs_two_steps(config, folder, mae, tmp_path):
         with np.load(tmp_path / "embeddings.npz") as saved:
             assert saved["embedding"].shape == (len(saved["site_id"]), 96) and np.isfinite(saved["embedding"]).all()
     else:
+        prefix = "adabn_experiment/" if "adabn" in config else ""
         for where in ("in_batch", "validation", "cross_batch"):
-            assert 0 <= evaluation[f"{where}/site_accuracy"] <= 1
-        assert {"cross_batch/site_accuracy/SIMB-01", "cross_batch/well_accuracy/SIMB"} < evaluation.keys()
+            assert 0 <= evaluation[f"{prefix}{where}/site_accuracy"] <= 1
+        names = {"cross_batch/site_accuracy/SIMB-01", "cross_batch/well_accuracy/SIMB"}
+        assert {prefix + name for name in names} < evaluation.keys()
+        assert ("adabn_experiment/cross_batch/site_accuracy" in evaluation) == (config in ("convnet.py", CONFIGS[3]))
     if config == "linear_probe.py":
         for encoder in ("pretrained", "untrained", "statistics"):
             for correction in ("none", "experiment"):

@@ -8,9 +8,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from rxrx_jax.errors import UserError
+
 
 def fit_linear(features: np.ndarray, labels: np.ndarray, iterations: int = 300):
-    """Fits features [n, D] (standardised by their own mean and deviation first) to labels [n]: a fitted pipeline."""
+    """Fits features [n, D] (standardised by their own mean and deviation first) to labels [n]: a fitted pipeline.
+
+    Raises UserError when there are fewer than two classes to tell apart."""
+    if len(np.unique(labels)) < 2:
+        raise UserError(
+            "a linear probe needs sites of two classes in the train split; evaluators.probe cannot run here"
+        )
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the iteration cap is part of the protocol
