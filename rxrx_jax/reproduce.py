@@ -6,6 +6,7 @@ Writes DIR/table.md, table.csv and report.html; each seed is a world of its own 
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import importlib
@@ -162,8 +163,10 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
                     stdout=stream,
                     stderr=subprocess.STDOUT,
                     env=cache | os.environ,
-                    preexec_fn=(lambda share=share: os.sched_setaffinity(0, share)) if share else None,
                 )
+            if share:  # long before it starts threads of its own
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(process.pid, share)
             active[slot] = (run.name, seed, process, log)
         time.sleep(0.2)
         for slot, (name, seed, process, log) in list(active.items()):

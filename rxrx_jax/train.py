@@ -31,11 +31,12 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
     """
     config = Config(values)
     workdir.mkdir(parents=True, exist_ok=True)
-
-    # Mesh.
     mesh = sharding.make_mesh(config.mesh.fsdp, config.mesh.tensor)
-    jax.set_mesh(mesh)
+    with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+        return _run(config, values, workdir, mesh, stack)
 
+
+def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: contextlib.ExitStack) -> dict:
     # Data: labelled minibatches, and unlabelled held-out ones beside them if asked for.
     dataset = data.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))
     samplers = make_samplers(config, dataset, mesh)
@@ -80,87 +81,86 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
     if done := claim(workdir, resolved):
         return done
 
-    with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", keep))
-        # State: this run's newest checkpoint, else fresh parameters with the former stage's encoder.
-        restored = checkpoints.restore(shapes)
-        if restored:
-            state, carried = restored
-            print(f"continuing {workdir} from step {int(state.step)}", file=sys.stderr)
-        else:
-            state, carried = jax.jit(initialise, out_shardings=placement)(keys["init"]), None
-            if inherited:
-                part = checkpoint.load_parameters(inherited, task.inherits, shapes.params[task.inherits])
-                state.params = state.params | {task.inherits: part}
+    checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", keep))
+    # State: this run's newest checkpoint, else fresh parameters with the former stage's encoder.
+    restored = checkpoints.restore(shapes)
+    if restored:
+        state, carried = restored
+        print(f"continuing {workdir} from step {int(state.step)}", file=sys.stderr)
+    else:
+        state, carried = jax.jit(initialise, out_shardings=placement)(keys["init"]), None
+        if inherited:
+            part = checkpoint.load_parameters(inherited, task.inherits, shapes.params[task.inherits])
+            state.params = state.params | {task.inherits: part}
 
-        def train_step(state, minibatch, statistics, keys):
-            key = lambda purpose: jax.random.fold_in(keys[purpose], state.step)  # noqa: E731
-            images = augment.train(minibatch, statistics, key("augment"))
-            gradient = jax.value_and_grad(task.loss, has_aux=True)
-            (loss, (batch_stats, found)), grads = gradient(
-                state.params, state.batch_stats, images, minibatch, key("task"), state.step / total_steps
-            )
-            updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-            params = jax.tree.map(jnp.add, state.params, updates)
-            norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
-            found = found | {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step)}
-            return TrainState(state.step + 1, params, batch_stats, opt_state), found
+    def train_step(state, minibatch, statistics, keys):
+        key = lambda purpose: jax.random.fold_in(keys[purpose], state.step)  # noqa: E731
+        images = augment.train(minibatch, statistics, key("augment"))
+        gradient = jax.value_and_grad(task.loss, has_aux=True)
+        (loss, (batch_stats, found)), grads = gradient(
+            state.params, state.batch_stats, images, minibatch, key("task"), state.step / total_steps
+        )
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+        found = found | {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), found
 
-        train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh)))
+    train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh)))
 
-        # Loop.
-        step = first = int(state.step)
-        writer = stack.enter_context(metrics.Writer(workdir, step, tensorboard))
-        clock = metrics.Clock(minibatch, total_steps, carried)
-        minibatches = data.training_minibatches(dataset, samplers, total_steps, start=step)
-        late = None  # metrics are fetched one step late, so that logging never waits for the device
+    # Loop.
+    step = first = int(state.step)
+    writer = stack.enter_context(metrics.Writer(workdir, step, tensorboard))
+    clock = metrics.Clock(minibatch, total_steps, carried)
+    minibatches = data.training_minibatches(dataset, samplers, total_steps, start=step)
+    late = None  # metrics are fetched one step late, so that logging never waits for the device
 
-        def log():
-            if late:
-                at, found = late
-                line = {k: float(v) for k, v in found.items()}  # waits until that step is done
-                line |= clock.tick(at)
-                writer.write(at, line)
-                metrics.progress_line(at, total_steps, line)
+    def log():
+        if late:
+            at, found = late
+            line = {k: float(v) for k, v in found.items()}  # waits until that step is done
+            line |= clock.tick(at)
+            writer.write(at, line)
+            metrics.progress_line(at, total_steps, line)
 
-        def evaluate(state, final):
-            context.use(state)
-            with clock.pause(state):
-                found = {}
-                for _, function, settings in evaluators:
-                    found |= dict(function(context, **settings))
-                writer.write(int(state.step), found | ({"final": True} if final else {}))
+    def evaluate(state, final):
+        context.use(state)
+        with clock.pause(state):
+            found = {}
+            for _, function, settings in evaluators:
+                found |= dict(function(context, **settings))
+            writer.write(int(state.step), found | ({"final": True} if final else {}))
 
-        while step < total_steps:
-            begin = time.perf_counter()
-            host_minibatch = next(minibatches)
-            clock.waited(time.perf_counter() - begin)
-            del host_minibatch["row"]  # only evaluators look rows up
-            state, found = train_step(state, sharding.to_device(host_minibatch, mesh), statistics, keys)
-            step += 1
-            log()
-            late = None
-            if step == first + 1:  # compiled; the rates start here
-                jax.block_until_ready(state)
-                clock.start(step)
-            elif log_every and (step % log_every == 0 or step == total_steps):
-                late = (step, found)
-            if step < total_steps:
-                if evaluate_every and step % evaluate_every == 0:
-                    evaluate(state, final=False)
-                if save_every and step % save_every == 0:
-                    with clock.pause(state):
-                        checkpoints.save(state, clock.carry())
+    while step < total_steps:
+        begin = time.perf_counter()
+        host_minibatch = next(minibatches)
+        clock.waited(time.perf_counter() - begin)
+        del host_minibatch["row"]  # only evaluators look rows up
+        state, found = train_step(state, sharding.to_device(host_minibatch, mesh), statistics, keys)
+        step += 1
         log()
-
-        # The end: last checkpoint, evaluation, and the line that says so.
-        if step > first:
+        late = None
+        if step == first + 1:  # compiled; the rates start here
             jax.block_until_ready(state)
-            checkpoints.save(state, clock.carry())
-        evaluate(state, final=True)
-        last = {"done": True, "parameters_sha256": parameters_sha256(state.params), "transductive": transductive}
-        last |= clock.carry()
-        writer.write(step, last)
+            clock.start(step)
+        elif log_every and (step % log_every == 0 or step == total_steps):
+            late = (step, found)
+        if step < total_steps:
+            if evaluate_every and step % evaluate_every == 0:
+                evaluate(state, final=False)
+            if save_every and step % save_every == 0:
+                with clock.pause(state):
+                    checkpoints.save(state, clock.carry())
+    log()
+
+    # The end: last checkpoint, evaluation, and the line that says so.
+    if step > first:
+        jax.block_until_ready(state)
+        checkpoints.save(state, clock.carry())
+    evaluate(state, final=True)
+    last = {"done": True, "parameters_sha256": parameters_sha256(state.params), "transductive": transductive}
+    last |= clock.carry()
+    writer.write(step, last)
     return {"step": step} | last
 
 
