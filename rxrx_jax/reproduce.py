@@ -236,8 +236,7 @@ def write_csv(path: pathlib.Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(f, COLUMNS)
         writer.writeheader()
         for row in rows:
-            text = lambda v: "" if v is None else f"{v:.4f}" if isinstance(v, float) else v  # noqa: E731
-            writer.writerow({key: text(value) for key, value in row.items()})
+            writer.writerow(row)  # None becomes an empty field, numbers keep all their digits
 
 
 def markdown(rows: list[dict], title: str, notes: list[str], command: str) -> str:

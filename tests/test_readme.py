@@ -53,3 +53,20 @@ def test_ci_runs_the_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
     for pattern in re.findall(r'readme "(.+?)"', script):
         assert re.search(pattern, README, re.M), pattern
+
+
+def test_what_the_readme_says_of_the_table():
+    with open(ROOT / "docs" / "demo" / "table.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    score = {(r["method"], r["normalisation"], r["layout"]): float(r["cross_batch"]) for r in rows}
+    for layout in ("fixed", "reshuffled"):
+        networks = {k: v for k, v in score.items() if not k[0].startswith("linear probe") and k[2] == layout}
+        assert max(networks, key=networks.get) == ("batch-pure AdaBN", "plate", layout)
+        assert score["DANN, transductive", "image", layout] > score["its lambda = 0 control", "image", layout] + 0.02
+        mae, untrained = (score[f"linear probe: {e}", "plate", layout] for e in ("MAE", "untrained ViT"))
+        assert mae > untrained + 0.02
+        statistics = score["linear probe: hand-made statistics, standardised per experiment", "plate", layout]
+        assert statistics == max(v for k, v in score.items() if k[2] == layout)
+        between = [score["ERM", n, layout] for n in ("dataset", "experiment", "plate")]
+        assert max(between) - min(between) > max(networks.values()) - score["ERM", "plate", layout]
+    assert score["DANN, inductive", "image", "fixed"] < score["ERM", "image", "fixed"]

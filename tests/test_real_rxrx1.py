@@ -1,12 +1,14 @@
 """Real RxRx1 pixels through the whole path: records, two MAE steps, an embedding. Skips where the data is missing."""
 
 import numpy as np
+import pytest
 import tiny
 
 from rxrx_jax import metrics, train
 from tfds_builders import prepare
 
 
+@pytest.mark.slow
 def test_real_sites_to_records_to_two_mae_steps_and_an_embedding(shared_data, tmp_path):
     folder = prepare.prepare("rxrx1", source=shared_data / "rxrx1" / "published", out=tmp_path, progress=False)
     assert prepare.split_sizes(folder) == {"train": 8, "id_test": 0, "val": 2, "test": 0}

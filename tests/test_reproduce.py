@@ -96,7 +96,7 @@ def test_numbers_of_a_row(fake):
         header[:11]
         == "row method normalisation layout transductive seeds in_batch cross_batch ci_low ci_high cpu_seconds".split()
     )
-    assert first[6:8] == ["0.9000", "0.3500"]
+    assert first[6:8] == ["0.9", "0.35"]
     text = reproduce.markdown([row, child], "T", ["a note"], "cmd")
     assert (
         "| 1 | m | image | fixed |  | 0.900 ± 0.000 | 0.350 ± 0.071 |" in text

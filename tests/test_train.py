@@ -186,6 +186,7 @@ def run_tiny(config, workdir, folder, env=None, **changes):
     return subprocess.Popen([sys.executable, str(script), config, str(workdir), str(folder), *arguments], env=env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["mae_vit.py", "convnet.py:method=dann,transductive=True"])
 def test_kill_and_restart_gives_the_bits_of_an_uninterrupted_run(config, folder, tmp_path):
     changes = dict(total_steps=40, checkpoint_steps=3)
