@@ -8,6 +8,9 @@ method: erm, empirical risk minimisation (with dataset normalisation its accurac
 re-estimated per experiment, the post-hoc AdaBN row); adabn, batch-pure AdaBN; dann, gradient reversal on the
 experiment, inductive or with unlabelled images of the held-out experiments (`transductive=True`); `weight=0` is its
 control.
+
+Simulated screen: half a minute on one CPU core; expected accuracies are in docs/demo/table.csv. `:rxrx1` has not been
+run at full size yet: no hours, no number.
 """
 
 from rxrx_jax.base_config import base_config, domain_adversary

@@ -6,6 +6,9 @@
 
 Without `init.path` it starts from fresh parameters. `transductive=True` shows the adversary unlabelled images of the
 held-out experiments; `weight=0` is the control without reversal.
+
+Simulated screen: two minutes on one CPU core; expected accuracies are in docs/demo/table.csv. `:rxrx1` has not been
+run at full size yet: no hours, no number.
 """
 
 from rxrx_jax.base_config import base_config, domain_adversary

@@ -2,6 +2,9 @@
 
 python -m rxrx_jax.main --config=mae_vit.py
 python -m rxrx_jax.main --config=mae_vit.py:rxrx1,variant=B/16
+
+Simulated screen: about two minutes on two CPU cores; reconstruction/in_batch/loss was 0.67 to 0.74 in three worlds and
+two layouts. `:rxrx1` has not been run at full size yet: no hours, no number.
 """
 
 from rxrx_jax.base_config import base_config

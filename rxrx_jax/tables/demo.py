@@ -18,6 +18,7 @@ NOTES = [
     "set from variance shares and pictures, before any method was scored.",
     "The last step is scored. The MAE's learning rate and mask ratio were chosen by in-batch reconstruction loss, the "
     "ViT's fine-tuning rate by in-batch and validation accuracy, in the world of seed 0; nothing else was searched.",
+    "leakage: an adversary that is fooled does not mean that a fresh linear probe is; compare the DANN rows' column.",
     "CPU s: of the run behind the row and of the run that it starts from; rows that share a run repeat it.",
 ]
 
