@@ -42,28 +42,27 @@ class Run:
     def workdir(self, out: pathlib.Path, seed: int) -> pathlib.Path:
         return out / "runs" / f"{self.name}-seed{seed}"
 
-    def initial(self, out: pathlib.Path, seed: int) -> str:
-        """The workdir whose encoder the run starts from, or nothing."""
-        return str(dataclasses.replace(self, name=self.starts_from).workdir(out, seed)) if self.starts_from else ""
-
     def seeded(self, seed: int) -> str:
         return f"{self.config}{',' if ':' in self.config else ':'}seed={seed}"
 
     def command(self, out: pathlib.Path, seed: int) -> list[str]:
         command = [sys.executable, "-m", "rxrx_jax.main", f"--config={self.seeded(seed)}"]
         command.append(f"--workdir={self.workdir(out, seed)}")
-        return [*command, f"--config.init.path={self.initial(out, seed)}"] if self.starts_from else command
+        if self.starts_from:
+            command.append(f"--config.init.path={dataclasses.replace(self, name=self.starts_from).workdir(out, seed)}")
+        return command
 
     def is_done(self, out: pathlib.Path, seed: int) -> bool:
         """Whether the run is finished. Raises UserError when it was finished with another config than today's."""
         workdir = self.workdir(out, seed)
         if not metrics.finished(workdir / "metrics.jsonl"):
             return False
-        config = load(self.seeded(seed))
-        config["init"]["path"] = self.initial(out, seed)
+        config = json.loads(to_json(load(self.seeded(seed))))
         stored = json.loads((workdir / "config.json").read_text())
-        del stored["resolved"]
-        if stored != json.loads(to_json(config)):
+        for changing in ("resolved", "init"):  # derived, and a path that moves with the folder
+            stored.pop(changing, None)
+            config.pop(changing, None)
+        if stored != config:
             raise UserError(
                 f"{workdir} was made with another config than {self.config} is now; delete it and run again"
             )

@@ -27,14 +27,14 @@ def test_the_table_is_what_the_demo_printed():
     assert [(r["method"], r["layout"]) for r in rows] == [(r.method, r.layout) for r in demo.ROWS]
 
 
-def test_every_config_and_command_in_the_readme_exists():
+def test_every_config_and_command_in_the_readme_exists(tmp_path):
     for name, argument in re.findall(r"--config=([\w]+\.py)(?::(\S+))?", README):
         if name == "mine.py":
             continue
         tiny_values = config.find(name)
         assert pathlib.Path(tiny_values).exists()
         if argument and "rxrx1" not in argument:
-            assert tiny.values(f"{name}:{argument}", "/tmp")
+            assert tiny.values(f"{name}:{argument}", tmp_path)
     for module in re.findall(r"python -m ((?:rxrx_jax|tfds_builders)\.[\w.]+)", README):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
     for path in re.findall(r"`((?:rxrx_jax|configs|benchmarks|tests|tfds_builders)/[\w/.]*)`", README):
