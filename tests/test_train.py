@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -180,10 +181,12 @@ def test_the_loss_cannot_read_a_label_of_minus_one(folder, tmp_path):
     assert float(found["accuracy"]) in (0, np.float32(1 / 3), np.float32(2 / 3), 1)
 
 
-def run_tiny(config, workdir, folder, env=None, **changes):
+def run_tiny(config, workdir, folder, env=None, stderr=None, text=None, **changes):
     arguments = [f"{k}={v!r}" for k, v in changes.items()]
     script = pathlib.Path(tiny.__file__)
-    return subprocess.Popen([sys.executable, str(script), config, str(workdir), str(folder), *arguments], env=env)
+    return subprocess.Popen(
+        [sys.executable, str(script), config, str(workdir), str(folder), *arguments], env=env, stderr=stderr, text=text
+    )
 
 
 @pytest.mark.slow
@@ -194,12 +197,15 @@ def test_kill_and_restart_gives_the_bits_of_an_uninterrupted_run(config, folder,
 
     process = run_tiny(config, tmp_path / "killed", folder, **changes)
     deadline = time.time() + 120
-    while not list((tmp_path / "killed" / "checkpoints").glob("[0-9]*")) and time.time() < deadline:
+    saved = lambda: [p for p in (tmp_path / "killed" / "checkpoints").glob("*") if p.name.isdigit()]  # noqa: E731
+    while not saved() and time.time() < deadline:  # names that are not numbers are saves under way
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     assert metrics.finished(tmp_path / "killed" / "metrics.jsonl") is None
-    assert run_tiny(config, tmp_path / "killed", folder, **changes).wait() == 0
+    restarted = run_tiny(config, tmp_path / "killed", folder, stderr=subprocess.PIPE, text=True, **changes)
+    said = restarted.communicate()[1]
+    assert restarted.returncode == 0 and re.search(r"continuing .* from step [1-9]", said), said
 
     whole, killed = lines(tmp_path / "whole"), lines(tmp_path / "killed")
     assert killed[-1]["parameters_sha256"] == whole[-1]["parameters_sha256"]
