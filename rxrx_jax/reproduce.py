@@ -24,6 +24,7 @@ from rxrx_jax import metrics
 from rxrx_jax.config import load, to_json
 from rxrx_jax.errors import UserError
 from rxrx_jax.evaluators.accuracy import confidence_interval
+from rxrx_jax.report.records import by_experiment
 
 COLUMNS = (
     "row", "method", "normalisation", "layout", "transductive", "seeds", "in_batch", "cross_batch", "ci_low", "ci_high",
@@ -205,8 +206,8 @@ def measure(number: int, row: Row, runs: tuple[Run, ...], out: pathlib.Path, see
     accuracy = f"{row.prefix}cross_batch/site_accuracy"
     if over_seeds(accuracy) is None:
         raise UserError(f"table row {row.method}: run {row.run} has no metric {accuracy}")
-    by_experiment = [v for f in found for k, v in f.items() if k.startswith(f"{accuracy}/") and k[-1].isdigit()]
-    low, high = confidence_interval(by_experiment)
+    units = [v for f in found for v in by_experiment(f, f"{row.prefix}cross_batch").values()]
+    low, high = confidence_interval(units)
     deviation = (lambda key: over_seeds(key, lambda v: np.std(v, ddof=1))) if seeds > 1 else (lambda key: None)
     return {
         "row": number,

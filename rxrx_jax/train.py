@@ -74,7 +74,8 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
     # Evaluators, and everything in the config must have been read by now.
     sharding.check_minibatch(mesh, config.evaluation_minibatch, "evaluation_minibatch")
     context = Context(task, dataset, augment, statistics, mesh, config.evaluation_minibatch, workdir, config.seed)
-    evaluators = make_evaluators(config.evaluators, has_statistics=bool(jax.tree.leaves(shapes.batch_stats)))
+    has_statistics = bool(jax.tree.leaves(shapes.batch_stats.get("encoder", {}))) and not task.frozen
+    evaluators = make_evaluators(config.evaluators, has_statistics)
     inherited, keep, tensorboard = config.init.path, config.keep_checkpoints, config.tensorboard
     config.check_all_read()
     resolved = values | {"resolved": {"total_steps": total_steps, "transductive": transductive}}

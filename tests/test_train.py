@@ -262,6 +262,11 @@ def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, mae,
             {"evaluators": {"accuracy": {"statistics": ("plate",)}}},
             "evaluators.accuracy.statistics=.*no BatchNorm to re-estimate",
         ),
+        (
+            "linear_probe.py",  # its head has a BatchNorm, its encoder none
+            {"evaluators": {"accuracy": {"statistics": ("experiment",)}}},
+            "evaluators.accuracy.statistics=.*no BatchNorm to re-estimate",
+        ),
         ("linear_probe.py", {"init.path": "/nowhere"}, "init.path=/nowhere: no checkpoint there"),
     ],
 )

@@ -26,18 +26,13 @@ def average_statistics(parts: list[tuple[float, dict]]) -> dict:
     """
     total = sum(n for n, _ in parts)
 
-    def pool(path, *leaves):
-        del path
-        return sum(n * leaf for (n, _), leaf in zip(parts, leaves)) / total
+    moments = [_each_norm(tree, lambda mean, var: (mean, var + mean**2)) for _, tree in parts]  # var: second moment
+    pooled = jax.tree.map(lambda *xs: sum(n * x for (n, _), x in zip(parts, xs)) / total, *moments)
+    return _each_norm(pooled, lambda mean, second: (mean, second - mean**2))
 
-    def moments(tree):  # {"mean", "var"} -> {"mean", second moment}
-        if "mean" in tree and "var" in tree:
-            return {"mean": tree["mean"], "var": tree["var"] + tree["mean"] ** 2}
-        return {k: moments(v) for k, v in tree.items()}
 
-    def variances(tree):
-        if "mean" in tree and "var" in tree:
-            return {"mean": tree["mean"], "var": tree["var"] - tree["mean"] ** 2}
-        return {k: variances(v) for k, v in tree.items()}
-
-    return variances(jax.tree_util.tree_map_with_path(pool, *(moments(tree) for _, tree in parts)))
+def _each_norm(tree: dict, function) -> dict:
+    """The tree with function(mean, var) in place of every BatchNorm's mean and var."""
+    if "mean" in tree and "var" in tree:
+        return dict(zip(("mean", "var"), function(tree["mean"], tree["var"])))
+    return {key: _each_norm(value, function) for key, value in tree.items()}
