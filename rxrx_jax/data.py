@@ -117,6 +117,8 @@ def read_dataset(path: pathlib.Path) -> Dataset:
     stack = lambda key: {g: np.array([s[key] or unknown for s in v], np.float32) for g, v in groups.items()}  # noqa: E731
 
     builder = tfds.builder_from_directory(path)
+    if builder.info.features["image"].np_dtype != np.uint8:
+        raise UserError(f"{path} holds 16-bit images and training reads 8-bit ones: prepare it without bits=16")
     sources = {}
     for name in builder.info.splits:
         # Everything but the pixels is in the table already.

@@ -1,11 +1,16 @@
 """RxRx1's tables: the real ones, every form they come in, and every kind of bad row."""
 
 import collections
+import re
 
 import pytest
+import table_tools
+from table_tools import exhaust, split_counts
 
 from rxrx_jax.errors import UserError
-from tfds_builders.rxrx1 import metadata, splits
+from tfds_builders import prepare
+from tfds_builders.common import splits
+from tfds_builders.rxrx1 import design, metadata
 
 HEADER = "site_id,well_id,cell_type,dataset,experiment,plate,well,site,well_type,sirna,sirna_id"
 GOOD = "RPE-01_1_B03_1,RPE-01_1_B03,RPE,train,RPE-01,1,B03,1,treatment,s28745,513"
@@ -17,29 +22,21 @@ ROW = {
 
 
 def read(tmp_path, **tables):
-    """Reads tables given as {name: lines or bytes}; the name without .csv."""
-    for name, content in tables.items():
-        if not isinstance(content, bytes):
-            content = "\n".join(content).encode()
-        (tmp_path / f"{name}.csv").write_bytes(content)
-    return metadata.read(tmp_path)
-
-
-def split_counts(table):
-    return dict(collections.Counter(row["split"] for row in table.rows))
+    return exhaust(metadata.read(table_tools.write(tmp_path, **tables)))
 
 
 def link(tmp_path, *files):
-    for file in files:
-        if not file.exists():
-            pytest.skip(f"{file} is not there")
-        name = "metadata.csv" if file.name.startswith("metadata") else file.name
-        (tmp_path / name).symlink_to(file)
-    return metadata.read(tmp_path)
+    return exhaust(metadata.read(table_tools.link(tmp_path, *files)))
 
 
-def test_wilds_splits_of_the_whole_design(tmp_path, shared_data):
-    table = link(tmp_path, shared_data / "rxrx1/metadata_rebuilt.csv")
+@pytest.fixture(scope="module")
+def whole(shared_data, tmp_path_factory):
+    """The whole experiment design: 125,510 real rows."""
+    return link(tmp_path_factory.mktemp("whole"), shared_data / "rxrx1/metadata_rebuilt.csv")
+
+
+def test_wilds_splits_of_the_whole_design(whole):
+    table = whole
     assert split_counts(table) == {"train": 40_612, "id_test": 40_612, "val": 9_854, "test": 34_432}
     assert not table.set_aside
     assert sum(row["perturbation_id"] == -1 for row in table.rows) == 22_088
@@ -50,7 +47,7 @@ def test_wilds_splits_of_the_whole_design(tmp_path, shared_data):
 
 def test_labels_of_the_official_slice(tmp_path, shared_data):
     table = link(tmp_path, shared_data / "rxrx1/metadata_official_slice.csv")
-    assert (len(table.rows), len(table.set_aside), table.kind) == (13_657, 0, "published")
+    assert (len(table.rows), len(table.set_aside), table.facts["source_kind"]) == (13_657, 0, "published")
     names = {row["perturbation_id"]: row["perturbation"] for row in table.rows}
     assert sorted(names) == list(range(1139)) and names[1138] == "EMPTY"
     types = collections.Counter({row["perturbation_id"]: row["well_type"] for row in table.rows}.values())
@@ -58,12 +55,10 @@ def test_labels_of_the_official_slice(tmp_path, shared_data):
     assert names[855] == "s21721"
 
 
-def test_kaggle_v1_agrees_with_the_published_table(tmp_path, shared_data):
+def test_kaggle_v1_agrees_with_the_published_table(whole, tmp_path, shared_data):
     kaggle = link(tmp_path, *(shared_data / "rxrx1/kaggle_v1" / name for name in metadata.KAGGLE))
-    (tmp_path / "published").mkdir()
-    published = link(tmp_path / "published", shared_data / "rxrx1/metadata_rebuilt.csv")
-    assert (kaggle.kind, kaggle.label_space, kaggle.set_aside) == ("kaggle", "published", [])
-    by_site = {row["site_id"]: row for row in published.rows}
+    assert (kaggle.facts["source_kind"], kaggle.facts["label_space"], kaggle.set_aside) == ("kaggle", "published", [])
+    by_site = {row["site_id"]: row for row in whole.rows}
     unlabelled = 0
     for row in kaggle.rows:
         other = by_site.pop(row["site_id"])
@@ -82,7 +77,7 @@ def test_kaggle_v1_agrees_with_the_published_table(tmp_path, shared_data):
 def test_kaggle_relaunch(tmp_path, shared_data):
     table = link(tmp_path, *(shared_data / "rxrx1/kaggle_relaunch" / name for name in metadata.KAGGLE))
     assert (len(table.rows), len(table.set_aside)) == (125_518, 0)
-    assert table.label_space == "kaggle-relaunch"
+    assert table.facts["label_space"] == "kaggle-relaunch"
     assert any("NOT the published" in note for note in table.notes)
     labels = {row["perturbation"]: row["perturbation_id"] for row in table.rows}
     assert labels["sirna_250"] == 250 and labels["UNTREATED"] == 1138 and labels[""] == -1
@@ -108,8 +103,6 @@ def test_forms_of_the_same_row(tmp_path, change):
 
 
 def _tokens(text):
-    import re
-
     return re.findall(r"[^,\n]+|[,\n]", text)
 
 
@@ -155,19 +148,19 @@ def test_a_row_without_a_name_is_reported_by_its_line(tmp_path):
     ]
 
 
-def test_identical_duplicates_keep_the_first(tmp_path):
-    table = read(tmp_path, metadata=[HEADER, GOOD, GOOD, GOOD])
-    assert table.rows == [ROW]
-    assert [item.reason for item in table.set_aside] == [f"duplicate row (metadata.csv line {n})" for n in (3, 4)]
-    assert {item.site_id for item in table.set_aside} == {ROW["site_id"]}
+def test_duplicates_are_passed_on_with_where_they_are(tmp_path):
+    table = read(tmp_path, metadata=[HEADER, GOOD, GOOD, GOOD.replace(",513", ",514")])
+    assert [row["perturbation_id"] for row in table.rows] == [513, 513, 514]
+    assert table.where == ["metadata.csv line 2", "metadata.csv line 3", "metadata.csv line 4"]
 
 
-@pytest.mark.parametrize("other", [",514", ",9999"])
-def test_duplicates_that_disagree_are_all_set_aside(tmp_path, other):
-    for lines in ([GOOD, GOOD, GOOD.replace(",513", other)], [GOOD.replace(",513", other), GOOD, GOOD]):
-        table = read(tmp_path, metadata=[HEADER, *lines])
-        assert not table.rows
-        assert [item.reason for item in table.set_aside] == ["3 rows that disagree"] * 3
+def test_the_original_row_is_kept_as_it_was_published(tmp_path):
+    table = read(
+        tmp_path, metadata=[HEADER + ",more", GOOD.replace("RPE-01", "RPE-1").replace(",RPE,", ", RPE ,") + ", x"]
+    )
+    published = dict(zip(HEADER.split(","), GOOD.replace("RPE-01", "RPE-1").split(",")))
+    # skipped: spaces after a comma, which stand before a quotation mark
+    assert table.originals == [{**published, "cell_type": "RPE ", "more": "x"}] and table.rows == [ROW]
 
 
 def test_test_treatments_may_come_without_a_label(tmp_path):
@@ -208,7 +201,7 @@ def test_kaggle_tables_make_two_sites_a_well(tmp_path):
 
 def test_metadata_csv_goes_before_kaggle_tables(tmp_path):
     table = read(tmp_path, metadata=[HEADER, GOOD], **KAGGLE)
-    assert table.kind == "published" and table.rows == [ROW]
+    assert table.facts["source_kind"] == "published" and table.rows == [ROW]
 
 
 def test_missing_kaggle_table_is_noted(tmp_path):
@@ -266,6 +259,7 @@ def test_splits_csv_replaces_wilds(tmp_path):
                 "rxrx1-images.zip",
                 "rxrx1-metadata.zip",
                 "tfds_builders.prepare rxrx1",
+                "believed",
             ],
         ),
     ],
@@ -277,6 +271,64 @@ def test_a_bad_table_is_one_line(tmp_path, tables, words):
     assert "\n" not in str(error.value)
 
 
+def test_a_table_of_something_else_is_an_error_at_once(tmp_path):
+    with pytest.raises(UserError, match="no column site_id"):
+        metadata.read(table_tools.write(tmp_path, metadata=["well_id,experiment_name", "a,b"]))
+
+
 def test_a_missing_source_says_what_to_download(tmp_path):
-    with pytest.raises(UserError, match="is not a folder: download .*rxrx1-images.zip"):
+    with pytest.raises(UserError, match="is not a folder: .*download rxrx1-images.zip"):
         metadata.read(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="rxrx1 is built from downloaded files: .*prepare rxrx1 --source=DIR"):
+        metadata.read(None)
+
+
+def test_a_table_one_folder_below_is_named(tmp_path):
+    (tmp_path / "rxrx1").mkdir()
+    table_tools.write(tmp_path / "rxrx1", metadata=[HEADER, GOOD])
+    with pytest.raises(UserError, match="use --source=.*/rxrx1"):
+        metadata.read(tmp_path)
+
+
+def test_classes_of_the_settings(tmp_path):
+    table = exhaust(metadata.read(table_tools.write(tmp_path, metadata=[HEADER, GOOD]), classes=10))
+    assert table.table.classes == 10 and "label 513 is not in 0..9" in table.set_aside[0].reason
+
+
+def test_what_only_the_whole_table_tells(whole):
+    table = whole
+    assert len(table.facts["design_deviations"]) == 21 and all(
+        "HUVEC-01 " not in s for s in table.facts["design_deviations"]
+    )
+    text = " ".join(table.notes)
+    assert "21 of 51 experiments deviate" in text and "same 4 groups of 277 treatments" in text
+    assert "HUVEC-18 (held out) has the layout of RPE-03 (train), its plates 1, 2, 3, 4 are plates 4, 1, 2, 3" in text
+
+
+def test_the_real_table_has_the_published_counts(whole):
+    labels = {row["perturbation_id"] for row in whole.rows if row["well_type"] != "negative_control"} - {-1}
+    plates = {(row["experiment"], row["plate"]) for row in whole.rows}
+    counts = {"sites": len(whole.rows), "experiments": len({name for name, _ in plates}), "plates": len(plates),
+              "perturbations": len(labels)}  # fmt: skip
+    assert prepare.builder_class("rxrx1").published == counts
+
+
+def test_the_real_table_repeats_one_layout_three_times(whole):
+    layouts = {}
+    for row in whole.rows:
+        design.add(layouts, row)
+    assert design.same_layouts(layouts) == [
+        ("HUVEC-07", "HUVEC-18", {1: 3, 2: 4, 3: 1, 4: 2}),
+        ("HUVEC-07", "RPE-03", {1: 2, 2: 3, 3: 4, 4: 1}),
+        ("HUVEC-18", "RPE-03", {1: 4, 2: 1, 3: 2, 4: 3}),
+    ]
+    assert sorted(map(len, design.plate_groups(layouts))) == [277] * 4
+    wells = [len(wells) for plates in layouts.values() for wells in plates.values()]
+    assert len(wells) == 204 and sum(count < 308 for count in wells) == 30
+
+
+def test_other_trees_have_a_design_of_their_own(tmp_path):
+    table = read(
+        tmp_path, metadata=[HEADER, GOOD.replace("RPE-01", "MINE-01")], splits=["experiment,split", "MINE-1,val"]
+    )
+    assert "design_deviations" not in table.facts and not table.notes and split_counts(table) == {"val": 1}

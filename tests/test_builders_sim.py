@@ -1,12 +1,15 @@
 """The simulated screen's builder, and what the base does for builders that read in processes."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from builders_tools import SCREEN, SCREEN_FIELDS, build, digests, flat, read_csv, same
+from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS, build, digests, flat, read_csv, same
 
 from rxrx_jax.errors import UserError
 from rxrx_jax.simulate import screen as simulate
-from tfds_builders import prepare, reading
+from tfds_builders import prepare
 
 
 def prepare_sim(out, workers=1, **fields):
@@ -46,9 +49,9 @@ def test_the_same_screen_as_files_gives_the_same_records(built, tmp_path):
 
 
 def test_find_names_the_folder_without_making_it(tmp_path):
-    assert prepare.find("rxrx_sim", tmp_path) == tmp_path / "rxrx_sim/default/1.0.0"
+    assert prepare.find("rxrx_sim", tmp_path) == tmp_path / "rxrx_sim/default/2.0.0"
     assert prepare.find("rxrx_sim", tmp_path, seed=1, layout="reshuffled").parent.name == "layout_reshuffled-seed_1"
-    assert prepare.find("rxrx1", tmp_path) == tmp_path / "rxrx1/default/1.0.0"
+    assert prepare.find("rxrx1", tmp_path) == tmp_path / "rxrx1/default/2.0.0"
     assert not list(tmp_path.iterdir())
 
 
@@ -63,25 +66,9 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     folder.parent.rename(tmp_path / "rxrx_sim/default")
     with pytest.raises(UserError, match="was prepared with other settings"):
         prepare.prepare("rxrx_sim", out=tmp_path)
-    (tmp_path / "rxrx_sim/default/1.0.0/metadata.json").unlink()
+    (tmp_path / "rxrx_sim/default/2.0.0/metadata.json").unlink()
     with pytest.raises(UserError, match="is not a folder that tfds_builders.prepare made"):
         prepare.prepare("rxrx_sim", out=tmp_path)
-
-
-def test_a_build_that_another_process_finished_first_is_taken(tmp_path, monkeypatch):
-    """Two processes prepare the same folder; the second finds it there when it wants to rename its own."""
-    from tfds_builders import report
-
-    original = report.write_files
-
-    def race(*args):
-        original(*args)
-        monkeypatch.setattr(report, "write_files", original)
-        prepare_sim(tmp_path)
-
-    monkeypatch.setattr(report, "write_files", race)
-    folder = prepare_sim(tmp_path)
-    assert len(flat(folder)) == 64 and [path.name for path in folder.parent.iterdir()] == ["1.0.0"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +77,7 @@ def test_a_build_that_another_process_finished_first_is_taken(tmp_path, monkeypa
         ("rxrx_sim", {"colour": 1}, ["rxrx_sim has no setting 'colour'", "seed", "layout", "treatments"]),
         ("rxrx_sim", {"layout": "round"}, ["rxrx_sim: layout='round'"]),
         ("rxrx_sim", {"source": "/somewhere"}, ["rxrx_sim is simulated", "/somewhere"]),
-        ("rxrx9", {}, ["'rxrx9'", "rxrx1, rxrx_sim"]),
+        ("rxrx9", {}, ["'rxrx9'", "rxrx1,"]),
         ("rxrx1", {}, ["rxrx1-images.zip", "--source=DIR"]),
         ("rxrx1", {"image_size": 0}, ["rxrx1: image_size=0"]),
         ("rxrx_sim", {"workers": 0}, ["workers=0"]),
@@ -111,29 +98,21 @@ def test_an_unexpected_error_is_not_a_site_set_aside(tmp_path, monkeypatch):
     monkeypatch.setattr(simulate, "render_site", broken)
     with pytest.raises(ZeroDivisionError):
         prepare_sim(tmp_path)
-    assert not list(tmp_path.rglob("1.0.0"))
+    assert not list(tmp_path.rglob("2.0.0"))
 
 
-def test_read_sums_pixels_exactly():
-    image = np.random.default_rng(0).integers(0, 256, (40, 30, 6), np.uint8)
-    image[..., 0] = 255
-    site = reading.read(lambda row: image, (40, 30, 6), {})
-    wide = image.astype(np.int64)
-    assert np.array_equal(site.total, wide.sum((0, 1))) and np.array_equal(site.squares, (wide**2).sum((0, 1)))
-    with pytest.raises(TypeError, match="x: the reader gave"):
-        reading.read(lambda row: image, (30, 40, 6), {"site_id": "x"})
+def test_simulated_images_have_no_files_to_keep(tmp_path):
+    with pytest.raises(UserError, match="encoding=source keeps image files"):
+        prepare_sim(tmp_path, encoding="source")
 
 
-def test_ordered_map_keeps_order_and_reads_only_some_ahead():
-    taken = []
-
-    def items():
-        for item in range(100):
-            taken.append(item)
-            yield item
-
-    with reading.open_pool(4, processes=False) as pool:
-        results = reading.ordered_map(pool, lambda item: item * 2, items(), 4)
-        assert next(results) == 0
-        assert len(taken) <= reading.AHEAD * 4 + 1
-        assert list(results) == [2 * item for item in range(1, 100)]
+def test_two_processes_may_prepare_the_same_folder(tmp_path):
+    code = f"from test_builders_sim import prepare_sim; print(prepare_sim({str(tmp_path)!r}))"
+    children = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY / "tests", stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    folders = {child.communicate(timeout=100)[0] for child in children}
+    assert [child.returncode for child in children] == [0, 0, 0] and len(folders) == 1
+    folder = prepare_sim(tmp_path)
+    assert len(flat(folder)) == 64 and [path.name for path in folder.parent.iterdir()] == ["2.0.0"]

@@ -7,7 +7,9 @@ import tiny
 
 from rxrx_jax import data
 from rxrx_jax.errors import UserError
+from rxrx_jax.simulate import layouts
 from rxrx_jax.simulate.screen import Screen, render_site, sites
+from tfds_builders import prepare
 
 SCREEN = Screen(**tiny.SCREEN)
 
@@ -105,3 +107,22 @@ def test_a_missing_dataset_names_the_command_that_makes_it(tmp_path):
         data.open_dataset("rxrx_sim", {"layout": "fixd"}, str(tmp_path))
     with pytest.raises(UserError, match="no dataset is called 'rxrx9'"):
         data.open_dataset("rxrx9", {}, str(tmp_path))
+
+
+def test_16_bit_records_are_refused_in_one_line(tmp_path):
+    layouts.write_rxrx3(Screen(image_size=32, treatments=4, plates=1, train=("SIMA-01",), val=(), test=()), tmp_path)
+    folder = prepare.prepare("rxrx3", tmp_path, tmp_path / "out", progress=False, bits=16)
+    with pytest.raises(UserError, match="16-bit images .* prepare it without bits=16"):
+        data.read_dataset(folder)
+
+
+@pytest.mark.parametrize("encoding", ["delta", "zstd", "raw"])
+def test_minibatches_do_not_depend_on_the_encoding(tmp_path, encoding):
+    settings = dict(image_size=32, treatments=4, plates=1, train=("SIMA-01",), val=(), test=())
+    folder = prepare.prepare("rxrx_sim", out=tmp_path, progress=False, encoding=encoding, **settings)
+    dataset = data.read_dataset(folder)
+    rows = {row["site_id"]: row for row in sites(Screen(**settings))}
+    minibatch = data.read_minibatch(dataset, dataset.sites, np.array([3, 1, 40]))
+    for image, row in zip(minibatch["image"], [3, 1, 40]):
+        expected = render_site(Screen(**settings), rows[dataset.sites.site_id[row]])
+        assert np.array_equal(image, expected)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from rxrx_jax import metrics, train
+from rxrx_jax import embeddings, metrics, train
 from tfds_builders import prepare
 
 
@@ -12,15 +12,14 @@ from tfds_builders import prepare
 def test_real_sites_to_records_to_two_mae_steps_and_an_embedding(shared_data, tmp_path):
     folder = prepare.prepare("rxrx1", source=shared_data / "rxrx1" / "published", out=tmp_path, progress=False)
     assert prepare.split_sizes(folder) == {"train": 8, "id_test": 0, "val": 2, "test": 0}
-    report = (folder / "report.md").read_text()
+    report = (folder / "report.html").read_text()
     assert prepare.details(folder)["set_aside"] == 10 and report.count("missing w5, w6") >= 10
 
     values = tiny.values("mae_vit.py:rxrx1,variant=XXS/16", tmp_path, **{"data.builder": {}, "augment.crop": 256})
     last = train.run(values, tmp_path / "run")
     loss, found, _ = metrics.read(tmp_path / "run" / "metrics.jsonl")
     assert last["step"] == 2 and np.isfinite(loss["loss"]) and found["reconstruction/validation/loss"] > 0
-    with np.load(tmp_path / "run" / "embeddings.npz") as saved:
-        assert saved["embedding"].shape == (10, 96) and np.isfinite(saved["embedding"]).all()
-        assert sorted(saved["split"]) == ["train"] * 8 + ["val"] * 2
-        between = saved["embedding"].std(0)
-        assert (between > 0).any()  # sites differ
+    columns, embedding = embeddings.read(tmp_path / "run")
+    assert embedding.shape == (10, 96) and np.isfinite(embedding).all()
+    assert sorted(columns["split"]) == ["train"] * 8 + ["val"] * 2
+    assert (embedding.std(0) > 0).any()  # sites differ

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from rxrx_jax import embeddings as embeddings_file
 from rxrx_jax.report import pictures, records
 from rxrx_jax.report.page import write_report
 
@@ -82,7 +83,8 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
             for i in range(embeddings)
         ]
         ids, splits = (np.array(x) for x in zip(*sites))
-        np.savez(workdir / "embeddings.npz", site_id=ids, split=splits, embedding=rng.normal(size=(len(ids), 5)))
+        columns = {"split": splits, "site_id": ids}
+        embeddings_file.write(workdir / embeddings_file.NAME, columns, rng.normal(size=(len(ids), 5)))
     if picture:
         images = rng.uniform(size=(2, 16, 16, 6))
         mask = np.zeros_like(images)
@@ -113,7 +115,7 @@ def made(tmp_path_factory):
         final = {"reconstruction/cross_batch/loss": 0.7654}
         write_run(runs["mae"][s], final, {**init, "task": {"name": "mae"}}, embeddings=12, picture=s == 0)
     write_run(runs["late"][0], done=False)
-    (runs["late"][0] / "embeddings.npz").write_bytes(b"PK not a zip file")
+    (runs["late"][0] / "embeddings.parquet").write_bytes(b"PAR1 not a parquet file")
     runs["odd"][0].mkdir()
     (runs["odd"][0] / "metrics.jsonl").write_text('{"step": 1, "lo\n{}\n')
     (runs["odd"][0] / "config.json").write_text("[")
@@ -234,9 +236,9 @@ def test_what_is_missing_is_said(made):
         "gone: no workdir is known",
     ):
         assert text in missing
-    for text in ("no accuracies by experiment", "no training lines", "dann: no embeddings.npz", "No config."):
+    for text in ("no accuracies by experiment", "no training lines", "dann: no embeddings.parquet", "No config."):
         assert text in page.text
-    assert "late: embeddings.npz cannot be read" in page.text
+    assert "late: embeddings.parquet cannot be read" in page.text
     assert "The perturbations of its sites are not known." in page.text  # of the pretraining run
     assert "Missing: runs/mae-seed1/reconstruction.png" in page.text
 
@@ -251,6 +253,20 @@ def test_curves_reconstruction_and_maps_are_drawn(made):
     assert "8 of 11 perturbations" in page.text
     assert "first row with embeddings, highest cross-batch accuracy, lowest leakage; 48 sites" in page.text
     assert "no row of its own; 48 sites" in page.text
+
+
+@pytest.mark.parametrize(
+    "splits, values, words",
+    [
+        (["test"] * 3, [[1, 2], [3, np.nan], [5, 6]], "holds numbers that are not finite"),
+        (["test"] * 2 + ["train"], [[1, 2], [3, 4], [5, 6]], "is too small for a map"),
+        (["test"] * 3, [[1], [3], [5]], "is too small for a map"),
+    ],
+)
+def test_embeddings_without_a_map(tmp_path, splits, values, words):
+    columns = {"split": np.array(splits), "site_id": np.array(["a", "b", "c"])}
+    embeddings_file.write(tmp_path / embeddings_file.NAME, columns, np.array(values, float))
+    assert records.read_embeddings(tmp_path) == f"embeddings.parquet {words}"
 
 
 def test_provenance(made):

@@ -1,6 +1,7 @@
 """The written forms of the simulated screen: columns, paths, labels, and pixels equal to render_site."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -82,12 +83,19 @@ def test_montage(tmp_path):
     assert sheet.shape == (3 * 34, 6 * 34, 3) and sheet.max() > 100
 
 
-def test_the_command_writes_a_tree(tmp_path, capsys):
+def test_the_command_writes_a_tree(tmp_path, capsys, monkeypatch):
     from rxrx_jax.simulate import export
 
     settings = ["treatments=4", "replicates=1", "image_size=32", "train=SIMA-01", "val=SIMB-01", "test=SIMC-01"]
     export.main(["--out", str(tmp_path / "tree"), "--form", "kaggle", "--set", *settings])
-    assert "simulated sites" in capsys.readouterr().out and (tmp_path / "tree" / "train_controls.csv").exists()
+    assert f"to {tmp_path}/tree as kaggle" in capsys.readouterr().out
+    assert (tmp_path / "tree" / "train_controls.csv").exists()
+    export.main(["--out", str(tmp_path / "shards"), "--form", "rxrx3_core_webdataset", "--set", *settings])
+    assert (tmp_path / "shards" / "data" / "00000.tar").exists()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SystemExit):
+        export.main(["--out", str(tmp_path / "rows"), "--form", "rxrx3_core", "--set", *settings])
+    assert "--form=rxrx3_core needs pyarrow: pip install pyarrow" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         export.main(["--out", str(tmp_path / "tree"), "--set", *settings])
     assert "is not empty" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
-from rxrx_jax import data, metrics, train
+from rxrx_jax import data, embeddings, metrics, train
 from rxrx_jax.checkpoint import load_parameters
 from rxrx_jax.errors import UserError
 from rxrx_jax.models.vit import Encoder, parse_variant
@@ -64,8 +64,8 @@ def test_every_config_runs_two_steps(config, folder, mae, tmp_path):
     if "mae" in config:
         assert evaluation["reconstruction/cross_batch/loss"] > 0
         assert (tmp_path / "reconstruction.png").stat().st_size > 10_000
-        with np.load(tmp_path / "embeddings.npz") as saved:
-            assert saved["embedding"].shape == (len(saved["site_id"]), 96) and np.isfinite(saved["embedding"]).all()
+        columns, embedding = embeddings.read(tmp_path)
+        assert embedding.shape == (len(columns["site_id"]), 96) and np.isfinite(embedding).all()
     else:
         prefix = "adabn_experiment/" if "adabn" in config else ""
         for where in ("in_batch", "validation", "cross_batch"):

@@ -1,6 +1,7 @@
 """Prepares a dataset for training.
 
-    python -m tfds_builders.prepare rxrx1 --source=DIR [--out=DIR] [--workers=N]
+    python -m tfds_builders.prepare rxrx1 --source=DIR [--out=DIR] [--workers=N] [--strict]
+    python -m tfds_builders.prepare rxrx3 --source=DIR --experiments=gene-001,compound-001 --plates=1,2
     python -m tfds_builders.prepare rxrx_sim [--out=DIR] [--set seed=1 --set layout=reshuffled]
 
 From Python, prepare('rxrx_sim', out=..., seed=1) does the same and returns the folder; find(...) names it.
@@ -11,11 +12,11 @@ import csv
 import importlib
 import json
 import pathlib
+import shlex
 import sys
 from typing import Any
 
 from rxrx_jax.errors import UserError
-from tfds_builders.settings import as_json
 
 # TFDS is imported inside the functions: spawned workers import this module again and need none of it.
 
@@ -43,35 +44,40 @@ def find(name: str, out: str | pathlib.Path | None = None, **settings) -> pathli
 
 
 def prepare(name: str, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
-            workers: int | None = None, progress: bool = True, **settings) -> pathlib.Path:  # fmt: skip
-    """Prepares a dataset unless its folder exists, and returns the folder.
+            workers: int | None = None, progress: bool = True, strict: bool = False,
+            beam: list[str] | None = None, **settings) -> pathlib.Path:  # fmt: skip
+    """Prepares a dataset unless its folder exists, and returns the folder; goes on with a build that was stopped.
 
     Args:
       name: rxrx1, rxrx_sim, ...
       source: the folder of the raw data; only for datasets that are not simulated.
       out: the folder of all prepared datasets; TFDS's own (TFDS_DATA_DIR or ~/tensorflow_datasets) if None.
-      workers: sites read at the same time; all cores if None.
+      workers: processes; all cores if None.
       progress: show a progress bar on stderr.
-      **settings: of the builder; those that are not the default name the folder.
+      strict: stop at the first site that would be set aside.
+      beam: options of the Apache Beam pipeline that builds the plates; None for processes on this machine.
+      **settings: of the builder and of its records; those that are not the default name the folder.
     """
     builder = builder_class(name)
     folder = find(name, out, **settings)
-    config = builder.make_config(**settings)
-    if folder.exists():
-        recorded = details(folder).get("settings")
-        if recorded != as_json(config.settings):
-            raise UserError(f"{folder} was prepared with other settings ({recorded}): delete it or use another --out")
-        return folder
     if workers is not None and workers < 1:
         raise UserError(f"workers={workers}: use 1 or more")
-    data_dir = folder.parents[2]
-    try:
-        builder(
-            data_dir=data_dir, config=config, source=source, workers=workers, progress=progress
-        ).download_and_prepare()
-    except OSError:
-        if not (folder / "dataset_info.json").exists():  # else another process has just prepared the same
-            raise
+    config = builder.make_config(**settings)
+    made = builder(
+        data_dir=folder.parents[2],
+        config=config,
+        source=source,
+        workers=workers,
+        progress=progress,
+        strict=strict,
+        beam=beam,
+    )
+    if folder.exists():
+        recorded = details(folder).get("settings")
+        if recorded != made.all_settings:
+            raise UserError(f"{folder} was prepared with other settings ({recorded}): delete it or use another --out")
+    else:
+        made.download_and_prepare()
     return folder
 
 
@@ -85,7 +91,7 @@ def details(folder: pathlib.Path) -> dict[str, Any]:
 
 def split_sizes(folder: pathlib.Path) -> dict[str, int]:
     """Returns the number of records of every split; 0 for a split that has none."""
-    from tfds_builders.report import SPLITS
+    from tfds_builders.common.types import SPLITS
 
     sizes = dict.fromkeys(SPLITS, 0)
     with (folder / "sites.csv").open(newline="", encoding="utf-8") as file:
@@ -104,18 +110,34 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", help="folder of all prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
     )
-    parser.add_argument("--workers", type=int, help="sites read at the same time (default: all cores)")
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--experiments", help="build these only, such as HUVEC-01,HUVEC-02")
+    parser.add_argument("--plates", help="build these only, such as 1,2")
+    parser.add_argument("--cell-types", help="build these only, such as HUVEC,RPE")
+    parser.add_argument("--encoding", help="of the records: delta, zstd, raw or source (docs/records.md)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the builder")
+    parser.add_argument("--strict", action="store_true", help="stop at the first site that would be set aside")
+    parser.add_argument(
+        "--beam",
+        metavar="OPTIONS",
+        help="build on Apache Beam with these pipeline options: '--runner=FlinkRunner ...'",
+    )
     flags = parser.parse_args(argv)
     try:
         settings = dict(_setting(text) for text in flags.set)
+        for key in ("experiments", "plates", "cell_types", "encoding"):
+            if getattr(flags, key) is not None:
+                settings[key] = getattr(flags, key)
+        beam = None if flags.beam is None else shlex.split(flags.beam)
         builder_class(flags.name)
         folder = find(flags.name, flags.out, **settings)
-        existed = folder.exists()
-        print(f"{folder} exists and is left as it is" if existed else f"preparing {folder}", flush=True)
-        for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
-            print(f"note       {left} is of a killed build: delete it if none runs")
-        prepare(flags.name, flags.source, flags.out, flags.workers, **settings)
+        if folder.exists():
+            print(f"{folder} exists and is left as it is", flush=True)
+        elif (folder.with_name(f"{folder.name}.building") / "plan.sqlite").exists():
+            print(f"going on with {folder}", flush=True)
+        else:
+            print(f"preparing {folder}", flush=True)
+        prepare(flags.name, flags.source, flags.out, flags.workers, True, flags.strict, beam, **settings)
         _summarise(folder)
         source = details(folder)["source"]
         if flags.source and source != str(pathlib.Path(flags.source).expanduser().resolve()):
@@ -124,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing was kept", file=sys.stderr)
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
     return 0
 
@@ -143,7 +165,7 @@ def _summarise(folder: pathlib.Path) -> None:
     print(f"set aside  {about['set_aside']:,}")
     for note in about["notes"]:
         print(f"note       {note}")
-    print(f"report     {folder / 'report.md'}")
+    print(f"report     {folder / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from rxrx_jax import metrics
+from rxrx_jax import embeddings, metrics
 from rxrx_jax.errors import UserError
 
 
@@ -49,19 +49,20 @@ def read_seed(workdir: pathlib.Path) -> Seed:
 
 
 def read_embeddings(workdir: pathlib.Path) -> dict[str, np.ndarray] | str:
-    """site_id, split and embedding of embeddings.npz, or why there are none."""
+    """site_id, split and embedding of embeddings.parquet, or why there are none."""
+    name = embeddings.NAME
+    if not (workdir / name).exists():
+        return f"no {name}"
     try:
-        with np.load(workdir / "embeddings.npz") as f:
-            found = {key: f[key] for key in ("site_id", "split", "embedding")}
-    except FileNotFoundError:
-        return "no embeddings.npz"
-    except Exception as e:  # a damaged zip file raises almost anything
-        return f"embeddings.npz cannot be read ({type(e).__name__})"
+        columns, embedding = embeddings.read(workdir / name)
+        found = {"site_id": columns["site_id"], "split": columns["split"], "embedding": embedding}
+    except (UserError, KeyError) as e:
+        return f"{name} cannot be read ({type(e).__name__})"
     chosen = np.isin(found["split"], ("id_test", "test"))
-    if chosen.sum() < 3 or found["embedding"].ndim != 2 or found["embedding"].shape[1] < 2:
-        return "embeddings.npz is too small for a map"
-    if not np.isfinite(found["embedding"]).all():
-        return "embeddings.npz holds numbers that are not finite"
+    if chosen.sum() < 3 or embedding.shape[1] < 2:
+        return f"{name} is too small for a map"
+    if not np.isfinite(embedding).all():
+        return f"{name} holds numbers that are not finite"
     return {key: value[chosen] for key, value in found.items()}
 
 

@@ -1,16 +1,18 @@
-"""Writes the simulated screen as folders: as RxRx1 was published, and as Kaggle shipped it.
+"""Writes the simulated screen as files: as RxRx1 was published, as Kaggle shipped it, and as the later datasets.
 
     python -m rxrx_jax.simulate.export --out DIR --form published --set seed=1 layout=reshuffled
+    python -m rxrx_jax.simulate.export --out DIR --form rxrx3
 
-Both forms are what the builders of the real data read, so a simulated screen exercises them end to end.
+All forms are what the builders of the real data read, so a simulated screen exercises them end to end.
 """
 
 import argparse
-import csv
 import functools
 import pathlib
 
-from rxrx_jax.simulate.design import CHANNELS, Screen, parse, sites
+from rxrx_jax.simulate import layouts
+from rxrx_jax.simulate.design import Screen, parse, sites
+from rxrx_jax.simulate.layouts import write_channels, write_csv, write_splits
 from rxrx_jax.simulate.morphology import generator
 from rxrx_jax.simulate.render import render_site
 
@@ -34,10 +36,10 @@ def write_published(screen: Screen, root) -> None:
         renamed = dict(row, dataset=dataset(screen, row["experiment"]), sirna=row["perturbation"],
                        sirna_id=row["perturbation_id"])  # fmt: skip
         table.append([renamed[column] for column in METADATA])
-    _write_csv(root / "metadata.csv", METADATA, table)
-    _write_splits(screen, root)
+    write_csv(root / "metadata.csv", METADATA, table)
+    write_splits(screen, root)
     for row in rows:
-        _write_channels(screen, row, root / "images")
+        write_channels(row, render_site(screen, row), root / "images")
 
 
 def write_kaggle(screen: Screen, root, strings: bool = False) -> None:
@@ -62,37 +64,13 @@ def write_kaggle(screen: Screen, root, strings: bool = False) -> None:
         else:
             tables[f"{part}_controls"].append([*well, label, row["well_type"]])
     columns = ["id_code", "experiment", "plate", "well", "sirna"]
-    _write_csv(root / "train.csv", columns, tables["train"])
-    _write_csv(root / "test.csv", columns[:-1], tables["test"])
+    write_csv(root / "train.csv", columns, tables["train"])
+    write_csv(root / "test.csv", columns[:-1], tables["test"])
     for part in ("train_controls", "test_controls"):
-        _write_csv(root / f"{part}.csv", [*columns, "well_type"], tables[part])
-    _write_splits(screen, root)
+        write_csv(root / f"{part}.csv", [*columns, "well_type"], tables[part])
+    write_splits(screen, root)
     for row in rows:
-        _write_channels(screen, row, root / dataset(screen, row["experiment"]))
-
-
-def _write_csv(path: pathlib.Path, columns, rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
-def _write_splits(screen: Screen, root: pathlib.Path) -> None:
-    splits = {name: split for split in ("train", "val", "test") for name in getattr(screen, split)}
-    _write_csv(root / "splits.csv", ("experiment", "split"), sorted(splits.items()))
-
-
-def _write_channels(screen: Screen, row: dict, images: pathlib.Path) -> None:
-    from PIL import Image  # the screen itself needs no imaging library
-
-    folder = images / row["experiment"] / f"Plate{row['plate']}"
-    folder.mkdir(parents=True, exist_ok=True)
-    pixels = render_site(screen, row)
-    for channel in range(CHANNELS):
-        path = folder / f"{row['well']}_s{row['site']}_w{channel + 1}.png"
-        Image.fromarray(pixels[..., channel]).save(path, compress_level=1)
+        write_channels(row, render_site(screen, row), root / dataset(screen, row["experiment"]))
 
 
 def main(arguments=None) -> None:
@@ -100,6 +78,12 @@ def main(arguments=None) -> None:
         "published": write_published,
         "kaggle": write_kaggle,
         "kaggle_strings": functools.partial(write_kaggle, strings=True),
+        "rxrx2": layouts.write_rxrx2,
+        "rxrx19a": layouts.write_rxrx19a,
+        "rxrx19b": layouts.write_rxrx19b,
+        "rxrx3": layouts.write_rxrx3,
+        "rxrx3_core": layouts.write_rxrx3_core,
+        "rxrx3_core_webdataset": functools.partial(layouts.write_rxrx3_core, form="webdataset"),
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, type=pathlib.Path, help="an empty or new folder")
@@ -112,8 +96,11 @@ def main(arguments=None) -> None:
         screen = parse(options.set)
     except ValueError as error:
         parser.error(str(error))
-    forms[options.form](screen, options.out)
-    print(f"wrote {len(sites(screen))} simulated sites to {options.out}")
+    try:
+        forms[options.form](screen, options.out)
+    except ModuleNotFoundError as error:  # pyarrow is no dependency
+        parser.error(f"--form={options.form} needs {error.name}: pip install {error.name}")
+    print(f"wrote the simulated screen to {options.out} as {options.form}")
 
 
 if __name__ == "__main__":

@@ -6,39 +6,40 @@ Every field of rxrx_jax.simulate.screen.Screen is a setting. Raise VERSION when 
 a prepared folder is otherwise taken as it is.
 """
 
-import functools
-
 import tensorflow_datasets as tfds
 
 from rxrx_jax.errors import UserError
 from rxrx_jax.simulate import screen as simulate
-from tfds_builders import report, screen
+from tfds_builders.common import screen, types
+from tfds_builders.rxrx_sim.reader import Simulated
 
 
 class Builder(screen.ScreenBuilder):
     """A simulated screen to one record per site; the config holds a Screen."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     settings_type = simulate.Screen
-    processes = True  # numpy work that holds the GIL
+    channels = ("nucleus", "endoplasmic reticulum", "actin", "nucleolus and RNA", "mitochondria", "Golgi")
     about = {
         "description": "A simulated cell painting screen with known effects of perturbation and batch.",
         "license": "Apache-2.0",
     }
 
-    def read_table(self) -> report.Table:
+    @classmethod
+    def make_config(cls, **fields) -> screen.ScreenConfig:
+        """As the base class; simulated images are no files that records could keep."""
+        config = super().make_config(**fields)
+        if config.records.encoding == "source":
+            raise UserError("rxrx_sim: encoding=source keeps image files, and simulated images have none")
+        return config
+
+    def read_table(self) -> types.Table:
         """Lists the sites of the screen."""
         if self.source is not None:
             raise UserError(f"rxrx_sim is simulated: leave out --source={self.source}")
-        rows = simulate.sites(self.settings)
-        facts = {"source": "simulated", "source_kind": "simulated", "label_space": "simulated",
-                 "classes": self.settings.classes}  # fmt: skip
-        return report.Table(rows, classes=report.classes_of(rows), facts=facts)
+        facts = {"source": "simulated", "source_kind": "simulated", "label_space": "simulated"}
+        return types.Table(simulate.sites(self.settings), facts, classes=self.settings.classes)
 
-    def image_shape(self) -> tuple[int, int, int]:
-        """Six channels of the screen's size."""
-        return self.settings.image_size, self.settings.image_size, 6
-
-    def site_reader(self):
-        """A pure function of screen and row."""
-        return functools.partial(simulate.render_site, self.settings)
+    def reader(self) -> tuple[Simulated, tuple[int, int]]:
+        """The renderer."""
+        return Simulated(self.settings), (self.settings.image_size, self.settings.image_size)

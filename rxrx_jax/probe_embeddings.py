@@ -1,0 +1,122 @@
+"""Linear probe of published or own embeddings: how well a logistic regression tells the perturbations.
+
+    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment]
+
+FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run. It is fitted on the train rows
+alone; the accuracies are per row (a site, or a well where an embedding is of a whole well), in-batch on other sites
+of the training wells, validation and cross-batch on experiments that the fit never saw.
+"""
+
+import argparse
+import pathlib
+import sys
+import types
+from collections.abc import Iterator
+
+import numpy as np
+
+from rxrx_jax import embeddings
+from rxrx_jax.data import Sites
+from rxrx_jax.errors import UserError
+from rxrx_jax.evaluators.accuracy import summarise
+from rxrx_jax.evaluators.linear import fit_linear, log_probabilities, standardise_by_group
+from rxrx_jax.evaluators.predict import SPLIT_NAMES
+
+NEEDED = ("split", "well_id", "cell_type", "experiment", "perturbation_id")
+TRANSDUCTIVE = "standardised within each experiment (transductive: it uses unlabelled embeddings of held-out ones)"
+
+
+def as_dataset(columns: dict[str, np.ndarray]) -> types.SimpleNamespace:
+    """What `accuracy.summarise` needs of a dataset, from the columns of an embeddings file: sites, experiments,
+    cell_types. Raises UserError for a missing column."""
+    if missing := [name for name in NEEDED if name not in columns]:
+        raise UserError(f"the embeddings have no column {', '.join(missing)}")
+    experiments, experiment = np.unique(columns["experiment"], return_inverse=True)
+    cell_types, cell_type = np.unique(columns["cell_type"], return_inverse=True)
+    unused = dict.fromkeys(("index", "site_id", "site", "well_type", "plate"))
+    sites = Sites(
+        split=columns["split"],
+        well_id=columns["well_id"],
+        label=columns["perturbation_id"],
+        experiment=experiment,
+        cell_type=cell_type,
+        **unused,
+    )
+    return types.SimpleNamespace(sites=sites, experiments=experiments.tolist(), cell_types=cell_types.tolist())
+
+
+def probe(columns: dict[str, np.ndarray], embedding: np.ndarray) -> Iterator[tuple[str, dict[str, float]]]:
+    """Fits on the train rows and yields (in_batch, validation or cross_batch, metrics) of every split with labels.
+
+    Args:
+      columns: of an embeddings file, each [n].
+      embedding: [n, D].
+
+    metrics: those of `accuracy.summarise` without the name of the split, and classes (that the fit tells apart),
+    chance (1 / classes) and commonest (accuracy of always answering the commonest class of the train rows).
+    """
+    dataset = as_dataset(columns)
+    train = (dataset.sites.split == "train") & (dataset.sites.label >= 0)
+    labels, count = np.unique(dataset.sites.label[train], return_counts=True)
+    try:
+        model = fit_linear(embedding[train], dataset.sites.label[train])
+    except MemoryError as error:
+        raise UserError(
+            f"a probe of {len(labels):,} classes on {train.sum():,} rows does not fit this machine's memory"
+        ) from error
+    for split, name in SPLIT_NAMES.items():
+        rows = np.flatnonzero(dataset.sites.split == split)
+        if not (dataset.sites.label[rows] >= 0).any():
+            continue
+        logits = log_probabilities(model, embedding[rows], int(dataset.sites.label.max()) + 1)
+        metrics = {key.removeprefix(f"{name}/"): value for key, value in summarise(name, logits, rows, dataset)}
+        known = dataset.sites.label[rows][dataset.sites.label[rows] >= 0]
+        metrics |= {
+            "classes": len(labels),
+            "chance": 1 / len(labels),
+            "commonest": float((known == labels[count.argmax()]).mean()),
+        }
+        yield name, metrics
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rxrx_jax.probe_embeddings", description="Linear probe of an embeddings file."
+    )
+    parser.add_argument("path", type=pathlib.Path, help="embeddings.parquet, or a folder that holds one")
+    parser.add_argument("--per-experiment", action="store_true", help=f"also {TRANSDUCTIVE}")
+    flags = parser.parse_args(argv)
+    try:
+        columns, embedding = embeddings.read(flags.path)
+        dataset = as_dataset(columns)
+        train = (dataset.sites.split == "train") & (dataset.sites.label >= 0)
+        classes = len(np.unique(dataset.sites.label[train]))
+        print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {train.sum():,} train rows with a label, "
+              f"{classes:,} classes", flush=True)  # fmt: skip
+        _print("as they are", probe(columns, embedding))
+        if flags.per_experiment:
+            _print(TRANSDUCTIVE, probe(columns, standardise_by_group(embedding, dataset.sites.experiment)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _print(title: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
+    print(f"\n{title}\n{'':12} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
+    empty = True
+    for name, m in found:
+        empty = False
+        low, high = m["site_accuracy_ci_low"], m["site_accuracy_ci_high"]
+        interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one experiment"
+        print(f"{name:12} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {m['chance']:8.4f} "
+              f"{m['commonest']:10.4f}", flush=True)  # fmt: skip
+    if not empty:
+        print("interval: of the mean over experiments; commonest: always answering the commonest class of train")
+    else:
+        print("no row outside train has a label: prepare the embeddings with a splits.csv that holds experiments out")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""The base of every builder here: a published or simulated screen to one prepared TFDS folder, with no TensorFlow.
+
+A prepared folder <data_dir>/<name>/<config>/<version>/ holds array_record shards by split and, beside them,
+sites.csv, original.csv, manifest.csv, perturbations.csv, statistics.json, histograms.json, set_aside.csv,
+unlisted.csv and report.html (docs/records.md says what is in each). A site that cannot become a correct record is
+set aside, named and counted; it never becomes a wrong one.
+
+How a build goes: the tables become a plan (plan.py), each plate of the plan becomes shards and a result
+(plates.py, in parallel: build.py), and the results become the folder (finish.py). Until then all of it is in
+<version>.building beside the folder, from where a build that was stopped goes on.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from rxrx_jax.errors import UserError
+from tfds_builders.common import build, finish, plates, reading, types
+from tfds_builders.common import plan as plan_lib
+from tfds_builders.common import settings as settings_lib
+from tfds_builders.report import page
+
+
+@dataclasses.dataclass(eq=False)
+class ScreenConfig(tfds.core.BuilderConfig):
+    """A TFDS config made from settings; see `ScreenBuilder.make_config`."""
+
+    settings: Any = None  # the builder's own
+    records: settings_lib.Records | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """For a builder that has nothing of its own to set."""
+
+
+class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Builds a screen. A concrete builder sets the class attributes and writes the methods below them.
+
+    Of TFDS's base class it uses the reading, the naming and the metadata: TFDS's own writing starts again after
+    every stop, is serial, and spills through TensorFlow when it shuffles more than 1000 MiB.
+    """
+
+    VERSION = tfds.core.Version("2.0.0")
+    settings_type: type = NoSettings  # a frozen dataclass with defaults for every field
+    records = settings_lib.Records()  # the defaults of what every builder lets users choose
+    about: dict[str, str] = {}  # description, homepage, citation, license of tfds.core.DatasetInfo
+    channels: tuple[str, ...] = ()  # what w1, w2, ... show
+    bits = 8  # of the published images
+    extra_columns: dict[str, type] = {}  # of a row, beyond types.SITE_COLUMNS: str, int or float
+    published: dict[str, int] = {}  # counts of the published design
+
+    def read_table(self) -> types.Table:
+        """Returns every site of the source, before any image is read."""
+        raise NotImplementedError
+
+    def image_source(self) -> Any:
+        """Returns where the image files are, one of sources.py."""
+        raise NotImplementedError
+
+    def image_size(self, source: Any) -> tuple[int, int] | None:
+        """Returns (H, W) of every record; None if the source has no image to tell it."""
+        size = getattr(self.settings, "image_size", None)
+        return (size, size) if size else source.size()
+
+    def reader(self) -> Any:
+        """Returns what reads the sites, and (H, W); a builder whose images are no files overrides it."""
+        source = self.image_source()
+        size = self.image_size(source)
+        if size is None:
+            raise UserError(f"{self.source}: no image there can be read, so that there is nothing to build")
+        bits = self.builder_config.records.bits
+        return reading.FileReader(source, len(self.channels), size, self.bits, bits), size
+
+    @classmethod
+    def make_config(cls, **fields) -> ScreenConfig:
+        """Returns the config of some settings, named after those that are not the default. Raises UserError."""
+        defaults = (cls.settings_type(), cls.records)
+        own, records = settings_lib.make(defaults, fields, cls.name)
+        if records.bits > cls.bits:
+            raise UserError(f"{cls.name}: bits={records.bits}, but its images have {cls.bits}")
+        if records.encoding == "source" and records.bits != cls.bits:
+            raise UserError(f"{cls.name}: encoding=source keeps the files as they are: add bits={cls.bits}")
+        name = settings_lib.config_name((own, records), defaults)
+        return ScreenConfig(name=name, settings=own, records=records)
+
+    def __init__(
+        self,
+        *,
+        data_dir: os.PathLike | str | None = None,
+        config: ScreenConfig | None = None,
+        source: os.PathLike | str | None = None,
+        workers: int | None = None,
+        progress: bool = False,
+        strict: bool = False,
+        beam: list[str] | None = None,
+        **kwargs,
+    ):
+        """A builder of one config, for one source.
+
+        Args:
+          data_dir: the folder that holds prepared datasets; TFDS's own default if None.
+          config: from `make_config`; the default settings if None.
+          source: the folder of the raw data, for builders that read one; `tfds build` gives it as --manual_dir.
+          workers: processes; all cores if None. The result does not depend on it.
+          progress: show a progress bar on stderr.
+          strict: stop with an error at the first site that would be set aside.
+          beam: options of an Apache Beam pipeline that builds the plates in place of processes.
+        """
+        self.source = None if source is None else pathlib.Path(source).expanduser().resolve()
+        self.workers, self.progress, self.strict, self.beam = workers or build.cores(), progress, strict, beam
+        super().__init__(file_format="array_record", data_dir=data_dir, config=config or self.make_config(), **kwargs)
+
+    def _create_builder_config(self, builder_config: ScreenConfig, version) -> ScreenConfig:
+        return builder_config  # TFDS's own warns of every config that the class does not list
+
+    @property
+    def settings(self) -> Any:
+        """The settings of this builder's config."""
+        return self.builder_config.settings
+
+    @property
+    def all_settings(self) -> dict[str, Any]:
+        """All settings, as metadata.json records them."""
+        return settings_lib.as_json((self.settings, self.builder_config.records))
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # The features are known when the source is: they are read from the prepared folder.
+        return tfds.core.DatasetInfo(builder=self, metadata=tfds.core.MetadataDict(), **self.about)
+
+    def download_and_prepare(self, *, download_dir=None, download_config=None, file_format=None, **kwargs) -> None:
+        """Prepares the folder unless it exists. Raises UserError; the same call after any stop goes on."""
+        del download_dir, file_format, kwargs
+        if self.source is None and download_config is not None and download_config.manual_dir:
+            self.source = pathlib.Path(download_config.manual_dir).expanduser().resolve()
+        folder = pathlib.Path(self.data_path)
+        working = folder.with_name(f"{folder.name}.building")
+        if not folder.exists():
+            with _only_one(working), _disk_errors(working):
+                if not folder.exists():  # else another process has just made it
+                    self._build(working, folder)
+        self.info.read_from_directory(os.fspath(folder))
+
+    def _build(self, working: pathlib.Path, folder: pathlib.Path) -> None:
+        task = self._task(working)
+        chosen = self.builder_config.records
+        names = task.plan.plates()
+        known = set(task.plan.plates(chosen=False))
+        names += [name for name in task.reader.plates() if name not in known and _is_chosen(name, chosen)]
+        names.sort()
+        if self.beam is None:
+            build.run(task, names, self.workers, self.name, self.progress)
+        else:
+            build.run_on_beam(task, names, self.beam)
+        made = working / "folder"
+        result = finish.finish(task, names, made, self.name)
+        if not result["records"]:
+            first = finish.first_set_aside(made)
+            _clear(working)  # the same command shall look at the source again
+            raise UserError(f"{self.source or self.name}: no site can be used{first}")
+        about = task.plan.about()
+        info = tfds.core.DatasetInfo(
+            builder=self,
+            features=plates.features(task),
+            metadata=tfds.core.MetadataDict(
+                **about["facts"],
+                settings=self.all_settings,
+                notes=about["notes"],
+                channels=list(self.channels),
+                image_shape=list(task.shape),
+                bits=task.bits,
+                published=self.published,
+                records=result["records"],
+                set_aside=result["set_aside"],
+                unlisted=result["unlisted"],
+            ),
+            **self.about,
+        )
+        info.set_file_format("array_record")
+        info.set_splits(tfds.core.SplitDict(result["splits"]))
+        info.write_to_directory(os.fspath(made))
+        page.write(made)
+        made.rename(folder)
+        shutil.rmtree(working)
+
+    def _task(self, working: pathlib.Path) -> plates.Task:
+        """Returns the build that was stopped here, if it was of the same source and settings, or a new one."""
+        records = self.builder_config.records
+        reader, size = self.reader()
+        shape = (*size, len(self.channels))
+        same = {"settings": self.all_settings, "source": str(self.source), "shape": list(shape)}
+        same["tables"] = _fingerprints(self.source) if self.source else []
+        path, about = working / "plan.sqlite", working / "build.json"
+        if not (about.exists() and path.exists() and json.loads(about.read_text()) == same):
+            _clear(working)
+            plan_lib.write(path, self.read_table(), records.experiments, records.plates, records.cell_types)
+            about.write_text(json.dumps(same))
+        (working / "plates").mkdir(exist_ok=True)
+        plan = plan_lib.Plan(path)
+        if self.strict:
+            for item in plan.set_aside():
+                plan_lib.refuse(item)
+            for name in reader.strays():
+                plan_lib.refuse(types.SetAside(name, "a file that belongs to no plate"))
+        return plates.Task(
+            folder=working / "plates",
+            plan=plan,
+            reader=reader,
+            shape=shape,
+            bits=records.bits,
+            encoding=records.encoding,
+            extra_columns=self.extra_columns,
+            strict=self.strict,
+        )
+
+    def _split_generators(self, dl_manager):
+        raise NotImplementedError("records are written by download_and_prepare")
+
+    _generate_examples = _shard_iterators_per_split = _split_generators
+
+
+def _is_chosen(name: tuple[str, int], records: settings_lib.Records) -> bool:
+    """Whether a plate without any row belongs to what is built."""
+    return (
+        (not records.experiments or name[0] in records.experiments)
+        and (not records.plates or name[1] in records.plates)
+        and not records.cell_types
+    )
+
+
+def _fingerprints(source: pathlib.Path) -> list[list[Any]]:
+    """Returns name, size and time of the tables of a source: a build does not go on with others."""
+    tables = sorted(path for path in source.glob("*.csv") if path.is_file())
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in tables]
+
+
+@contextlib.contextmanager
+def _only_one(working: pathlib.Path) -> Iterator[None]:
+    """Waits while another process builds the same folder."""
+    while True:
+        working.mkdir(parents=True, exist_ok=True)
+        with (working / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # The process that held it may have finished and removed the folder, lock and all.
+            if not (working / "lock").exists() or not os.path.samestat(
+                os.fstat(lock.fileno()), os.stat(working / "lock")
+            ):
+                continue
+            try:
+                yield
+            finally:
+                if working.exists() and [path.name for path in working.iterdir()] == ["lock"]:
+                    shutil.rmtree(working)
+            return
+
+
+def _clear(working: pathlib.Path) -> None:
+    for path in working.iterdir():
+        if path.name != "lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def _disk_errors(working: pathlib.Path) -> Iterator[None]:
+    """Says in one line that the disk is full, and that nothing is lost."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        full = error.errno in plates.DISK_ERRORS if isinstance(error, OSError) else "disk is full" in str(error)
+        if not full:
+            raise
+        raise UserError(f"{working}: the disk is full: free some space and run the same command, it goes on") from error

@@ -1,0 +1,29 @@
+"""Where the image files of a plate are: folders, a tar per plate, Parquet rows, or WebDataset shards.
+
+A source is a frozen dataclass that pickles small, for workers. All have the same four methods:
+    plates() -> sorted [(experiment, plate), ...] that are on disk, by canonical name; opens no image
+    open(experiment, plate) -> context manager with its PlateFiles; any plate may be asked for, also an absent one
+    size() -> (H, W), the commonest size among some headers spread over the source; None if there is no image
+    strays() -> names of what is there and belongs to no plate: no image of it is ever read
+"""
+
+import pathlib
+
+from rxrx_jax.errors import UserError
+from tfds_builders.common.sources.files import NoImages, PlateFiles
+from tfds_builders.common.sources.folders import Folders
+from tfds_builders.common.sources.parquet import Parquet
+from tfds_builders.common.sources.tars import Tars, WebDataset
+
+__all__ = ["Folders", "Parquet", "PlateFiles", "Tars", "WebDataset", "choose"]
+
+
+def choose(root: pathlib.Path, *kinds: type):
+    """Returns the first of these kinds of source that the folder holds; UserError if it holds none."""
+    missing = []
+    for kind in kinds:
+        try:
+            return kind(root)
+        except NoImages as error:
+            missing.append(error.what)
+    raise UserError(f"{root} has no {' and no '.join(missing)}: give the folder that holds them as --source")

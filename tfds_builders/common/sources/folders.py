@@ -1,0 +1,72 @@
+"""Images as files: images/EXPERIMENT/PlateN/WELL_sS_wC.png, and Kaggle's train/ and test/ in place of images/."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator
+
+from tfds_builders.common import decode
+from tfds_builders.common.sources import files as lib
+from tfds_builders.common.types import BadSite
+
+TREES = ("images", "train", "test")
+PLATE = r"Plate(\d+)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """The published tree, or Kaggle's two. See `sources` for the methods."""
+
+    root: pathlib.Path
+
+    def __post_init__(self):
+        if not self._trees():
+            raise lib.NoImages(self.root, f"folder {', '.join(TREES[:-1])} or {TREES[-1]}")
+
+    def _trees(self) -> list[str]:
+        return [tree for tree in TREES if (self.root / tree).is_dir()]
+
+    def _find(self, experiment: str | None = None) -> Iterator[lib.Found]:
+        return lib.find_plates(self.root, self._trees(), PLATE, experiment)
+
+    def plates(self) -> list[tuple[str, int]]:
+        return lib.plates_of(self._find())
+
+    def strays(self) -> list[str]:
+        return lib.strays_of(self.root, self._find())
+
+    @contextlib.contextmanager
+    def open(self, experiment: str, plate: int) -> Iterator[lib.PlateFiles]:
+        files = lib.PlateFiles()
+        lib.add_plates(files, self.root, self._find(experiment), plate, functools.partial(self._add, files))
+        yield files
+
+    def _add(self, files: lib.PlateFiles, folder: str, name: str) -> None:
+        inside = sorted({os.path.realpath(self.root / tree) for tree in ("", *self._trees())})
+        for entry in lib.entries(folder):
+            match = lib.PNG_NAME.fullmatch(entry.name)
+            if not match:
+                files.add_other(f"{name}/{entry.name}")
+                continue
+            load = functools.partial(lib.read_file, entry.path)
+            if lib.leads_out(entry, inside):
+                load = functools.partial(lib.refuse, lib.OUTSIDE)
+            files.add((match[1], int(match[2]), int(match[3])), f"{name}/{entry.name}", load)
+
+    def size(self) -> tuple[int, int] | None:
+        found = [item for item in self._find() if item.plate is not None and not item.reason]
+        return lib.vote(itertools.chain.from_iterable(map(_headers, lib.spread(found, lib.PROBES))))
+
+
+def _headers(found: lib.Found) -> Iterator[bytes]:
+    try:
+        names = (entry for entry in lib.entries(found.path) if lib.PNG_NAME.fullmatch(entry.name))
+        images = [entry for entry in names if not entry.is_symlink()]
+    except OSError:
+        return
+    for entry in lib.spread(images, 3):
+        with contextlib.suppress(BadSite):
+            yield lib.read_file(entry.path, decode.HEADER_BYTES)

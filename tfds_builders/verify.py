@@ -1,0 +1,243 @@
+"""Reads every record of a prepared folder again and compares it with what the build wrote beside it.
+
+    python -m tfds_builders.verify DIR [--workers=N]
+
+Each record's bytes must have the hash of manifest.csv, decode, and say what sites.csv says; statistics.json and
+histograms.json are computed again from the pixels; counts must agree everywhere. Exit status 0 if all of it does,
+1 with a line for each difference if not.
+"""
+
+import argparse
+import collections
+import csv
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from rxrx_jax.errors import UserError
+from tfds_builders.common.types import SPLITS
+
+SHOWN = 50  # differences that are printed; all are counted
+
+
+def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = False) -> list[str]:
+    """Returns what is wrong with a prepared folder, a sentence each; empty if nothing is.
+
+    Args:
+      folder: the folder of a config and version, that holds dataset_info.json.
+      workers: processes; all cores if None.
+      progress: show a progress bar on stderr.
+    """
+    from tfds_builders.common import build
+
+    try:
+        about = json.loads((folder / "metadata.json").read_text())
+        lengths = _shard_lengths(folder)
+        wrong, shards = _match_tables(folder, about, lengths)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename} is missing: is {folder} a folder that tfds_builders.prepare made?"
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: cannot be verified ({error!r})") from error
+    if wrong:
+        return wrong  # the rows do not belong to the records, so that comparing them tells nothing more
+    sums: dict[str, Any] = {"moments": {}, "histograms": {}}
+    workers = min(workers or build.cores(), max(1, len(shards)))
+    total = sum(map(sum, lengths.values()))
+    with (
+        build.open_pool(workers) as pool,
+        tqdm.tqdm(total=total, unit=" records", desc="verify", disable=not progress) as bar,
+    ):
+        for found in _ordered(pool, _rows_of_shards(folder, shards), workers):
+            wrong += found["wrong"]
+            _add(sums, found)
+            bar.update(found["records"])
+    return wrong + _compare_sums(folder, about, sums)
+
+
+def _shard_lengths(folder: pathlib.Path) -> dict[str, list[int]]:
+    """Returns the number of records of each shard, by split."""
+    info = json.loads((folder / "dataset_info.json").read_text())
+    return {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
+
+
+def _match_tables(
+    folder: pathlib.Path, about: dict[str, Any], lengths: dict[str, list[int]]
+) -> tuple[list[str], list[tuple[str, pathlib.Path, int]]]:
+    """Returns what is wrong with files and counts, and (split, path, records) of every shard in order."""
+    wrong, shards = [], []
+    counts = {name: collections.Counter() for name in ("sites", "original", "manifest")}
+    ids = set()
+    for name, counter in counts.items():
+        for row in _rows(folder / f"{name}.csv"):
+            counter[row["split"]] += 1
+            if name == "sites":
+                if hash(row["site_id"]) in ids:  # hashes, not names: 2.2 million of them
+                    wrong.append(f"sites.csv: {row['site_id']} occurs twice")
+                ids.add(hash(row["site_id"]))
+    for split in SPLITS:
+        records = sum(lengths.get(split, []))
+        for name, counter in counts.items():
+            if counter[split] != records:
+                wrong.append(f"{name}.csv has {counter[split]:,} rows of {split}, for {records:,} records")
+        files = sorted(folder.glob(f"*-{split}.array_record-*"))
+        if len(files) != len(lengths.get(split, [])):
+            wrong.append(f"{split} has {len(files)} shards, dataset_info.json names {len(lengths.get(split, []))}")
+        shards += [(split, path, n) for path, n in zip(files, lengths.get(split, []), strict=False)]
+    for name, key in (("set_aside", "set_aside"), ("unlisted", "unlisted")):
+        number = sum(1 for _ in _rows(folder / f"{name}.csv"))
+        if number != about[key]:
+            wrong.append(f"{name}.csv has {number:,} rows, metadata.json says {about[key]:,}")
+    return wrong, shards
+
+
+def _rows(path: pathlib.Path) -> Iterator[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
+
+
+def _rows_of_shards(folder: pathlib.Path, shards: list) -> Iterator[tuple]:
+    """Yields (folder, shard path, first index, rows of sites.csv, rows of manifest.csv) of every shard."""
+    sites, manifest = _rows(folder / "sites.csv"), _rows(folder / "manifest.csv")
+    index = collections.Counter()
+    for split, path, records in shards:
+        mine = list(itertools.islice(sites, records)), list(itertools.islice(manifest, records))
+        yield folder, path, index[split], *mine
+        index[split] += records
+
+
+def _ordered(pool: Any, items: Iterator[tuple], workers: int) -> Iterator[dict[str, Any]]:
+    """Yields the results in order, with few shards in flight."""
+    if pool is None:
+        yield from itertools.starmap(_verify_shard, items)
+        return
+    running = collections.deque(pool.submit(_verify_shard, *item) for item in itertools.islice(items, 2 * workers))
+    while running:
+        result = running.popleft().result()
+        running.extend(pool.submit(_verify_shard, *item) for item in itertools.islice(items, 1))
+        yield result
+
+
+def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
+    """Compares the records of one shard with their rows; its pixels are of one plate."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    from tfds_builders.common import plates
+
+    features = tfds.builder_from_directory(folder).info.features
+    wrong = []
+    histogram, read = 0, 0
+    try:
+        reader = ArrayRecordReader(str(path))
+        found = reader.num_records()
+    except Exception as error:  # the library raises several types for a damaged file
+        return {"wrong": [f"{path.name}: cannot be read ({error})"], "records": len(sites), "read": 0}
+    if found != len(sites):
+        wrong.append(f"{path.name}: holds {found} records in place of {len(sites)}")
+    for i, (site, entry) in enumerate(zip(sites[:found], manifest, strict=False)):
+        name = f"{path.name} record {i} ({site['site_id']})"
+        try:
+            record = reader.read([i])[0]
+        except Exception as error:
+            wrong.append(f"{name}: cannot be read ({error})")
+            continue
+        if entry["site_id"] != site["site_id"] or int(entry["index"]) != first + i:
+            wrong.append(f"{name}: manifest.csv has {entry['site_id']} index {entry['index']} in its place")
+        if len(record) != int(entry["bytes"]) or hashlib.sha256(record).hexdigest() != entry["sha256"]:
+            wrong.append(f"{name}: its bytes are not those of manifest.csv")
+        try:
+            example = features.deserialize_example_np(record)
+        except Exception as error:
+            wrong.append(f"{name}: cannot be decoded ({error})")
+            continue
+        wrong += [f"{name}: {text}" for text in _differences(example, site)]
+        counts = plates.histograms(np.moveaxis(example["image"], -1, 0))
+        mean = counts @ np.arange(counts.shape[1]) / counts[0].sum()
+        if any(f"{value:.6g}" != entry[f"mean_w{c + 1}"] for c, value in enumerate(mean)):
+            wrong.append(f"{name}: mean intensities differ from manifest.csv")
+        histogram, read = histogram + counts, read + 1
+    result = {"wrong": wrong, "records": len(sites), "read": read}
+    if read:
+        result |= {
+            "experiment": sites[0]["experiment"],
+            "plate": sites[0]["plate"],
+            "split": sites[0]["split"],
+            "moments": plates.moments(histogram, read),
+            "histogram": histogram.reshape(len(histogram), 256, -1).sum(-1).tolist(),
+        }
+    return result
+
+
+def _differences(example: dict[str, Any], site: dict[str, str]) -> Iterator[str]:
+    """Yields what a record says otherwise than its row of sites.csv."""
+    for key, value in example.items():
+        if key == "image":
+            continue
+        if isinstance(value, bytes):
+            same = value.decode() == site[key]
+        elif isinstance(value, (float, np.floating)):
+            same = math.isnan(value) if site[key] == "" else np.float32(site[key]) == value
+        else:
+            same = str(value) == site[key]
+        if not same:
+            yield f"{key} is {value!r}, in sites.csv {site[key]!r}"
+
+
+def _add(sums: dict[str, Any], found: dict[str, Any]) -> None:
+    from tfds_builders.common import finish
+
+    if found["read"]:
+        finish.add_moments(sums["moments"], ("experiment", found["experiment"]), found["moments"])
+        finish.add_moments(sums["moments"], ("plate", f"{found['experiment']}/{found['plate']}"), found["moments"])
+        if found["split"] == "train":
+            finish.add_moments(sums["moments"], ("dataset", ""), found["moments"])
+        finish.add_histogram(sums["histograms"], found["experiment"], found["histogram"])
+
+
+def _compare_sums(folder: pathlib.Path, about: dict[str, Any], sums: dict[str, Any]) -> list[str]:
+    from tfds_builders.common import finish
+
+    wrong = []
+    shape = tuple(about["image_shape"])
+    if json.loads((folder / "statistics.json").read_text()) != finish.statistics(shape, sums["moments"]):
+        wrong.append("statistics.json is not what the records give")
+    if json.loads((folder / "histograms.json").read_text())["experiment"] != sums["histograms"]:
+        wrong.append("histograms.json is not what the records give")
+    return wrong
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_builders.verify", description="Reads a prepared folder again and compares."
+    )
+    parser.add_argument("folder", type=pathlib.Path, help="the folder with dataset_info.json")
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    flags = parser.parse_args(argv)
+    try:
+        wrong = verify(flags.folder.expanduser().absolute(), flags.workers, progress=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in wrong[:SHOWN]:
+        print(line)
+    if wrong:
+        print(f"{flags.folder}: {len(wrong):,} differences" + (f", {SHOWN} shown" if len(wrong) > SHOWN else ""))
+        return 1
+    lengths = _shard_lengths(flags.folder)
+    print(f"{flags.folder}: {sum(map(sum, lengths.values())):,} records are what the build wrote")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
