@@ -260,10 +260,12 @@ def test_a_busy_server_is_tried_again_with_growing_pauses(server, tmp_path, monk
     assert "HTTP 503 Service Unavailable; next try in 2 s" in shown and "100k/100k" in shown and "B/s" in shown
 
 
-def test_no_server(tmp_path, monkeypatch):
+def test_no_server(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fetch_lib, "RETRIES", 2)
     with pytest.raises(UserError, match="http://127.0.0.1:9/file: .*refused.*gave up after 2"):
-        fetch("http://127.0.0.1:9/file", tmp_path / "a", progress=False, pause=0.0)
+        fetch("http://127.0.0.1:9/file", tmp_path / "a", pause=0.0)
+    shown = capsys.readouterr().err
+    assert "refused" in shown and "B/s" not in shown and len(shown.splitlines()) == 1  # no empty bar
 
 
 def test_too_little_room_is_said_before_a_byte_is_written(server, tmp_path, monkeypatch):
@@ -531,8 +533,13 @@ def test_the_command(base, tmp_path, capsys):
     assert len(base.requests) == requests and "images: unpacked before" in capsys.readouterr().out
 
 
-def test_only_some_parts(base, tmp_path):
+def test_only_some_parts(base, tmp_path, capsys):
     assert run("rxrx1", "--to", tmp_path, "--only=embeddings, metadata") == 0
+    out = capsys.readouterr().out
+    assert (
+        f"tfds_builders.prepare_embeddings rxrx1 --source={tmp_path}" in out
+        and "tfds_builders.prepare rxrx1" not in out
+    )
     assert [path for path, *_ in base.requests] == ["/rxrx1/rxrx1-metadata.zip", "/rxrx1/rxrx1-dl-embeddings.zip"]
     assert not (tmp_path / "images").exists()
 

@@ -148,7 +148,9 @@ def main(argv: list[str] | None = None) -> int:
             print(MANUAL[flags.name].format(to=to))
         else:
             download(flags.name, to, parts)
-        print(f"then       python -m tfds_builders.prepare {flags.name} --source={to}")
+        for command, needs in (("prepare", "images"), ("prepare_embeddings", "embeddings")):
+            if needs in parts:
+                print(f"then       python -m tfds_builders.{command} {flags.name} --source={to}")
         return 2 if flags.name in MANUAL else 0
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

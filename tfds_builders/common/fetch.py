@@ -92,7 +92,8 @@ def fetch(url: str, path: pathlib.Path, room: float = 0.0, progress: bool = True
                 )
             seconds = min(pause * 2 ** (failures - 1), LONGEST_PAUSE)
             if progress:
-                tqdm.tqdm.write(f"{path.name}: {problem}; next try in {seconds:.0f} s", file=sys.stderr)
+                say = tqdm.tqdm.write if bar.leave else print  # the former shows the bar again
+                say(f"{path.name}: {problem}; next try in {seconds:.0f} s", file=sys.stderr)
             time.sleep(seconds)
     part.replace(path)
     _state_path(part).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -167,15 +168,20 @@ def statistics(shape: tuple[int, int, int], moments: dict[tuple[str, str], dict]
 def _place_shards(
     task: plates.Task, folder: pathlib.Path, dataset: str, split: str, shards: list[dict[str, Any]]
 ) -> tfds.core.SplitInfo:
-    """Renames a split's shards; those that an earlier, stopped call has renamed are there already."""
+    """Gives a split's shards their names, and waits until the disk has them."""
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name=dataset, split=split, filetype_suffix="array_record"
     )
     targets = [pathlib.Path(path) for path in template.sharded_filepaths(len(shards))]
     for shard, target in zip(shards, targets, strict=True):
         path = task.folder / shard["file"]
-        if path.exists():
+        target.unlink(missing_ok=True)  # of an earlier call that was stopped
+        try:
+            os.link(path, target)  # and not renamed: a build that is stopped here finds it again
+        except OSError:  # a file system without links
             path.replace(target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
     return tfds.core.SplitInfo(
         name=split,
         shard_lengths=[shard["records"] for shard in shards],

@@ -65,10 +65,10 @@ def build_plate(task: Task, experiment: str, plate: int, on_site: Callable[[], N
       on_site: called after every site, for progress.
     """
     path = result_path(task, experiment, plate)
-    if path.exists():
-        result = json.loads(path.read_text())
-        _check(task, result)
-        for _ in range(result["rows"]):
+    done = _result(task, path)
+    if done is not None:
+        _check(task, done)
+        for _ in range(done["rows"]):
             on_site()
         return path
     rows, set_aside = task.plan.rows(experiment, plate)
@@ -92,12 +92,19 @@ def build_plate(task: Task, experiment: str, plate: int, on_site: Callable[[], N
     result |= writer.close()
     _check(task, result)
     partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        json.dump(result, file)
-        file.flush()
-        os.fsync(file.fileno())
+    partial.write_text(json.dumps(result))
     partial.replace(path)
     return path
+
+
+def _result(task: Task, path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the result of a plate that is done; None if it is not, or if a power cut took some of its shards."""
+    try:
+        result = json.loads(path.read_text())
+        sizes = [(task.folder / shard["file"]).stat().st_size for shard in result["shards"]]
+    except (OSError, ValueError):
+        return None
+    return result if sizes == [shard["bytes"] for shard in result["shards"]] else None
 
 
 def _check(task: Task, result: dict[str, Any]) -> None:
@@ -131,11 +138,11 @@ class _PlateWriter:
         dtype = np.dtype(f"uint{self.task.bits}")
         if image.shape != (channels, height, width) or image.dtype != dtype:
             raise TypeError(f"{row['site_id']}: read {image.dtype}{image.shape} for {dtype}{self.task.shape}")
+        histogram = histograms(image)  # first, while the image is in the cache
         record = self._encode(row, image, files)
         shard = self._shard(row["split"])
         with _disk_errors():
             shard.write(record)
-        histogram = histograms(image)
         self.histogram += histogram
         if row["split"] == "train":
             self.train_histogram += histogram
@@ -170,11 +177,7 @@ class _PlateWriter:
     def _finish(self, writer: ArrayRecordWriter, shard: dict[str, Any]) -> None:
         with _disk_errors():
             writer.close()
-        path = self.task.folder / shard["file"]
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-        shard["bytes"] = path.stat().st_size
+        shard["bytes"] = (self.task.folder / shard["file"]).stat().st_size
 
     def close(self) -> dict[str, Any]:
         """Closes the shards; returns what the result of the plate says of them."""
@@ -208,7 +211,9 @@ def _disk_errors() -> Iterator[None]:
 def histograms(image: np.ndarray) -> np.ndarray:
     """Returns how often each value occurs in each channel of an image [C, H, W]: [C, 256 or 65536] int64."""
     if image.dtype == np.uint8:
-        return np.array([Image.fromarray(plane).histogram() for plane in image], np.int64)
+        size = image.shape[:0:-1]  # (W, H)
+        views = [Image.frombuffer("L", size, plane, "raw", "L", 0, 1) for plane in np.ascontiguousarray(image)]
+        return np.array([view.histogram() for view in views], np.int64)
     return np.stack([np.bincount(plane.ravel(), minlength=65536) for plane in image])
 
 

@@ -118,13 +118,13 @@ def read_file(path: str, limit: int = MAX_BYTES) -> bytes:
     """Returns the first `limit` bytes of a file, all of it if it may be an image; BadSite if it cannot be read."""
     try:
         # not blocking: opening a pipe would wait for someone to write
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadSite("cannot be read (Not a regular file)")
             if status.st_size > MAX_BYTES:
                 raise BadSite(f"{status.st_size:,} bytes, too large for an image")
-            return file.read(limit)
+            return file.read(min(limit, status.st_size))  # not more: the memory for it is taken first
     except OSError as error:
         raise BadSite(reason_of(error)) from error
 
