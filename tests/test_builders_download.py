@@ -15,10 +15,10 @@ import pytest
 
 from rxrx_jax.errors import UserError
 from tfds_builders import download, prepare
-from tfds_builders.common import fetch as fetch_lib
-from tfds_builders.common import unpack as unpack_lib
-from tfds_builders.common.fetch import NotThere, fetch
-from tfds_builders.common.unpack import unpack
+from tfds_builders.downloads import fetch as fetch_lib
+from tfds_builders.downloads import unpack as unpack_lib
+from tfds_builders.downloads.fetch import NotThere, fetch
+from tfds_builders.downloads.unpack import unpack
 
 CONTENT = np.random.default_rng(0).bytes(100_000)
 

@@ -15,8 +15,9 @@ import pytest
 from rxrx_jax import embeddings as embeddings_file
 from rxrx_jax.errors import UserError
 from tfds_builders import prepare_embeddings
-from tfds_builders.common import embeddings, vectors
 from tfds_builders.common.types import SITE_COLUMNS, SetAside, Table
+from tfds_builders.embeddings import join as embeddings
+from tfds_builders.embeddings import vectors
 
 DIM = 3
 SPLIT = {"HUVEC-01": "train", "HUVEC-02": "val", "RPE-01": "test"}

@@ -116,3 +116,14 @@ def test_two_processes_may_prepare_the_same_folder(tmp_path):
     assert [child.returncode for child in children] == [0, 0, 0] and len(folders) == 1
     folder = prepare_sim(tmp_path)
     assert len(flat(folder)) == 64 and [path.name for path in folder.parent.iterdir()] == ["2.0.0"]
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path):
+    """Workers import the script that started them; it must not wait there for its own parent."""
+    (tmp_path / "script.py").write_text(
+        "from tfds_builders.prepare import prepare\n"
+        f"prepare('rxrx_sim', out={str(tmp_path / 'out')!r}, workers=2, image_size=32)\n"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "must do so under `if __name__ == '__main__':`" in done.stderr and "a worker died" in done.stderr

@@ -14,7 +14,7 @@ import sys
 
 from rxrx_jax.errors import UserError
 from tfds_builders import prepare
-from tfds_builders.common import fetch, unpack
+from tfds_builders.downloads import fetch, unpack
 
 BASE = "https://storage.googleapis.com/rxrx/"
 PARTS = ("metadata", "embeddings", "images")  # small ones first

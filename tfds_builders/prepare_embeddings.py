@@ -40,8 +40,7 @@ def prepare(
       out: the folder of all prepared datasets; TFDS's own (TFDS_DATA_DIR or ~/tensorflow_datasets) if None.
       progress: show progress bars on stderr.
     """
-    from tfds_builders.common import embeddings as join
-    from tfds_builders.common import vectors
+    from tfds_builders.embeddings import join, vectors
 
     builder, folder = prepare_lib.builder_class(name), find(name, out)
     if folder.exists():

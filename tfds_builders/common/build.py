@@ -100,7 +100,8 @@ def _run_in_processes(
                 advance(counter.value)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
-                "a worker died, perhaps for want of memory: run the same command with fewer --workers, it goes on"
+                "a worker died, for the reason above or for want of memory: run the same command with fewer "
+                "--workers, it goes on"
             ) from error
 
 

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -140,6 +141,9 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def download_and_prepare(self, *, download_dir=None, download_config=None, file_format=None, **kwargs) -> None:
         """Prepares the folder unless it exists. Raises UserError; the same call after any stop goes on."""
         del download_dir, file_format, kwargs
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            # A worker imports the script that started it, which would wait for its own parent here.
+            raise UserError("a script that prepares a dataset must do so under `if __name__ == '__main__':`")
         if self.source is None and download_config is not None and download_config.manual_dir:
             self.source = pathlib.Path(download_config.manual_dir).expanduser().resolve()
         folder = pathlib.Path(self.data_path)

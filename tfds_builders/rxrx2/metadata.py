@@ -16,7 +16,7 @@ DOWNLOAD = (
     "metadata from https://www.rxrx.ai/rxrx2#Download and unpack both so that DIR holds metadata.csv and images/. "
     "Then run: python -m tfds_builders.prepare rxrx2 --source=DIR"
 )
-FILES = ("metadata.csv",)
+FILES = ("metadata.csv", "rxrx2-metadata.csv")  # both names occur
 COLUMNS = ("site_id", "well_id", "cell_type", "experiment", "plate", "well", "site", "treatment", "treatment_conc")
 NOTES = (
     "A blank treatment is read as an untreated well (negative_control EMPTY); the source does not say so.",

@@ -27,7 +27,8 @@ import tqdm
 from rxrx_jax import embeddings as embeddings_file
 from rxrx_jax.errors import UserError
 from tfds_builders.common import plan as plan_lib
-from tfds_builders.common import tables, types, vectors
+from tfds_builders.common import tables, types
+from tfds_builders.embeddings import vectors
 
 UNLISTED_NAMED = 1000
 COLUMNS = {name: int if name in ("plate", "site", "perturbation_id") else str for name in types.SITE_COLUMNS}
