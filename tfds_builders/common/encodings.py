@@ -5,7 +5,7 @@
     raw      plain TFDS bytes, uncompressed: the fastest to read and three times the disk
     source   the published files as they are (PNG or JPEG 2000): the smallest for RxRx3-core, and the slowest to read
 
-benchmarks/encodings.py measures them; docs/records.md has its table.
+benchmarks/records.py measures them; docs/records.md has its table.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""Record encodings by size and time: `python benchmarks/encodings.py [--source=DIR]`, DIR an RxRx1 tree.
+"""Record encodings by size and time: `python benchmarks/records.py [--source=DIR]`, DIR an RxRx1 tree.
 
 For every encoding of the builders, through array_record and TFDS as training reads them: kB a site on disk and over
 the PNG files it came from, ms to encode a site, ms to read one whole, and ms to read one and crop 256x256 of it.
