@@ -1,5 +1,6 @@
 """A build that is stopped anywhere goes on, and ends with the bytes of one that was not; full disks; strict builds."""
 
+import errno
 import json
 import os
 import pathlib
@@ -61,7 +62,7 @@ MOMENTS = [
     (plan.json, "dumps", 20),  # while the plan is written
     *[(simulate, "render_site", n) for n in (1, 5, 9, 64)],
     (plates._PlateWriter, "_finish", 7),
-    *[(pathlib.Path, "replace", n) for n in (1, 2, 9)],  # the plan, 8 results
+    *[(pathlib.Path, "replace", n) for n in (1, 2, 3, 10)],  # the plan, what it is of, 8 results
     *[(finish.os, "link", n) for n in (1, 6, 12)],  # 12 shards
     *[(finish._Tables, "add", n) for n in (1, 8)],
     (finish._Tables, "join", 1),
@@ -97,7 +98,7 @@ def test_the_moments_above_cover_the_whole_build(tmp_path, monkeypatch):
                 counts[owner, name] = kill_at(patch, owner, name, 10**9)
         build(tmp_path)
     last = {(owner, name): max(n for o, k, n in MOMENTS if (o, k) == (owner, name)) for owner, name, _ in MOMENTS}
-    assert len(counts[pathlib.Path, "replace"]) == 9 == last[pathlib.Path, "replace"]
+    assert len(counts[pathlib.Path, "replace"]) == 10 == last[pathlib.Path, "replace"]
     assert len(counts[finish.os, "link"]) == 12 == last[finish.os, "link"]
     assert len(counts[simulate, "render_site"]) == 64 == last[simulate, "render_site"]
     assert len(counts[finish._Tables, "add"]) == 8 == last[finish._Tables, "add"]
@@ -199,7 +200,7 @@ def test_ctrl_c_says_that_the_build_goes_on(tmp_path):
     assert child.returncode == 130, output
     assert output[1].endswith(b"interrupted; the same command goes on where it was\n") and b"Traceback" not in output[1]
     again = subprocess.run(command(tmp_path, "--set=image_size=256"), env=environment(), capture_output=True, text=True)
-    assert again.returncode == 0 and again.stdout.startswith("going on with ")
+    assert again.returncode == 0 and "going on: " in again.stdout
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
@@ -267,6 +268,102 @@ def test_strict_also_stops_at_rows_and_files(tmp_path, tree, what):
     with pytest.raises(UserError, match=words):
         build_rxrx1(tree, tmp_path, strict=True)
     assert len(flat(build_rxrx1(tree, tmp_path))) == 64  # without it, it goes on
+
+
+def test_what_was_mended_since_a_build_stopped_is_built(tmp_path, monkeypatch, tree):
+    """Images that come back after the plate was done are in the records, as if they had always been there."""
+    plate = tree / "images/SIMA-01/Plate1"
+    plate.rename(tmp_path / "away")
+    with monkeypatch.context() as patch:
+        kill_at(patch, finish._Tables, "join", 1)
+        with pytest.raises(Killed):
+            build_rxrx1(tree, tmp_path)
+    (tmp_path / "away").rename(plate)
+    folder = build_rxrx1(tree, tmp_path)
+    assert len(flat(folder)) == 64
+    assert contents(folder) == contents(build_rxrx1(tree, tmp_path / "again"))
+
+
+@pytest.mark.parametrize("damage", ["", "{"])
+def test_a_torn_description_of_the_build_starts_anew(tmp_path, monkeypatch, whole, damage):
+    with monkeypatch.context() as patch:
+        kill_at(patch, finish._Tables, "join", 1)
+        with pytest.raises(Killed):
+            build(tmp_path)
+    next(tmp_path.rglob("build.json")).write_text(damage)
+    assert contents(build(tmp_path)) == whole
+
+
+def test_a_file_that_is_no_table_does_not_start_anew(tmp_path, monkeypatch, tree):
+    with monkeypatch.context() as patch:
+        kill_at(patch, finish._Tables, "join", 1)
+        with pytest.raises(Killed):
+            build_rxrx1(tree, tmp_path)
+    (tree / "notes.csv").write_text("x")
+    os.utime(tree / "metadata.csv")
+    with monkeypatch.context() as patch:
+        calls = kill_at(patch, plates._PlateWriter, "add", 10**9)
+        build_rxrx1(tree, tmp_path)
+    assert not calls
+
+
+def test_a_leftover_beside_a_finished_folder_is_removed(tmp_path, whole):
+    folder = build(tmp_path)
+    left = folder.with_name(f"{folder.name}.building")
+    left.mkdir()
+    (left / "plan.sqlite").write_bytes(b"x")
+    build(tmp_path)
+    assert [path.name for path in folder.parent.iterdir()] == ["2.0.0"] and contents(folder) == whole
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENOMEM])
+def test_trouble_that_is_no_file_stops_the_build_and_it_goes_on(tmp_path, monkeypatch, tree, code):
+    """A network drive that goes away damages no image: nothing is set aside."""
+    opened, original = [], os.open
+
+    def fail(path, *args, **kwargs):
+        if str(path).endswith(".png"):
+            opened.append(path)
+            if len(opened) == 100:
+                raise OSError(code, os.strerror(code), str(path))
+        return original(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(UserError, match=r"w\d.png: .*: run the same command when it can be read, it goes on"):
+            build_rxrx1(tree, tmp_path)
+    folder = build_rxrx1(tree, tmp_path)
+    assert len(flat(folder)) == 64
+    assert contents(folder) == contents(build_rxrx1(tree, tmp_path / "again"))
+
+
+def test_a_source_that_goes_away_stops_the_build(tmp_path, monkeypatch, tree):
+    with monkeypatch.context() as patch:
+        original = plates._PlateWriter.add
+
+        def add(self, row, image, files):
+            if row["experiment"] == "SIMA-02" and (tree / "images").exists():
+                (tree / "images").rename(tmp_path / "unmounted")
+            original(self, row, image, files)
+
+        patch.setattr(plates._PlateWriter, "add", add)
+        with pytest.raises(UserError, match="images is not there any more"):
+            build_rxrx1(tree, tmp_path)
+    (tmp_path / "unmounted").rename(tree / "images")
+    assert len(flat(build_rxrx1(tree, tmp_path))) == 64
+
+
+def test_strict_on_a_folder_that_lacks_sites_is_an_error(tmp_path, tree):
+    next(tree.glob("images/SIMA-01/Plate1/*_s2_w4.png")).unlink()
+    build_rxrx1(tree, tmp_path)
+    with pytest.raises(UserError, match="1 sites or files are not in its records"):
+        build_rxrx1(tree, tmp_path, strict=True)
+
+
+def test_an_unusable_out_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(command(tmp_path / "file"), env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_strict_does_not_take_over_what_was_set_aside_before(tmp_path, monkeypatch, tree):

@@ -60,6 +60,8 @@ def test_the_first_dataclass_that_has_a_field_takes_it():
         ({"encoding": "png"}, ["Example: encoding='png'", "delta, zstd, raw or source"]),
         ({"bits": 12}, ["bits=12", "8 or 16"]),
         ({"plates": "A"}, ["plates='A'", "1,2"]),
+        ({"plates": "{[1]: 2}"}, ["plates=", "1,2"]),
+        ({"experiments": "[['a']]"}, ["experiments=['a']"]),
     ],
 )
 def test_mistakes_are_named(fields, words):
@@ -72,6 +74,15 @@ def test_mistakes_are_named(fields, words):
 def test_a_screen_refuses_values_in_one_line():
     with pytest.raises(UserError, match="layout='round'"):
         make((Screen(),), {"layout": "round"}, "rxrx_sim")
+
+
+def test_one_choice_has_one_name():
+    same = [
+        {"experiments": "HUVEC-2,HUVEC-01", "plates": "2,1,2"},
+        {"experiments": ("HUVEC-01", "HUVEC-02"), "plates": (1, 2)},
+    ]
+    first, second = (make((Records(),), fields, "")[0] for fields in same)
+    assert first == second and first.experiments == ("HUVEC-01", "HUVEC-02") and first.plates == (1, 2)
 
 
 def test_as_json_survives_json():

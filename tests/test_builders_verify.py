@@ -65,7 +65,18 @@ DAMAGE = {
     "an empty shard": (lambda f: shard(f).write_bytes(b""), ["val.array_record-00000"]),
     "a missing shard": (lambda f: shard(f).unlink(), ["val has 1 shards, dataset_info.json names 2"]),
     "shards swapped": (swap_shards, ["val.array_record-00000", "its bytes are not those of manifest.csv"]),
-    "a label": (lambda f: change_csv(f / "sites.csv", 3, "perturbation_id", "5"), ["perturbation_id is", "'5'"]),
+    "a label": (lambda f: change_csv(f / "sites.csv", 3, "perturbation_id", "5"), ["not that of its id"]),
+    "a well_id": (lambda f: change_csv(f / "sites.csv", 3, "well_id", "x"), ["well_id x is not that of"]),
+    "a class": (lambda f: change_csv(f / "perturbations.csv", 1, "perturbation", "x"), ["not that of its id"]),
+    "an original": (lambda f: change_csv(f / "original.csv", 3, "record_site_id", "x"), ["original.csv has x where"]),
+    "a site too many": (
+        lambda f: (
+            write_csv(f / "set_aside.csv", [dict(site_id="SIMA-01_1_M08_1", reason="r", experiment="", split="")]),
+            change_json(f / "metadata.json", lambda c: c.update(set_aside=1)),
+        ),
+        ["SIMA-01_1_M08_1 is in sites.csv and in set_aside.csv"],
+    ),
+    "a blank size": (lambda f: change_csv(f / "manifest.csv", 3, "bytes", ""), ["not those of manifest.csv"]),
     "a well": (lambda f: change_csv(f / "sites.csv", 3, "well", "C05"), ["well is", "'C05'"]),
     "a hash": (lambda f: change_csv(f / "manifest.csv", 9, "sha256", "00"), ["not those of manifest.csv"]),
     "an index": (lambda f: change_csv(f / "manifest.csv", 9, "index", "8"), ["index 8"]),
@@ -107,7 +118,10 @@ def test_damage_is_found_and_named(folder, kind, capsys):
     assert "differences" in printed
 
 
-@pytest.mark.parametrize("name", ["metadata.json", "sites.csv", "dataset_info.json"])
+NAMES = ("metadata.json", "sites.csv", "dataset_info.json", "features.json", "statistics.json", "perturbations.csv")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_prepared_folder_is_one_line(folder, name, capsys):
     (folder / name).unlink()
     assert verify.main([str(folder)]) == 2
@@ -115,7 +129,8 @@ def test_what_is_no_prepared_folder_is_one_line(folder, name, capsys):
     assert error.startswith("error: ") and name in error and error.count("\n") == 1
 
 
-def test_other_trouble_is_one_line(folder):
-    (folder / "metadata.json").write_text("{")
+@pytest.mark.parametrize("name", ["metadata.json", "histograms.json", "manifest.csv", "original.csv"])
+def test_other_trouble_is_one_line(folder, name):
+    (folder / name).write_text("{")
     with pytest.raises(UserError, match="cannot be verified"):
         verify.verify(folder)

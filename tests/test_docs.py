@@ -50,7 +50,8 @@ def test_the_files_and_columns_of_records_md_are_those_of_a_folder(tmp_path):
     described = set(re.findall(r"^\| `([\w-]+\.\w+)` \|", RECORDS, re.M))
     tfds_own = {"dataset_info.json", "features.json", "LICENSE"}
     assert described == {path.name for path in folder.iterdir() if "array_record" not in path.name} - tfds_own
-    columns = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ", RECORDS.partition("## The columns")[2].partition("## ")[0], re.M)
+    section = RECORDS.partition("## The columns")[2].partition("## ")[0]
+    columns = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ", section, re.M)
     named = {name for cell in columns for name in re.findall(r"`(\w+)`", cell)}
     extra = {name for builder in prepare.names() for name in prepare.builder_class(builder).extra_columns}
     assert named == {*SITE_COLUMNS[1:], *extra}

@@ -76,8 +76,10 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
         recorded = details(folder).get("settings")
         if recorded != made.all_settings:
             raise UserError(f"{folder} was prepared with other settings ({recorded}): delete it or use another --out")
-    else:
-        made.download_and_prepare()
+        lost = details(folder)["set_aside"] + details(folder)["unlisted"]
+        if strict and lost:
+            raise UserError(f"{folder} is there, and {lost:,} sites or files are not in its records (see report.html)")
+    made.download_and_prepare()
     return folder
 
 
@@ -128,13 +130,11 @@ def main(argv: list[str] | None = None) -> int:
         for key in ("experiments", "plates", "cell_types", "encoding"):
             if getattr(flags, key) is not None:
                 settings[key] = getattr(flags, key)
-        beam = None if flags.beam is None else shlex.split(flags.beam)
+        beam = None if flags.beam is None else _options(flags.beam)
         builder_class(flags.name)
         folder = find(flags.name, flags.out, **settings)
         if folder.exists():
             print(f"{folder} exists and is left as it is", flush=True)
-        elif (folder.with_name(f"{folder.name}.building") / "plan.sqlite").exists():
-            print(f"going on with {folder}", flush=True)
         else:
             print(f"preparing {folder}", flush=True)
         prepare(flags.name, flags.source, flags.out, flags.workers, True, flags.strict, beam, **settings)
@@ -142,13 +142,20 @@ def main(argv: list[str] | None = None) -> int:
         source = details(folder)["source"]
         if flags.source and source != str(pathlib.Path(flags.source).expanduser().resolve()):
             print(f"note       it was prepared from {source}, not from {flags.source}; use another --out")
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
     return 0
+
+
+def _options(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--beam={text}: {error}") from error
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -4,11 +4,12 @@
 
 Each record's bytes must have the hash of manifest.csv, decode, and say what sites.csv says; statistics.json and
 histograms.json are computed again from the pixels; counts must agree everywhere. Exit status 0 if all of it does,
-1 with a line for each difference if not.
+1 with a line for each difference if not, 2 if it is no such folder.
 """
 
 import argparse
 import collections
+import concurrent.futures
 import csv
 import hashlib
 import itertools
@@ -23,7 +24,7 @@ import numpy as np
 import tqdm
 
 from rxrx_jax.errors import UserError
-from tfds_builders.common.types import SPLITS
+from tfds_builders.common.types import SITE_COLUMNS, SPLITS
 
 SHOWN = 50  # differences that are printed; all are counted
 
@@ -41,12 +42,13 @@ def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = Fa
     try:
         about = json.loads((folder / "metadata.json").read_text())
         lengths = _shard_lengths(folder)
+        _check_columns(folder, about)
         wrong, shards = _match_tables(folder, about, lengths)
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is missing: is {folder} a folder that tfds_builders.prepare made?"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: cannot be verified ({error!r})") from error
     if wrong:
         return wrong  # the rows do not belong to the records, so that comparing them tells nothing more
@@ -57,11 +59,31 @@ def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = Fa
         build.open_pool(workers) as pool,
         tqdm.tqdm(total=total, unit=" records", desc="verify", disable=not progress) as bar,
     ):
-        for found in _ordered(pool, _rows_of_shards(folder, shards), workers):
-            wrong += found["wrong"]
-            _add(sums, found)
-            bar.update(found["records"])
+        try:
+            for found in _ordered(pool, _rows_of_shards(folder, shards), workers):
+                wrong += found["wrong"]
+                _add(sums, found)
+                bar.update(found["records"])
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError("a worker died, for the reason above or for want of memory: use fewer --workers") from error
     return wrong + _compare_sums(folder, about, sums)
+
+
+def _check_columns(folder: pathlib.Path, about: dict[str, Any]) -> None:
+    """Raises KeyError, ValueError or OSError unless everything that is compared later can be read."""
+    for name in ("statistics.json", "histograms.json", "features.json"):
+        json.loads((folder / name).read_text())
+    means = [f"mean_w{channel + 1}" for channel in range(about["image_shape"][2])]
+    for name, columns in (
+        ("sites", SITE_COLUMNS),
+        ("manifest", ("split", "index", "site_id", "bytes", "sha256", *means)),
+        ("original", ("record_split", "record_site_id")),
+        ("perturbations", ("perturbation_id", "perturbation")),
+    ):
+        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            missing = sorted(set(columns) - set(next(csv.reader(file), [])))
+        if missing:
+            raise ValueError(f"{name}.csv has no column {missing[0]}")
 
 
 def _shard_lengths(folder: pathlib.Path) -> dict[str, list[int]]:
@@ -76,14 +98,29 @@ def _match_tables(
     """Returns what is wrong with files and counts, and (split, path, records) of every shard in order."""
     wrong, shards = [], []
     counts = {name: collections.Counter() for name in ("sites", "original", "manifest")}
+    names = {row["perturbation_id"]: row["perturbation"] for row in _rows(folder / "perturbations.csv")}
+    aside = {r["site_id"] for r in _rows(folder / "set_aside.csv") if not r["reason"].startswith("duplicate row")}
     ids = set()
-    for name, counter in counts.items():
-        for row in _rows(folder / f"{name}.csv"):
-            counter[row["split"]] += 1
-            if name == "sites":
-                if hash(row["site_id"]) in ids:  # hashes, not names: 2.2 million of them
-                    wrong.append(f"sites.csv: {row['site_id']} occurs twice")
-                ids.add(hash(row["site_id"]))
+    tables = (_rows(folder / f"{name}.csv") for name in counts)
+    for site, original, manifest in itertools.zip_longest(*tables):
+        for name, row, key in (("original", original, "record_split"), ("manifest", manifest, "split")):
+            if row is not None:
+                counts[name][row[key]] += 1
+        if site is None:
+            continue
+        counts["sites"][site["split"]] += 1
+        site_id = site["site_id"]
+        if hash(site_id) in ids:  # hashes, not names: 2.2 million of them
+            wrong.append(f"sites.csv: {site_id} occurs twice")
+        ids.add(hash(site_id))
+        if original is not None and original["record_site_id"] != site_id:
+            wrong.append(f"original.csv has {original['record_site_id']} where sites.csv has {site_id}")
+        if site["well_id"] != site_id.rpartition("_")[0]:
+            wrong.append(f"sites.csv: well_id {site['well_id']} is not that of {site_id}")
+        if site["perturbation"] and names.get(site["perturbation_id"]) != site["perturbation"]:
+            wrong.append(f"sites.csv: {site_id} has perturbation {site['perturbation']}, not that of its id")
+        if site_id in aside:
+            wrong.append(f"{site_id} is in sites.csv and in set_aside.csv")
     for split in SPLITS:
         records = sum(lengths.get(split, []))
         for name, counter in counts.items():
@@ -151,9 +188,9 @@ def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
         except Exception as error:
             wrong.append(f"{name}: cannot be read ({error})")
             continue
-        if entry["site_id"] != site["site_id"] or int(entry["index"]) != first + i:
+        if entry["site_id"] != site["site_id"] or entry["index"] != str(first + i):
             wrong.append(f"{name}: manifest.csv has {entry['site_id']} index {entry['index']} in its place")
-        if len(record) != int(entry["bytes"]) or hashlib.sha256(record).hexdigest() != entry["sha256"]:
+        if str(len(record)) != entry["bytes"] or hashlib.sha256(record).hexdigest() != entry["sha256"]:
             wrong.append(f"{name}: its bytes are not those of manifest.csv")
         try:
             example = features.deserialize_example_np(record)
@@ -229,6 +266,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     for line in wrong[:SHOWN]:
         print(line)
     if wrong:

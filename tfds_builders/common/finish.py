@@ -60,7 +60,7 @@ class _Tables:
         means = [f"mean_w{channel + 1}" for channel in range(task.shape[2])]
         self.headers = {
             "sites": self.columns,
-            "original": ["split", "site_id"],  # and the published columns, of the first row
+            "original": ["record_split", "record_site_id", *task.plan.about()["originals"]],
             "manifest": ["split", "index", "site_id", "bytes", "sha256", *means],
         }
         self.parts: dict[tuple[str, str], Any] = {}
@@ -94,8 +94,6 @@ class _Tables:
             self.shards[shard["split"]].append(shard)
         for site in result["sites"]:
             split, manifest = site["split"], site["manifest"]
-            if len(self.headers["original"]) == 2:
-                self.headers["original"] += list(site.get("original", {}))
             originals = [site.get("original", {}).get(name, "") for name in self.headers["original"][2:]]
             entry = (self.records[split], site["site_id"], manifest["bytes"], manifest["sha256"])
             self._part("sites", split).writerow([_text(site[name]) for name in self.columns])

@@ -18,7 +18,9 @@ from tfds_builders.common.types import SetAside, Table
 PRIVATE = ("original", "where")  # keys of a row that say where it came from, not what it is
 WELL_TYPES = ("treatment", "positive_control", "negative_control")
 SCHEMA = """
-create table rows (line integer primary key, experiment text, plate integer, well text, site integer, content text);
+create table rows (
+  line integer primary key, experiment text, plate integer, well text, site integer, chosen integer, content text
+);
 create table set_aside (site_id text, reason text, experiment text, split text);
 create table classes (perturbation_id integer primary key, perturbation text, well_type text);
 create table about (content text);
@@ -37,8 +39,9 @@ def write(path: pathlib.Path, table: Table, experiments=(), plates=(), cell_type
     partial.unlink(missing_ok=True)
     wanted = {"experiment": set(experiments), "plate": set(plates), "cell_type": set(cell_types)}
     seen: dict[str, set] = {key: set() for key in wanted}
-    given: dict[int, tuple[str, str]] = {}  # perturbation_id -> (name, well_type)
-    named: dict[str, str] = {}  # name -> well_type, of rows without an id
+    given: collections.Counter[tuple[int, str, str]] = collections.Counter()  # rows by id, name, well_type
+    named: dict[str, int] = {}  # name -> index of its well_type, of rows without an id
+    originals: dict[str, None] = {}  # published columns, of all tables
     plates_seen: set[tuple[str, int]] = set()
     total = 0
     with contextlib.closing(sqlite3.connect(partial)) as base, base:
@@ -51,36 +54,49 @@ def write(path: pathlib.Path, table: Table, experiments=(), plates=(), cell_type
                 continue
             label, name = row["perturbation_id"], row["perturbation"]
             if label is None:
-                named.setdefault(name, row["well_type"])
-            elif label >= 0 and not given.get(label, ("", ""))[0]:
-                given[label] = (name, row["well_type"])
+                named[name] = min(WELL_TYPES.index(row["well_type"]), named.get(name, len(WELL_TYPES)))
+            elif label >= 0:
+                given[label, name, row["well_type"]] += 1
+            originals.update(dict.fromkeys(row.get("original", ())))
             for key in wanted:
                 seen[key].add(row[key])
             plates_seen.add((row["experiment"], row["plate"]))
-            chosen = all(not values or row[key] in values for key, values in wanted.items())
-            # A row that is not chosen keeps its place: its image files are not without a row.
-            place = (line, row["experiment"], row["plate"], row["well"], row["site"])
-            base.execute("insert into rows values (?, ?, ?, ?, ?, ?)", (*place, json.dumps(row) if chosen else None))
+            fits = {key: not values or row[key] in values for key, values in wanted.items()}
+            # A row that is not chosen keeps its place, for its image files are not without a row; and if it is on a
+            # chosen plate its content, for it may disagree with one that is chosen.
+            content = json.dumps(row) if fits["experiment"] and fits["plate"] else None
+            place = (line, row["experiment"], row["plate"], row["well"], row["site"], all(fits.values()))
+            base.execute("insert into rows values (?, ?, ?, ?, ?, ?, ?)", (*place, content))
         _check_selection(wanted, seen)
-        ordered = sorted(named, key=lambda name: (WELL_TYPES.index(named[name]), name))
-        given |= {max(given, default=-1) + 1 + i: (name, named[name]) for i, name in enumerate(ordered)}
-        base.executemany("insert into classes values (?, ?, ?)", [(label, *given[label]) for label in sorted(given)])
+        classes = _classes(given)
+        ordered = sorted(named, key=lambda name: (named[name], name))
+        start = 1 + max((label for label, _, _ in classes), default=-1)
+        classes += [(start + i, name, WELL_TYPES[named[name]]) for i, name in enumerate(ordered)]
+        base.executemany("insert into classes values (?, ?, ?)", classes)
         counts = {  # of the source, whatever is chosen; by the names of a published design
             "sites": total,
             "experiments": len(seen["experiment"]),
             "plates": len(plates_seen),
-            "perturbations": sum(well_type != "negative_control" for _, well_type in given.values()),
+            "perturbations": sum(well_type != "negative_control" for _, _, well_type in classes),
         }
-        facts = {**table.facts, "classes": table.classes or len(given), "counts": counts}
-        about = {"facts": facts, "notes": table.notes}
+        facts = {**table.facts, "classes": table.classes or len(classes), "counts": counts}
+        about = {"facts": facts, "notes": table.notes, "originals": list(originals)}
         base.execute("insert into about values (?)", (json.dumps(about),))
         base.execute("create index places on rows (experiment, plate)")
     partial.replace(path)
 
 
+def _classes(given: collections.Counter[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
+    """Returns (perturbation_id, name, well_type) by id: of each id what most rows say, and a name rather than none."""
+    best: dict[int, tuple[bool, int, str, str]] = {}
+    for (label, name, well_type), rows in given.items():
+        best[label] = max(best.get(label, (False, 0, "", "")), (bool(name), rows, name, well_type))
+    return [(label, *best[label][2:]) for label in sorted(best)]
+
+
 def refuse(item: SetAside) -> None:
     """Raises the UserError of a strict build: the name of what would be set aside."""
-    raise UserError(f"{item.site_id}: {item.reason} (--strict stops here; without it the site is set aside)")
+    raise UserError(f"{item.site_id}: {item.reason} (--strict stops here)")
 
 
 def _is_wanted(item: SetAside, wanted: dict[str, set]) -> bool:
@@ -115,12 +131,12 @@ class Plan:
 
     def plates(self, chosen: bool = True) -> list[tuple[str, int]]:
         """Returns every (experiment, plate) that has rows, or chosen rows, sorted."""
-        where = "where content is not null" if chosen else ""
+        where = "where chosen" if chosen else ""
         return list(self._ask(f"select distinct experiment, plate from rows {where} order by experiment, plate"))
 
     def sites(self) -> int:
         """Returns the number of chosen rows."""
-        return next(self._ask("select count(content) from rows"))[0]
+        return next(self._ask("select count(*) from rows where chosen"))[0]
 
     def places(self, experiment: str, plate: int) -> set[tuple[str, int]]:
         """Returns (well, site) of everything that the tables have on a plate, chosen or not, usable or not."""
@@ -140,29 +156,43 @@ class Plan:
         return (SetAside(*item) for item in self._ask("select * from set_aside"))
 
     def about(self) -> dict[str, Any]:
-        """Returns {"facts": ..., "notes": ...} of the table."""
+        """Returns {"facts": ..., "notes": ..., "originals": the published columns} of the tables."""
         return json.loads(next(self._ask("select content from about"))[0])
 
     def rows(self, experiment: str, plate: int) -> tuple[list[dict[str, Any]], list[SetAside]]:
         """Returns the sites of a plate by well and site, and the copies: a site is there once, or not at all."""
-        labels = {name: label for label, name, _ in self.classes()}
+        names = {label: name for label, name, _ in self.classes()}
+        labels = {name: label for label, name in names.items()}
+        unusable = {item for (item,) in self._ask("select site_id from set_aside where experiment = ?", experiment)}
         found = collections.defaultdict(list)
-        question = "select content from rows where experiment = ? and plate = ? and content is not null "
+        question = "select chosen, content from rows where experiment = ? and plate = ? and content is not null "
         question += "order by well, site, line"
-        for (content,) in self._ask(question, experiment, plate):
+        wanted = set()
+        for chosen, content in self._ask(question, experiment, plate):
             row = json.loads(content)
             if row["perturbation_id"] is None:
                 row["perturbation_id"] = labels[row["perturbation"]]
             found[row["site_id"]].append(row)
+            if chosen:
+                wanted.add(row["site_id"])
         rows, set_aside = [], []
         for site_id, copies in found.items():
+            if site_id not in wanted:
+                continue
             first = copies[0]
-            if all(_meaning(copy) == _meaning(first) for copy in copies):
-                rows.append(first)
-                items = [(f"duplicate row ({copy['where']})", copy["split"]) for copy in copies[1:]]
+            label, name = first["perturbation_id"], first["perturbation"]
+            if any(_meaning(copy) != _meaning(first) for copy in copies):
+                reasons = [f"{len(copies)} rows that disagree"] * len(copies)
+            elif site_id in unusable:
+                reasons = [f"another row of this site cannot be used ({copy['where']})" for copy in copies]
+            elif label >= 0 and name and (names[label], labels.get(name)) != (name, label):
+                reasons = [f"label {label} is {names[label]} in most rows, and {name} here"] * len(copies)
             else:
-                items = [(f"{len(copies)} rows that disagree", copy["split"]) for copy in copies]
-            set_aside += [SetAside(site_id, reason, experiment, split) for reason, split in items]
+                rows.append(first)
+                reasons = ["", *(f"duplicate row ({copy['where']})" for copy in copies[1:])]
+            for copy, reason in zip(copies, reasons, strict=True):
+                if reason:
+                    set_aside.append(SetAside(site_id, reason, experiment, copy["split"]))
         return rows, set_aside
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -91,6 +92,8 @@ def build_plate(task: Task, experiment: str, plate: int, on_site: Callable[[], N
             on_site()
     result |= writer.close()
     _check(task, result)
+    if set_aside:
+        task.reader.check()  # that they were set aside because of themselves
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(result))
     partial.replace(path)
@@ -98,13 +101,17 @@ def build_plate(task: Task, experiment: str, plate: int, on_site: Callable[[], N
 
 
 def _result(task: Task, path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the result of a plate that is done; None if it is not, or if a power cut took some of its shards."""
+    """Returns the result of a plate that is done, from a build that was stopped.
+
+    None if it is not; if something of it was set aside, for it may be mended by now; if a power cut took a shard.
+    """
     try:
         result = json.loads(path.read_text())
         sizes = [(task.folder / shard["file"]).stat().st_size for shard in result["shards"]]
     except (OSError, ValueError):
         return None
-    return result if sizes == [shard["bytes"] for shard in result["shards"]] else None
+    whole = not result["set_aside"] and not result["unlisted"]
+    return result if whole and sizes == [shard["bytes"] for shard in result["shards"]] else None
 
 
 def _check(task: Task, result: dict[str, Any]) -> None:
@@ -120,7 +127,8 @@ class _PlateWriter:
     """Writes the shards of one plate, one split after another or side by side, and adds up what is in them."""
 
     def __init__(self, task: Task, experiment: str, plate: int):
-        self.task, self.name = task, f"{experiment}_{plate}"
+        # Beam may build a plate twice at the same time: each writes files of its own.
+        self.task, self.name = task, f"{experiment}_{plate}-{secrets.token_hex(4)}"
         self.features = features(task)
         self.serializer = tfds.core.example_serializer.ExampleSerializer(self.features.get_serialized_info())
         self.per_shard = max(1, SHARD_BYTES // (int(np.prod(task.shape)) * task.bits // 8))

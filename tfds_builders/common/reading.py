@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from rxrx_jax.errors import UserError
 from tfds_builders.common import decode
 from tfds_builders.common.types import BadSite
 
@@ -21,10 +23,17 @@ class FileReader:
     size: tuple[int, int]  # (H, W), pixels
     published_bits: int
     bits: int
+    folders: tuple[str, ...] = ()  # of the source, that were there when the build began
 
     def plates(self) -> list[tuple[str, int]]:
         """Returns every (experiment, plate) that has image files."""
         return self.source.plates()
+
+    def check(self) -> None:
+        """Raises UserError if the source is gone: a drive that went away damages no image."""
+        for folder in self.folders:
+            if not os.path.isdir(folder):
+                raise UserError(f"{folder} is not there any more: run the same command when it is, it goes on")
 
     def strays(self) -> list[str]:
         """Returns the names of files that belong to no plate."""

@@ -13,10 +13,12 @@ How a build goes: the tables become a plan (plan.py), each plate of the plan bec
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
 import pathlib
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -79,8 +81,11 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         size = self.image_size(source)
         if size is None:
             raise UserError(f"{self.source}: no image there can be read, so that there is nothing to build")
-        bits = self.builder_config.records.bits
-        return reading.FileReader(source, len(self.channels), size, self.bits, bits), size
+        folders = (self.source, *sorted(path for path in self.source.iterdir() if path.is_dir()))
+        reader = reading.FileReader(
+            source, len(self.channels), size, self.bits, self.builder_config.records.bits, tuple(map(str, folders))
+        )
+        return reader, size
 
     @classmethod
     def make_config(cls, **fields) -> ScreenConfig:
@@ -148,16 +153,20 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.source = pathlib.Path(download_config.manual_dir).expanduser().resolve()
         folder = pathlib.Path(self.data_path)
         working = folder.with_name(f"{folder.name}.building")
-        if not folder.exists():
-            with _only_one(working), _disk_errors(working):
+        if not folder.exists() or working.exists():
+            with _only_one(working, self.progress), _disk_errors(working):
                 if not folder.exists():  # else another process has just made it
                     self._build(working, folder)
+                else:
+                    shutil.rmtree(working)
         self.info.read_from_directory(os.fspath(folder))
 
     def _build(self, working: pathlib.Path, folder: pathlib.Path) -> None:
         task = self._task(working)
         chosen = self.builder_config.records
         names = task.plan.plates()
+        if not names and (chosen.experiments or chosen.plates or chosen.cell_types):
+            raise UserError(f"{self.source}: no row is of the chosen experiments, plates and cell types all together")
         known = set(task.plan.plates(chosen=False))
         names += [name for name in task.reader.plates() if name not in known and _is_chosen(name, chosen)]
         names.sort()
@@ -204,16 +213,29 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         same = {"settings": self.all_settings, "source": str(self.source), "shape": list(shape)}
         same["tables"] = _fingerprints(self.source) if self.source else []
         path, about = working / "plan.sqlite", working / "build.json"
-        if not (about.exists() and path.exists() and json.loads(about.read_text()) == same):
+        found = _read_json(about) if path.exists() else None
+        if found == same:
+            results = [_read_json(path) for path in working.glob("plates/*.json")]
+            self._say(f"going on: {len(results):,} plates are done")
+            known = {shard["file"] for result in results if result for shard in result["shards"]}
+            for shard in working.glob("plates/*.array_record"):  # of plates that were cut short
+                if shard.name not in known:
+                    shard.unlink()
+        else:
+            if found is not None:
+                self._say("starting anew: the tables, the images or the settings are not those of the stopped build")
             _clear(working)
             plan_lib.write(path, self.read_table(), records.experiments, records.plates, records.cell_types)
-            about.write_text(json.dumps(same))
+            partial = about.with_suffix(".partial")
+            partial.write_text(json.dumps(same))
+            partial.replace(about)
         (working / "plates").mkdir(exist_ok=True)
         plan = plan_lib.Plan(path)
         if self.strict:
             for item in plan.set_aside():
                 plan_lib.refuse(item)
-            for name in reader.strays():
+            everything = not (records.experiments or records.plates or records.cell_types)
+            for name in reader.strays() if everything else ():
                 plan_lib.refuse(types.SetAside(name, "a file that belongs to no plate"))
         return plates.Task(
             folder=working / "plates",
@@ -225,6 +247,10 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             extra_columns=self.extra_columns,
             strict=self.strict,
         )
+
+    def _say(self, text: str) -> None:
+        if self.progress:
+            print(text, flush=True)
 
     def _split_generators(self, dl_manager):
         raise NotImplementedError("records are written by download_and_prepare")
@@ -242,18 +268,35 @@ def _is_chosen(name: tuple[str, int], records: settings_lib.Records) -> bool:
 
 
 def _fingerprints(source: pathlib.Path) -> list[list[Any]]:
-    """Returns name, size and time of the tables of a source: a build does not go on with others."""
-    tables = sorted(path for path in source.glob("*.csv") if path.is_file())
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in tables]
+    """Returns name and SHA-256 of the tables of a source: a build does not go on with others."""
+    found = []
+    for path in sorted(source.glob("*.csv")):
+        if path.is_file() and re.search("metadata|train|test|splits", path.name):
+            with path.open("rb") as file:
+                found.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
+    return found
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    """Returns what a file holds; None if it is not there or was cut short."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 @contextlib.contextmanager
-def _only_one(working: pathlib.Path) -> Iterator[None]:
-    """Waits while another process builds the same folder."""
+def _only_one(working: pathlib.Path, progress: bool) -> Iterator[None]:
+    """Waits while another process builds the same folder; says so if `progress`."""
     while True:
         working.mkdir(parents=True, exist_ok=True)
         with (working / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if progress:
+                    print(f"waiting: another process builds {working.with_suffix('')}", flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
             # The process that held it may have finished and removed the folder, lock and all.
             if not (working / "lock").exists() or not os.path.samestat(
                 os.fstat(lock.fileno()), os.stat(working / "lock")

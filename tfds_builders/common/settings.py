@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from rxrx_jax.errors import UserError
+from tfds_builders.common import tables
 
 NAME_LENGTH = 200  # longest config name; it becomes a folder name
 
@@ -31,9 +32,16 @@ class Records:
             raise ValueError(f"encoding={self.encoding!r}: use delta, zstd, raw or source")
         if self.bits not in (8, 16):
             raise ValueError(f"bits={self.bits!r}: use 8 or 16")
-        for plate in self.plates:
-            if type(plate) is not int:
-                raise ValueError(f"plates={plate!r}: use plate numbers, such as 1,2")
+        kinds = (("experiments", str, "HUVEC-01"), ("plates", int, "1,2"), ("cell_types", str, "RPE"))
+        for name, kind, example in kinds:
+            for value in getattr(self, name):
+                if type(value) is not kind:
+                    raise ValueError(f"{name}={value!r}: use values such as {example}")
+        # One choice has one name, however it is written.
+        experiments = sorted({tables.canonical(name) for name in self.experiments})
+        object.__setattr__(self, "experiments", tuple(experiments))
+        object.__setattr__(self, "plates", tuple(sorted(set(self.plates))))
+        object.__setattr__(self, "cell_types", tuple(sorted(set(self.cell_types))))
 
 
 def make(defaults: tuple[Any, ...], fields: dict[str, Any], where: str) -> tuple[Any, ...]:
@@ -67,7 +75,7 @@ def _fit(value: Any, default: Any, where: str) -> Any:
     if isinstance(value, str) and not isinstance(default, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):
             if isinstance(default, tuple):
                 value = [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(default, tuple):

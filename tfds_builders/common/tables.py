@@ -43,6 +43,9 @@ class Line(NamedTuple):
     problem: str = ""  # why no cell of the row can be trusted
 
 
+EXPERIMENT = re.compile(r"\w[\w .+-]{0,99}")  # it becomes part of file names
+
+
 def check_folder(source: pathlib.Path | None, name: str, download: str) -> pathlib.Path:
     """Returns the source folder; UserError that says what to download if there is none."""
     if source is None:
@@ -163,6 +166,8 @@ def identify(cells: dict[str, str], columns: dict[str, str], wells: Wells) -> di
     given = {key: cells[column] for key, column in columns.items()}
     experiment, plate, well = canonical(given["experiment"]), integer(given["plate"]), given["well"]
     site = integer(given["site"]) if "site" in given else 1
+    if not EXPERIMENT.fullmatch(experiment):
+        return f"{columns['experiment']} {experiment[:100]!r} is no name of an experiment"
     if not plate or not site:
         key = "site" if plate else "plate"
         return f"{columns[key]} {given[key]!r} is not a positive integer"

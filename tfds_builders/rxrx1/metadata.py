@@ -45,7 +45,7 @@ def read(source: pathlib.Path | None, classes: int = UNTREATED_ID + 1) -> Table:
     source = tables.check_folder(source, "rxrx1", DOWNLOAD)
     kinds = splits.read_file(source)
     notes = []
-    if (source / "metadata.csv").exists():
+    if (source / "metadata.csv").is_file():
         kind, label_space, lines = "published", "published", tables.read(source / "metadata.csv", COLUMNS)
         tables.header(source / "metadata.csv", COLUMNS)  # an error now, not when the rows are read
     else:

@@ -25,6 +25,9 @@ class Simulated:
 
     strays = plates
 
+    def check(self) -> None:
+        """Does nothing: a simulation does not go away."""
+
     @contextlib.contextmanager
     def open(self, experiment: str, plate: int) -> Iterator["Simulated"]:
         """A plate; nothing to open."""

@@ -1,6 +1,7 @@
 """The image files of one plate, whatever holds them, and what all sources share."""
 
 import collections
+import errno
 import os
 import pathlib
 import re
@@ -105,7 +106,14 @@ def described(name: str, reason: str) -> str:
 
 
 def reason_of(error: OSError) -> str:
-    """Returns why something cannot be read, in the words of the operating system."""
+    """Returns why something cannot be read, in the words of the operating system.
+
+    Raises UserError when that is no fault of the file: the build stops, for the image may be whole.
+    """
+    if error.errno in TROUBLES:
+        raise UserError(
+            f"{error.filename or 'the source'}: {error.strerror}: run the same command when it can be read, it goes on"
+        ) from error
     return f"cannot be read ({error.strerror or error})"
 
 
@@ -127,6 +135,15 @@ def read_file(path: str, limit: int = MAX_BYTES) -> bytes:
             return file.read(min(limit, status.st_size))  # not more: the memory for it is taken first
     except OSError as error:
         raise BadSite(reason_of(error)) from error
+
+
+# Troubles of a network, a mount or this machine, and not of one file
+TROUBLES = {
+    getattr(errno, name)
+    for name in ("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH",
+                 "ECONNRESET", "EREMOTEIO", "EMFILE", "ENFILE", "ENOMEM", "ENODEV")
+    if hasattr(errno, name)
+}  # fmt: skip
 
 
 def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
