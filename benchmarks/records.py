@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from sites import make_tree
 
 from tfds_builders import prepare
-from tfds_builders.common import encodings, reading
+from tfds_builders.common import encodings, reading, settings
 from tfds_builders.common.sources import Folders
 
 REPEATS = 5
@@ -70,7 +70,7 @@ def main() -> None:
             read = [(image.copy(), files) for image, files in map(sites.read, rows)]
         png = np.mean([sum(map(len, files)) for _, files in read])
         result = {"sites": what, "png_kB": png / 1e3, "encodings": {}, "codecs": {}}
-        for name in encodings.ENCODINGS:
+        for name in settings.ENCODINGS:
             path = prepare.prepare("rxrx1", folder / "tree", folder / "out", 1, progress=False, encoding=name)
             source = tfds.builder_from_directory(path).as_data_source("train")
             size = sum(split.num_bytes for split in source.dataset_info.splits.values()) / len(source)

@@ -422,7 +422,7 @@ def test_the_first_of_two_changed_fields_names_the_folder():
 
 
 def test_records_are_compressed_alone_and_deltas_have_a_checksum():
-    assert all("group_size:1," in encodings.writer_options(name) for name in encodings.ENCODINGS)
+    assert all("group_size:1," in encodings.writer_options(name) for name in settings.ENCODINGS)
     data = encodings.encode_delta(np.zeros((2, 4, 6), np.uint8))
     assert zstandard.get_frame_parameters(data).has_checksum
     with pytest.raises(ValueError, match="does not hold"):

@@ -73,10 +73,11 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
         beam=beam,
     )
     if folder.exists():
-        recorded = details(folder).get("settings")
+        about = details(folder)
+        recorded = about.get("settings")
         if recorded != made.all_settings:
             raise UserError(f"{folder} was prepared with other settings ({recorded}): delete it or use another --out")
-        lost = details(folder)["set_aside"] + details(folder)["unlisted"]
+        lost = about["set_aside"] + about["unlisted"]
         if strict and lost:
             raise UserError(f"{folder} is there, and {lost:,} sites or files are not in its records (see report.html)")
     made.download_and_prepare()

@@ -18,7 +18,6 @@ import zstandard
 
 from tfds_builders.common import decode
 
-ENCODINGS = ("delta", "zstd", "raw", "source")
 STRIP = 32  # rows after which the vertical difference starts anew: a strip is decoded while it is in the cache
 # Few matches, mostly Huffman codes: differences of noisy pixels repeat by chance only. Any zstd reads the result.
 PARAMETERS = dict(strategy=1, min_match=7, hash_log=6, chain_log=6, window_log=17, search_log=1, target_length=0)

@@ -215,9 +215,11 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         path, about = working / "plan.sqlite", working / "build.json"
         found = _read_json(about) if path.exists() else None
         if found == same:
-            results = [_read_json(path) for path in working.glob("plates/*.json")]
-            self._say(f"going on: {len(results):,} plates are done")
-            known = {shard["file"] for result in results if result for shard in result["shards"]}
+            plates_done, known = 0, set()
+            for result in map(_read_json, working.glob("plates/*.json")):  # one in memory at a time
+                plates_done += 1
+                known.update(shard["file"] for shard in (result or {"shards": ()})["shards"])
+            self._say(f"going on: {plates_done:,} plates are done")
             for shard in working.glob("plates/*.array_record"):  # of plates that were cut short
                 if shard.name not in known:
                     shard.unlink()

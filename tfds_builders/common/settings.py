@@ -10,6 +10,7 @@ from typing import Any
 from rxrx_jax.errors import UserError
 from tfds_builders.common import tables
 
+ENCODINGS = ("delta", "zstd", "raw", "source")  # of records; see encodings.py, which imports TFDS
 NAME_LENGTH = 200  # longest config name; it becomes a folder name
 
 
@@ -28,8 +29,9 @@ class Records:
     cell_types: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.encoding not in ("delta", "zstd", "raw", "source"):
-            raise ValueError(f"encoding={self.encoding!r}: use delta, zstd, raw or source")
+        if self.encoding not in ENCODINGS:
+            known = f"{', '.join(ENCODINGS[:-1])} or {ENCODINGS[-1]}"
+            raise ValueError(f"encoding={self.encoding!r}: use {known}")
         if self.bits not in (8, 16):
             raise ValueError(f"bits={self.bits!r}: use 8 or 16")
         kinds = (("experiments", str, "HUVEC-01"), ("plates", int, "1,2"), ("cell_types", str, "RPE"))
