@@ -21,6 +21,7 @@ from rxrx_jax.sharding import make_mesh
 from rxrx_jax.tasks.classify import Classify
 
 DOMAINS = np.array([0, 2, 1, 1, 0, 2, 1], np.int32)
+KEYS = jax.random.split(jax.random.key(0), 7)  # one an image
 
 
 # Gradient reversal.
@@ -125,7 +126,7 @@ def classifier():
     def gradient(weight, progress):
         weighted = dataclasses.replace(task, objective=dataclasses.replace(task.objective, weight=weight))
         stats = variables["batch_stats"]
-        loss = lambda p: weighted.loss(p, stats, images, minibatch, None, progress)  # noqa: E731
+        loss = lambda p: weighted.loss(p, stats, images, minibatch, KEYS, progress)  # noqa: E731
         return jax.grad(loss, has_aux=True)(variables["params"])
 
     return task, variables, images, minibatch, gradient
@@ -139,7 +140,7 @@ def test_the_encoder_gets_class_gradient_minus_domain_gradient(classifier):
     def apart(params):
         def class_loss(params):
             alone = dataclasses.replace(task, objective=None)
-            return alone.loss(params, stats, images, minibatch, None, 0.3)[0]
+            return alone.loss(params, stats, images, minibatch, KEYS, 0.3)[0]
 
         def domain_loss(params):
             inputs = {"params": params["encoder"], "batch_stats": stats["encoder"]}
@@ -206,7 +207,7 @@ def test_a_minibatch_without_any_label_has_no_class_loss(classifier):
     task, variables, images, minibatch, _ = classifier
     alone = dataclasses.replace(task, objective=None)
     minibatch = minibatch | {"label": np.full(7, -1)}
-    loss = lambda p: alone.loss(p, variables["batch_stats"], images, minibatch, None, 0.0)[0]  # noqa: E731
+    loss = lambda p: alone.loss(p, variables["batch_stats"], images, minibatch, KEYS, 0.0)[0]  # noqa: E731
     value, gradient = jax.jit(jax.value_and_grad(loss))(variables["params"])
     assert value == 0 and all(not np.any(g) for g in jax.tree.leaves(gradient))
 

@@ -148,8 +148,8 @@ def test_hand_made_statistics_against_numpy():
 
 def test_make_encoder_knows_its_models():
     make = lambda **values: models.make_encoder(Config(values, "model."))  # noqa: E731
-    vit = make(name="vit", variant="XXS/8", dtype="bfloat16", remat=True)
-    assert (vit.patch, vit.dtype, vit.remat) == (8, jnp.bfloat16, True)
+    vit = make(name="vit", variant="XXS/8", dtype="bfloat16", remat="full")
+    assert (vit.patch, vit.dtype, vit.remat) == (8, jnp.bfloat16, "full")
     assert make(name="convnet", widths=[8, 16]) == ConvNet((8, 16))
     assert make(name="statistics") == Statistics()
     with pytest.raises(UserError, match="model.name='resnet'"):

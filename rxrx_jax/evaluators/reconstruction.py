@@ -7,8 +7,7 @@ import numpy as np
 
 from rxrx_jax import data
 from rxrx_jax.evaluators.predict import SPLIT_NAMES
-from rxrx_jax.models.mae import masked_pixel_loss
-from rxrx_jax.models.vit import patchify, unpatchify
+from rxrx_jax.models.vit import unpatchify
 from rxrx_jax.report.pictures import save_reconstructions
 from rxrx_jax.sharding import replicated, to_device
 
@@ -16,19 +15,20 @@ from rxrx_jax.sharding import replicated, to_device
 def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
     """`reconstruction/in_batch/loss` and so on, over the first evaluation minibatch of each split with fixed masks;
     writes workdir/reconstruction.png with `images` held-out sites: original, masked, reconstructed."""
-    task, patch = context.task, context.task.module.patch
-    key = jax.random.key(context.seed)
+    task, module = context.task, context.task.module
+    keys = jax.random.split(jax.random.key(context.seed), context.minibatch)
 
     def run(params, minibatch, statistics):
         views = context.augment.evaluation(minibatch, statistics)
-        prediction, found = task.module.apply({"params": params}, views, task.noise(key, views))
-        loss = masked_pixel_loss(prediction, views, found["mask"], patch, task.normalise_target)
+        prediction, found = module.apply({"params": params}, views, task.noise(keys, views))
+        loss, _ = task.score(prediction, views, found["mask"])
         if task.normalise_target:  # undo the target's own normalisation to show pixels
-            target = patchify(views, patch)
+            target = module.patches(views)
             std = target.std(-1, keepdims=True, ddof=1)
             prediction = prediction * std + target.mean(-1, keepdims=True)
-        mask = np.ones(patch**2 * views.shape[-1], np.float32) * found["mask"][:, :, None]
-        square = lambda x: unpatchify(x, patch, *views.shape[1:3])  # noqa: E731
+        mask = np.ones(prediction.shape[-1], np.float32) * found["mask"][:, :, None]
+        by_channel = module.style.channel_agnostic
+        square = lambda x: unpatchify(x, module.patch, *views.shape[1:3], by_channel)  # noqa: E731
         return loss, views, square(mask), square(prediction)
 
     run = jax.jit(run, out_shardings=replicated(context.mesh))
@@ -37,7 +37,7 @@ def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
         rows = np.random.default_rng(context.seed).permutation(rows)[: context.minibatch]
         if not len(rows):
             continue
-        minibatch = next(data.evaluation_minibatches(context.dataset, rows, context.minibatch))
+        minibatch = next(data.evaluation_minibatches(context.dataset, rows, context.minibatch, context.augment.crop))
         found = run(context.params, to_device(minibatch, context.mesh), context.statistics)
         loss, views, mask, prediction = map(np.asarray, found)
         yield f"reconstruction/{name}/loss", float(loss[: len(rows)].mean())

@@ -30,10 +30,11 @@ def save_reconstructions(path: pathlib.Path, images, mask, prediction, titles: l
     low, high = np.quantile(images, [0.02, 0.998], axis=(0, 1, 2))
     for column, title in enumerate(titles):
         x, m, p = images[column], mask[column], prediction[column]
-        hidden = m[..., :1].astype(bool)
+        hidden = m.astype(bool)  # in a channel-agnostic model one channel by itself may be, which is then black
+        seen = composite(np.where(hidden, low, x), low, high)
         rows = (
             composite(x, low, high),
-            np.where(hidden, 0.15, composite(x, low, high)),
+            np.where(hidden.all(-1, keepdims=True), 0.15, seen),
             composite(np.where(hidden, p, x), low, high),
         )
         for row, picture in enumerate(rows):

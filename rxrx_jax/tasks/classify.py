@@ -35,10 +35,9 @@ class Classify:
         return {"params": params, "batch_stats": stats}
 
     def loss(self, params, batch_stats, images, minibatch, key, progress):
-        del key
         labels = minibatch["label"]
         labelled = labels >= 0
-        features, logits, stats = self._apply(params, batch_stats, images, None, train=True)
+        features, logits, stats = self._apply(params, batch_stats, images, None, train=True, key=key[0])
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), self.label_smoothing)
         count = jnp.maximum(labelled.sum(), 1)
         errors = optax.softmax_cross_entropy(logits, targets)
@@ -62,10 +61,11 @@ class Classify:
         _, _, stats = pure._apply(params, batch_stats, images, mask, train=True)
         return stats
 
-    def _apply(self, params, batch_stats, images, mask, train):
+    def _apply(self, params, batch_stats, images, mask, train, key=None):
         variables = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
-        train_encoder = train and not self.frozen
-        (_, found), new = self.encoder.apply(variables, images, train=train_encoder, mask=mask, mutable=["batch_stats"])
+        rngs = None if key is None else {"drop_path": key}
+        options = dict(train=train and not self.frozen, mask=mask, mutable=["batch_stats"], rngs=rngs)
+        (_, found), new = self.encoder.apply(variables, images, **options)
         features = found["embedding"]
         if self.frozen:
             features = jax.lax.stop_gradient(features)

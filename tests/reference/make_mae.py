@@ -1,62 +1,66 @@
-"""Writes mae.npz: what the PyTorch masked autoencoder makes of random weights and images, in float64.
+"""Writes mae_CASE.npz: what PyTorch's masked autoencoders make of random weights and images, in float64.
 
 pip install torch==2.13.0
 cd tests && python -m reference.make_mae
 """
 
+import json
 import pathlib
 
 import numpy as np
 import torch
+from reference.mae_cases import CASES
 from reference.torch_mae import MaskedAutoencoder
 
-PATH = pathlib.Path(__file__).with_name("mae.npz")
-# Depths, widths, heads and sides all differ, so that no two can be swapped unseen.
-SETTINGS = dict(encoder=(16, 2, 24, 2), decoder=(12, 1, 20, 3), patch=4, channels=2, ratio=0.7)
-HEIGHT, WIDTH, IMAGES = 12, 16, 3
+IMAGES = 2
 
 
-def random_weights(model, seed):
-    """Every weight random, biases and norms too, so that each of them matters."""
-    random = np.random.default_rng(seed)
-    return {
-        name: (random.normal(size=w.shape) * 0.3 + ("norm" in name and name.endswith("weight"))).astype(np.float32)
-        for name, w in model.state_dict().items()
-    }
+def inputs(case, seed):
+    """Weights, images [B, H, W, C] and noise [B, N] by name. Every weight is random, biases and norms too, so that each
+    of them matters, and fits in float16."""
+    random, s = np.random.default_rng(seed), CASES[case]
+    weights = {}
+    for name, w in MaskedAutoencoder(**s).state_dict().items():
+        around = 1.0 if name.endswith("gamma") or ("norm" in name and name.endswith("weight")) else 0.0
+        weights[f"weight/{name}"] = (random.normal(size=w.shape) * 0.3 + around).astype(np.float16)
+    (rows, columns), patch, channels = s["grid"], s["patch"], s["channels"]
+    images = random.normal(size=(IMAGES, rows * patch, columns * patch, channels)).astype(np.float32) * 1.5 + 0.5
+    patches = rows * columns * (channels if s["style"]["by_channel"] else 1)
+    return weights | {"images": images, "noise": random.random((IMAGES, patches)).astype(np.float32)}
 
 
-def load(model, weights):
-    dtype = next(model.parameters()).dtype
-    model.load_state_dict({k: torch.tensor(np.array(v)).to(dtype) for k, v in weights.items()})
+def forward(case, arrays):
+    """Values, and gradients of the sum of the losses, as float32 arrays by name."""
+    model = MaskedAutoencoder(**CASES[case]).double()
+    model.load_state_dict({k: torch.tensor(arrays[f"weight/{k}"]).double() for k in model.state_dict()})
+    x = torch.tensor(arrays["images"]).double().permute(0, 3, 1, 2)
+    prediction, mask, visible = model(x, torch.tensor(arrays["noise"]))
+    tokens, blocks = model.vit.run(model.vit.tokens(x))
+    found = dict(prediction=prediction, mask=mask, visible_embedding=visible, tokens=tokens, blocks=blocks)
+    found |= dict(embedding=model.vit.pool(tokens), block_embeddings=model.vit.pool(blocks))
+    losses = model.losses(x, prediction, mask)
+    sum(losses.values()).mean().backward()
+    found |= {f"loss/{name}": loss for name, loss in losses.items()}
+    found |= {f"gradient/{k}": p.grad for k, p in model.named_parameters()}
+    return {k: v.detach().numpy().astype(np.float32) for k, v in found.items()}
 
 
-def forward(model, images, noise):
-    """Values and gradients for images [B, H, W, C] and noise [B, N], as float32 arrays by name."""
-    dtype = next(model.parameters()).dtype
-    x = torch.tensor(np.array(images)).to(dtype).permute(0, 3, 1, 2)
-    prediction, mask, visible = model(x, torch.tensor(np.array(noise)))
-    tokens, embedding = model.encode(x)
-    found = dict(prediction=prediction, mask=mask, visible_embedding=visible, tokens=tokens, embedding=embedding)
-    found = {name: value.detach() for name, value in found.items()}
-    for normalise in (False, True):
-        loss = model.loss(x, prediction, mask, normalise)
-        found[f"loss_{normalise}"] = loss.detach()
-        model.zero_grad()
-        loss.mean().backward(retain_graph=True)
-        found |= {f"gradient_{normalise}/{k}": p.grad.clone() for k, p in model.named_parameters()}
-    return {k: v.numpy().astype(np.float32) for k, v in found.items()}
+def packed(arrays):
+    """All weights as one array and all gradients as another, which take half the room; `compare_mae.stored` unpacks."""
+    found = {k: v for k, v in arrays.items() if not k.startswith(("weight/", "gradient/"))}
+    names = [k.removeprefix("weight/") for k in arrays if k.startswith("weight/")]
+    shapes = {name: arrays[f"weight/{name}"].shape for name in names}
+    for kind in ("weight", "gradient"):
+        found[kind] = np.concatenate([arrays[f"{kind}/{name}"].ravel() for name in names])
+    return found | {"shapes": np.array(json.dumps(shapes))}
 
 
 def main():
-    model = MaskedAutoencoder(**SETTINGS).double()
-    random = np.random.default_rng(0)
-    weights = random_weights(model, seed=1)
-    images = random.normal(size=(IMAGES, HEIGHT, WIDTH, SETTINGS["channels"])).astype(np.float32) * 1.5 + 0.5
-    noise = random.random((IMAGES, HEIGHT * WIDTH // SETTINGS["patch"] ** 2)).astype(np.float32)
-    load(model, weights)
-    found = forward(model, images, noise)
-    np.savez_compressed(PATH, images=images, noise=noise, **{f"weight/{k}": w for k, w in weights.items()}, **found)
-    print(f"{PATH} {PATH.stat().st_size / 1000:.0f} kB")
+    for case in CASES:
+        arrays = inputs(case, seed=0)
+        path = pathlib.Path(__file__).with_name(f"mae_{case}.npz")
+        np.savez_compressed(path, **packed(arrays | forward(case, arrays)))
+        print(f"{path} {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
