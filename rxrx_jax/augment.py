@@ -1,6 +1,6 @@
-"""On device, inside the jitted step: crop, flips, quarter turns, normalisation, intensity jitter.
+"""On device, inside the jitted step: flips, quarter turns, normalisation, intensity jitter.
 
-Images come as uint8 [B, H, W, C] and leave as float32 [B, S, S, C].
+Images come as uint8 [B, S, S, C], cropped by data.py, and leave as float32 of that shape.
 """
 
 import dataclasses
@@ -14,12 +14,16 @@ from rxrx_jax.errors import UserError
 NORMALISATIONS = ("dataset", "image", "experiment", "plate")
 TRANSDUCTIVE_NORMALISATIONS = ("experiment", "plate")  # their statistics come from unlabelled held-out images too
 EPSILON = 1e-3  # of a standard deviation in pixel units: a black channel stays zero
+IMAGE_EPSILON = 1e-5  # of an image's own variance, in units of 255^2
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """normalisation: one of NORMALISATIONS; crop: side in pixels; jitter: standard deviation of the random gain and
-    offset that each channel of each training image gets after normalisation.
+    """normalisation: one of NORMALISATIONS; crop: side in pixels of the views, which data.py cuts; jitter: standard
+    deviation of the random gain and offset that each channel of each training image gets after normalisation.
+
+    Normalisation "image" is the self-standardisation of the Phenom models (Kraus et al. 2024, arXiv 2404.10242):
+    (x / 255 - mean) / sqrt(variance of x / 255 + 1e-5), by image and channel, with the biased variance.
 
     `statistics` of the methods are those of `plate_statistics`: arguments, not constants, so that one compiled step
     serves every dataset of the same shape."""
@@ -34,17 +38,12 @@ class Augment:
         if self.normalisation not in NORMALISATIONS:
             raise UserError(f"normalisation={self.normalisation!r}: expected one of {', '.join(NORMALISATIONS)}")
 
-    def train(self, minibatch: dict, statistics: dict, key: jax.Array) -> jax.Array:
-        """Random view of `minibatch["image"]`; example i of the minibatch depends on (key, i) alone."""
+    def train(self, minibatch: dict, statistics: dict, keys: jax.Array) -> jax.Array:
+        """Random views of `minibatch["image"]`; that of image i depends on the image and on keys[i] of [B] alone."""
         images = minibatch["image"]
-        b, h, w, c = images.shape
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(b))
+        c = images.shape[-1]
+        # The first two draws are spare: the others are what they were when these two were the corner of the crop.
         bits = jax.vmap(lambda k: jax.random.bits(k, (6,), jnp.uint32))(keys)  # [B, 6]
-        if self.crop < max(h, w):
-            top, left = bits[:, 0] % (h - self.crop + 1), bits[:, 1] % (w - self.crop + 1)
-            images = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), (self.crop, self.crop, c)))(
-                images, jnp.stack([top, left], 1).astype(jnp.int32)
-            )
         pick = lambda i: (bits[:, i] & 1).astype(bool)[:, None, None, None]  # noqa: E731
         if self.quarter_turns:  # a turn is a transpose and a flip; half turns are two flips
             images = jnp.where(pick(2), images.transpose(0, 2, 1, 3)[:, ::-1], images)
@@ -61,20 +60,17 @@ class Augment:
         return x
 
     def evaluation(self, minibatch: dict, statistics: dict) -> jax.Array:
-        """The centre crop, normalised; deterministic."""
-        images = minibatch["image"]
-        _, h, w, _ = images.shape
-        top, left = (h - self.crop) // 2, (w - self.crop) // 2
-        return self._normalise(images[:, top : top + self.crop, left : left + self.crop], minibatch, statistics)
+        """The images, normalised; deterministic."""
+        return self._normalise(minibatch["image"], minibatch, statistics)
 
     def _normalise(self, images, minibatch, statistics):
         x = images.astype(jnp.float32)
         if self.normalisation == "image":
-            mean = x.mean((1, 2), keepdims=True)
-            std = x.std((1, 2), keepdims=True)
-        else:
-            mean = statistics["mean"][minibatch["plate"]][:, None, None, :]  # [B, 1, 1, C]
-            std = statistics["std"][minibatch["plate"]][:, None, None, :]
+            x = x / 255
+            mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+            return (x - mean) / jnp.sqrt(variance + IMAGE_EPSILON)
+        mean = statistics["mean"][minibatch["plate"]][:, None, None, :]  # [B, 1, 1, C]
+        std = statistics["std"][minibatch["plate"]][:, None, None, :]
         return (x - mean) / (std + EPSILON)
 
 

@@ -1,14 +1,18 @@
 """Prepared dataset -> minibatches. Only this module knows of Grain and TFDS.
 
 A minibatch is a dict of numpy arrays, this host's part of the global one:
-image uint8 [B, H, W, C]; label int32 [B], -1 where unknown or hidden; experiment, plate, cell_type int32 [B], indices
-into the dataset's lists; row int64 [B], the site's row in `Dataset.sites`; valid bool [B], False for padding.
+image uint8 [B, S, S, C], a window of the record (a random one in training, the centre in evaluation); label int32 [B],
+-1 where unknown or hidden; experiment, plate, cell_type int32 [B], indices into the dataset's lists; row int64 [B], the
+site's row in `Dataset.sites`; valid bool [B], False for padding.
 """
 
+import concurrent.futures
 import csv
 import dataclasses
+import functools
 import json
 import pathlib
+import sys
 
 import grain
 import jax
@@ -16,30 +20,20 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rxrx_jax.errors import UserError
-from rxrx_jax.sampler import Sampler
+from rxrx_jax.sampler import PairSampler, Sampler
+from rxrx_jax.sites import Sites, hide_labels, read_sites
+from rxrx_jax.synthetic import Description, describe, synthetic_minibatches, synthetic_statistics
+from tfds_builders.common.build import cores
+from tfds_builders.common.encodings import DecodeWhenCut
+
+__all__ = ["Dataset", "Description", "Sites", "describe", "evaluation_minibatches", "hide_labels", "make_sampler",
+           "open_dataset", "read_dataset", "read_minibatch", "select", "synthetic_minibatches", "synthetic_statistics",
+           "training_minibatches"]  # fmt: skip
 
 SPLITS = ("train", "id_test", "val", "test")
 HELD_OUT = ("val", "test")  # splits of unseen experiments
 KEYS = ("label", "experiment", "plate", "cell_type")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sites:
-    """The table of a dataset's sites, one entry a record; all arrays [n]. `index` is the position within the split."""
-
-    split: np.ndarray
-    index: np.ndarray
-    site_id: np.ndarray
-    well_id: np.ndarray
-    site: np.ndarray
-    well_type: np.ndarray
-    label: np.ndarray
-    experiment: np.ndarray
-    plate: np.ndarray
-    cell_type: np.ndarray
-
-    def __len__(self):
-        return len(self.split)
+READING = grain.ReadOptions(num_threads=2, prefetch_buffer_size=3)  # minibatches; each is read by all cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Dataset:
     plates: list[str]  # "EXPERIMENT/PLATE"
     cell_types: list[str]
     classes: list[str]  # name of each perturbation id, "" where the source does not tell
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]  # [H, W, C] of the records
     mean: dict[str, np.ndarray]  # by statistics name: [1 or experiments or plates, C] float32, pixel units
     std: dict[str, np.ndarray]
     sources: dict
@@ -80,29 +74,7 @@ def open_dataset(name: str, settings: dict, folder: str | None = None) -> Datase
 
 def read_dataset(path: pathlib.Path) -> Dataset:
     """Reads a prepared folder's table and statistics and opens its records."""
-    with open(path / "sites.csv", newline="") as f:
-        table = list(csv.DictReader(f))
-    column = lambda key: np.array([row[key] for row in table])  # noqa: E731
-    plate_names = [f"{row['experiment']}/{row['plate']}" for row in table]
-    experiments, experiment = np.unique(column("experiment"), return_inverse=True)
-    plates, plate = np.unique(plate_names, return_inverse=True)
-    cell_types, cell_type = np.unique(column("cell_type"), return_inverse=True)
-    split = column("split")
-    index = np.empty(len(table), np.int64)
-    for name in np.unique(split):
-        index[split == name] = np.arange((split == name).sum())
-    sites = Sites(
-        split=split,
-        index=index,
-        site_id=column("site_id"),
-        well_id=column("well_id"),
-        site=column("site").astype(np.int32),
-        well_type=column("well_type"),
-        label=column("perturbation_id").astype(np.int32),
-        experiment=experiment.astype(np.int32),
-        plate=plate.astype(np.int32),
-        cell_type=cell_type.astype(np.int32),
-    )
+    sites, experiments, plates, cell_types = read_sites(path)
     with open(path / "perturbations.csv", newline="") as f:
         names = {int(row["perturbation_id"]): row["perturbation"] for row in csv.DictReader(f)}
     classes = [names.get(i, "") for i in range(json.loads((path / "metadata.json").read_text())["classes"])]
@@ -121,31 +93,26 @@ def read_dataset(path: pathlib.Path) -> Dataset:
         raise UserError(f"{path} holds 16-bit images and training reads 8-bit ones: prepare it without bits=16")
     sources = {}
     for name in builder.info.splits:
-        # Everything but the pixels is in the table already.
-        skip = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key != "image"}
-        sources[name] = builder.as_data_source(name, decoders=skip)
-        if len(sources[name]) != (split == name).sum():
+        # Everything but the pixels is in the table already, and of them only what is cut out is decoded.
+        skip = {key: tfds.decode.SkipDecoding() for key in builder.info.features}
+        sources[name] = builder.as_data_source(name, decoders=skip | {"image": DecodeWhenCut()})
+        if len(sources[name]) != (rows := (sites.split == name).sum()):
             raise UserError(
-                f"{path}: sites.csv has {(split == name).sum()} rows of split {name} but there are "
-                f"{len(sources[name])} records; build the dataset again"
+                f"{path}: sites.csv has {rows} rows of split {name} but there are {len(sources[name])} records; "
+                "build the dataset again"
             )
     return Dataset(
         folder=path,
         sites=sites,
-        experiments=experiments.tolist(),
-        plates=plates.tolist(),
-        cell_types=cell_types.tolist(),
+        experiments=experiments,
+        plates=plates,
+        cell_types=cell_types,
         classes=classes,
         image_shape=builder.info.features["image"].shape,
         mean=stack("mean"),
         std=stack("std"),
         sources=sources,
     )
-
-
-def hide_labels(sites: Sites) -> Sites:
-    """The table as tasks see it: the label is -1 everywhere but in the train split."""
-    return dataclasses.replace(sites, label=np.where(sites.split == "train", sites.label, -1).astype(np.int32))
 
 
 def select(
@@ -181,23 +148,64 @@ def select(
     return np.flatnonzero(keep)
 
 
-def make_sampler(dataset: Dataset, rows: np.ndarray, size: int, group: str, groups_per_minibatch: int, seed: int):
-    """A Sampler over `rows` whose groups are the dataset's experiments or plates."""
+def make_sampler(
+    dataset: Dataset, rows: np.ndarray, size: int, group: str, groups_per_minibatch: int, seed: int, pairs: str = ""
+):
+    """A Sampler over `rows` whose groups are the dataset's experiments or plates; with `pairs="perturbation"` a
+    PairSampler, which uses the train split's labels and no others. Says once how many sites have no partner."""
     if group not in ("experiment", "plate"):
         raise UserError(f"data.group={group!r}: expected experiment or plate")
-    return Sampler(rows, getattr(dataset.sites, group)[rows], size, groups_per_minibatch, seed)
+    if not pairs:
+        return Sampler(rows, getattr(dataset.sites, group)[rows], size, groups_per_minibatch, seed)
+    if pairs != "perturbation":
+        raise UserError(f"data.pairs={pairs!r}: expected perturbation or nothing")
+    if groups_per_minibatch:
+        raise UserError(f"data.pairs={pairs} needs data.groups_per_minibatch=0, not {groups_per_minibatch}")
+    sites = hide_labels(dataset.sites)
+    sampler = PairSampler(rows, sites.label[rows], sites.experiment[rows], sites.cell_type[rows], size, seed)
+    if sampler.left_out and jax.process_index() == 0:
+        print(f"{sampler.left_out} of {len(rows)} training sites have no partner and are left out", file=sys.stderr)
+    return sampler
 
 
-def read_minibatch(dataset: Dataset, sites: Sites, rows: np.ndarray, size: int | None = None) -> dict[str, np.ndarray]:
-    """Reads the records of `rows` [n], padded to `size` with black, unlabelled, invalid images."""
+def read_minibatch(
+    dataset: Dataset,
+    sites: Sites,
+    rows: np.ndarray,
+    crop: int | None = None,
+    corners: np.ndarray | None = None,
+    size: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Reads a window of each record of `rows` [n], padded to `size` with black, unlabelled, invalid images.
+
+    Args: crop, side of the windows in pixels, None for whole images; corners [n, 2], (top, left) of each window, None
+    for the centre.
+    """
     size = len(rows) if size is None else size
-    image = np.zeros((size, *dataset.image_shape), np.uint8)
+    *whole, channels = dataset.image_shape
+    height, width = (crop, crop) if crop else whole
+    if corners is None:
+        corners = np.broadcast_to([(whole[0] - height) // 2, (whole[1] - width) // 2], (len(rows), 2))
+    image = np.empty((size, height, width, channels), np.uint8)
+    image[len(rows) :] = 0
     split = sites.split[rows]
-    for name in np.unique(split):
-        lanes = np.flatnonzero(split == name)
-        records = dataset.sources[name].__getitems__(sites.index[rows[lanes]].tolist())
+
+    def read(lanes):
+        records = dataset.sources[split[lanes[0]]].__getitems__(sites.index[rows[lanes]].tolist())
         for lane, record in zip(lanes, records):
-            image[lane] = record["image"]
+            top, left = corners[lane]
+            window = record["image"][top : top + height, left : left + width]
+            if window.strides[-1] == 1:
+                image[lane] = window
+            else:  # planes, three times faster one by one
+                for channel in range(channels):
+                    image[lane, ..., channel] = window[..., channel]
+
+    # Few records a job, so that few are in memory and every core has some.
+    share = min(8, -(-len(rows) // cores()))
+    parts = [np.flatnonzero(split == name) for name in np.unique(split)]
+    jobs = [part[i : i + share] for part in parts for i in range(0, len(part), share)]
+    list(_threads().map(read, jobs))
     minibatch = {"image": image, "valid": np.arange(size) < len(rows)}
     for key in KEYS:
         padding = -1 if key == "label" else 0
@@ -208,19 +216,41 @@ def read_minibatch(dataset: Dataset, sites: Sites, rows: np.ndarray, size: int |
     return minibatch
 
 
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    """One for all readers: decoding releases Python's lock, and more threads than cores would only take turns."""
+    return concurrent.futures.ThreadPoolExecutor(cores(), "read")
+
+
+def crop_corners(seed: int, step: int, count: int, image_shape: tuple, crop: int) -> np.ndarray:
+    """Corners (top, left) of the random windows of minibatch `step`, uniform over all places: int64 [count, 2].
+
+    Those of position i are a function of (seed, step, i) alone, from Philox, a generator that counts (Salmon et al.
+    2011, "Parallel random numbers: as easy as 1, 2, 3").
+    """
+    bits = np.random.Philox(key=seed, counter=[0, step, 0, 0]).random_raw(2 * count).reshape(count, 2)
+    places = np.array([image_shape[0] - crop + 1, image_shape[1] - crop + 1], np.uint64)
+    return ((bits >> np.uint64(32)) * places >> np.uint64(32)).astype(np.int64)
+
+
 class _Steps:
     """A Grain random-access source whose element number i is this host's part of minibatch number i."""
 
-    def __init__(self, dataset: Dataset, samplers: list[Sampler], steps: int):
-        self.dataset, self.samplers, self.steps = dataset, samplers, steps
+    def __init__(self, dataset: Dataset, samplers: list[Sampler], steps: int, crop: int, seed: int):
+        self.dataset, self.samplers, self.steps, self.crop, self.seed = dataset, samplers, steps, crop, seed
         self.sites = hide_labels(dataset.sites)
 
     def __len__(self):
         return self.steps
 
     def __getitem__(self, step):
-        lanes = [host_part(sampler.rows(int(step))) for sampler in self.samplers]
-        return read_minibatch(self.dataset, self.sites, np.concatenate(lanes))
+        step = int(step)
+        rows = [sampler.rows(step) for sampler in self.samplers]
+        total = sum(map(len, rows))
+        corners = crop_corners(self.seed, step, total, self.dataset.image_shape, self.crop)
+        of_sampler = np.split(corners, np.cumsum([len(r) for r in rows])[:-1])
+        here = lambda parts: np.concatenate([host_part(part) for part in parts])  # noqa: E731
+        return read_minibatch(self.dataset, self.sites, here(rows), self.crop, here(of_sampler))
 
 
 def host_part(rows: np.ndarray) -> np.ndarray:
@@ -228,23 +258,24 @@ def host_part(rows: np.ndarray) -> np.ndarray:
     return np.array_split(rows, jax.process_count())[jax.process_index()]
 
 
-def training_minibatches(dataset: Dataset, samplers: list[Sampler], steps: int, start: int = 0):
-    """Iterator over this host's part of minibatches start, start+1, .. steps-1; each draws from every sampler in turn.
+def training_minibatches(dataset: Dataset, samplers: list[Sampler], steps: int, start: int, crop: int, seed: int):
+    """Iterator over this host's part of minibatches start, start+1, .. steps-1; each draws from every sampler in turn,
+    and of each record a random window of `crop` x `crop` pixels (`crop_corners`).
 
     Labels outside the train split are hidden here, before anything else sees a minibatch.
     """
-    source = grain.MapDataset.source(_Steps(dataset, samplers, steps))[start:]
-    return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+    source = grain.MapDataset.source(_Steps(dataset, samplers, steps, crop, seed))[start:]
+    return iter(source.to_iter_dataset(READING))
 
 
-def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int):
+def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: int | None = None):
     """Iterator over this host's part of minibatches that hold each of `rows` exactly once, labels shown; the last one
-    is padded to `size` with `valid` False."""
+    is padded to `size` with `valid` False. Images are the centre of `crop` x `crop` pixels, or whole."""
     local = size // jax.process_count()
 
     def read(start):
         lanes = host_part(np.arange(start, start + size))
-        return read_minibatch(dataset, dataset.sites, rows[lanes[lanes < len(rows)]], local)
+        return read_minibatch(dataset, dataset.sites, rows[lanes[lanes < len(rows)]], crop, size=local)
 
     source = grain.MapDataset.source(list(range(0, len(rows), size))).map(read)
-    return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+    return iter(source.to_iter_dataset(READING))

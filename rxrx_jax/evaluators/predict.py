@@ -60,20 +60,45 @@ class Context:
 
     def outputs(self, params, batch_stats, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Outputs of the task under any parameters: each of `rows` [n] once, in order."""
-        parts = []
-        for minibatch in data.evaluation_minibatches(self.dataset, rows, self.minibatch):
-            parts.append(self._predict(params, batch_stats, to_device(minibatch, self.mesh), self.statistics))
-        if not parts:
-            return {"row": rows}
-        parts = [jax.tree.map(np.asarray, part) for part in parts]
-        return {key: np.concatenate([p[key] for p in parts])[: len(rows)] for key in parts[0]} | {"row": rows}
+        return self._collect(self._predict, rows, params, batch_stats) | {"row": rows}
+
+    def of_images(self, function, rows: np.ndarray, *arguments) -> dict[str, np.ndarray]:
+        """What function(images [B, S, S, C], *arguments), compiled here, gives for each of `rows` [n] once, in order: a
+        dict of arrays [B, ...] there, [n, ...] here, held on the host alone; {} without rows. Images are normalised."""
+
+        def run(*arguments_and_minibatch):
+            *arguments, minibatch, statistics = arguments_and_minibatch
+            return function(self.augment.evaluation(minibatch, statistics), *arguments)
+
+        return self._collect(jax.jit(run, out_shardings=replicated(self.mesh)), rows, *arguments)
+
+    def _collect(self, run, rows, *arguments):
+        out = {}
+
+        def keep(start, part):
+            for key, value in part.items():
+                value = np.asarray(value)[: len(rows) - start]
+                whole = out.setdefault(key, np.empty((len(rows), *value.shape[1:]), value.dtype))
+                whole[start : start + len(value)] = value
+
+        late = None  # copied one minibatch late, so that the device does not wait for it
+        minibatches = data.evaluation_minibatches(self.dataset, rows, self.minibatch, self.augment.crop)
+        for number, minibatch in enumerate(minibatches):
+            part = run(*arguments, to_device(minibatch, self.mesh), self.statistics)
+            if late:
+                keep(*late)
+            late = number * self.minibatch, part
+        if late:
+            keep(*late)
+        return out
 
     def _by_group(self, rows, group):
         groups = getattr(self.dataset.sites, group)
         found = []
         for g in np.unique(groups[rows]):
             parts = []
-            for minibatch in data.evaluation_minibatches(self.dataset, np.flatnonzero(groups == g), self.minibatch):
+            members = np.flatnonzero(groups == g)
+            for minibatch in data.evaluation_minibatches(self.dataset, members, self.minibatch, self.augment.crop):
                 count, found_here = self._batch_statistics(
                     self.params, self.batch_stats, to_device(minibatch, self.mesh), self.statistics
                 )

@@ -8,6 +8,7 @@
 benchmarks/records.py measures them; docs/records.md has its table.
 """
 
+import dataclasses
 import struct
 from typing import Any
 
@@ -68,8 +69,11 @@ def encode_delta(image: np.ndarray, scratch: np.ndarray | None = None) -> bytes:
     return compressor.compress(delta)
 
 
-def decode_delta(data: bytes, shape: tuple[int, int, int], dtype: Any) -> np.ndarray:
-    """Returns the image [C, H, W] of shape [H, W, C] that `encode_delta` compressed. ValueError if it is not one."""
+def decode_delta(
+    data: bytes, shape: tuple[int, int, int], dtype: Any, window: tuple[slice, slice] = (slice(None), slice(None))
+) -> np.ndarray:
+    """Returns the image [C, H, W] of shape [H, W, C] that `encode_delta` compressed, or a window of its rows and
+    columns (slices of step 1, a view): differences are undone only where it needs them. ValueError if it is not one."""
     height, width, channels = shape
     dtype = np.dtype(dtype)
     flat = np.empty(channels * height * width * dtype.itemsize, np.uint8)
@@ -79,11 +83,15 @@ def decode_delta(data: bytes, shape: tuple[int, int, int], dtype: Any) -> np.nda
     if dtype.itemsize == 2:
         flat = np.ascontiguousarray(flat.reshape(2, -1).T).view("<u2").astype(np.uint16, copy=False)
     image = flat.reshape(channels, height, width)
-    imagecodecs.delta_decode(image, axis=-1, out=image)
-    for row in range(1, min(STRIP, height)):
-        below = image[:, row::STRIP]
-        below += image[:, row - 1 :: STRIP][:, : below.shape[1]]
-    return image
+    (top, bottom, _), (left, right, _) = window[0].indices(height), window[1].indices(width)
+    first = top // STRIP * STRIP  # the window's first row counts from there
+    start_of_rows = image[:, first:bottom, :right]
+    imagecodecs.delta_decode(start_of_rows, axis=-1, out=start_of_rows)
+    rows = image[:, first:bottom, left:right]
+    for row in range(1, min(STRIP, bottom - first)):
+        below = rows[:, row::STRIP]
+        below += rows[:, row - 1 :: STRIP][:, : below.shape[1]]
+    return rows[:, top - first :]
 
 
 class _EncodedImage(tfds.features.FeatureConnector):
@@ -135,3 +143,23 @@ class SourceImage(_EncodedImage):
             )
             start += length
         return np.stack(planes).transpose(1, 2, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """An image [H, W, C] in a record's encoding: `encoded[rows, columns]`, slices, decodes no more than it needs."""
+
+    feature: tfds.features.FeatureConnector
+    data: bytes
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        if isinstance(self.feature, DeltaImage):
+            return decode_delta(self.data, self.feature.shape, self.feature.np_dtype, window).transpose(1, 2, 0)
+        return self.feature.decode_example_np(self.data)[window]
+
+
+class DecodeWhenCut(tfds.decode.Decoder):
+    """Makes `as_data_source(decoders={"image": DecodeWhenCut()})` give images as `Encoded`."""
+
+    def decode_example(self, serialized_example: bytes) -> Encoded:
+        return Encoded(self.feature, serialized_example)
