@@ -59,3 +59,62 @@ class Sampler:
                 plan[step, lane] = orders[g][positions]
             taken[chosen] += 1
         return plan.reshape(self.steps_per_epoch, self.size)
+
+
+class PairSampler:
+    """Draws minibatches of `size` rows in pairs: rows 2i and 2i+1 show the same perturbation in different experiments.
+
+    Both are of one cell type, because the same perturbation does different things to different cells (Haslum et al.
+    2023, arXiv 2212.11595, pair within HUVEC). An epoch has every row once as the first of its pair, shuffled; its
+    partner is drawn uniformly over the other experiments with that perturbation, then over its rows there. The last
+    minibatch is filled up from the start of the epoch's order. Rows with an unknown perturbation or with no partner
+    are left out (`left_out`, their number).
+
+    Args: rows [n] indices; perturbation, experiment, cell_type [n] of each row, perturbation -1 where unknown; seed, at
+    least 0. Raises UserError when the numbers do not fit or no row has a partner.
+    """
+
+    def __init__(self, rows, perturbation, experiment, cell_type, size: int, seed: int = 0):
+        if size < 2 or size % 2:
+            raise UserError(f"minibatch {size} holds no whole number of pairs; use an even one")
+        if seed < 0:
+            raise UserError(f"seed={seed}: use 0 or more")
+        known = perturbation >= 0
+        table = np.stack([perturbation, cell_type, experiment], 1)[known]
+        # A place is a perturbation in an experiment, a kind one in a cell type; the places of a kind are neighbours.
+        places, place = np.unique(table, axis=0, return_inverse=True)
+        _, kind = np.unique(places[:, :2], axis=0, return_inverse=True)
+        place, kind = place.reshape(-1), kind.reshape(-1)  # their shape depends on numpy's version
+        order = np.argsort(place, kind="stable")
+        self._rows, self._place = rows[known][order], place[order]  # by place
+        self._count = np.bincount(place, minlength=len(places))  # rows of each place
+        self._start = np.cumsum(self._count) - self._count
+        self._number = np.bincount(kind)[kind]  # places of each place's kind
+        self._first_place = np.searchsorted(kind, kind)  # of each place's kind
+        self._paired = np.flatnonzero(self._number[self._place] > 1)
+        self.size, self.seed = size, seed
+        self.examples = len(self._paired)
+        self.left_out = len(rows) - self.examples
+        if not self.examples:
+            raise UserError(
+                "data.pairs=perturbation: no perturbation occurs in two training experiments of one cell type; "
+                "loosen data.select or use a dataset that repeats its perturbations"
+            )
+        self._epoch = functools.lru_cache(maxsize=2)(self._epoch)  # of this object alone
+        self.steps_per_epoch = math.ceil(self.examples / (size // 2))
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of minibatch number `step` (0, 1, ...) of the run: [size]."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return self._epoch(epoch)[index].copy()
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """[steps_per_epoch, size] rows of one epoch."""
+        random = np.random.default_rng([self.seed, epoch])
+        first = np.resize(random.permutation(self._paired), self.steps_per_epoch * (self.size // 2))
+        place = self._place[first]
+        start = self._first_place[place]
+        other = start + random.integers(self._number[place] - 1)
+        other += other >= place  # skips the experiment of the first
+        second = self._start[other] + random.integers(self._count[other])
+        return self._rows[np.stack([first, second], 1)].reshape(self.steps_per_epoch, self.size)

@@ -1,12 +1,14 @@
-"""The sampler: what it depends on, what an epoch covers, how groups share a minibatch."""
+"""The samplers: what they depend on, what an epoch covers, how groups share a minibatch, what makes a pair."""
 
 import collections
+import types
 
 import numpy as np
 import pytest
 
+from rxrx_jax import data
 from rxrx_jax.errors import UserError
-from rxrx_jax.sampler import Sampler
+from rxrx_jax.sampler import PairSampler, Sampler
 
 # 100 rows (not 0..99, so that rows and positions differ) in five groups of 40, 25, 20, 14 and 1.
 SIZES = (40, 25, 20, 14, 1)
@@ -124,3 +126,122 @@ def test_errors_name_the_key():
         make(10, 3)
     with pytest.raises(UserError, match="data.groups_per_minibatch=6, but 5 groups"):
         make(12, 6)
+
+
+# 7 perturbations (one unknown), 3 + 2 experiments of two cell types, 200 rows at random; perturbation 5 is in one
+# experiment only and perturbation 4 in one of each cell type.
+RANDOM = np.random.default_rng(1)
+PAIRED = 5000 + 2 * RANDOM.permutation(200)
+EXPERIMENT = RANDOM.integers(0, 5, 200)
+CELL_TYPE = np.array([7, 7, 7, 2, 2])[EXPERIMENT]
+PERTURBATION = RANDOM.integers(-1, 6, 200)
+EXPERIMENT[PERTURBATION == 5], CELL_TYPE[PERTURBATION == 5] = 1, 7
+EXPERIMENT[PERTURBATION == 4] = np.where(EXPERIMENT[PERTURBATION == 4] > 2, 4, 0)
+CELL_TYPE[PERTURBATION == 4] = np.where(EXPERIMENT[PERTURBATION == 4] > 2, 2, 7)
+
+
+def pairs(size=12, seed=0, rows=slice(None)):
+    return PairSampler(PAIRED[rows], PERTURBATION[rows], EXPERIMENT[rows], CELL_TYPE[rows], size, seed)
+
+
+def of_row(column, rows):
+    lookup = dict(zip(PAIRED.tolist(), column.tolist()))
+    return np.vectorize(lookup.get)(rows)
+
+
+@pytest.mark.parametrize("size", [2, 12, 500])
+def test_a_pair_is_one_perturbation_in_two_experiments_of_one_cell_type(size):
+    sampler = pairs(size)
+    for number in range(4):
+        first, second = epoch(sampler, number).reshape(-1, 2).T
+        for column in (PERTURBATION, CELL_TYPE):
+            np.testing.assert_array_equal(of_row(column, first), of_row(column, second))
+        assert (of_row(EXPERIMENT, first) != of_row(EXPERIMENT, second)).all()
+        assert (of_row(PERTURBATION, first) >= 0).all()
+
+
+@pytest.mark.parametrize("size", [2, 12, 500])
+def test_an_epoch_has_every_row_with_a_partner_once_as_the_first_of_its_pair(size):
+    sampler = pairs(size)
+    alone = (PERTURBATION < 0) | (PERTURBATION > 3)
+    assert {-1, 4, 5} == set(PERTURBATION[alone]) and sampler.left_out == alone.sum() > 0
+    assert sampler.examples == 200 - alone.sum()
+    assert sampler.steps_per_epoch == -(-sampler.examples // (size // 2))
+    orders = []
+    for number in range(2):
+        first = epoch(sampler, number)[:, 0::2].ravel()
+        assert set(first[: sampler.examples]) == set(PAIRED[~alone])  # as many as there are, so each once
+        again = np.resize(first[: sampler.examples], len(first))  # filled up from the epoch's own start
+        np.testing.assert_array_equal(first, again)
+        orders.append(first.tolist())
+    assert orders[0] != orders[1]
+
+
+def test_pairs_are_a_function_of_seed_and_step():
+    one, other = pairs(), pairs()
+    steps = range(3 * one.steps_per_epoch)
+    forwards = [one.rows(step).tolist() for step in steps]
+    backwards = {step: other.rows(step).tolist() for step in reversed(steps)}
+    assert [backwards[step] for step in steps] == forwards
+    assert [pairs(seed=1).rows(step).tolist() for step in steps[:3]] != forwards[:3]
+    taken = one.rows(0)
+    taken[:] = 0
+    assert one.rows(0).tolist() == forwards[0]  # a copy
+
+
+def test_a_partner_is_uniform_over_the_other_experiments_then_over_its_rows():
+    """One perturbation with 1, 2 and 6 rows in three experiments, and a stranger before and after it in the table."""
+    experiment = np.array([0, 1, 1, 2, 2, 2, 2, 2, 2, 0, 1, 0, 1])
+    perturbation = np.array([3] * 9 + [1, 1, 8, 8])
+    sampler = PairSampler(np.arange(13), perturbation, experiment, np.zeros(13, int), size=26)
+    drawn = np.concatenate([sampler.rows(step).reshape(-1, 2) for step in range(3000)])
+    for first, expected in ((0, {1: 1 / 2, 2: 1 / 2}), (1, {0: 1 / 2, 2: 1 / 2}), (5, {0: 1 / 2, 1: 1 / 2})):
+        seconds = drawn[drawn[:, 0] == first, 1]
+        assert len(seconds) == 3000
+        for place, share in expected.items():
+            rows = np.flatnonzero((experiment == place) & (perturbation == 3))
+            for row in rows:  # standard error of a share of 3,000 draws: at most 0.009
+                assert abs((seconds == row).mean() - share / len(rows)) < 0.04
+
+
+def test_pair_errors_name_the_key():
+    with pytest.raises(UserError, match="minibatch 7 holds no whole number of pairs"):
+        pairs(7)
+    with pytest.raises(UserError, match="seed=-1"):
+        pairs(seed=-1)
+    for rows in (PERTURBATION < 0, PERTURBATION > 3, np.zeros(200, bool)):
+        with pytest.raises(UserError, match="data.pairs=perturbation: no perturbation occurs in two"):
+            pairs(rows=rows)
+
+
+def table():
+    """Four experiments, two perturbations in each, twice; the last two experiments are held out."""
+    experiment, perturbation, _ = np.indices((4, 2, 2)).reshape(3, -1)
+    split = np.where(experiment < 2, "train", np.where(experiment == 2, "val", "test"))
+    zeros = np.zeros(16, np.int32)
+    same = {key: zeros for key in ("index", "site_id", "well_id", "site", "well_type", "plate", "cell_type")}
+    sites = data.Sites(split=split, label=perturbation.astype(np.int32), experiment=experiment, **same)
+    return types.SimpleNamespace(sites=sites)
+
+
+def test_pairs_are_made_with_labels_of_the_train_split_alone(capsys):
+    """Rows of held-out experiments that were let in by mistake find no partner, and their labels change nothing."""
+    dataset = table()
+    sampler = data.make_sampler(dataset, np.arange(16), 8, "experiment", 0, 0, "perturbation")
+    drawn = [sampler.rows(step) for step in range(20)]
+    assert set(np.concatenate(drawn)) == set(np.flatnonzero(dataset.sites.split == "train"))
+    assert capsys.readouterr().err == "8 of 16 training sites have no partner and are left out\n"
+    dataset.sites.label[8:] = RANDOM.permutation(dataset.sites.label[8:])
+    again = data.make_sampler(dataset, np.arange(16), 8, "experiment", 0, 0, "perturbation")
+    np.testing.assert_array_equal([again.rows(step) for step in range(20)], drawn)
+
+
+def test_which_sampler_a_dataset_gets(capsys):
+    dataset, rows = table(), np.arange(8)
+    assert isinstance(data.make_sampler(dataset, rows, 4, "experiment", 0, 0), Sampler)
+    assert isinstance(data.make_sampler(dataset, rows, 4, "experiment", 0, 0, "perturbation"), PairSampler)
+    assert capsys.readouterr().err == ""  # nobody is left out
+    with pytest.raises(UserError, match="data.pairs='well': expected perturbation or nothing"):
+        data.make_sampler(dataset, rows, 4, "experiment", 0, 0, "well")
+    with pytest.raises(UserError, match="data.groups_per_minibatch=0, not 2"):
+        data.make_sampler(dataset, rows, 4, "experiment", 2, 0, "perturbation")

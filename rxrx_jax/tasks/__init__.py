@@ -5,6 +5,10 @@ loss(params, batch_stats, images, minibatch, key, progress) -> (loss, (batch_sta
 predict(params, batch_stats, images, mask) -> {"embedding": [B, D], ...}
 frozen: a regular expression of parameter paths that are not trained, or None
 inherits: the parameter subtree that comes from the stage before
+It may also have
+examples_per_unit: neighbours in a minibatch that gradient accumulation and devices must not part (1 if absent)
+inherit(batch_stats, part) -> batch_stats that hold the inherited parameters too
+key is one key an image, [B]; progress the finished part of the run, 0 to 1.
 """
 
 from rxrx_jax import adapt, models
@@ -13,6 +17,7 @@ from rxrx_jax.data import Dataset
 from rxrx_jax.errors import UserError
 from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
+from rxrx_jax.tasks.distill import Distill
 from rxrx_jax.tasks.mae import Mae
 
 
@@ -21,6 +26,8 @@ def make_task(config: Config, dataset: Dataset):
     name = config.task.name
     if name == "mae":
         return Mae.from_config(config)
+    if name == "distill":
+        return Distill.from_config(config, dataset)
     if name in ("classify", "probe"):
         domains = {"experiment": len(dataset.experiments), "plate": len(dataset.plates)}
         return Classify(
@@ -30,4 +37,4 @@ def make_task(config: Config, dataset: Dataset):
             label_smoothing=config.task.label_smoothing,
             frozen="encoder/" if name == "probe" else None,
         )
-    raise UserError(f"task.name={name!r}: expected mae, classify or probe")
+    raise UserError(f"task.name={name!r}: expected mae, distill, classify or probe")
