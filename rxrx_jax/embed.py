@@ -1,0 +1,252 @@
+"""Embeds a whole prepared dataset with a run's encoder, an exported folder or a file of published weights.
+
+    python -m rxrx_jax.embed --checkpoint=WORKDIR --data=rxrx1 --out=embeddings.parquet
+    python -m rxrx_jax.embed --checkpoint=model.safetensors --data=FOLDER --out=wells.parquet --per=well --pool=channels
+
+An image larger than the crop that the model was trained with is cut into tiles of that size, and its embedding is the
+mean of theirs. Stopped, the same command goes on with the next plate and ends with the same bytes. It runs on all
+devices of one machine. The result is a file as `rxrx_jax.embeddings` reads it.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import tqdm
+
+from rxrx_jax import checkpoint, data, embeddings, sharding, weights
+from rxrx_jax.augment import TRANSDUCTIVE_NORMALISATIONS, Augment, plate_statistics
+from rxrx_jax.errors import UserError
+from rxrx_jax.evaluators.embeddings import columns
+from rxrx_jax.models.vit import Encoder
+from rxrx_jax.state import parameters_sha256
+from rxrx_jax.weights import export
+
+KEY = b"rxrx_jax"  # of the Parquet file's metadata: what made the embeddings, as JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """An encoder with its parameters and how its images were prepared; crop in pixels."""
+
+    encoder: Encoder
+    params: dict
+    crop: int
+    normalisation: str
+    transductive: bool
+
+
+def open_model(path: str, channels: int) -> Model:
+    """The encoder of a run's workdir or checkpoint, of a folder that weights.export wrote, or of a file of weights, for
+    images of `channels`. Raises UserError naming what does not fit."""
+    if checkpoint.is_run(path):
+        folder = checkpoint.find_checkpoint(path)
+        run = export.read_config(folder.parent.parent)
+        encoder, crop = export.make_encoder(run, folder.parent.parent), run["augment"]["crop"]
+        view = jax.ShapeDtypeStruct((1, crop, crop, channels), jnp.float32)
+        shapes = jax.eval_shape(encoder.init, jax.random.key(0), view)["params"]
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+        params = checkpoint.load_parameters(str(folder), "encoder", shapes)
+        return Model(encoder, params, crop, run["normalisation"], run["resolved"]["transductive"])
+    imported = weights.load(path, channels)
+    if imported.channels not in (None, channels):
+        raise UserError(f"{path} takes images of {imported.channels} channels and the dataset has {channels}")
+    for note in imported.notes:
+        print(f"{path}: {note}", file=sys.stderr)
+    transductive = imported.transductive or imported.normalisation in TRANSDUCTIVE_NORMALISATIONS
+    return Model(imported.encoder, imported.params["encoder"], imported.crop, imported.normalisation, transductive)
+
+
+def make_embed(model: Model, shape: tuple[int, int, int], pool: str | None, block: int | None):
+    """The function (params, minibatch, statistics) -> [B, D] float32, jitted, for images of `shape` [H, W, C].
+
+    Args:
+      pool: "mean" of the patch tokens, "channels" for the mean of each channel's, one after the other [C*D], or None
+        for the model's own.
+      block: 1 for the output of the first block, without the final norm; None for the model's own embedding.
+    """
+    encoder, style = model.encoder, model.encoder.style
+    if pool == "channels" and (not style.channel_agnostic or block is not None):
+        raise UserError("--pool=channels needs a channel-agnostic model, and no --block")
+    if block is not None and not 1 <= block <= encoder.size.depth:
+        raise UserError(f"--block={block}: the model has blocks 1 to {encoder.size.depth}")
+    if min(shape[:2]) < model.crop:
+        raise UserError(f"the model was trained on {model.crop} pixels and the images have {shape[0]}x{shape[1]}")
+    if pool == "mean":
+        encoder = encoder.clone(style=dataclasses.replace(style, pool="mean"))
+    augment = Augment(model.normalisation, crop=model.crop, flips=False, quarter_turns=False, jitter=0.0)
+    at = np.array([(y, x) for y in corners(shape[0], model.crop) for x in corners(shape[1], model.crop)], np.int32)
+
+    def embed(params, minibatch, statistics):
+        def one(corner):
+            start, size = (0, corner[0], corner[1], 0), (len(minibatch["image"]), model.crop, model.crop, shape[2])
+            tile = jax.lax.dynamic_slice(minibatch["image"], start, size)
+            images = augment.evaluation({"image": tile, "plate": minibatch["plate"]}, statistics)
+            _, found = encoder.apply({"params": params}, images)
+            if pool == "channels":
+                return found["channel_embeddings"].reshape(len(images), -1)
+            return found["embedding"] if block is None else found["block_embeddings"][block - 1]
+
+        return jax.lax.map(one, at).mean(axis=0, dtype=jnp.float32)
+
+    return jax.jit(embed)
+
+
+def corners(side: int, crop: int) -> list[int]:
+    """Where tiles of `crop` pixels start along `side`: side by side, the last one moved inwards to end with it."""
+    return [*range(0, side - crop, crop), side - crop]
+
+
+def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=None, per="site", block=None,
+                  minibatch=64) -> None:  # fmt: skip
+    """Writes the embeddings of every site or well of a dataset to `out`; goes on where it was stopped.
+
+    Rows go plate by plate, sites as in the dataset's table. With per="well" a row is the mean of a well's sites: site
+    0, site_id WELL_0, and in train if any of its sites is. Raises UserError if `out` holds other embeddings.
+    """
+    mesh = sharding.make_mesh()
+    sharding.check_minibatch(mesh, minibatch, "--minibatch")
+    embed = make_embed(model, dataset.image_shape, pool, block)
+    statistics = plate_statistics(dataset, model.normalisation)
+    job = {
+        "parameters_sha256": parameters_sha256(model.params),
+        "crop": model.crop,
+        "normalisation": model.normalisation,
+        "transductive": model.transductive,
+        "pool": pool or model.encoder.style.pool,
+        "per": per,
+        "block": block,
+        "sites_sha256": hashlib.sha256("\n".join(dataset.sites.site_id).encode()).hexdigest(),
+    }
+    job = json.dumps(job, sort_keys=True)
+    if out.exists():
+        if (pq.read_schema(out).metadata or {}).get(KEY) != job.encode():
+            raise UserError(f"--out={out} exists and holds other embeddings; use another or delete it")
+        print(f"{out} is finished; nothing to do", file=sys.stderr)
+        return
+    parts = claim(out, job)
+
+    plates = dataset.sites.plate
+    order = np.argsort(plates, kind="stable")
+    rows = np.split(order, np.flatnonzero(np.diff(plates[order])) + 1)  # of each plate
+    paths = [parts / f"plate-{plates[group[0]]:06d}.npy" for group in rows]
+    done = sum(len(group) for group, path in zip(rows, paths) if path.exists())
+    params = jax.device_put(model.params, sharding.replicated(mesh))
+    with jax.set_mesh(mesh), tqdm.tqdm(total=len(order), initial=done, unit=" images", desc="embed") as bar:
+        for group, path in zip(rows, paths):
+            if not path.exists():
+                found = []
+                for host_minibatch in data.evaluation_minibatches(dataset, group, minibatch):
+                    used = {key: host_minibatch[key] for key in ("image", "plate")}
+                    found.append(embed(params, sharding.to_device(used, mesh), statistics))
+                    if len(found) > 1:  # one minibatch ahead of the device, so that images do not pile up
+                        found[-2] = np.asarray(found[-2])
+                    bar.update(int(host_minibatch["valid"].sum()))
+                save(path, np.concatenate([np.asarray(part) for part in found])[: len(group)])
+    finish(dataset, out, rows, paths, per, job)
+    shutil.rmtree(parts)
+
+
+def claim(out: pathlib.Path, job: str) -> pathlib.Path:
+    """The folder of the finished plates beside `out`; that of another job is refused."""
+    parts = out.with_name(out.name + ".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    about = parts / "job.json"
+    if not about.exists():
+        temporary = about.with_suffix(".tmp")
+        temporary.write_text(job)
+        os.replace(temporary, about)
+    elif about.read_text() != job:
+        raise UserError(f"{parts} holds plates of other embeddings; delete it or use another --out")
+    return parts
+
+
+def save(path: pathlib.Path, array: np.ndarray) -> None:
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        np.save(file, array)
+    os.replace(temporary, path)
+
+
+def finish(dataset: data.Dataset, out: pathlib.Path, rows: list, paths: list, per: str, job: str) -> None:
+    """Writes the plates to one file, whole plates a row group; it appears when complete."""
+    partial, writer = out.with_name(out.name + ".partial"), None
+    group = []
+    for i, (chosen, path) in enumerate(zip(rows, paths)):
+        part = columns(dataset, chosen), np.load(path)
+        group.append(by_well(*part) if per == "well" else part)
+        if sum(len(embedding) for _, embedding in group) < embeddings.GROUP and i + 1 < len(rows):
+            continue
+        names = {name: np.concatenate([part[name] for part, _ in group]) for name in group[0][0]}
+        embedding = np.concatenate([embedding for _, embedding in group])
+        if writer is None:
+            kinds = {name: embeddings.KINDS[values.dtype.kind] for name, values in names.items()}
+            form = embeddings.schema(kinds, embedding.shape[1]).with_metadata({KEY: job.encode()})
+            writer = embeddings.open_writer(partial, form)
+        writer.write_table(embeddings.table(form, names, embedding), row_group_size=len(embedding))
+        group = []
+    writer.close()
+    os.replace(partial, out)
+
+
+def by_well(part: dict[str, np.ndarray], embedding: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Rows of sites -> rows of wells, in the order in which they first appear."""
+    _, first, well = np.unique(part["well_id"], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    mean = np.stack([embedding[well == w].mean(axis=0) for w in order])
+    trained = np.array([(part["split"][well == w] == "train").any() for w in order])
+    found = {name: values[first[order]] for name, values in part.items()}
+    found["split"] = np.where(trained, "train", found["split"])
+    found["site_id"] = np.array([f"{name}_0" for name in found["well_id"]])
+    return found | {"site": np.zeros_like(found["site"])}, mean
+
+
+def open_data(name: str, folder: str | None) -> data.Dataset:
+    """A prepared folder, or a dataset by its name in `folder` (TFDS's usual place if None)."""
+    path = pathlib.Path(name).expanduser()
+    if (path / "dataset_info.json").exists():
+        return data.read_dataset(path)
+    if path.is_dir() or path.name != name:
+        raise UserError(f"--data={name} is no folder that tfds_builders.prepare made")
+    return data.open_dataset(name, {}, folder)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m rxrx_jax.embed", description="Embeds a whole prepared dataset.")
+    parser.add_argument("--checkpoint", required=True, help="a run's workdir, an exported folder or a file of weights")
+    parser.add_argument("--data", required=True, help="name of a dataset, or its prepared folder")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="the Parquet file to write")
+    parser.add_argument("--pool", choices=("mean", "channels"), help="default: as the model was trained")
+    parser.add_argument("--per", choices=("site", "well"), default="site", help="what a row is (default: site)")
+    parser.add_argument(
+        "--block", type=int, help="embed with the output of this block, 1 = first (default: the model's)"
+    )
+    parser.add_argument("--minibatch", type=int, default=64, help="images at a time (default: 64)")
+    parser.add_argument("--folder", help="of prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)")
+    flags = parser.parse_args(argv)
+    try:
+        dataset = open_data(flags.data, flags.folder)
+        model = open_model(flags.checkpoint, dataset.image_shape[2])
+        embed_dataset(model, dataset, flags.out, flags.pool, flags.per, flags.block, flags.minibatch)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Weights in and out: files of other projects as parameters of the models here, and runs as folders to give away.
+
+imported = weights.load("model.safetensors")           # OpenPhenom, timm, or a folder that `export` wrote
+tokens, found = imported.encoder.apply({"params": imported.params["encoder"]}, images)
+"""
+
+import json
+import math
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from rxrx_jax.errors import UserError
+from rxrx_jax.models.vit import Encoder, Size, Style
+from rxrx_jax.sharding import path_name
+from rxrx_jax.weights import openphenom, timm
+from rxrx_jax.weights.layout import Imported
+from rxrx_jax.weights.read import read_tensors
+
+__all__ = ["Imported", "encoder_parameters", "load", "read_tensors"]
+FILE, ABOUT = "model.safetensors", "config.json"  # of an exported folder
+
+
+def load(path: str | pathlib.Path, channels: int | None = None, side: int | None = None) -> Imported:
+    """Weights of a file or folder, recognised by the names of its tensors.
+
+    Args:
+      path: a file (safetensors or torch.save) of an OpenPhenom kind of model or of a timm ViT, a folder that holds one
+        as model.safetensors, or a folder that rxrx_jax.weights.export wrote.
+      channels: of the images it shall see; a timm file with another number is adapted, the others are as they are.
+      side: patches along a side of these images; learned positions of a timm file are interpolated.
+
+    Raises UserError naming the file, and the tensor if one is missing, left over or of another shape.
+    """
+    return _convert(*_read(path), channels, side)
+
+
+def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None = None) -> dict:
+    """The encoder's parameters of a file or exported folder, for a model of these `shapes`.
+
+    Args:
+      path: as `load` takes it. A timm file is adapted to the channels and positions of `shapes`, which stderr tells.
+      shapes: tree of arrays or ShapeDtypeStruct; where one has a sharding, the parameter gets it.
+      encoder: the module, to compare also what shapes do not show: heads and epsilon.
+
+    Raises UserError naming the first parameter that does not fit and the keys of config.model to set.
+    """
+    wanted = _flat(shapes)
+    file, tensors = _read(path)
+    imported = _convert(file, tensors, None, None)
+    if imported.channels:
+        imported = _convert(file, tensors, *_view(wanted, imported.encoder.patch))
+    found = _flat(imported.params["encoder"])
+    keys = " ".join(f"--config.model.{key}={value}" for key, value in imported.model.items())
+    for name in sorted(found.keys() | wanted.keys()):
+        there, here = (tuple(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
+        if there != here:
+            raise UserError(f"{path} does not fit: {name} is {there} there and {here} in this model; set {keys}")
+    if encoder:
+        for name, there, here in (
+            ("heads", imported.encoder.size.heads, encoder.size.heads),
+            ("epsilon", imported.encoder.style.epsilon, encoder.style.epsilon),
+        ):
+            if there != here:
+                raise UserError(f"{path} does not fit: {name} is {there} there and {here} in this model; set {keys}")
+    for note in imported.notes:
+        print(f"{path}: {note}", file=sys.stderr)
+
+    def place(value, like):
+        return jax.device_put(np.asarray(value, like.dtype), getattr(like, "sharding", None))
+
+    return jax.tree.map(place, imported.params["encoder"], shapes)
+
+
+def _view(shapes: dict, patch: int) -> tuple[int | None, int | None]:
+    """(channels, patches along a side) of the images of an encoder with these shapes; None where they do not tell."""
+    rows = shapes["embed/kernel"].shape[0] if "embed/kernel" in shapes else 0
+    patches = shapes["positions"].shape[1] - ("class_token" in shapes) if "positions" in shapes else 0
+    side = math.isqrt(patches)
+    return rows // patch**2 if rows and rows % patch**2 == 0 else None, side if side**2 == patches and side else None
+
+
+def _read(path: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
+    path = pathlib.Path(path).expanduser()
+    path = path / FILE if path.is_dir() else path
+    return path, read_tensors(path)
+
+
+def _convert(path: pathlib.Path, tensors: dict, channels: int | None, side: int | None) -> Imported:
+    if any(name.startswith("encoder/") for name in tensors):
+        return _load_ours(path, tensors)
+    if any(name.endswith(openphenom.MARK) for name in tensors):
+        return openphenom.convert(path, tensors)
+    if timm.MARK in tensors:
+        return timm.convert(path, tensors, channels, side)
+    names = ", ".join(sorted(tensors)[:3])
+    raise UserError(f"{path}: no kind of model known here has tensors like {names}; expected OpenPhenom or a timm ViT")
+
+
+def _flat(tree) -> dict:
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:
+    beside = path.with_name(ABOUT)
+    try:
+        config = json.loads(beside.read_text())
+        fields = dict(config["encoder"])
+        size = Size(**{name: fields.pop(name) for name in ("width", "depth", "mlp", "heads")})
+        encoder = Encoder(size, fields.pop("patch"), Style(**fields))
+        about = {key: config[key] for key in ("channels", "crop", "normalisation", "transductive")}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{beside} does not describe {path.name}; export the run again ({error})") from error
+    params: dict = {}
+    for name, value in tensors.items():
+        *parents, last = name.split("/")
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return Imported(encoder, params, **about)

@@ -1,0 +1,115 @@
+"""The model card of an exported run. Every number in it is from the run's config or its metrics.jsonl."""
+
+from tfds_builders import prepare
+
+
+def write(run: dict, about: dict, records: list[dict]) -> str:
+    """README.md as text.
+
+    Args: run, the resolved config; about, config.json of the export; records, the lines of metrics.jsonl.
+    """
+    data = prepare.builder_class(run["data"]["name"])
+    simulated = run["data"]["name"] == "rxrx_sim"
+    name = run["model"].get("variant", run["model"]["name"])
+    channels = "any 1 to 11 channels" if about["channels"] is None else f"{about['channels']} channels"
+    lines = [
+        f"# {name} trained on {run['data']['name']}",
+        "",
+        *(
+            ("**SIMULATED DATA. These weights have never seen a real image and say nothing of real cells.**", "")
+            if simulated
+            else ()
+        ),
+        f"A vision transformer ({name}, task `{run['task']['name']}`) that turns an image of {channels} and "
+        f"{about['crop']}x{about['crop']} pixels into {about['encoder']['width']} values. Made with rxrx_jax.",
+        "",
+        "## Data",
+        "",
+        data.about["description"],
+        "",
+        f"Licence of the data: {data.about['license']}"
+        + (f". {data.about['homepage']}" if "homepage" in data.about else ""),
+        "",
+        _held_out(about["transductive"]),
+        "",
+        "## Training",
+        "",
+        *(f"- {key}: {value}" for key, value in _training(run, about, records).items()),
+        "",
+        "## Measured",
+        "",
+        *_measured(records),
+        "",
+        "## Use",
+        "",
+        "With numpy and jax alone:",
+        "",
+        "```python",
+        "from embed import load  # the file beside this one",
+        "",
+        'vectors = load(".")(images)  # uint8 [B, H, W, C] -> float32 [B, D]',
+        "```",
+        "",
+        f"Images are normalised inside: {_normalisation(about['normalisation'])}.",
+        "",
+        "With rxrx_jax, a whole prepared dataset:",
+        "",
+        "```bash",
+        "python -m rxrx_jax.embed --checkpoint=FOLDER --data=NAME_OR_FOLDER --out=embeddings.parquet",
+        "```",
+        "",
+        "and as the start of another run `--config.init.path=FOLDER` with",
+        " ".join(f"`--config.model.{key}={value}`" for key, value in sorted(run["model"].items())) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _held_out(transductive: bool) -> str:
+    if transductive:
+        return (
+            "**Transductive**: unlabelled images of the held-out experiments, or statistics of them, took part in "
+            "training or in normalisation."
+        )
+    return "Not transductive: no image of the held-out experiments took part."
+
+
+def _normalisation(name: str) -> str:
+    return {
+        "image": "each channel of each image by its own mean and deviation",
+        "dataset": "by the mean and deviation of the training images, in config.json",
+    }.get(name, f"by the mean and deviation of each {name}, which `mean` and `std` give")
+
+
+def _training(run: dict, about: dict, records: list[dict]) -> dict:
+    last = records[-1] if records else {}
+    images = about["step"] * (run["data"]["minibatch"] + run["data"].get("unlabelled_minibatch", 0))
+    found = {
+        "steps": f"{about['step']:,} of {run['resolved']['total_steps']:,}",
+        "images seen": f"{images:,}",
+        "optimiser": f"{run['optim']['name']}, learning rate {run['optim']['lr']}",
+        "seed": run["seed"],
+    }
+    rates = [r for r in records if r.get("images_per_second_per_chip")]
+    if rates and last.get("done"):
+        chips = round(rates[-1]["images_per_second"] / rates[-1]["images_per_second_per_chip"])
+        hours = last["train_seconds"] / 3600
+        found["time"] = f"{hours:.2g} h on {chips} device{'s' * (chips > 1)}, {hours * chips:.2g} device hours"
+        found["processor time"] = f"{last['cpu_seconds'] / 3600:.2g} h, evaluation included"
+    if run["init"]["path"]:
+        found["started from"] = f"the encoder of another run (`{run['init']['path']}`)"
+    return found | {"SHA-256 of the parameters": f"`{about['parameters_sha256']}`"}
+
+
+def _measured(records: list[dict]) -> list[str]:
+    """The last evaluation, every value as metrics.jsonl has it."""
+    final = [r for r in records if r.get("final")]
+    if not final:
+        return ["Nothing: the run is not finished."]
+    values = {key: value for key, value in final[-1].items() if key not in ("step", "final")}
+    if not values:
+        return ["Nothing: the run has no evaluators."]
+    rows = (
+        f"| `{key}` | {value if not isinstance(value, float) else f'{value:.4g}'} |" for key, value in values.items()
+    )
+    return ["| metric | value |", "| --- | ---: |", *rows]

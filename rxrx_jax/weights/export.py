@@ -1,0 +1,135 @@
+"""Makes a folder to give away from a run.
+
+    python -m rxrx_jax.weights.export --checkpoint=WORKDIR --out=FOLDER
+
+FOLDER holds model.safetensors (all parameters under their own names), config.json (the model, its normalisation and
+crop), README.md (a model card made from the run's files) and embed.py, which embeds images with numpy and jax alone.
+`rxrx_jax.weights.load`, `rxrx_jax.embed` and `init.path` read it.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from rxrx_jax import checkpoint, metrics, models
+from rxrx_jax.config import Config
+from rxrx_jax.errors import UserError
+from rxrx_jax.models.vit import Encoder
+from rxrx_jax.sharding import path_name
+from rxrx_jax.state import parameters_sha256
+from rxrx_jax.weights import ABOUT, FILE, card, standalone
+
+
+def export(path: str, out: pathlib.Path) -> None:
+    """Writes the folder; it appears when complete.
+
+    Args: path, a run's workdir or one of its checkpoint folders; out, which must not exist or be empty.
+    Raises UserError for a network that is no ViT, and for parameters that are not those the run has recorded.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out={out} exists and is not empty; use another")
+    folder = checkpoint.find_checkpoint(path)
+    workdir = folder.parent.parent
+    run = read_config(workdir)
+    encoder = make_encoder(run, workdir)
+    params = all_parameters(folder)
+    sha256 = parameters_sha256(params)
+    records = metrics.read(workdir / "metrics.jsonl") if (workdir / "metrics.jsonl").exists() else []
+    recorded = [r["parameters_sha256"] for r in records if r.get("done") and str(r["step"]) == folder.name]
+    if recorded and recorded[-1] != sha256:
+        raise UserError(f"{folder} is damaged: its parameters are not those that {workdir}/metrics.jsonl records")
+
+    about = describe(run, encoder, params) | {"step": int(folder.name), "parameters_sha256": sha256}
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    flat = {path_name(at): np.ascontiguousarray(leaf) for at, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    safetensors.numpy.save_file(flat, partial / FILE, metadata={"format": "rxrx_jax"})
+    (partial / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    (partial / "README.md").write_text(card.write(run, about, records))
+    shutil.copyfile(standalone.__file__, partial / "embed.py")
+    os.replace(partial, out)
+
+
+def read_config(workdir: pathlib.Path) -> dict:
+    """The resolved config of a run. Raises UserError if there is none."""
+    try:
+        return json.loads((workdir / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir}/config.json cannot be read ({error}); give the workdir of a run") from error
+
+
+def make_encoder(run: dict, workdir: pathlib.Path) -> Encoder:
+    """The encoder of a run's config. Raises UserError if it is no ViT."""
+    encoder = models.make_encoder(Config(run["model"], "model."))
+    if not isinstance(encoder, Encoder):
+        raise UserError(f"{workdir} trained a {run['model']['name']}: only a vit can be taken out of its run")
+    return encoder
+
+
+def all_parameters(folder: pathlib.Path) -> dict:
+    """Every parameter of a checkpoint, as numpy arrays."""
+    stored = checkpoint._metadata(folder)["state"]["params"]
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), stored)
+    return {
+        name: jax.tree.map(np.asarray, checkpoint.load_parameters(str(folder), name, shapes[name])) for name in stored
+    }
+
+
+def describe(run: dict, encoder: Encoder, params: dict) -> dict:
+    """config.json: `encoder` holds every size and Style; `model` the keys of config.model to train on with it."""
+    rows = params["encoder"]["embed"]["kernel"].shape[0]
+    fields = dataclasses.asdict(encoder.size) | {"patch": encoder.patch} | dataclasses.asdict(encoder.style)
+    about = {
+        "encoder": fields,
+        "model": run["model"],
+        "channels": None if encoder.style.channel_agnostic else rows // encoder.patch**2,
+        "crop": run["augment"]["crop"],
+        "normalisation": run["normalisation"],
+        "transductive": run["resolved"]["transductive"],
+        "data": run["data"]["name"],
+    }
+    return about | (dataset_statistics(run) if run["normalisation"] == "dataset" else {})
+
+
+def dataset_statistics(run: dict) -> dict:
+    """{"mean", "std"} [C] of the training images in pixel units, from the prepared dataset."""
+    from tfds_builders import prepare
+
+    data = run["data"]
+    path = prepare.find(data["name"], data.get("folder"), **data["builder"]) / "statistics.json"
+    try:
+        found = json.loads(path.read_text())["dataset"]
+        return {key: found[key] for key in ("mean", "std")}
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(f"{path} has the mean and deviation to normalise with and cannot be read ({error})") from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rxrx_jax.weights.export", description="Makes a folder to give away from a run."
+    )
+    parser.add_argument("--checkpoint", required=True, help="a run's workdir, or one of its checkpoint folders")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="the folder to make")
+    flags = parser.parse_args(argv)
+    try:
+        export(flags.checkpoint, flags.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{flags.out}: {', '.join(sorted(path.name for path in flags.out.iterdir()))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Reads the archives of torch.save (PyTorch 1.6 or newer) without PyTorch, and without running anything in them.
+
+Such a file is a zip of NAME/data.pkl, a pickle of containers and tensor descriptions, and NAME/data/KEY, the raw bytes
+of each storage. A pickle is a program that may call anything. Here its opcodes are interpreted one by one: the few
+that build containers, and calls of the few names that describe tensors, which are answered with numpy views. Nothing is
+imported or called by name; whatever else the program wants is refused.
+"""
+
+import io
+import math
+import pathlib
+import pickletools
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+
+from rxrx_jax.errors import UserError
+
+STORAGES = {
+    "torch.DoubleStorage": np.float64,
+    "torch.FloatStorage": np.float32,
+    "torch.HalfStorage": np.float16,
+    "torch.BFloat16Storage": jnp.bfloat16,
+    "torch.LongStorage": np.int64,
+    "torch.IntStorage": np.int32,
+    "torch.ShortStorage": np.int16,
+    "torch.CharStorage": np.int8,
+    "torch.ByteStorage": np.uint8,
+    "torch.BoolStorage": np.bool_,
+}
+REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+ORDERED_DICT = "collections.OrderedDict"
+INERT = {f"torch.{name}" for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "uint8")}
+NAMES = {*STORAGES, *INERT, REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT}
+MAX_PICKLE = 1 << 24  # bytes; that of a thousand tensors has 10^5
+
+
+class Name(str):
+    """A name of NAMES that the pickle mentions; never the thing itself."""
+
+
+def read(path: pathlib.Path):
+    """What was saved: dicts, lists, tuples, numbers, text, and tensors as numpy views into the file's bytes.
+
+    Raises UserError for a damaged file, sizes that are not true, and any other name or opcode.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = _entries(path, archive)
+            pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                raise UserError(f"{path} is a zip file but no archive of torch.save: it has no data.pkl")
+            folder = pickles[0].removesuffix("data.pkl")
+            if entries.get(f"{folder}byteorder") and archive.read(f"{folder}byteorder") != b"little":
+                raise UserError(f"{path} was not written on a little-endian machine; save it again on one")
+            if entries[pickles[0]].file_size > MAX_PICKLE:
+                raise UserError(f"{path}: data.pkl is larger than {MAX_PICKLE:,} bytes, which no weights need")
+            return _Reader(path, archive, entries, folder).run(archive.read(pickles[0]))
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError,
+            EOFError, MemoryError, AttributeError) as error:  # fmt: skip
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is damaged or no archive of torch.save: {reason}") from error
+
+
+def _entries(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files of the archive by name; they are stored as they are, so that none can be larger than the file."""
+    entries = {}
+    for entry in archive.infolist():
+        if entry.filename in entries:
+            raise UserError(f"{path} is refused: it holds {entry.filename!r} twice")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise UserError(
+                f"{path} is refused: {entry.filename!r} is compressed or encrypted; torch.save does neither"
+            )
+        entries[entry.filename] = entry
+    total, there = sum(entry.file_size for entry in entries.values()), path.stat().st_size
+    if total > there:
+        raise UserError(f"{path} is refused: it claims to hold {total:,} bytes and has {there:,}")
+    return entries
+
+
+class _Reader:
+    """The interpreter of one data.pkl."""
+
+    def __init__(self, path, archive, entries, folder):
+        self.path, self.archive, self.entries, self.folder = path, archive, entries, folder
+        self.storages = {}
+
+    def run(self, program: bytes):
+        stack, marks, memo = [], [], {}
+
+        def since_mark():
+            start = marks.pop()
+            found = stack[start:]
+            del stack[start:]
+            return found
+
+        for op, value, _ in pickletools.genops(io.BytesIO(program)):
+            name = op.name
+            if name in ("PROTO", "FRAME"):
+                pass
+            elif name == "STOP":
+                (result,) = stack
+                return result
+            elif name in ("NONE", "NEWTRUE", "NEWFALSE"):
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+            elif name in ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"):
+                stack.append(value)
+            elif name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
+                stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
+            elif name == "MARK":
+                marks.append(len(stack))
+            elif name == "TUPLE":
+                stack.append(tuple(since_mark()))
+            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+                stack[-int(name[-1]) :] = [tuple(stack[-int(name[-1]) :])]
+            elif name in ("BINPUT", "LONG_BINPUT"):
+                memo[value] = stack[-1]
+            elif name == "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            elif name in ("BINGET", "LONG_BINGET"):
+                stack.append(memo[value])
+            elif name in ("SETITEM", "SETITEMS"):
+                items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+                self.set_items(stack[-1], items)
+            elif name in ("APPEND", "APPENDS"):
+                items = since_mark() if name == "APPENDS" else [stack.pop()]
+                list.extend(stack[-1], items)
+            elif name in ("GLOBAL", "STACK_GLOBAL"):
+                parts = value.split(" ", 1) if name == "GLOBAL" else [stack.pop(-2), stack.pop()]
+                stack.append(self.known(".".join(parts)))
+            elif name == "BINPERSID":
+                stack.append(self.storage(*stack.pop()))
+            elif name == "REDUCE":
+                arguments, called = stack.pop(), stack.pop()
+                stack.append(self.call(called, *arguments))
+            elif name == "BUILD":  # attributes of an OrderedDict, where a state_dict keeps its version
+                if not isinstance(stack.pop(), dict) or not isinstance(stack[-1], dict):
+                    raise UserError(f"{self.path} is refused: it sets the state of what is no OrderedDict")
+            else:
+                about = f" {value!r}" if isinstance(value, str) else ""
+                raise UserError(f"{self.path} is refused: its pickle uses {name}{about}, which no weights need")
+        raise ValueError("the pickle has no end")
+
+    def known(self, name: str) -> Name:
+        if name not in NAMES:
+            raise UserError(
+                f"{self.path} is refused: its pickle wants {name!r}, which no weights need (nothing in it was run); "
+                f"with software that you trust save the state_dict alone"
+            )
+        return Name(name)
+
+    def call(self, called, *arguments):
+        """What calling a name of the archive would give."""
+        if not isinstance(called, Name):
+            raise ValueError("it calls what is no name")
+        if called == ORDERED_DICT:
+            () = arguments
+            return {}
+        if called == REBUILD_PARAMETER:
+            tensor, _, _ = arguments
+            return tensor
+        if called == REBUILD_TENSOR:
+            return self.tensor(*arguments[:4])
+        raise UserError(f"{self.path} is refused: its pickle calls {str(called)!r}")
+
+    def set_items(self, target, items):
+        if not isinstance(target, dict):
+            raise ValueError("it sets items of what is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, (str, int)):
+                raise ValueError("a key is neither text nor a number")
+            if key in target:
+                raise UserError(f"{self.path} is refused: it holds {key!r} twice")
+            target[key] = value
+
+    def storage(self, kind, type_name, key, _, count) -> np.ndarray:
+        """The flat array behind some tensors; its bytes are read once."""
+        if kind != "storage" or not isinstance(type_name, Name) or type_name not in STORAGES:
+            raise ValueError(f"unknown storage {type_name!r}")
+        if key not in self.storages:
+            dtype, name = np.dtype(STORAGES[type_name]), f"{self.folder}data/{key}"
+            if name not in self.entries:
+                raise UserError(f"{self.path} is damaged: storage {key} is missing")
+            size = self.entries[name].file_size
+            if size != count * dtype.itemsize:
+                raise UserError(f"{self.path} is refused: storage {key} claims {count} {dtype} and has {size} bytes")
+            self.storages[key] = type_name, np.frombuffer(self.archive.read(name), dtype)
+        stored, array = self.storages[key]
+        if stored != type_name:
+            raise UserError(f"{self.path} is refused: storage {key} is of two types")
+        return array
+
+    def tensor(self, storage, offset, size, stride) -> np.ndarray:
+        """A view of `storage`; every element must lie inside and, expanded ones aside, be there once."""
+        numbers = (offset, *size, *stride)
+        if not isinstance(storage, np.ndarray) or len(size) != len(stride):
+            raise ValueError("a tensor is described wrongly")
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise UserError(f"{self.path} is refused: a tensor has a size, stride or offset that is no count")
+        count = math.prod(size)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else 0
+        if count > storage.size or (count and last >= storage.size):
+            raise UserError(f"{self.path} is refused: a tensor of size {tuple(size)} reaches outside of its storage")
+        if not count:
+            return np.zeros(size, storage.dtype)
+        steps = [step * storage.itemsize if n > 1 else 0 for n, step in zip(size, stride)]
+        return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)

@@ -1,0 +1,42 @@
+"""Finished runs without training: random parameters where `train.run` would have left its own."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import tiny
+from parameters import random_variables
+
+from rxrx_jax import models
+from rxrx_jax.checkpoint import Checkpoints
+from rxrx_jax.config import Config
+from rxrx_jax.state import TrainState, parameters_sha256
+
+STEPS = 2
+CHANNELS = 6
+FINAL = {"final": True, "reconstruction/in_batch/loss": 0.8125, "leakage/accuracy": 0.25}
+
+
+def make_run(workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: int = 0, **changes) -> dict:
+    """A workdir as a finished pretraining on the tiny screen in `folder` leaves it; changes are dotted config keys.
+    Returns the parameters."""
+    values = tiny.values("mae_vit.py", folder, **{"augment.crop": crop, "model.variant": "XXS/8"} | changes)
+    transductive = values["normalisation"] in ("experiment", "plate")
+    encoder = models.make_encoder(Config(values["model"]))
+    params = {
+        "encoder": random_variables(encoder.init, jnp.zeros((1, crop, crop, CHANNELS)), seed=seed)["params"],
+        "pixels": {"kernel": jnp.arange(12.0).reshape(3, 4), "bias": jnp.ones(4)},
+    }
+    clock = {"train_seconds": 3600.0, "cpu_seconds": 5400.0}
+    with Checkpoints(workdir / "checkpoints", 1) as checkpoints:
+        checkpoints.save(TrainState(jnp.int32(STEPS), jax.tree.map(jnp.asarray, params), {}, {}, {}), clock)
+    resolved = values | {"resolved": {"total_steps": STEPS, "transductive": transductive}}
+    (workdir / "config.json").write_text(json.dumps(resolved))
+    lines = (
+        {"images_per_second": 100.0, "images_per_second_per_chip": 50.0, "loss": 1.0},
+        FINAL,
+        {"done": True, "parameters_sha256": parameters_sha256(params), "transductive": transductive} | clock,
+    )
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps({"step": STEPS} | line) + "\n" for line in lines))
+    return params
