@@ -2,29 +2,53 @@
 
     python -m rxrx_jax.main --config=dann_vit.py --config.init.path=runs/mae_vit
     python -m rxrx_jax.main --config=dann_vit.py:transductive=True --config.init.path=runs/mae_vit
+    python -m rxrx_jax.main --config=dann_vit.py:encoder=channel_agnostic --config.init.path=runs/channel_agnostic_mae
     python -m rxrx_jax.main --config=dann_vit.py:rxrx1,variant=B/16 --config.init.path=gs://bucket/mae
 
-Without `init.path` it starts from fresh parameters. `transductive=True` shows the adversary unlabelled images of the
-held-out experiments; `weight=0` is the control without reversal.
+Without `init.path` it starts from fresh parameters; `--config.init.parameters=ema` takes the average of a stage that
+kept one. `encoder` is that of the stage before: plain, microscopy (with `:rxrx1` the default, as in mae_vit.py) or
+channel_agnostic. `transductive=True` shows the adversary unlabelled images of the held-out experiments; `weight=0` is
+the control without reversal.
+
+`:rxrx1` fine-tunes as the released code of MAE (He et al. 2022, arXiv 2111.06377, FINETUNE.md): AdamW, weight decay
+0.05, label smoothing 0.1, 5 epochs of warm-up, and for S and B learning rate 5e-4 at a minibatch of 256, layer decay
+0.65, 100 epochs, from L on 1e-3, 0.75, 50 epochs. Not from there: the adversary, minibatch 256 (1,024 there, with the
+rate in proportion), clipping, stochastic depth (that of the pretraining), jitter, and none of its mixing and erasing of
+images.
 
 Simulated screen: two minutes on one CPU core; expected accuracies are in docs/demo/table.csv. `:rxrx1` has not been
 run at full size yet: no hours, no number.
 """
 
-from rxrx_jax.base_config import base_config, domain_adversary
+from rxrx_jax.base_config import base_config, domain_adversary, encoder, is_large
 from rxrx_jax.config import parse_arguments
 
 
 def get_config(argument=None):
     arg = parse_arguments(
-        argument, rxrx1=False, variant="", normalisation="plate", transductive=False, weight=1.0, layout="fixed", seed=0
+        argument,
+        rxrx1=False,
+        variant="",
+        encoder="",
+        normalisation="",
+        transductive=False,
+        weight=1.0,
+        layout="fixed",
+        seed=0,
     )
     config = base_config(arg)
     config.task = dict(name="classify", label_smoothing=0.1)
-    config.model = dict(name="vit", variant=arg.variant or ("S/16" if arg.rxrx1 else "XXS/8"))
+    config.model = encoder(arg)
     domain_adversary(config, arg)
-    lr = 5e-4 if arg.rxrx1 else 3e-3
-    config.optim = dict(name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, warmup_percent=10.0)
-    config.total_epochs = 50.0 if arg.rxrx1 else 5.0
+    config.optim = dict(name="adamw", lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0)
     config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
+    if not arg.rxrx1:
+        config.optim.warmup_percent = 10.0
+        config.total_epochs = 5.0
+        return config
+    large = is_large(config.model.variant)
+    config.optim.warmup_epochs = 5.0
+    config.optim.lr = 1e-3 if large else 5e-4
+    config.optim.layer_decay = 0.75 if large else 0.65
+    config.total_epochs = 50.0 if large else 100.0
     return config

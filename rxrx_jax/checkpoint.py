@@ -49,23 +49,36 @@ class Checkpoints:
         return TrainState(**tree["state"]), {k: float(v) for k, v in tree["clock"].items()}
 
 
-def load_parameters(path: str, subtree: str, shapes) -> dict:
+def load_parameters(path: str, subtree: str, shapes, source: str = "params") -> dict:
     """The parameters under `subtree` ("encoder") of another run's newest checkpoint.
 
-    Args: path, that run's workdir or one of its checkpoint folders; shapes, a tree of ShapeDtypeStruct with shardings.
+    Args: path, that run's workdir or one of its checkpoint folders; shapes, a tree of ShapeDtypeStruct with shardings;
+    source, the part of the state that holds them: "params", "ema" or "batch_stats/teacher".
     Raises UserError naming the path and the parameter when there is no checkpoint or a shape does not fit.
     """
     folder = find_checkpoint(path)
-    stored = _metadata(folder)["state"]["params"]
-    if subtree not in stored:
-        raise UserError(f"checkpoint {folder} has no parameters {subtree!r}; it has {', '.join(sorted(stored))}")
-    _check_shapes({subtree: stored[subtree]}, {subtree: shapes}, folder)
-    like = {"state": {"params": {subtree: shapes}}}
+    stored, like = _metadata(folder)["state"], {subtree: shapes}
+    for key in source.split("/"):
+        stored = (stored or {}).get(key)
+    if subtree not in (stored or {}):
+        there = ", ".join(sorted(stored)) if stored else "nothing there"
+        raise UserError(f"checkpoint {folder} has no parameters {subtree!r} in {source}; it has {there}")
+    _check_shapes({subtree: stored[subtree]}, like, folder)
+    for key in reversed(source.split("/")):
+        like = {key: like}
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        tree = ocp.load(folder, like)
-    return tree["state"]["params"][subtree]
+        tree = ocp.load(folder, {"state": like})["state"]
+    for key in source.split("/"):
+        tree = tree[key]
+    return tree[subtree]
+
+
+def is_run(path: str) -> bool:
+    """Whether `path` is meant as a run's workdir or checkpoint, not as a file or folder of weights."""
+    root = pathlib.Path(path).expanduser()
+    return not root.is_file() and not (root / "model.safetensors").exists()
 
 
 def find_checkpoint(path: str) -> pathlib.Path:

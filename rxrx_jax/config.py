@@ -90,6 +90,11 @@ class Config:
         """Every leaf of this level, read, for a function whose signature then checks the names."""
         return {key: self._read(key) for key in self._values}
 
+    def replace(self, section: str, **changes) -> "Config":
+        """The same view with other values of `section`'s keys; what is read of it counts as read here."""
+        values = self._values | {section: self._values[section] | changes}
+        return Config(values, self._prefix, self._seen)
+
     def unread(self) -> list[str]:
         def leaves(values, prefix):
             for key, value in values.items():

@@ -83,8 +83,16 @@ def finished(path: pathlib.Path) -> dict | None:
 class Clock:
     """Where the time of a run goes. Training time excludes compilation, evaluation and checkpoints (`pause`)."""
 
-    def __init__(self, minibatch: int, total_steps: int, carried: dict[str, float] | None = None):
+    def __init__(
+        self,
+        minibatch: int,
+        total_steps: int,
+        carried: dict[str, float] | None = None,
+        flops_per_image: float = 0.0,
+        peak: float | None = None,
+    ):
         self.minibatch, self.total_steps = minibatch, total_steps
+        self.flops_per_image, self.peak = flops_per_image, peak
         self.train_seconds = (carried or {}).get("train_seconds", 0.0)
         self._cpu_before = (carried or {}).get("cpu_seconds", 0.0)
         self._waited = 0.0
@@ -107,7 +115,8 @@ class Clock:
             self._mark += time.perf_counter() - begin
 
     def tick(self, step: int) -> dict[str, float]:
-        """Rates since the last tick: images_per_second, .._per_chip, data_wait (share of the time), eta_seconds."""
+        """Rates since the last tick: images_per_second, .._per_chip, data_wait (share of the time), eta_seconds,
+        teraflops_per_chip (model FLOPs a second / 1e12) and, where the chip's peak is known, mfu, its share of it."""
         now = time.perf_counter()
         seconds = max(now - self._mark, 1e-9)
         self.train_seconds += seconds
@@ -115,10 +124,13 @@ class Clock:
         values = {
             "images_per_second": rate,
             "images_per_second_per_chip": rate / jax.device_count(),
+            "teraflops_per_chip": rate / jax.device_count() * self.flops_per_image / 1e12,
             "data_wait": min(1.0, self._waited / seconds),
             "eta_seconds": (self.total_steps - step) * self.minibatch / max(rate, 1e-9),
             "train_seconds": self.train_seconds,
         }
+        if self.peak:
+            values["mfu"] = values["teraflops_per_chip"] * 1e12 / self.peak
         self.start(step)
         return values
 
@@ -128,15 +140,45 @@ class Clock:
         return {"train_seconds": self.train_seconds, "cpu_seconds": cpu}
 
 
+def first_line(about: dict[str, float]) -> None:
+    """What a run is and needs, on stderr, from the first host, when its step is compiled."""
+    if jax.process_index() == 0:
+        print(
+            f"{about['parameters'] / 1e6:.2f} M parameters | {about['flops_per_image'] / 1e9:.2f} GFLOP an image | "
+            f"{about['memory_per_chip'] / 2**30:.2f} GiB a chip while a step runs",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def progress_line(step: int, total: int, values: dict[str, float]) -> None:
     """One line on stderr, from the first host."""
     if jax.process_index():
         return
     minutes, seconds = divmod(round(values["eta_seconds"]), 60)
+    mfu = f"MFU {100 * values['mfu']:.1f}% | " if "mfu" in values else ""
     print(
         f"step {step}/{total} {100 * step / total:3.0f}% | loss {values['loss']:.4f} | "
-        f"{values['images_per_second']:.0f} images/s ({values['images_per_second_per_chip']:.0f} a chip) | "
+        f"{values['images_per_second']:.0f} images/s ({values['images_per_second_per_chip']:.0f} a chip) | {mfu}"
         f"data wait {100 * values['data_wait']:.1f}% | ETA {minutes}:{seconds:02d}",
         file=sys.stderr,
         flush=True,
     )
+
+
+def measure_loader(minibatches, workdir: pathlib.Path, total_steps: int, minibatch: int, every: int | None) -> dict:
+    """Reads `total_steps` minibatches and does nothing with them; images_per_second of this host's part, from the
+    second one on, go to stderr and metrics.jsonl. Returns the last line."""
+    share = minibatch / jax.process_count()
+    with Writer(workdir, 0) as writer:
+        next(minibatches)
+        begin, rate = time.perf_counter(), math.nan  # of one minibatch there is no telling
+        for step in range(2, total_steps + 1):
+            next(minibatches)
+            rate = (step - 1) * share / (time.perf_counter() - begin)
+            if step == total_steps or (every and step % every == 0):
+                writer.write(step, {"images_per_second": rate})
+                print(f"minibatch {step}/{total_steps} | {rate:.0f} images/s read", file=sys.stderr, flush=True)
+        last = {"done": True, "images_per_second": rate}
+        writer.write(total_steps, last)
+    return {"step": total_steps} | last

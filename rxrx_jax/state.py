@@ -13,12 +13,14 @@ from rxrx_jax.sharding import path_name
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class TrainState:
-    """step: int32 scalar, the number of finished updates; the rest are pytrees of arrays."""
+    """step: int32 scalar, the number of finished updates; the rest are pytrees of arrays. `ema` is the moving average
+    of the parameters, or an empty dict where the config asks for none."""
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any
 
 
 def parameters_sha256(params) -> str:

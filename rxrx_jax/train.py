@@ -8,26 +8,23 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 
-from rxrx_jax import checkpoint, data, metrics, optim, sharding
-from rxrx_jax.augment import TRANSDUCTIVE_NORMALISATIONS, Augment, plate_statistics
+from rxrx_jax import checkpoint, data, flops, metrics, sharding, weights
+from rxrx_jax.augment import TRANSDUCTIVE_NORMALISATIONS, plate_statistics
 from rxrx_jax.config import Config, duration, to_json
 from rxrx_jax.errors import UserError
 from rxrx_jax.evaluators import make_evaluators
 from rxrx_jax.evaluators.predict import Context
-from rxrx_jax.state import TrainState, parameters_sha256
-from rxrx_jax.tasks import make_task
-
-# One seed a run; each purpose folds its own number into it, each step then folds in the step.
-PURPOSES = {"init": 0, "augment": 1, "task": 2}
+from rxrx_jax.state import parameters_sha256
+from rxrx_jax.step import make_step, memory_per_chip, parameter_count
 
 
 def run(values: dict, workdir: pathlib.Path) -> dict:
     """Trains and evaluates what a config (nested dict) says, in `workdir`; continues there after a stop.
 
-    Returns the last line of metrics.jsonl. Raises UserError for anything in the config or the data that the user can
-    mend.
+    With `measure="synthetic"` it trains on noise, reading nothing, and with `measure="loader"` it only reads: neither
+    evaluates or keeps anything. Returns the last line of metrics.jsonl. Raises UserError for anything in the config or
+    the data that the user can mend.
     """
     config = Config(values)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -38,82 +35,73 @@ def run(values: dict, workdir: pathlib.Path) -> dict:
 
 def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: contextlib.ExitStack) -> dict:
     # Data: labelled minibatches, and unlabelled held-out ones beside them if asked for.
-    dataset = data.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))
-    samplers = make_samplers(config, dataset, mesh)
-    minibatch = sum(s.size for s in samplers)
-    lengths = dict(minibatch=samplers[0].size, examples=samplers[0].size * samplers[0].steps_per_epoch)
-    total_steps = duration(config, "total", **lengths)
-    if not total_steps:
-        raise UserError("the config sets no length: add total_steps, total_epochs or total_examples")
+    measure = config.get("measure", "")
+    if measure not in ("", "synthetic", "loader"):
+        raise UserError(f"measure={measure!r}: expected synthetic, loader or nothing")
+    synthetic = measure == "synthetic"
+    if synthetic:
+        dataset = data.describe(config.data.name, config.data.builder.as_kwargs())
+        labelled, examples = config.data.minibatch, dataset.train_images
+        minibatch = labelled + config.data.unlabelled_minibatch
+    else:
+        dataset = data.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))
+        samplers = make_samplers(config, dataset, mesh)
+        labelled, examples = samplers[0].size, samplers[0].size * samplers[0].steps_per_epoch
+        minibatch = sum(s.size for s in samplers)
+    lengths = dict(minibatch=labelled, examples=examples)
+    total_steps = run_length(config, **lengths)
     every = functools.partial(duration, config, total_steps=total_steps, **lengths)
     log_every, save_every, evaluate_every = every("log"), every("checkpoint"), every("evaluate")
-    transductive = is_transductive(config) or (bool(config.init.path) and checkpoint.is_transductive(config.init.path))
+    inherited, source = config.init.path, config.init.get("parameters", "params")
+    transductive = is_transductive(config) or (bool(inherited) and inherits_transductive(inherited))
 
-    # Task, optimiser and the shapes of the state.
-    task = make_task(config, dataset)
-    augment = Augment(config.normalisation, **config.augment.as_kwargs())
-    statistics = plate_statistics(dataset, config.normalisation)
-    if augment.crop > min(dataset.image_shape[:2]):
-        raise UserError(f"augment.crop={augment.crop} is larger than the images, {dataset.image_shape[:2]}")
-    keys = {name: jax.random.fold_in(jax.random.key(config.seed), n) for name, n in PURPOSES.items()}
-    view = jax.ShapeDtypeStruct((1, augment.crop, augment.crop, dataset.image_shape[2]), jnp.float32)
-    schedule = optim.make_schedule(config.optim, total_steps, **lengths)
-    optimiser = optim.make_optimiser(
-        config.optim, schedule, jax.eval_shape(task.init, keys["init"], view)["params"], task.frozen
-    )
-
-    def initialise(key):
-        variables = task.init(key, jnp.zeros(view.shape, view.dtype))
-        params = variables["params"]
-        return TrainState(jnp.int32(0), params, variables["batch_stats"], optimiser.init(params))
-
-    shapes = jax.eval_shape(initialise, keys["init"])
-    placement = sharding.state_shardings(shapes, mesh)
-    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placement)
+    # The step: task, augmentation, optimiser, and the shapes of the state.
+    the_step = make_step(config, dataset, mesh, minibatch, total_steps, examples)
+    task, augment, shapes = the_step.task, the_step.augment, the_step.arguments[0]
+    statistics = data.synthetic_statistics(dataset) if synthetic else plate_statistics(dataset, config.normalisation)
 
     # Evaluators, and everything in the config must have been read by now.
     sharding.check_minibatch(mesh, config.evaluation_minibatch, "evaluation_minibatch")
     context = Context(task, dataset, augment, statistics, mesh, config.evaluation_minibatch, workdir, config.seed)
     has_statistics = bool(jax.tree.leaves(shapes.batch_stats.get("encoder", {}))) and not task.frozen
     evaluators = make_evaluators(config.evaluators, has_statistics)
-    inherited, keep, tensorboard = config.init.path, config.keep_checkpoints, config.tensorboard
+    keep, tensorboard, profile = config.keep_checkpoints, config.tensorboard, config.get("profile_steps")
     config.check_all_read()
     resolved = values | {"resolved": {"total_steps": total_steps, "transductive": transductive}}
     if done := claim(workdir, resolved):
         return done
+    if measure == "loader":
+        minibatches = data.training_minibatches(dataset, samplers, total_steps, 0, augment.crop, config.seed)
+        return metrics.measure_loader(minibatches, workdir, total_steps, minibatch, log_every)
 
-    checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", keep))
     # State: this run's newest checkpoint, else fresh parameters with the former stage's encoder.
+    checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", keep))
     restored = checkpoints.restore(shapes)
     if restored:
         state, carried = restored
         print(f"continuing {workdir} from step {int(state.step)}", file=sys.stderr)
     else:
-        state, carried = jax.jit(initialise, out_shardings=placement)(keys["init"]), None
+        state, carried = the_step.initialise(the_step.keys["init"]), None
         if inherited:
-            part = checkpoint.load_parameters(inherited, task.inherits, shapes.params[task.inherits])
-            state.params = state.params | {task.inherits: part}
-
-    def train_step(state, minibatch, statistics, keys):
-        key = lambda purpose: jax.random.fold_in(keys[purpose], state.step)  # noqa: E731
-        images = augment.train(minibatch, statistics, key("augment"))
-        gradient = jax.value_and_grad(task.loss, has_aux=True)
-        (loss, (batch_stats, found)), grads = gradient(
-            state.params, state.batch_stats, images, minibatch, key("task"), state.step / total_steps
-        )
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(jnp.add, state.params, updates)
-        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
-        found = found | {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), found
-
-    train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh)))
+            part = former_encoder(inherited, source, task, shapes.params[task.inherits])
+            state = the_step.inherit(state, part)
+    writer = stack.enter_context(metrics.Writer(workdir, int(state.step), tensorboard))
+    train_step = the_step.compile()
+    about = {
+        "parameters": parameter_count(shapes.params),
+        "flops_per_image": the_step.flops_per_image,
+        "memory_per_chip": memory_per_chip(train_step),
+    }
+    metrics.first_line(about)
 
     # Loop.
     step = first = int(state.step)
-    writer = stack.enter_context(metrics.Writer(workdir, step, tensorboard))
-    clock = metrics.Clock(minibatch, total_steps, carried)
-    minibatches = data.training_minibatches(dataset, samplers, total_steps, start=step)
+    clock = metrics.Clock(minibatch, total_steps, carried, the_step.flops_per_image, flops.peak())
+    if synthetic:
+        minibatches = data.synthetic_minibatches(dataset, minibatch, augment.crop, config.seed)
+    else:
+        minibatches = data.training_minibatches(dataset, samplers, total_steps, step, augment.crop, config.seed)
+    constants = sharding.to_every_device((statistics, the_step.keys), mesh)
     late = None  # metrics are fetched one step late, so that logging never waits for the device
 
     def log():
@@ -133,20 +121,25 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
             writer.write(int(state.step), found | ({"final": True} if final else {}))
 
     while step < total_steps:
+        if profile and step == profile[0]:
+            jax.profiler.start_trace(workdir / "profile")
         begin = time.perf_counter()
         host_minibatch = next(minibatches)
         clock.waited(time.perf_counter() - begin)
         del host_minibatch["row"]  # only evaluators look rows up
-        state, found = train_step(state, sharding.to_device(host_minibatch, mesh), statistics, keys)
+        state, found = train_step(state, sharding.to_device(host_minibatch, mesh), *constants)
         step += 1
+        if profile and step == profile[1]:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
         log()
         late = None
-        if step == first + 1:  # compiled; the rates start here
+        if step == first + 1:  # the rates start here
             jax.block_until_ready(state)
             clock.start(step)
         elif log_every and (step % log_every == 0 or step == total_steps):
             late = (step, found)
-        if step < total_steps:
+        if step < total_steps and not synthetic:
             if evaluate_every and step % evaluate_every == 0:
                 evaluate(state, final=False)
             if save_every and step % save_every == 0:
@@ -155,14 +148,35 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
     log()
 
     # The end: last checkpoint, evaluation, and the line that says so.
-    if step > first:
-        jax.block_until_ready(state)
-        checkpoints.save(state, clock.carry())
-    evaluate(state, final=True)
     last = {"done": True, "parameters_sha256": parameters_sha256(state.params), "transductive": transductive}
-    last |= clock.carry()
+    if not synthetic:
+        if step > first:
+            jax.block_until_ready(state)
+            checkpoints.save(state, clock.carry())
+        evaluate(state, final=True)
+    last |= clock.carry() | about
     writer.write(step, last)
     return {"step": step} | last
+
+
+def run_length(config: Config, **lengths: int) -> int:
+    """The run's steps. Args: minibatch and examples, as `duration` takes them."""
+    total_steps = duration(config, "total", **lengths)
+    if not total_steps:
+        raise UserError("the config sets no length: add total_steps, total_epochs or total_examples")
+    return total_steps
+
+
+def former_encoder(path: str, source: str, task, shapes):
+    """The encoder to start from: of a run's checkpoint, there the part `source` of the state ("params", "ema",
+    "batch_stats/teacher"), or of a file or folder of weights."""
+    if checkpoint.is_run(path):
+        return checkpoint.load_parameters(path, task.inherits, shapes, source)
+    return weights.encoder_parameters(path, shapes, task.encoder)
+
+
+def inherits_transductive(path: str) -> bool:
+    return checkpoint.is_transductive(path) if checkpoint.is_run(path) else weights.load(path).transductive
 
 
 def make_samplers(config: Config, dataset: data.Dataset, mesh) -> list:
@@ -170,7 +184,8 @@ def make_samplers(config: Config, dataset: data.Dataset, mesh) -> list:
     c = config.data
     sharding.check_minibatch(mesh, c.minibatch, "data.minibatch")
     rows = data.select(dataset, splits="train", **checked(c.select.as_kwargs()))
-    samplers = [data.make_sampler(dataset, rows, c.minibatch, c.group, c.groups_per_minibatch, config.seed)]
+    drawn = c.minibatch, c.group, c.groups_per_minibatch, config.seed, c.get("pairs", "")
+    samplers = [data.make_sampler(dataset, rows, *drawn)]
     if c.unlabelled_minibatch:
         sharding.check_minibatch(mesh, c.unlabelled_minibatch, "data.unlabelled_minibatch")
         held_out = data.select(dataset, splits=data.HELD_OUT)

@@ -1,71 +1,62 @@
-"""Three updates of two tasks over all devices: `python sharding_steps.py OUT.npz FSDP TENSOR`."""
+"""Three updates of several tasks over all devices: `python sharding_steps.py OUT.npz FSDP TENSOR`."""
 
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from parameters import random_variables
+import step_tools
 
-from rxrx_jax import optim, sharding
-from rxrx_jax.adapt.dann import Dann
-from rxrx_jax.config import Config
-from rxrx_jax.models.convnet import ConvNet
-from rxrx_jax.models.heads import Head
-from rxrx_jax.models.mae import MaskedAutoencoder
-from rxrx_jax.models.vit import Encoder, Size
-from rxrx_jax.state import TrainState
-from rxrx_jax.tasks.classify import Classify
-from rxrx_jax.tasks.mae import Mae
+from rxrx_jax import sharding
 
-SIZE, MINIBATCH = Size(16, 2, 32, 2), 16
-TASKS = {
-    "mae": Mae(MaskedAutoencoder(SIZE, Size(8, 1, 16, 2), 4, 0.5), Encoder(SIZE, 4), normalise_target=True),
-    "classify": Classify(ConvNet((4, 6)), Head(4), Dann("plate", 3, weight=0.5, hidden=6), label_smoothing=0.1),
+ADAMW = dict(name="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, clip_norm=1.0, warmup_steps=1)
+LION = ADAMW | dict(name="lion", lr=1e-4)
+RUNS = {  # name: (task, changes)
+    "mae": ("mae", {}),
+    "mae in parts": ("mae", {"accumulate": 2}),
+    "mae adamw": ("mae", {"optim": ADAMW | {"ema_decay": 0.9}}),
+    "channel-agnostic mae": ("channel-agnostic mae", {}),
+    "channel-agnostic mae lion": ("channel-agnostic mae", {"optim": LION}),
+    "distill": ("distill", {}),
+    "classify": ("classify", {}),
+    "resnet": ("resnet", {}),
 }
-# Not Adam, which makes full steps of rounding errors where gradients are zero (those of the keys' bias).
-OPTIM = dict(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01, clip_norm=1.0)
 
 
-def train(name: str, mesh, steps: int = 3) -> dict[str, np.ndarray]:
-    """Parameters and metrics after `steps` updates, and the share of each parameter that one device holds."""
-    task, random = TASKS[name], np.random.default_rng(0)
-    images = random.normal(size=(steps, MINIBATCH, 8, 8, 2)).astype(np.float32)
-    labels, plates = random.integers(-1, 4, (steps, MINIBATCH)), random.integers(0, 3, (steps, MINIBATCH))
+def train(name: str, mesh) -> dict[str, np.ndarray]:
+    """Parameters and metrics of a run, and the share of each parameter that one device holds."""
+    task, changes = RUNS[name]
+    states, metrics, shares = step_tools.run(task, mesh, minibatch=2 * step_tools.MINIBATCH, **changes)
+    found = {f"{name}/step{i}/{key}": value for i, values in enumerate(metrics) for key, value in values.items()}
+    last = {"params": states[-1].params, "batch_stats": states[-1].batch_stats, "ema": states[-1].ema}
+    leaves = jax.tree_util.tree_leaves_with_path(last)
+    found |= {f"{name}/{sharding.path_name(path)}": leaf for path, leaf in leaves}
+    leaves = jax.tree_util.tree_leaves_with_path(shares)
+    return found | {f"shares/{name}/{sharding.path_name(path)}": np.array(share) for path, share in leaves}
 
-    variables = random_variables(task.init, images[0, :1])
-    params = variables["params"]
-    optimiser = optim.make_optimiser(Config(OPTIM), lambda step: OPTIM["lr"], params, None)
-    state = TrainState(jnp.int32(0), params, variables["batch_stats"], optimiser.init(params))
-    placement = sharding.state_shardings(state, mesh)
 
-    def update(state, images, minibatch):
-        key = jax.random.fold_in(jax.random.key(1), state.step)
-        stats, progress = state.batch_stats, state.step / steps
-        loss = lambda p: task.loss(p, stats, images, minibatch, key, progress)  # noqa: E731
-        (value, (stats, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimiser.update(gradient, state.opt_state, state.params)
-        params = jax.tree.map(jnp.add, state.params, updates)
-        return TrainState(state.step + 1, params, stats, opt_state), metrics | {"loss": value}
-
+def over_heads(mesh) -> dict[str, np.ndarray]:
+    """A function of one device's images and heads, here a cumulative sum, also under vmap; and its share of them."""
     found = {}
-    with jax.set_mesh(mesh):
-        state = jax.device_put(state, placement)
-        update = jax.jit(update, out_shardings=(placement, sharding.replicated(mesh)))
-        for step in range(steps):
-            minibatch = {"images": images[step], "label": labels[step], "plate": plates[step]}
-            minibatch = sharding.to_device(minibatch, mesh)
-            state, metrics = update(state, minibatch.pop("images"), minibatch)
-            found |= {f"{name}/step{step}/{key}": np.asarray(value) for key, value in metrics.items()}
-        for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats)):
-            found[f"{name}/{sharding.path_name(path)}"] = np.asarray(leaf)
-            if leaf.ndim > 1:
-                share = leaf.addressable_shards[0].data.size / leaf.size
-                found[f"shares/{name}/{sharding.path_name(path)}"] = np.array(share)
+    for batch, heads in ((16, 4), (16, 3), (6, 4)):
+        x, seen = np.random.default_rng(0).normal(size=(batch, 5, heads, 2)).astype(np.float32), []
+
+        def one(x, y, seen=seen):
+            seen.append(x.size)
+            return (x * y).cumsum(axis=1)
+
+        with jax.set_mesh(mesh):
+            name = f"over_heads/{batch}x{heads}"
+            found[name] = np.asarray(jax.jit(lambda x: sharding.over_heads(one, x, x + 1))(x))
+            of_two = jax.vmap(lambda x: sharding.over_heads(one, x, x + 1), 1, 1)
+            found[f"{name}/vmap"] = np.asarray(jax.jit(of_two)(np.stack([x, -x], 1)))
+        found[f"shares/{name}"] = np.array(seen[0] / x.size)
     return found
 
 
 if __name__ == "__main__":
     fsdp, tensor = map(int, sys.argv[2:])
-    results = train("mae", sharding.make_mesh(fsdp, tensor)) | train("classify", sharding.make_mesh(fsdp))
+    whole, without_tensor = sharding.make_mesh(fsdp, tensor), sharding.make_mesh(fsdp)
+    results = over_heads(whole)
+    for name in RUNS:
+        results |= train(name, without_tensor if name in ("classify", "resnet") else whole)
     np.savez(sys.argv[1], devices=jax.device_count(), **results)

@@ -274,9 +274,7 @@ def test_images_without_a_row_are_listed(built, tree, tmp_path):
     folder = build(tree, tmp_path)
     listed = [row["file"] for row in read_csv(folder / "unlisted.csv")]
     gone_files = [str(image_file(tree, gone["site_id"], channel).relative_to(tree)) for channel in range(1, 7)]
-    assert sorted(listed) == sorted(
-        [*gone_files, "images/SIMA-01/Plate1/Z99_s1_w1.png", "images/SIMA-01/notes.txt"]
-    )
+    assert sorted(listed) == sorted([*gone_files, "images/SIMA-01/Plate1/Z99_s1_w1.png", "images/SIMA-01/notes.txt"])
     assert all(name in (folder / "report.html").read_text() for name in listed)
     assert len(flat(folder)) == 63 and gone["site_id"] not in flat(folder)
 

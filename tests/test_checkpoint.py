@@ -28,7 +28,7 @@ def make_state(step, seed=0):
     opt_state = optim.make_optimiser(config, lambda step: 0.1, params, "encoder/").init(params)
     opt_state = jax.tree.map(lambda x: bits(*x.shape).astype(x.dtype) if x.dtype == jnp.float32 else x, opt_state)
     stats = {"encoder": {"norm": {"mean": bits(6), "var": bits(6)}}, "head": {}}
-    return jax.tree.map(jnp.asarray, TrainState(jnp.int32(step), params, stats, opt_state))
+    return jax.tree.map(jnp.asarray, TrainState(jnp.int32(step), params, stats, opt_state, {}))
 
 
 def shapes_of(state):
@@ -125,7 +125,7 @@ def test_a_missing_checkpoint_is_an_error(tmp_path):
 
 def test_a_missing_part_is_an_error(run):
     with pytest.raises(
-        UserError, match=f"checkpoint {run}/checkpoints/7 has no parameters 'decoder'; it has encoder, head"
+        UserError, match=f"checkpoint {run}/checkpoints/7 has no parameters 'decoder' in params; it has encoder, head"
     ):
         load_parameters(run, "decoder", {})
 

@@ -31,6 +31,17 @@ def test_the_table_of_encodings_is_what_the_benchmark_printed(monkeypatch):
     assert round(figures["raw"]["over_png"]) == 3
 
 
+def test_the_table_of_tpu_slices_is_what_the_benchmark_printed(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import scale as benchmark
+
+    rows = json.loads((ROOT / "docs/aot.json").read_text())
+    shown = (ROOT / "docs/scale.md").read_text().partition("<!-- scale -->\n")[2].partition("<!-- /scale -->")[0]
+    assert shown.strip().splitlines() == benchmark.table(rows)
+    for row in benchmark.ROWS:
+        assert benchmark.done(rows, *row), row
+
+
 def test_the_figures_of_builds_are_what_the_benchmark_printed():
     result = json.loads((ROOT / "docs/build.json").read_text())
     text = " ".join(README.split())

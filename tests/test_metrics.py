@@ -10,7 +10,7 @@ import pytest
 
 from rxrx_jax import metrics
 from rxrx_jax.errors import UserError
-from rxrx_jax.metrics import Clock, Writer, finished, progress_line, read
+from rxrx_jax.metrics import Clock, Writer, finished, first_line, measure_loader, progress_line, read
 
 
 def write(folder, step, *lines, **kwargs):
@@ -117,7 +117,7 @@ def wait(monkeypatch):
 
 
 def test_clock(wait):
-    clock = Clock(minibatch=16, total_steps=100)
+    clock = Clock(minibatch=16, total_steps=100, flops_per_image=3e9)
     wait(50)  # compilation is not training
     clock.start(1)
     wait(4)
@@ -127,6 +127,7 @@ def test_clock(wait):
     assert rates == {
         "images_per_second": 40,  # 160 images in 4 s
         "images_per_second_per_chip": 40 / jax.device_count(),
+        "teraflops_per_chip": 40 / jax.device_count() * 3e9 / 1e12,
         "data_wait": 1.5 / 4,
         "eta_seconds": 89 * 16 / 40,
         "train_seconds": 4,
@@ -159,6 +160,44 @@ def test_progress_line(capsys):
     progress_line(50, 200, values | {"eta_seconds": 125.4})
     line = "step 50/200  25% | loss 1.2346 | 1234 images/s (617 a chip) | data wait 1.2% | ETA 2:05\n"
     assert capsys.readouterr().err == line
+
+
+def test_the_share_of_the_peak_is_in_metrics_and_line_where_the_peak_is_known(wait, capsys):
+    clock = Clock(minibatch=16, total_steps=100, flops_per_image=3e9, peak=1e12)
+    clock.start(1)
+    wait(4)
+    rates = clock.tick(11)  # 40 images a second
+    assert rates["mfu"] == pytest.approx(40 * 3e9 / 1e12 / jax.device_count())
+    assert rates["teraflops_per_chip"] == pytest.approx(0.12 / jax.device_count())
+    progress_line(11, 100, rates | {"loss": 1.0, "images_per_second_per_chip": 40, "mfu": 0.1234})
+    assert "(40 a chip) | MFU 12.3% | data wait" in capsys.readouterr().err
+
+
+def test_the_first_line_says_what_a_run_needs(capsys, monkeypatch):
+    about = {"parameters": 48_090_000, "flops_per_image": 52.14e9, "memory_per_chip": 3 * 2**30 + 2**29}
+    first_line(about)
+    line = "48.09 M parameters | 52.14 GFLOP an image | 3.50 GiB a chip while a step runs\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    first_line(about)
+    assert not capsys.readouterr().err
+
+
+def test_the_loader_is_measured_from_its_second_minibatch_on(wait, tmp_path, capsys, monkeypatch):
+    def minibatches():
+        for seconds in (100, 1, 1, 2):
+            wait(seconds)
+            yield {}
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)  # this host reads half
+    last = measure_loader(minibatches(), tmp_path, total_steps=4, minibatch=32, every=2)
+    assert last == {"step": 4, "done": True, "images_per_second": 3 * 16 / 4}
+    rates = [{"step": 2, "images_per_second": 16.0}, {"step": 4, "images_per_second": 12.0}]
+    assert read(tmp_path / "metrics.jsonl") == [*rates, last]
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["minibatch 2/4 | 16 images/s read", "minibatch 4/4 | 12 images/s read"]
+    measure_loader(iter([{}]), tmp_path, total_steps=1, minibatch=32, every=None)
+    assert finished(tmp_path / "metrics.jsonl") == {"step": 1, "done": True, "images_per_second": None}
 
 
 def test_processor_time_adds_up_over_restarts():

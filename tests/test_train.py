@@ -1,5 +1,6 @@
 """The trainer as a whole: every config runs, runs repeat and continue bit for bit, held-out labels stay out."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tiny
 
-from rxrx_jax import data, embeddings, metrics, train
+from rxrx_jax import data, embeddings, flops, metrics, train
 from rxrx_jax.checkpoint import load_parameters
 from rxrx_jax.errors import UserError
 from rxrx_jax.models.vit import Encoder, parse_variant
@@ -23,6 +24,7 @@ from rxrx_jax.tasks import classify
 
 CONFIGS = (
     "mae_vit.py",
+    "distill_vit.py",
     "convnet.py",
     "convnet.py:normalisation=image,layout=reshuffled",
     "convnet.py:method=adabn,normalisation=plate",
@@ -139,9 +141,9 @@ def test_labels_of_held_out_experiments_cannot_reach_a_task(folder, tmp_path, mo
 
     def shuffled(path):
         dataset = original(path)
-        label, outside = dataset.sites.label, dataset.sites.split != "train"
+        label, outside = dataset.sites.label.copy(), dataset.sites.split != "train"
         label[outside] = np.random.default_rng(0).permutation(label[outside])
-        return dataset
+        return dataclasses.replace(dataset, sites=dataclasses.replace(dataset.sites, label=label))
 
     monkeypatch.setattr(data, "read_dataset", shuffled)
     other = train.run(values, tmp_path / "shuffled")
@@ -169,8 +171,10 @@ def test_the_loss_cannot_read_a_label_of_minus_one(folder, tmp_path):
     images = jax.random.normal(jax.random.key(0), (6, 16, 16, 6))
     variables = task.init(jax.random.key(1), images)
 
+    keys = jax.random.split(jax.random.key(2), 6)
+
     def loss(labels):
-        args = (variables["params"], variables["batch_stats"], images, {"label": jnp.array(labels)}, None, 0.0)
+        args = (variables["params"], variables["batch_stats"], images, {"label": jnp.array(labels)}, keys, 0.0)
         return task.loss(*args)
 
     value, (_, found) = loss([0, 1, 2, -1, -1, -1])
@@ -229,6 +233,33 @@ def test_eight_devices_give_the_losses_of_one(config, folder, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
 
 
+def test_measuring_on_noise_trains_and_keeps_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(flops, "peak", lambda: 1e12)
+    changes = {"measure": "synthetic", "total_steps": 3, "checkpoint_steps": 1, "evaluate_steps": 1}
+    last = train.run(tiny.values("mae_vit.py", tmp_path / "nowhere", **changes), tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "metrics.jsonl", "checkpoints"}
+    assert not list((tmp_path / "run" / "checkpoints").iterdir()) and not (tmp_path / "nowhere").exists()
+    found = lines(tmp_path / "run")
+    assert [line["step"] for line in found] == [2, 3, 3] and found[-1] == last and last["done"] is True
+    for line in found[:-1]:
+        assert line["mfu"] == pytest.approx(line["teraflops_per_chip"]) and line["mfu"] > 0  # of a peak of 1 teraflop
+    rate = found[0]["images_per_second_per_chip"]
+    assert found[0]["teraflops_per_chip"] == pytest.approx(rate * last["flops_per_image"] / 1e12)
+    assert last["parameters"] == 615_840 and last["memory_per_chip"] > 3 * 4 * 615_840
+
+
+def test_measuring_the_loader_reads_and_trains_nothing(folder, tmp_path):
+    last = train.run(tiny.values("mae_vit.py", folder, measure="loader", total_steps=3), tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert last == lines(tmp_path)[-1] and last["images_per_second"] > 0 and "parameters_sha256" not in last
+
+
+def test_a_profile_of_some_steps_is_written(tmp_path):
+    values = tiny.values("convnet.py", tmp_path, measure="synthetic", total_steps=4, profile_steps=(1, 3))
+    train.run(values, tmp_path / "run")
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+
+
 def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, mae, capsys):
     before = (mae / "metrics.jsonl").read_bytes()
     again = train.run(tiny.values("mae_vit.py", folder), mae)
@@ -267,6 +298,8 @@ def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, mae,
             {"evaluators": {"accuracy": {"statistics": ("experiment",)}}},
             "evaluators.accuracy.statistics=.*no BatchNorm to re-estimate",
         ),
+        ("mae_vit.py", {"measure": "noise"}, "measure='noise': expected synthetic, loader or nothing"),
+        ("mae_vit.py", {"accumulate": 3}, r"data.minibatch=8 .* in 3 parts \(accumulate\); use a multiple of 3"),
         ("linear_probe.py", {"init.path": "/nowhere"}, "init.path=/nowhere: no checkpoint there"),
     ],
 )

@@ -1,0 +1,206 @@
+"""A train step here against the same step in PyTorch: `python benchmarks/step.py` prints one JSON object on its last
+line. Needs `pip install torch==2.13.0`; without it only our own steps are timed.
+
+Steps, each with AdamW, images already in memory, of a ViT on 256x256x6 images:
+  supervised   cross entropy over 1,139 classes, all patches
+  mae          masked autoencoder, 75 % of the patches masked, decoder 192 wide and 4 deep
+  encoder      the encoder of mae alone, on its visible patches
+Each is timed here, through the trainer's own step without augmentation, and for the first two in PyTorch, eager and
+compiled, by processes that take turns, one step each; minima over the rounds. On a CPU all of them run with transparent
+huge pages, as `python -m rxrx_jax.main` does, unless --no-huge-pages.
+
+On a GPU use --variant=L/16 --dtype=bfloat16 --minibatch=128: MFU is then printed too.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+KINDS = ("supervised", "mae", "encoder")
+CLASSES, SIDE, CHANNELS, MASKED, DECODER = 1139, 256, 6, 0.75, (192, 4, 3)
+
+
+def ours(kind: str, variant: str, minibatch: int, dtype: str):
+    """(one step as a function that waits for its end, model FLOPs an image, peak FLOPs of the chip or None)."""
+    import jax
+    import numpy as np
+
+    from rxrx_jax import data, flops, sharding
+    from rxrx_jax.config import Config, load
+    from rxrx_jax.step import make_step
+
+    values = load("mae_vit.py" if kind != "supervised" else "dann_vit.py")
+    values["data"] |= {"name": "rxrx1", "builder": {}, "minibatch": minibatch, "unlabelled_minibatch": 0}
+    values["model"] = {"name": "vit", "variant": variant, "dtype": dtype}
+    values["augment"] = {"crop": SIDE, "flips": False, "quarter_turns": False, "jitter": 0.0}
+    values["normalisation"] = "dataset"
+    values["optim"] |= {"name": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.05, "clip_norm": 0.0}
+    if kind == "supervised":
+        values["adapt"] = {"name": "none"}
+    else:
+        values["task"] |= {"mask_ratio": MASKED, "decoder": DECODER}
+    config, dataset, mesh = Config(values), data.describe("rxrx1"), sharding.make_mesh()
+    with jax.set_mesh(mesh):
+        made = make_step(config, dataset, mesh, minibatch, 1000, dataset.train_images)
+        host = next(data.synthetic_minibatches(dataset, minibatch, SIDE, seed=0))
+        del host["row"]
+        images = sharding.to_device(host, mesh)
+        constants = sharding.to_every_device((data.synthetic_statistics(dataset), made.keys), mesh)
+        state = made.initialise(made.keys["init"])
+        if kind == "encoder":
+            return encoder_alone(made, images["image"]), 0.0, None
+        compiled = made.compile()
+
+    def step():
+        nonlocal state
+        state, found = compiled(state, images, *constants)
+        return float(np.asarray(found["loss"]))
+
+    return step, made.flops_per_image, flops.peak()
+
+
+def encoder_alone(made, images):
+    """Forward and backward of the encoder on the patches that the masked autoencoder sees."""
+    import jax
+    import jax.numpy as jnp
+
+    task = made.task
+    images = images.astype(jnp.float32) / 64
+    tokens = jax.eval_shape(task.module.patches, images).shape[1]
+    noise = jax.random.uniform(jax.random.key(0), (len(images), tokens))
+    keep = jnp.argsort(noise, axis=1)[:, : int(tokens * (1 - MASKED))]
+    params = made.initialise(made.keys["init"]).params["encoder"]
+
+    @jax.jit
+    def gradient(params, images, keep):
+        loss = lambda p: jnp.square(task.encoder.apply({"params": p}, images, keep=keep)[0]).mean()  # noqa: E731
+        return jax.grad(loss)(params)
+
+    return lambda: jax.block_until_ready(gradient(params, images, keep))
+
+
+def pytorch(kind: str, variant: str, minibatch: int, dtype: str, compiled: bool):
+    """One step in PyTorch, its fused attention and fused AdamW, as a function that waits for its end."""
+    import torch
+    from torch_vit import MaskedAutoencoder, Supervised
+
+    from rxrx_jax.models.vit import parse_variant
+
+    size, patch = parse_variant(variant)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if kind == "supervised":
+        model = Supervised(size, patch, SIDE, CHANNELS, CLASSES)
+    else:
+        model = MaskedAutoencoder(size, patch, SIDE, CHANNELS, MASKED, DECODER)
+    model = model.to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-4, (0.9, 0.95), weight_decay=0.05, fused=True)
+    loss_of = torch.compile(model) if compiled else model
+    images = torch.randint(0, 256, (minibatch, CHANNELS, SIDE, SIDE), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, CLASSES, (minibatch,), device=device)
+    half = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def step():
+        optimiser.zero_grad()
+        x = (images.float() - 127.5) / 74
+        with half:
+            loss = loss_of(x, labels)
+        loss.backward()
+        optimiser.step()
+        return float(loss.detach())
+
+    return step
+
+
+def work(name: str, variant: str, minibatch: int, dtype: str) -> None:
+    """A process that makes one step for every line it reads, and prints its seconds."""
+    who, kind = name.split(":")
+    about = [0.0, None]
+    if who == "ours":
+        step, *about = ours(kind, variant, minibatch, dtype)
+    else:
+        step = pytorch(kind, variant, minibatch, dtype, who == "compiled")
+    step()
+    step()
+    print(json.dumps(about), flush=True)
+    for _ in sys.stdin:
+        begin = time.perf_counter()
+        step()
+        print(time.perf_counter() - begin, flush=True)
+
+
+def has_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        print("no PyTorch here (pip install torch==2.13.0): only our own steps are timed", file=sys.stderr)
+        return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="S/16")
+    parser.add_argument("--minibatch", type=int, default=8)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--no-huge-pages", action="store_true")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    settings = flags.variant, flags.minibatch, flags.dtype
+    if flags.worker:
+        return work(flags.worker, *settings)
+    environment = dict(os.environ)
+    if not flags.no_huge_pages:
+        environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    theirs = [f"{who}:{kind}" for who in ("eager", "compiled") for kind in ("supervised", "mae")] if has_torch() else []
+    command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in zip(("variant", "minibatch", "dtype"), settings))]
+    workers, about = {}, {}
+    for name in [f"ours:{kind}" for kind in KINDS] + theirs:
+        process = subprocess.Popen(
+            [*command, f"--worker={name}"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        workers[name] = process
+        first = process.stdout.readline()
+        if not first:
+            sys.exit(f"error: the process for {name} stopped; its message is above")
+        about[name] = json.loads(first)
+        print(f"{name} is compiled", file=sys.stderr)
+    seconds = {name: [] for name in workers}
+    for _ in range(flags.rounds):
+        for name, process in workers.items():
+            time.sleep(0.3)  # until the threads of the one before sleep
+            process.stdin.write("\n")
+            process.stdin.flush()
+            seconds[name].append(float(process.stdout.readline()))
+    for process in workers.values():
+        process.stdin.close()
+        process.wait()
+    print(json.dumps(report(settings, seconds, about, environment)))
+
+
+def report(settings, seconds: dict, about: dict, environment: dict) -> dict:
+    """The figures by name. Ratios are of minima: above 1, ours is slower."""
+    best = {name: min(values) for name, values in seconds.items()}
+    found = {"variant": settings[0], "minibatch": settings[1], "dtype": settings[2]}
+    found |= {"cores": len(os.sched_getaffinity(0)), "glibc_tunables": environment.get("GLIBC_TUNABLES", "")}
+    found["seconds"] = {name: [round(best[name], 4), round(max(values), 4)] for name, values in seconds.items()}
+    for kind in ("supervised", "mae"):
+        for who in ("eager", "compiled"):
+            if f"{who}:{kind}" in best:
+                found[f"{kind}_over_pytorch_{who}"] = round(best[f"ours:{kind}"] / best[f"{who}:{kind}"], 3)
+        flops, peak = about[f"ours:{kind}"]
+        found[f"{kind}_teraflops"] = round(flops * settings[1] / best[f"ours:{kind}"] / 1e12, 3)
+        if peak:
+            found[f"{kind}_mfu"] = round(flops * settings[1] / best[f"ours:{kind}"] / peak, 3)
+    found["mae_over_supervised"] = round(best["ours:mae"] / best["ours:supervised"], 3)
+    found["encoder_over_supervised"] = round(best["ours:encoder"] / best["ours:supervised"], 3)
+    return found
+
+
+if __name__ == "__main__":
+    main()

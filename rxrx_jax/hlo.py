@@ -1,0 +1,77 @@
+"""What a compiled program sends between devices, read from its text (`compiled.as_text()`)."""
+
+import re
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
+CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=\{?((?:%[\w.-]+,? ?)+)")
+
+
+def collectives(text: str) -> dict[str, dict[str, int]]:
+    """{kind: {"count", "bytes"}} of one run of the program on one device, by KINDS, without those that do not occur.
+
+    What is in a loop counts as often as the loop runs, where the text says how often; bytes are of the whole array that
+    is gathered, summed or sent. TPU programs write one collective that overlaps with computation in several places,
+    which share a channel, and a reduce-scatter as an all-reduce in a computation of that name.
+    """
+    computations, entry = _computations(text)
+    found = {}
+
+    def walk(name: str, times: int) -> None:
+        sizes = {n: _bytes(shape) for n, shape, *_ in computations[name]}
+        for instruction, _, operation, rest in computations[name]:
+            kind = operation.removesuffix("-start")
+            if kind in KINDS:
+                given = sum(sizes.get(n, 0) for n in re.findall(r"%([\w.-]+)", rest.partition("), ")[0]))
+                made = sizes[instruction]
+                if operation.endswith("-start") and kind != "all-reduce":
+                    made -= given  # the result names the operands again
+                if name.startswith("all-reduce-scatter"):
+                    kind = "reduce-scatter"
+                channel = re.search(r"channel_id=(\d+)", rest)
+                key = kind, channel[1] if channel else instruction
+                found[key] = max(found.get(key, (0, 0)), (times, max(made, given)))
+            inside = times * _trips(rest, computations) if operation == "while" else times
+            for called in CALLED.findall(rest):
+                for other in re.findall(r"%([\w.-]+)", called):
+                    walk(other, inside)
+
+    walk(entry, 1)
+    totals = {}
+    for (kind, _), (times, size) in sorted(found.items()):
+        total = totals.setdefault(kind, {"count": 0, "bytes": 0})
+        total["count"] += times
+        total["bytes"] += times * size
+    return totals
+
+
+def _computations(text: str):
+    """({computation: [(instruction, shape, operation, rest of the line)]}, the name of the first one to run)."""
+    computations, current, entry = {}, [], None
+    for line in text.splitlines():
+        if head := re.match(r"^(ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            current = computations.setdefault(head[2], [])
+            entry = head[2] if head[1] else entry
+        elif instruction := INSTRUCTION.match(line):
+            current.append(instruction.groups())
+    return computations, entry
+
+
+def _trips(loop: str, computations) -> int:
+    """How often a loop runs: as the compiler says, else the only number that its condition compares with, else 1."""
+    if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop):
+        return int(known[1])
+    condition = computations[re.search(r"condition=%([\w.-]+)", loop)[1]]
+    numbers = [re.match(r"\d+", rest) for _, _, operation, rest in condition if operation == "constant"]
+    return int(numbers[0][0]) if len(numbers) == 1 and numbers[0] else 1
+
+
+def _bytes(shape: str) -> int:
+    """Of an array or a tuple of them, "(f32[2,3]{1,0}, bf16[])"."""
+    total = 0
+    for dtype, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shape):
+        size = int(bits[0]) / 8 if (bits := re.findall(r"\d+", dtype)) else 1  # pred and token have no number
+        for n in filter(None, dimensions.split(",")):
+            size *= int(n)
+        total += size
+    return int(total)
