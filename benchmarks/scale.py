@@ -16,18 +16,15 @@ from rxrx_jax.errors import UserError
 from rxrx_jax.models import attention, vit
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "docs" / "aot.json"
-LARGE = "--config=mae_vit.py:rxrx3,variant=L/8 --config.mesh.fsdp=16"
+S16 = "--topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=S/16 --config.mesh.fsdp=16"
+L8 = "--topology=v6e:16x16 --config=mae_vit.py:rxrx3,variant=L/8 --config.mesh.fsdp=16 --config.model.remat=full"
 ROWS = [  # arguments of rxrx_jax.aot, and what is taken away
     ("--topology=v5e:4x4 --config=mae_vit.py:rxrx1,variant=S/16 --config.accumulate=4", ""),
-    ("--topology=v6e:4x4 --config=mae_vit.py:rxrx1,variant=S/16", ""),
-    ("--topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=S/16", ""),
-    ("--topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=S/16 --config.mesh.fsdp=16", ""),
-    ("--topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=S/16 --config.mesh.fsdp=16", "constraint"),
+    (S16, ""),
+    (S16, "constraint"),
     ("--topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=B/8", ""),
-    (f"--topology=v5e:16x16 {LARGE} --config.model.remat=full --config.accumulate=4", ""),
-    (f"--topology=v5e:16x16 {LARGE} --config.model.remat=full --config.accumulate=4", "fused attention"),
-    (f"--topology=v6e:16x16 {LARGE} --config.model.remat=full", ""),
-    (f"--topology=v5p:4x4x4 {LARGE} --config.model.remat=full", ""),
+    (L8, ""),
+    (L8, "fused attention"),
 ]
 
 

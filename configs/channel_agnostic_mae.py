@@ -2,7 +2,6 @@
 tokens of its own, so that its encoder reads any 1 to 11 channels.
 
     python -m rxrx_jax.main --config=channel_agnostic_mae.py
-    python -m rxrx_jax.main --config=linear_probe.py:encoder=channel_agnostic --config.init.path=runs/channel_agnostic_mae
     python -m rxrx_jax.main --config=channel_agnostic_mae.py:rxrx3
     python -m rxrx_jax.main --config=channel_agnostic_mae.py:rxrx3,openphenom=True
     python -m rxrx_jax.main --config=channel_agnostic_mae.py:rxrx1,variant=S/16
@@ -37,7 +36,7 @@ def get_config(argument=None):
         config.data.minibatch = 32
         lr = 4e-3
         config.optim = dict(
-            name="adamw", lr=lr, betas=(0.9, 0.95), weight_decay=0.05, clip_norm=1.0, warmup_percent=5.0
+            name="adamw", lr=lr, betas=(0.9, 0.95), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0, warmup_percent=5.0
         )
         config.total_epochs = 4.0
         return config

@@ -43,7 +43,9 @@ def get_config(argument=None):
     config.model = dict(name=arg.model)
     if arg.model == "convnet":
         config.model.widths = (64, 128, 256, 512) if arg.rxrx1 else (48, 96, 192)
-    config.optim = dict(name="adamw", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, warmup_percent=5.0)
+    config.optim = dict(
+        name="adamw", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0, warmup_percent=5.0
+    )
     config.total_epochs = 90.0 if arg.rxrx1 else 12.0
     if arg.rxrx1 and arg.model == "resnet50":
         wilds(config)
@@ -69,4 +71,6 @@ def wilds(config) -> None:
     config.task.label_smoothing = 0.0
     config.data.minibatch = 72
     config.augment.jitter = 0.0
-    config.optim = dict(name="adamw", lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-5, clip_norm=0.0, warmup_epochs=10)
+    config.optim = dict(
+        name="adamw", lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-5, clip_norm=0.0, ema_decay=0.0, warmup_epochs=10
+    )

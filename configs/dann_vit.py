@@ -40,7 +40,7 @@ def get_config(argument=None):
     config.task = dict(name="classify", label_smoothing=0.1)
     config.model = encoder(arg)
     domain_adversary(config, arg)
-    config.optim = dict(name="adamw", lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0)
+    config.optim = dict(name="adamw", lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0)
     config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
     if not arg.rxrx1:
         config.optim.warmup_percent = 10.0

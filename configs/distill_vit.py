@@ -5,6 +5,9 @@ perturbation in two experiments (CDCL, Haslum et al. 2023, arXiv 2212.11595).
     python -m rxrx_jax.main --config=linear_probe.py --config.init.path=runs/distill_vit
     python -m rxrx_jax.main --config=distill_vit.py:rxrx1
 
+linear_probe.py starts from the teacher, with which this run is evaluated; `--config.init.parameters=params` takes the
+student.
+
 The loss uses no label, the pairs use the training perturbations: compare it with a masked autoencoder knowing that.
 Collapse shows as kl near 0 with teacher_entropy at the logarithm of the number of prototypes, or at 0.
 
@@ -16,9 +19,9 @@ It has not been run at full size yet: no hours, no number.
 
 Simulated screen: about two minutes on two CPU cores. Its learning rate was the better of two, and its momentum and
 temperatures the better of two, by a probe of half the training wells scored on the other half; the choices differ by
-less than their error. With seed 0 the logistic probe of linear_probe.py gave 0.63 in batch and 0.57 across batches, the
-masked autoencoder's 0.62 and 0.56, and that of an untrained encoder 0.60 and 0.54: no gain over the autoencoder that
-one seed could show, and teacher_entropy ended within 1 % of the logarithm of 256.
+less than their error. With seed 0 the logistic probe of linear_probe.py gave 0.63 in batch and 0.57 across batches
+(of the student), the masked autoencoder's 0.62 and 0.56, and that of an untrained encoder 0.60 and 0.54: no gain over
+the autoencoder that one seed could show, and teacher_entropy ended within 1 % of the logarithm of 256.
 """
 
 from rxrx_jax.base_config import base_config
@@ -42,7 +45,9 @@ def get_config(argument=None):
     )
     config.model = dict(name="vit", variant=arg.variant or ("S/16" if arg.rxrx1 else "XXS/8"))
     lr = 7e-4 if arg.rxrx1 else 3e-3
-    config.optim = dict(name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=4e-3, clip_norm=3.0, warmup_percent=5.0)
+    config.optim = dict(
+        name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=4e-3, clip_norm=3.0, ema_decay=0.0, warmup_percent=5.0
+    )
     config.total_epochs = 200.0 if arg.rxrx1 else 5.0
     config.evaluators = dict(leakage=dict(), embeddings=dict())
     return config

@@ -2,15 +2,15 @@
 
     python -m rxrx_jax.main --config=linear_probe.py --config.init.path=runs/mae_vit
     python -m rxrx_jax.main --config=linear_probe.py:blocks=True --config.init.path=runs/mae_vit
-    python -m rxrx_jax.main --config=linear_probe.py:encoder=channel_agnostic --config.init.path=runs/channel_agnostic_mae
+    python -m rxrx_jax.main --config=linear_probe.py:encoder=channel_agnostic --config.init.path=WORKDIR_OF_ITS_MAE
     python -m rxrx_jax.main --config=linear_probe.py:rxrx1,variant=B/16 --config.init.path=WORKDIR_OF_THE_MAE
 
 The head trained here sees augmented images (BatchNorm without scale and bias, then linear: He et al. 2022,
 arXiv 2111.06377, appendix A); the `probe/...` metrics are logistic regressions on embeddings of plain images, the same
 for the pretrained encoder, an untrained one and hand-made image statistics, each without and with a correction.
 
-`blocks=True` also scores the output of every block, `probe/block_1/...` to the last, and `probe/best_block/...`, the one
-that is best on validation experiments: the last block of a masked autoencoder is seldom the best probe (arXiv
+`blocks=True` also scores the output of every block, `probe/block_1/...` to the last, and `probe/best_block/...`, the
+one that is best on validation experiments: the last block of a masked autoencoder is seldom the best probe (arXiv
 2411.02572). `encoder` is that of the stage before: plain, microscopy (with `:rxrx1` the default, as in mae_vit.py) or
 channel_agnostic.
 

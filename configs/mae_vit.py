@@ -18,10 +18,10 @@ of the papers, which were not read themselves, come
                                                                                 released code and 2411.02572
     minibatch 16,384 for L/8, 8,192 for G/8 with stochastic depth 0.6           arXiv 2411.02572, on private images,
                                                                                 500 epochs; here with `:rxrx3` alone
-The rest is our choice: minibatch 2,048 otherwise (CA-MAE-S/16's), 100 epochs of RxRx3 (its again), 1,000 of RxRx1 (of
-40,612 sites, so 20,000 steps), flips and quarter turns, the embedding as the mean of the patch tokens, bfloat16, sizes H
-and g. RxRx3 has no published held-out split: without a `splits.csv` every site trains. A mesh, or `--config.accumulate`,
-makes the minibatch fit. `encoder=plain` is the plain ViT.
+The rest is our choice: minibatch 2,048 otherwise (CA-MAE-S/16's), 100 epochs of RxRx3 (its again), 1,000 of RxRx1
+(40,612 sites, so 20,000 steps), flips and quarter turns, the embedding as the mean of the patch tokens, bfloat16, the
+sizes H and g. RxRx3 has no published held-out split: without a `splits.csv` every site trains. A mesh, or
+`--config.accumulate`, makes the minibatch fit. `encoder=plain` is the plain ViT.
 
 `:rxrx1` and `:rxrx3` have not been run at full size yet: no hours, no number.
 """
@@ -47,7 +47,7 @@ def get_config(argument=None):
         )  # width, depth, heads
         lr = 4e-3
         config.optim = dict(
-            name="adamw", lr=lr, betas=(0.9, 0.95), weight_decay=0.05, clip_norm=1.0, warmup_percent=5.0
+            name="adamw", lr=lr, betas=(0.9, 0.95), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0, warmup_percent=5.0
         )
         config.total_epochs = 10.0
         return config

@@ -77,8 +77,9 @@ def compile_step(values: dict, chips: list) -> dict:
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
-            used = re.search(r"Used \S+ of \S+ hbm", str(e))
-            raise UserError(f"the step does not fit the chip's memory: {used[0] if used else first_line(e)}") from None
+            sizes = re.findall(r"\d+\.\d+[KMG]", str(e))  # what it needs and what there is, in one of several sentences
+            how = f"it needs {sizes[0]} of {sizes[1]}" if len(sizes) > 1 else first_line(e)
+            raise UserError(f"the step does not fit the chip's memory: {how}") from None
         seconds = time.perf_counter() - begin
     memory, hbm = compiled.memory_analysis(), HBM.get(chips[0].device_kind)
     return {

@@ -1,12 +1,15 @@
 """The keys that every config starts from, so that a file in `configs/` holds only what makes its experiment."""
 
+import dataclasses
+
 import ml_collections
 
 from rxrx_jax.errors import UserError
+from rxrx_jax.models.vit import Style
 
 
 def base_config(arg) -> ml_collections.ConfigDict:
-    """A config for the simulated screen or, with `arg.rxrx1` or `arg.rxrx3`, for that dataset at the scale of the papers.
+    """A config for the simulated screen or, with `arg.rxrx1` or `arg.rxrx3`, for that one at the scale of the papers.
 
     Args: arg, parsed colon arguments with at least seed, layout and normalisation.
     """
@@ -29,7 +32,8 @@ def base_config(arg) -> ml_collections.ConfigDict:
     # By default what encoders of that kind are published with; the simulated screen has whole plates to normalise by.
     config.normalisation = arg.normalisation or ("image" if real else "plate")
     config.augment = dict(crop=256 if real else 64, flips=True, quarter_turns=True, jitter=0.1)
-    config.init = dict(path="", parameters="params")  # the stage before: its workdir, or weights; or its "ema"
+    # The stage before: its workdir, or weights; "ema" or another part of its state, "" = the one it was evaluated with.
+    config.init = dict(path="", parameters="")
     config.accumulate = 1  # parts of a minibatch whose gradients are summed one after the other
     config.evaluation_minibatch = 256
     config.log_steps = 50 if real else 20
@@ -63,9 +67,14 @@ def encoder(arg) -> dict:
     variant, kind = arg.variant or ("S/16" if real else "XXS/8"), arg.encoder or ("microscopy" if real else "plain")
     if kind not in ENCODERS:
         raise UserError(f"config argument encoder={kind}: expected {', '.join(ENCODERS[:-1])} or {ENCODERS[-1]}")
+    plain = dict(name="vit", variant=variant, **dataclasses.asdict(Style()), dtype="float32", remat="none")
     if kind == "plain":
-        return dict(name="vit", variant=variant)
-    found = microscopy_vit(variant) | (dict(channel_agnostic=True, final_norm=False) if kind != "microscopy" else {})
+        return plain
+    found = (
+        plain
+        | microscopy_vit(variant)
+        | (dict(channel_agnostic=True, final_norm=False) if kind != "microscopy" else {})
+    )
     return found if real else found | dict(dtype="float32")  # bfloat16 is slow on a CPU
 
 
@@ -91,7 +100,7 @@ def microscopy_vit(variant: str) -> dict:
 def microscopy_lion(variant: str) -> dict:
     """The optimiser of both papers. They name no clipping: there is none."""
     lr = 3e-5 if is_large(variant) else 1e-4
-    decay = dict(weight_decay=0.05, clip_norm=0.0)
+    decay = dict(weight_decay=0.05, clip_norm=0.0, ema_decay=0.0)
     return dict(name="lion", lr=lr, betas=(0.9, 0.95), schedule="onecycle", warmup_percent=10.0) | decay
 
 

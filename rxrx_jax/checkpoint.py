@@ -5,11 +5,16 @@ import json
 import pathlib
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from rxrx_jax.errors import UserError
-from rxrx_jax.sharding import path_name
+from rxrx_jax.sharding import one_device, path_name
 from rxrx_jax.state import TrainState
+
+# How parameters lie, which no shape shows: 2 = qkv columns head by head. A run's config.json says it.
+LAYOUT = 2
+PARTS = ("params", "ema", "batch_stats/teacher")  # of the state, that hold parameters
 
 
 class Checkpoints:
@@ -53,15 +58,14 @@ def load_parameters(path: str, subtree: str, shapes, source: str = "params") -> 
     """The parameters under `subtree` ("encoder") of another run's newest checkpoint.
 
     Args: path, that run's workdir or one of its checkpoint folders; shapes, a tree of ShapeDtypeStruct with shardings;
-    source, the part of the state that holds them: "params", "ema" or "batch_stats/teacher".
+    source, the part of the state that holds them, one of PARTS.
     Raises UserError naming the path and the parameter when there is no checkpoint or a shape does not fit.
     """
     folder = find_checkpoint(path)
-    stored, like = _metadata(folder)["state"], {subtree: shapes}
-    for key in source.split("/"):
-        stored = (stored or {}).get(key)
-    if subtree not in (stored or {}):
-        there = ", ".join(sorted(stored)) if stored else "nothing there"
+    check_layout(folder)
+    stored, like = _part(folder, source), {subtree: shapes}
+    if subtree not in stored:
+        there = ", ".join(sorted(stored)) or "nothing there"
         raise UserError(f"checkpoint {folder} has no parameters {subtree!r} in {source}; it has {there}")
     _check_shapes({subtree: stored[subtree]}, like, folder)
     for key in reversed(source.split("/")):
@@ -73,6 +77,32 @@ def load_parameters(path: str, subtree: str, shapes, source: str = "params") -> 
     for key in source.split("/"):
         tree = tree[key]
     return tree[subtree]
+
+
+def stored_parameters(path: str, source: str = "params") -> dict:
+    """Every parameter in the part `source` of a run's newest checkpoint, as numpy arrays. Raises as `load_parameters`
+    does."""
+    folder = find_checkpoint(path)
+    found = {}
+    for name, stored in _part(folder, source).items():
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device()), stored)
+        found[name] = jax.tree.map(np.asarray, load_parameters(str(folder), name, shapes, source))
+    if not found:
+        raise UserError(f"checkpoint {folder} has no parameters in {source}; it was trained without")
+    return found
+
+
+def published_part(path: str) -> str:
+    """The part of a run's state that its evaluation used, which is what others should use: one of PARTS."""
+    return "batch_stats/teacher" if read_config(path)["task"]["name"] == "distill" else "params"
+
+
+def check_layout(folder: pathlib.Path) -> None:
+    """Raises UserError when the run of a checkpoint folder is of a version whose parameters lie otherwise."""
+    config = folder.parent.parent / "config.json"
+    if config.exists() and json.loads(config.read_text())["resolved"].get("layout") != LAYOUT:
+        raise UserError(f"checkpoint {folder} is of another version of rxrx_jax, whose qkv columns lie otherwise: "
+                        "train it again, or use it with that version")  # fmt: skip
 
 
 def is_run(path: str) -> bool:
@@ -92,12 +122,25 @@ def find_checkpoint(path: str) -> pathlib.Path:
     return max(steps, key=lambda p: int(p.name))
 
 
-def is_transductive(path: str) -> bool:
-    """Whether the run of a checkpoint saw unlabelled held-out images: what starts from it inherits that."""
+def read_config(path: str) -> dict:
+    """The resolved config of a checkpoint's run."""
     config = find_checkpoint(path).parent.parent / "config.json"
     if not config.exists():
         raise UserError(f"init.path={path}: {config} is missing; give the workdir of a run")
-    return json.loads(config.read_text())["resolved"]["transductive"]
+    return json.loads(config.read_text())
+
+
+def is_transductive(path: str) -> bool:
+    """Whether the run of a checkpoint saw unlabelled held-out images: what starts from it inherits that."""
+    return read_config(path)["resolved"]["transductive"]
+
+
+def _part(folder: pathlib.Path, source: str) -> dict:
+    """The metadata of the arrays in a part of the stored state; {} where there is none."""
+    stored = _metadata(folder)["state"]
+    for key in source.split("/"):
+        stored = (stored or {}).get(key)
+    return stored or {}
 
 
 def _metadata(folder: pathlib.Path):

@@ -36,34 +36,39 @@ KEY = b"rxrx_jax"  # of the Parquet file's metadata: what made the embeddings, a
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An encoder with its parameters and how its images were prepared; crop in pixels."""
+    """An encoder with its parameters and how its images were prepared; crop in pixels; transductive is None
+    where nobody here knows what the parameters had seen."""
 
     encoder: Encoder
     params: dict
     crop: int
     normalisation: str
-    transductive: bool
+    transductive: bool | None
 
 
-def open_model(path: str, channels: int) -> Model:
+def open_model(path: str, channels: int, source: str | None = None) -> Model:
     """The encoder of a run's workdir or checkpoint, of a folder that weights.export wrote, or of a file of weights, for
-    images of `channels`. Raises UserError naming what does not fit."""
+    images of `channels`. `source` is the part of a run's state to take, one of checkpoint.PARTS; None for the one that
+    the run was evaluated with. Raises UserError naming what does not fit."""
     if checkpoint.is_run(path):
         folder = checkpoint.find_checkpoint(path)
         run = export.read_config(folder.parent.parent)
         encoder, crop = export.make_encoder(run, folder.parent.parent), run["augment"]["crop"]
         view = jax.ShapeDtypeStruct((1, crop, crop, channels), jnp.float32)
         shapes = jax.eval_shape(encoder.init, jax.random.key(0), view)["params"]
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = sharding.one_device()
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
-        params = checkpoint.load_parameters(str(folder), "encoder", shapes)
-        return Model(encoder, params, crop, run["normalisation"], run["resolved"]["transductive"])
+        source = source or checkpoint.published_part(str(folder))
+        params = checkpoint.load_parameters(str(folder), "encoder", shapes, source)
+        return Model(encoder, params, crop, run["normalisation"], export.transductive(run))
+    if source:
+        raise UserError(f"--parameters={source} is a part of a run's state, and {path} is no run; remove it")
     imported = weights.load(path, channels)
     if imported.channels not in (None, channels):
         raise UserError(f"{path} takes images of {imported.channels} channels and the dataset has {channels}")
     for note in imported.notes:
         print(f"{path}: {note}", file=sys.stderr)
-    transductive = imported.transductive or imported.normalisation in TRANSDUCTIVE_NORMALISATIONS
+    transductive = imported.normalisation in TRANSDUCTIVE_NORMALISATIONS or imported.transductive
     return Model(imported.encoder, imported.params["encoder"], imported.crop, imported.normalisation, transductive)
 
 
@@ -114,6 +119,8 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
     Rows go plate by plate, sites as in the dataset's table. With per="well" a row is the mean of a well's sites: site
     0, site_id WELL_0, and in train if any of its sites is. Raises UserError if `out` holds other embeddings.
     """
+    if not len(dataset.sites):
+        raise UserError(f"{dataset.folder} holds no sites; there is nothing to embed")
     mesh = sharding.make_mesh()
     sharding.check_minibatch(mesh, minibatch, "--minibatch")
     embed = make_embed(model, dataset.image_shape, pool, block)
@@ -128,20 +135,21 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
         "block": block,
         "sites_sha256": hashlib.sha256("\n".join(dataset.sites.site_id).encode()).hexdigest(),
     }
-    job = json.dumps(job, sort_keys=True)
+    job, parts = json.dumps(job, sort_keys=True), out.with_name(out.name + ".parts")
     if out.exists():
         if (pq.read_schema(out).metadata or {}).get(KEY) != job.encode():
             raise UserError(f"--out={out} exists and holds other embeddings; use another or delete it")
+        shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed between its last two lines
         print(f"{out} is finished; nothing to do", file=sys.stderr)
         return
-    parts = claim(out, job)
+    claim(parts, job)
 
     plates = dataset.sites.plate
     order = np.argsort(plates, kind="stable")
     rows = np.split(order, np.flatnonzero(np.diff(plates[order])) + 1)  # of each plate
     paths = [parts / f"plate-{plates[group[0]]:06d}.npy" for group in rows]
     done = sum(len(group) for group, path in zip(rows, paths) if path.exists())
-    params = jax.device_put(model.params, sharding.replicated(mesh))
+    params = sharding.to_every_device(model.params, mesh)
     with jax.set_mesh(mesh), tqdm.tqdm(total=len(order), initial=done, unit=" images", desc="embed") as bar:
         for group, path in zip(rows, paths):
             if not path.exists():
@@ -157,18 +165,17 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
     shutil.rmtree(parts)
 
 
-def claim(out: pathlib.Path, job: str) -> pathlib.Path:
-    """The folder of the finished plates beside `out`; that of another job is refused."""
-    parts = out.with_name(out.name + ".parts")
-    parts.mkdir(parents=True, exist_ok=True)
+def claim(parts: pathlib.Path, job: str) -> None:
+    """Makes the folder of the finished plates; that of another job is refused."""
     about = parts / "job.json"
     if not about.exists():
+        shutil.rmtree(parts, ignore_errors=True)  # half removed: its plates may be of any job
+        parts.mkdir(parents=True)
         temporary = about.with_suffix(".tmp")
         temporary.write_text(job)
         os.replace(temporary, about)
     elif about.read_text() != job:
         raise UserError(f"{parts} holds plates of other embeddings; delete it or use another --out")
-    return parts
 
 
 def save(path: pathlib.Path, array: np.ndarray) -> None:
@@ -227,6 +234,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", required=True, help="a run's workdir, an exported folder or a file of weights")
     parser.add_argument("--data", required=True, help="name of a dataset, or its prepared folder")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the Parquet file to write")
+    parser.add_argument(
+        "--parameters", choices=checkpoint.PARTS, help="part of a run's state (default: the one it was evaluated with)"
+    )
     parser.add_argument("--pool", choices=("mean", "channels"), help="default: as the model was trained")
     parser.add_argument("--per", choices=("site", "well"), default="site", help="what a row is (default: site)")
     parser.add_argument(
@@ -237,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     try:
         dataset = open_data(flags.data, flags.folder)
-        model = open_model(flags.checkpoint, dataset.image_shape[2])
+        model = open_model(flags.checkpoint, dataset.image_shape[2], flags.parameters)
         embed_dataset(model, dataset, flags.out, flags.pool, flags.per, flags.block, flags.minibatch)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ import math
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 # Dense bfloat16 operations a second and chip, without sparsity, by jax's device_kind, as the makers' data sheets say.
 PEAK = {
@@ -34,7 +35,9 @@ def count(function, *arguments) -> float:
     2022, arXiv 2204.02311, appendix B). A scanned body counts as often as it runs, where XLA's own count has it once.
     What rematerialisation does again counts too: give a function without it.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as the compiler does
+    return _count(needed)
 
 
 def _count(jaxpr) -> float:

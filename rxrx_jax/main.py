@@ -21,7 +21,8 @@ def main(values: dict) -> None:
 
     from rxrx_jax import train  # imports of the whole stack wait until the flags are known to be good
 
-    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / _default_name(sys.argv))
+    name = _default_name(sys.argv) + (f"-{values['measure']}" if values.get("measure") else "")
+    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / name)
     last = train.run(values, workdir)
     if jax.process_index() == 0:
         what = f"parameters {last['parameters_sha256'][:12]}" if "parameters_sha256" in last else "nothing trained"

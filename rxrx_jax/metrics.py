@@ -13,6 +13,8 @@ import numpy as np
 
 from rxrx_jax.errors import UserError
 
+AHEAD = 5  # minibatches that a loader may have ready before it is asked
+
 
 class Writer:
     """Appends one flat JSON object per event to workdir/metrics.jsonl, on the first host only.
@@ -140,6 +142,37 @@ class Clock:
         return {"train_seconds": self.train_seconds, "cpu_seconds": cpu}
 
 
+class Trace:
+    """A profile of steps first .. last-1 of a run, (first, last) or nothing, in `folder`. A run that starts in between
+    traces what is left, one that ends there stops it. Use as a context manager."""
+
+    def __init__(self, folder: pathlib.Path, steps):
+        self._folder, self._steps, self._open = folder, steps, False
+
+    def before(self, step: int, state) -> None:
+        """Call before step number `step`."""
+        if not self._steps:
+            return
+        wanted = self._steps[0] <= step < self._steps[1]
+        if wanted and not self._open:
+            jax.profiler.start_trace(self._folder)
+            self._open = True
+        elif self._open and not wanted:
+            jax.block_until_ready(state)
+            self._stop()
+
+    def _stop(self):
+        jax.profiler.stop_trace()
+        self._open = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._open:
+            self._stop()
+
+
 def first_line(about: dict[str, float]) -> None:
     """What a run is and needs, on stderr, from the first host, when its step is compiled."""
     if jax.process_index() == 0:
@@ -167,15 +200,16 @@ def progress_line(step: int, total: int, values: dict[str, float]) -> None:
 
 
 def measure_loader(minibatches, workdir: pathlib.Path, total_steps: int, minibatch: int, every: int | None) -> dict:
-    """Reads `total_steps` minibatches and does nothing with them; images_per_second of this host's part, from the
-    second one on, go to stderr and metrics.jsonl. Returns the last line."""
-    share = minibatch / jax.process_count()
+    """Reads `total_steps` minibatches and does nothing with them; images_per_second of this host's part go to stderr
+    and metrics.jsonl, without the first minibatches, which are read ahead. Returns the last line."""
+    share, ahead = minibatch / jax.process_count(), min(AHEAD, total_steps - 1)
     with Writer(workdir, 0) as writer:
-        next(minibatches)
-        begin, rate = time.perf_counter(), math.nan  # of one minibatch there is no telling
-        for step in range(2, total_steps + 1):
+        for _ in range(ahead):
             next(minibatches)
-            rate = (step - 1) * share / (time.perf_counter() - begin)
+        begin = time.perf_counter()
+        for step in range(ahead + 1, total_steps + 1):
+            next(minibatches)
+            rate = (step - ahead) * share / (time.perf_counter() - begin)
             if step == total_steps or (every and step % every == 0):
                 writer.write(step, {"images_per_second": rate})
                 print(f"minibatch {step}/{total_steps} | {rate:.0f} images/s read", file=sys.stderr, flush=True)

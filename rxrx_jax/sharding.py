@@ -5,7 +5,8 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from rxrx_jax.errors import UserError
@@ -128,6 +129,23 @@ def to_device(minibatch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in minibatch.items()}
 
 
+def one_device() -> SingleDeviceSharding:
+    """The first device of this machine, for arrays that are read and written rather than trained."""
+    return SingleDeviceSharding(jax.local_devices()[0])
+
+
+def place_like(value: np.ndarray, like) -> jax.Array:
+    """`value` with the dtype of `like` (an array or ShapeDtypeStruct) and its sharding, if it has one."""
+    return jax.device_put(np.asarray(value, like.dtype), getattr(like, "sharding", None))
+
+
 def to_every_device(tree, mesh: Mesh):
     """Arrays that every host has, whole on every device."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def whole(x) -> np.ndarray:
+    """An array on this host, whatever hosts its parts lie on; all hosts must call it."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)

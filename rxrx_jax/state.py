@@ -5,9 +5,8 @@ import hashlib
 from typing import Any
 
 import jax
-import numpy as np
 
-from rxrx_jax.sharding import path_name
+from rxrx_jax.sharding import path_name, whole
 
 
 @jax.tree_util.register_dataclass
@@ -24,11 +23,12 @@ class TrainState:
 
 
 def parameters_sha256(params) -> str:
-    """SHA-256 over every parameter's path, dtype, shape and bytes, in path order: equal only for identical bits."""
+    """SHA-256 over every parameter's path, dtype, shape and bytes, in path order: equal only for identical bits. All
+    hosts must call it: parameters that are spread over hosts are gathered, one at a time."""
     leaves = sorted((path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
     digest = hashlib.sha256()
     for name, leaf in leaves:
-        array = np.asarray(leaf)
+        array = whole(leaf)
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

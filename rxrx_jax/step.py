@@ -103,7 +103,8 @@ def make_step(config: Config, dataset, mesh, minibatch: int, total_steps: int, e
     def accumulated(params, batch_stats, minibatch, statistics, keys, index, progress):
         """The same in `accumulate` parts, one after the other, which needs memory for one. All parts start from the
         same batch_stats and their results are averaged: that is the whole minibatch's gradient where the loss is a mean
-        over images (BatchNorm sees parts, and a part with more labels than another counts the same)."""
+        over images (BatchNorm sees parts, a part with more labels than another counts the same, and stochastic depth
+        draws for each part)."""
         parts = jax.tree.map(lambda x: sharding.split_parts(x, accumulate, unit), (minibatch, index))
         one = lambda part: gradient(params, batch_stats, part[0], statistics, keys, part[1], progress)  # noqa: E731
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)))
@@ -119,7 +120,9 @@ def make_step(config: Config, dataset, mesh, minibatch: int, total_steps: int, e
         )
         updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = optim.ema_update(state.ema, params, ema_decay) if ema_decay else state.ema
+        # Early on a shorter average, or the first values would stay in it (as TensorFlow's with num_updates).
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        ema = optim.ema_update(state.ema, params, decay) if ema_decay else state.ema
         norm = optax.tree.norm(gradients)
         found = found | {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step)}
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), found

@@ -41,6 +41,7 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
     synthetic = measure == "synthetic"
     if synthetic:
         dataset = data.describe(config.data.name, config.data.builder.as_kwargs())
+        config.data.as_kwargs(), config.data.select.as_kwargs()  # read, though nothing is chosen
         labelled, examples = config.data.minibatch, dataset.train_images
         minibatch = labelled + config.data.unlabelled_minibatch
     else:
@@ -52,7 +53,7 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
     total_steps = run_length(config, **lengths)
     every = functools.partial(duration, config, total_steps=total_steps, **lengths)
     log_every, save_every, evaluate_every = every("log"), every("checkpoint"), every("evaluate")
-    inherited, source = config.init.path, config.init.get("parameters", "params")
+    inherited, source = config.init.path, config.init.get("parameters", "")
     transductive = is_transductive(config) or (bool(inherited) and inherits_transductive(inherited))
 
     # The step: task, augmentation, optimiser, and the shapes of the state.
@@ -67,8 +68,10 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
     evaluators = make_evaluators(config.evaluators, has_statistics)
     keep, tensorboard, profile = config.keep_checkpoints, config.tensorboard, config.get("profile_steps")
     config.check_all_read()
-    resolved = values | {"resolved": {"total_steps": total_steps, "transductive": transductive}}
-    if done := claim(workdir, resolved):
+    resolved = {"total_steps": total_steps, "transductive": transductive, "layout": checkpoint.LAYOUT}
+    if inherited and (foreign := foreign_weights(inherited)):
+        resolved["foreign_weights"] = foreign
+    if done := claim(workdir, values | {"resolved": resolved}, bool(measure)):
         return done
     if measure == "loader":
         minibatches = data.training_minibatches(dataset, samplers, total_steps, 0, augment.crop, config.seed)
@@ -83,7 +86,7 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
     else:
         state, carried = the_step.initialise(the_step.keys["init"]), None
         if inherited:
-            part = former_encoder(inherited, source, task, shapes.params[task.inherits])
+            part = former_encoder(inherited, source, config, task, shapes.params[task.inherits])
             state = the_step.inherit(state, part)
     writer = stack.enter_context(metrics.Writer(workdir, int(state.step), tensorboard))
     train_step = the_step.compile()
@@ -103,6 +106,7 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
         minibatches = data.training_minibatches(dataset, samplers, total_steps, step, augment.crop, config.seed)
     constants = sharding.to_every_device((statistics, the_step.keys), mesh)
     late = None  # metrics are fetched one step late, so that logging never waits for the device
+    trace = stack.enter_context(metrics.Trace(workdir / "profile", profile))
 
     def log():
         if late:
@@ -121,17 +125,13 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
             writer.write(int(state.step), found | ({"final": True} if final else {}))
 
     while step < total_steps:
-        if profile and step == profile[0]:
-            jax.profiler.start_trace(workdir / "profile")
+        trace.before(step, state)
         begin = time.perf_counter()
         host_minibatch = next(minibatches)
         clock.waited(time.perf_counter() - begin)
         del host_minibatch["row"]  # only evaluators look rows up
         state, found = train_step(state, sharding.to_device(host_minibatch, mesh), *constants)
         step += 1
-        if profile and step == profile[1]:
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()
         log()
         late = None
         if step == first + 1:  # the rates start here
@@ -148,12 +148,12 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
     log()
 
     # The end: last checkpoint, evaluation, and the line that says so.
-    last = {"done": True, "parameters_sha256": parameters_sha256(state.params), "transductive": transductive}
+    jax.block_until_ready(state)
     if not synthetic:
         if step > first:
-            jax.block_until_ready(state)
             checkpoints.save(state, clock.carry())
         evaluate(state, final=True)
+    last = {"done": True, "parameters_sha256": parameters_sha256(state.params), "transductive": transductive}
     last |= clock.carry() | about
     writer.write(step, last)
     return {"step": step} | last
@@ -167,16 +167,30 @@ def run_length(config: Config, **lengths: int) -> int:
     return total_steps
 
 
-def former_encoder(path: str, source: str, task, shapes):
+def former_encoder(path: str, source: str, config: Config, task, shapes):
     """The encoder to start from: of a run's checkpoint, there the part `source` of the state ("params", "ema",
-    "batch_stats/teacher"), or of a file or folder of weights."""
+    "batch_stats/teacher"; "" is the part that run was evaluated with), or of a file or folder of weights."""
     if checkpoint.is_run(path):
-        return checkpoint.load_parameters(path, task.inherits, shapes, source)
+        former = checkpoint.read_config(path)["normalisation"]
+        if former != config.normalisation:
+            print(f"note: {path} saw images normalised by {former}, this run {config.normalisation}", file=sys.stderr)
+        return checkpoint.load_parameters(path, task.inherits, shapes, source or checkpoint.published_part(path))
+    if source:
+        raise UserError(f"init.parameters={source} is a part of a run's state, and init.path={path} is no run")
     return weights.encoder_parameters(path, shapes, task.encoder)
 
 
 def inherits_transductive(path: str) -> bool:
-    return checkpoint.is_transductive(path) if checkpoint.is_run(path) else weights.load(path).transductive
+    """Whether what the run starts from is known to have seen unlabelled held-out images."""
+    return checkpoint.is_transductive(path) if checkpoint.is_run(path) else bool(weights.seen(path))
+
+
+def foreign_weights(path: str) -> str | None:
+    """The file of another project's weights that a run starts from, directly or through the stages before: nobody here
+    knows what they have seen."""
+    if checkpoint.is_run(path):
+        return checkpoint.read_config(path)["resolved"].get("foreign_weights")
+    return path if weights.seen(path) is None else None
 
 
 def make_samplers(config: Config, dataset: data.Dataset, mesh) -> list:
@@ -210,15 +224,19 @@ def is_transductive(config: Config) -> bool:
     )
 
 
-def claim(workdir: pathlib.Path, resolved: dict) -> dict | None:
+def claim(workdir: pathlib.Path, resolved: dict, measure: bool) -> dict | None:
     """Writes the resolved config into the workdir. A workdir that holds another config's run is refused; that of the
-    same config is continued, or, when it is finished, its last line is returned."""
+    same config is continued, or, when it is finished, its last line is returned. What is measured is measured anew."""
     path, text = workdir / "config.json", to_json(resolved)
+    stored = json.loads(path.read_text()) if path.exists() else {}
     started = (workdir / "metrics.jsonl").exists()
-    if started and path.exists() and json.loads(path.read_text()) != json.loads(text):
+    again = measure and bool(stored.get("measure"))
+    if started and stored and stored != json.loads(text) and not again:
         raise UserError(f"{workdir} holds a run with another config (config.json); use another --workdir or delete it")
-    if jax.process_index() == 0 and not started:
+    if jax.process_index() == 0 and (again or not started):
         path.write_text(text)
+    if measure:
+        return None
     if done := metrics.finished(workdir / "metrics.jsonl"):
         print(f"{workdir} is finished; nothing to do", file=sys.stderr)
     return done

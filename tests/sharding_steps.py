@@ -11,10 +11,8 @@ from rxrx_jax import sharding
 ADAMW = dict(name="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, clip_norm=1.0, warmup_steps=1)
 LION = ADAMW | dict(name="lion", lr=1e-4)
 RUNS = {  # name: (task, changes)
-    "mae": ("mae", {}),
     "mae in parts": ("mae", {"accumulate": 2}),
     "mae adamw": ("mae", {"optim": ADAMW | {"ema_decay": 0.9}}),
-    "channel-agnostic mae": ("channel-agnostic mae", {}),
     "channel-agnostic mae lion": ("channel-agnostic mae", {"optim": LION}),
     "distill": ("distill", {}),
     "classify": ("classify", {}),

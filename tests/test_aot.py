@@ -97,7 +97,7 @@ def test_the_command_compiles_for_emulated_devices(tmp_path):
 
 def test_the_table_says_what_does_not_fit():
     result = json.loads((ROOT / "docs/aot.json").read_text())[0] | {"hbm_bytes": 2**30, "fits": False}
-    assert any("GiB of 1.00 GiB: DOES NOT FIT" in line for line in aot.table({"compile_seconds": 1} | result))
+    assert any("a chip of 1.00 GiB: DOES NOT FIT" in line for line in aot.table({"compile_seconds": 1} | result))
 
 
 # TPU slices.

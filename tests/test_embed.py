@@ -1,8 +1,10 @@
 """Embedding a dataset: tiles, wells, channels and blocks by hand, a kill and what it leaves, devices, the command."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -334,3 +336,71 @@ def test_a_dataset_is_found_by_its_name(folder, monkeypatch):
     monkeypatch.setattr(data, "open_dataset", lambda *arguments: asked.append(arguments))
     embed.open_data("rxrx1", str(folder))
     assert asked == [("rxrx1", {}, str(folder))]
+
+
+def test_the_part_that_was_evaluated_is_embedded_unless_another_is_named(folder, tmp_path, capsys):
+    runs = {}
+    for name, task in (("distilled", {"task.name": "distill"}), ("averaged", {})):
+        runs[name] = weights_tools.make_run(tmp_path / name, folder, parts=True, **task)["encoder"]
+    for name, part, factor in (
+        ("distilled", None, 3),
+        ("distilled", "params", 1),
+        ("averaged", None, 1),
+        ("averaged", "ema", 2),
+    ):
+        found = embed.open_model(str(tmp_path / name), 6, part).params
+        jax.tree.map(np.testing.assert_array_equal, found, weights_tools.times(factor, runs[name]))
+    with pytest.raises(UserError, match="has no parameters 'encoder' in ema; it has nothing there"):
+        embed.open_model(str(folder / "plain"), 6, "ema")
+    with pytest.raises(UserError, match="--parameters=ema is a part of a run's state, and .* is no run"):
+        embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6, "ema")
+
+
+def test_the_parameters_of_the_command(folder, dataset, tmp_path):
+    weights_tools.make_run(tmp_path / "run", folder, parts=True)
+    said = {}
+    for part in ("params", "ema"):
+        assert command(tmp_path / "run", dataset.folder, tmp_path / part, f"--parameters={part}") == 0
+        said[part] = json.loads(pq.read_schema(tmp_path / part).metadata[embed.KEY])["parameters_sha256"]
+    assert said["params"] != said["ema"]
+
+
+def test_what_published_weights_had_seen_is_unknown(folder, tmp_path):
+    assert embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6).transductive is None
+    assert embed.open_model(str(folder / "agnostic"), 6).transductive is False
+    assert embed.open_model(str(folder / "plain"), 6).transductive is True
+    weights_tools.make_run(tmp_path / "run", folder, normalisation="image")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["resolved"]["foreign_weights"] = "vit.safetensors"
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert embed.open_model(str(tmp_path / "run"), 6).transductive is None
+
+
+def test_a_dataset_without_sites(folder, dataset, tmp_path):
+    none = {f.name: getattr(dataset.sites, f.name)[:0] for f in dataclasses.fields(dataset.sites)}
+    empty = dataclasses.replace(dataset, sites=dataclasses.replace(dataset.sites, **none))
+    with pytest.raises(UserError, match="holds no sites; there is nothing to embed"):
+        embed.embed_dataset(embed.open_model(str(folder / "plain"), 6), empty, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_plates_that_a_kill_left_beside_a_finished_file_are_removed(plain, folder, dataset, tmp_path):
+    (tmp_path / "out").write_bytes(plain.read_bytes())
+    (tmp_path / "out.parts").mkdir()
+    (tmp_path / "out.parts" / "plate-000000.npy").write_bytes(b"")
+    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_plates_of_a_half_removed_folder_are_not_used(tmp_path):
+    parts = tmp_path / "out.parts"
+    parts.mkdir()
+    (parts / "plate-000000.npy").write_bytes(b"")  # of which job no file says any more
+    embed.claim(parts, "{}")
+    assert [path.name for path in parts.iterdir()] == ["job.json"]
+
+
+def test_only_sharding_knows_of_devices():
+    files = [pathlib.Path(embed.__file__), *pathlib.Path(weights.__file__).parent.glob("*.py")]
+    for path in files:
+        assert not re.search(r"device_put|devices\(|SingleDeviceSharding", path.read_text()), path

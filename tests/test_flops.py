@@ -26,12 +26,14 @@ def compilers(function, *arguments):
 def test_a_matrix_product_and_its_gradient():
     x, w = array(5, 7), array(7, 3)
     assert flops.count(jnp.dot, x, w) == 2 * 5 * 7 * 3
-    gradient = jax.grad(lambda x, w: (x @ w).sum(), (0, 1))
+    gradient = jax.value_and_grad(lambda x, w: (x @ w).sum(), (0, 1))
     assert flops.count(gradient, x, w) == 3 * 2 * 5 * 7 * 3
     assert (
         flops.count(lambda a, b: jnp.einsum("bij,bkj->bik", a, b), array(4, 5, 7), array(4, 3, 7)) == 4 * 2 * 5 * 7 * 3
     )
     assert flops.count(lambda x: jnp.exp(x) + x, x) == 0
+    alone = jax.grad(lambda x, w: (x @ w).sum())  # neither the result nor the other gradient is needed
+    assert flops.count(alone, x, w) == 2 * 5 * 7 * 3
 
 
 def test_what_is_inside_other_functions_counts():
@@ -47,7 +49,7 @@ def test_what_is_inside_other_functions_counts():
 
     custom.defvjp(lambda x: (x @ x, x), lambda x, g: (g @ x @ x,))
     assert flops.count(custom, x) == one
-    assert flops.count(jax.grad(lambda x: custom(x).sum()), x) == 3 * one
+    assert flops.count(jax.value_and_grad(lambda x: custom(x).sum()), x) == 3 * one
 
 
 def test_a_scanned_body_counts_as_often_as_it_runs():
@@ -104,7 +106,7 @@ def test_a_vision_transformer_as_the_compiler_counts_it():
     with attention.unfused():
         arguments = gradient_of(Encoder(Size(256, 1, 1024, 4), 8))
         ours, theirs = flops.count(*arguments), compilers(*arguments)
-        assert 0.9 < ours / theirs < 1
+        assert 0.9 < ours / theirs < 1.03
         deep = [flops.count(*gradient_of(Encoder(Size(256, depth, 1024, 4), 8))) for depth in (2, 3, 12)]
     assert deep[1] - deep[0] == deep[0] - ours and deep[2] - ours == 11 * (deep[0] - ours) > 0
 

@@ -22,7 +22,7 @@ def main(*arguments, cwd=ROOT):
     [
         ([], "pass --config=mae_vit.py"),
         (["--config=mea_vit.py"], "--config=mea_vit.py: no such file here or in"),
-        (["--config=mae_vit.py:foo=1"], "config argument 'foo' is unknown; this config takes layout"),
+        (["--config=mae_vit.py:foo=1"], "config argument 'foo' is unknown; this config takes encoder"),
         (["--config=mae_vit.py:seed=x"], "config argument 'seed=x': expected seed=int"),
         (["--config=mae_vit.py", "--config.optim.lrr=1"], 'Did you mean "lr"'),
         (["--config=mae_vit.py", "--config.optim.lr=x"], "could not convert string to float"),

@@ -10,7 +10,7 @@ import pytest
 
 from rxrx_jax import metrics
 from rxrx_jax.errors import UserError
-from rxrx_jax.metrics import Clock, Writer, finished, first_line, measure_loader, progress_line, read
+from rxrx_jax.metrics import Clock, Trace, Writer, finished, first_line, measure_loader, progress_line, read
 
 
 def write(folder, step, *lines, **kwargs):
@@ -183,21 +183,41 @@ def test_the_first_line_says_what_a_run_needs(capsys, monkeypatch):
     assert not capsys.readouterr().err
 
 
-def test_the_loader_is_measured_from_its_second_minibatch_on(wait, tmp_path, capsys, monkeypatch):
+def test_the_loader_is_measured_without_what_was_read_ahead(wait, tmp_path, capsys, monkeypatch):
     def minibatches():
-        for seconds in (100, 1, 1, 2):
+        for seconds in (100, 0, 0, 0, 0, 1, 1, 2):
             wait(seconds)
             yield {}
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)  # this host reads half
-    last = measure_loader(minibatches(), tmp_path, total_steps=4, minibatch=32, every=2)
-    assert last == {"step": 4, "done": True, "images_per_second": 3 * 16 / 4}
-    rates = [{"step": 2, "images_per_second": 16.0}, {"step": 4, "images_per_second": 12.0}]
+    last = measure_loader(minibatches(), tmp_path, total_steps=8, minibatch=32, every=2)
+    assert last == {"step": 8, "done": True, "images_per_second": 3 * 16 / 4}
+    rates = [{"step": 6, "images_per_second": 16.0}, {"step": 8, "images_per_second": 12.0}]
     assert read(tmp_path / "metrics.jsonl") == [*rates, last]
     said = capsys.readouterr().err.splitlines()
-    assert said == ["minibatch 2/4 | 16 images/s read", "minibatch 4/4 | 12 images/s read"]
-    measure_loader(iter([{}]), tmp_path, total_steps=1, minibatch=32, every=None)
-    assert finished(tmp_path / "metrics.jsonl") == {"step": 1, "done": True, "images_per_second": None}
+    assert said == ["minibatch 6/8 | 16 images/s read", "minibatch 8/8 | 12 images/s read"]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_shortest_measurement_of_the_loader_ends(steps, wait, tmp_path):
+    measure_loader((wait(2) for _ in range(steps)), tmp_path, total_steps=steps, minibatch=32, every=None)
+    assert finished(tmp_path / "metrics.jsonl") == {"step": steps, "done": True, "images_per_second": 16.0}
+
+
+@pytest.mark.parametrize(
+    "steps, ran, traced", [((2, 4), (0, 6), [2, 3]), ((2, 4), (3, 6), [3]), ((4, 9), (0, 6), [4, 5]), ((), (0, 6), [])]
+)
+def test_the_profile_is_of_the_steps_asked_for(steps, ran, traced, tmp_path, monkeypatch):
+    """Also when a run goes on in their middle, or ends there."""
+    state = {"open": False}
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: state.update(open=True, folder=folder))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: state.update(open=False))
+    found = []
+    with Trace(tmp_path, steps) as trace:
+        for step in range(*ran):
+            trace.before(step, ())
+            found += [step] * state["open"]
+    assert found == traced and state["open"] is False and state.get("folder", tmp_path) == tmp_path
 
 
 def test_processor_time_adds_up_over_restarts():

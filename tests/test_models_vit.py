@@ -3,6 +3,7 @@ memory, bfloat16. Its numbers against PyTorch are in test_models_mae.py."""
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +17,10 @@ from rxrx_jax.models.vit import (
     Block,
     Blocks,
     Encoder,
+    LayerScale,
     Size,
     Style,
     dense,
-    dot_over_rows,
     parse_variant,
     patchify,
     sincos_positions,
@@ -121,12 +122,11 @@ def test_parameter_counts_are_the_published_ones(variant, side, channels, style,
     assert found / 1e6 == pytest.approx(millions, rel=0.003 if positions == 0 else 0, abs=0.06)
 
 
-def test_dot_over_rows_is_a_plain_dense_with_the_same_gradients():
+def test_dense_is_flax_s_with_the_same_gradients():
     x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
-    ours = dense(6, "layer")
-    plain = ours.clone(dot_general=None)
+    ours, plain = dense(6, "layer"), nn.Dense(6, kernel_init=nn.initializers.xavier_uniform(), name="layer")
     params = random_variables(ours.init, x)
-    assert ours.dot_general is dot_over_rows and plain.dot_general is None
+    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(0), x), plain.init(jax.random.key(0), x))
 
     def run(module):
         loss = lambda p, x: (module.apply(p, x) ** 3).sum()  # noqa: E731
@@ -137,6 +137,20 @@ def test_dot_over_rows_is_a_plain_dense_with_the_same_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), found, expected)
     two_dimensional = ours.apply(params, x[0])
     np.testing.assert_allclose(two_dimensional, found[0][0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [dense(6, "layer", jnp.bfloat16), LayerScale(0.5)])
+def test_gradients_of_parameters_are_summed_in_float32(module):
+    """4,096 rows whose gradients are 1 + 1/256: bfloat16 sums, or a sum rounded to bfloat16, cannot hold the total."""
+    x = jnp.full((4096, 1, 6), 1 + 1 / 128, jnp.bfloat16)
+    params = random_variables(module.init, x)
+    out, pull = jax.vjp(lambda p: module.apply(p, x), params)
+    assert out.dtype == jnp.bfloat16
+    (gradient,) = pull(jnp.ones_like(out))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        expected = 4096 * (1 if "bias" in jax.tree_util.keystr(path) else 1 + 1 / 128)
+        assert leaf.dtype == jnp.float32
+        np.testing.assert_array_equal(leaf, expected)
 
 
 def equations(jaxpr, *primitives):

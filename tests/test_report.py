@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+import rxrx_jax
 from rxrx_jax import embeddings as embeddings_file
 from rxrx_jax.report import pictures, records
 from rxrx_jax.report.page import write_report
@@ -162,7 +163,7 @@ def test_the_page_needs_nothing_from_outside(made):
 
 def test_title_notes_command_and_versions_are_shown_as_given(made):
     page, source, _ = made
-    for text in (TITLE, *NOTES, COMMAND, "rxrx_jax 0.1.0", "jax ", "flax "):
+    for text in (TITLE, *NOTES, COMMAND, f"rxrx_jax {rxrx_jax.__version__}", "jax ", "flax "):
         assert text in page.text
     assert re.search(r"20\d\d-\d\d-\d\d", page.text)
     assert f'<p class="warning">{html.escape(NOTES[0])}</p>' in source

@@ -149,7 +149,7 @@ def test_the_platform_is_that_of_the_mesh_in_force():
     with jax.set_mesh(make_mesh()):
         assert jax.jit(lambda: len(platform()))() == len(jax.default_backend())
     device = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
-    with jax.set_mesh(AbstractMesh((1, 1, 1), MESH.axis_names, abstract_device=device)):
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), MESH.axis_names, abstract_device=device)):
         assert platform() == "tpu"
 
 
@@ -188,10 +188,10 @@ def test_one_device_and_many_train_the_same_model(tmp_path):
     # What a kernel sees: images over data and fsdp, heads over tensor, where they divide.
     kernel = {"16x4": (1 / 4, 1 / 8), "16x3": (1 / 4, 1 / 4), "6x4": (1, 1 / 2)}
     assert kernel == {x: tuple(shares[n][f"shares/over_heads/{x}"] for n in ("4", "8")) for x in kernel}
-    for task in ("mae", "channel-agnostic mae lion", "distill"):
+    for task in ("mae in parts", "channel-agnostic mae lion", "distill"):
         kernel = f"shares/{task}/encoder/blocks/block/mlp1/kernel"
         assert shares["8"][kernel] == 1 / 4 and shares["4"][kernel] == 1 / 4  # over fsdp and tensor, or fsdp
-    assert shares["8"]["shares/mae/encoder/embed/kernel"] == 1 / 2
+    assert shares["8"]["shares/mae in parts/encoder/embed/kernel"] == 1 / 2
     assert shares["8"]["shares/classify/encoder/conv1/kernel"] == 1 / 2
     assert shares["8"]["shares/resnet/encoder/stem_conv/kernel"] == 1 / 2
 

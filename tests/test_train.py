@@ -32,6 +32,9 @@ CONFIGS = (
     "dann_vit.py",
     "dann_vit.py:transductive=True,weight=0",
     "linear_probe.py",
+    "channel_agnostic_mae.py",
+    "linear_probe.py:encoder=channel_agnostic,blocks=True",
+    "dann_vit.py:encoder=channel_agnostic",
 )
 
 
@@ -52,9 +55,17 @@ def lines(workdir):
     return metrics.read(workdir / "metrics.jsonl")
 
 
+@pytest.fixture(scope="module")
+def channel_agnostic_mae(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("channel_agnostic_mae")
+    train.run(tiny.values("channel_agnostic_mae.py", folder), workdir)
+    return workdir
+
+
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_config_runs_two_steps(config, folder, mae, tmp_path):
-    changes = {"init.path": str(mae)} if config.startswith(("dann_vit", "linear_probe")) else {}
+def test_every_config_runs_two_steps(config, folder, mae, tmp_path, request):
+    former = request.getfixturevalue("channel_agnostic_mae") if "encoder=channel_agnostic" in config else mae
+    changes = {"init.path": str(former)} if config.startswith(("dann_vit", "linear_probe")) else {}
     last = train.run(tiny.values(config, folder, **changes), tmp_path)
     found = lines(tmp_path)
     assert [line["step"] for line in found] == [2, 2, 2]  # the first step only compiles and starts the clock
@@ -63,9 +74,10 @@ def test_every_config_runs_two_steps(config, folder, mae, tmp_path):
     assert evaluation["final"] is True
     assert end == last and end["done"] is True and len(end["parameters_sha256"]) == 64
     assert all(isinstance(v, (int, float, str, bool)) or v is None for line in found for v in line.values())
-    if "mae" in config:
-        assert evaluation["reconstruction/cross_batch/loss"] > 0
-        assert (tmp_path / "reconstruction.png").stat().st_size > 10_000
+    if config.startswith(("mae", "channel_agnostic", "distill")):
+        if not config.startswith("distill"):
+            assert evaluation["reconstruction/cross_batch/loss"] > 0
+            assert (tmp_path / "reconstruction.png").stat().st_size > 10_000
         columns, embedding = embeddings.read(tmp_path)
         assert embedding.shape == (len(columns["site_id"]), 96) and np.isfinite(embedding).all()
     else:
@@ -74,11 +86,14 @@ def test_every_config_runs_two_steps(config, folder, mae, tmp_path):
             assert 0 <= evaluation[f"{prefix}{where}/site_accuracy"] <= 1
         names = {"cross_batch/site_accuracy/SIMB-01", "cross_batch/well_accuracy/SIMB"}
         assert {prefix + name for name in names} < evaluation.keys()
-        assert ("adabn_experiment/cross_batch/site_accuracy" in evaluation) == (config in ("convnet.py", CONFIGS[3]))
-    if config == "linear_probe.py":
+        assert ("adabn_experiment/cross_batch/site_accuracy" in evaluation) == (
+            config in ("convnet.py", "convnet.py:method=adabn,normalisation=plate")
+        )
+    if config.startswith("linear_probe"):
         for encoder in ("pretrained", "untrained", "statistics"):
             for correction in ("none", "experiment"):
                 assert f"probe/{encoder}/{correction}/cross_batch/site_accuracy" in evaluation
+    assert ("probe/block_4/cross_batch/site_accuracy" in evaluation) == ("blocks" in config)
     resolved = json.loads((tmp_path / "config.json").read_text())
     assert resolved["resolved"]["transductive"] is end["transductive"]
 

@@ -229,3 +229,74 @@ def test_an_exported_folder_without_its_config_is_an_error(plain, tmp_path):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="config.json does not describe model.safetensors"):
             weights.load(tmp_path)
+
+
+def test_the_part_that_was_evaluated_is_exported_unless_another_is_named(tmp_path):
+    run = tmp_path / "run"
+    params = weights_tools.make_run(run, tmp_path, parts=True, **{"task.name": "distill"})
+    last = run / "metrics.jsonl"
+    last.write_text(last.read_text().replace(parameters_sha256(params), "0"))  # which is the hash of "params" alone
+    for part, factor, flags in (("batch_stats/teacher", 3, []), ("ema", 2, ["--parameters=ema"])):
+        out = tmp_path / part.replace("/", "-")
+        assert export.main([f"--checkpoint={run}", f"--out={out}", *flags]) == 0
+        jax.tree.map(np.testing.assert_array_equal, weights.load(out).params, weights_tools.times(factor, params))
+        assert json.loads((out / "config.json").read_text())["parameters"] == part
+        card = (out / "README.md").read_text()
+        assert f"(`{part}`)" in card and ("not with these parameters" in card) == (part == "ema")
+    with pytest.raises(UserError, match="is damaged"):
+        export.export(str(run), tmp_path / "out", "params")
+
+
+def test_a_part_that_the_run_does_not_have(plain, tmp_path):
+    folder, _ = plain
+    assert json.loads((folder / "out/config.json").read_text())["parameters"] == "params"
+    assert "not with these parameters" not in (folder / "out/README.md").read_text()
+    with pytest.raises(UserError, match="checkpoints/2 has no parameters in ema; it was trained without"):
+        export.export(str(folder / "run"), tmp_path / "out", "ema")
+
+
+@pytest.mark.parametrize("normalisation, said", [("image", None), ("plate", True)])
+def test_what_weights_of_another_project_had_seen_is_unknown(tmp_path, normalisation, said):
+    run = tmp_path / "run"
+    weights_tools.make_run(run, tmp_path, normalisation=normalisation, **{"init.path": "vit.safetensors"})
+    config = json.loads((run / "config.json").read_text())
+    config["resolved"]["foreign_weights"] = "vit.safetensors"
+    (run / "config.json").write_text(json.dumps(config))
+    export.export(str(run), tmp_path / "out")
+    assert weights.load(tmp_path / "out").transductive is weights.seen(tmp_path / "out") is said
+    card = (tmp_path / "out/README.md").read_text()
+    assert ("**unknown**" in card) == (said is None) and "Not transductive" not in card
+    assert "started from: the encoder of weights of another project (`vit.safetensors`)" in card
+
+
+def test_what_exported_weights_had_seen_is_read_without_them(plain, tmp_path):
+    folder, _ = plain
+    config = json.loads((folder / "out/config.json").read_text())
+    for flag in (True, False):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"transductive": flag}))
+        (tmp_path / "model.safetensors").write_text("no tensors")
+        assert weights.seen(tmp_path) is weights.seen(tmp_path / "model.safetensors") is flag
+        assert weights.seen(tmp_path / "other.safetensors") is None  # which the config does not describe
+    (tmp_path / "config.json").write_text('{"architecture": "vit"}')
+    assert weights.seen(tmp_path) is weights.seen(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"width": 192},
+            r"encoder/blocks/block/mlp1/kernel is \(4, 96, 384\) there and \(4, 192, 384\) by config.json",
+        ),
+        ({"class_token": True}, r"encoder/class_token is absent there and \(1, 1, 96\) by"),
+        ({"final_norm": False}, r"encoder/blocks/norm/bias is \(96,\) there and absent by"),
+    ],
+)
+def test_tensors_that_are_not_those_of_the_config_are_named(plain, tmp_path, change, message):
+    folder, _ = plain
+    (tmp_path / "model.safetensors").write_bytes((folder / "out/model.safetensors").read_bytes())
+    config = json.loads((folder / "out/config.json").read_text())
+    config["encoder"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        weights.load(tmp_path)

@@ -1,7 +1,9 @@
 """Files of other projects as parameters of the models here: numbers against PyTorch's, and what does not fit."""
 
+import dataclasses
 import importlib.util
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from rxrx_jax import weights
+from rxrx_jax import base_config, weights
 from rxrx_jax.errors import UserError
 from rxrx_jax.models.mae import MaskedAutoencoder
 from rxrx_jax.models.vit import SIZES, Encoder, Size, Style, sincos_positions
@@ -407,3 +409,28 @@ def test_the_stored_files_are_those_of_the_script():
         for name, value in model.state_dict().items():
             np.testing.assert_array_equal(found[name], value.numpy(), err_msg=name)
     assert torch.load(OPENPHENOM, weights_only=True)["state_dict"].keys() == read_tensors(OPENPHENOM).keys()
+
+
+def test_what_foreign_weights_had_seen_is_unknown():
+    assert weights.load(TIMM).transductive is weights.load(OPENPHENOM).transductive is None
+    assert weights.seen(TIMM) is None
+
+
+def test_every_key_that_an_error_names_is_in_the_configs():
+    names = {"name", "variant"} | {field.name for field in dataclasses.fields(Style)}
+    for kind in base_config.ENCODERS:
+        assert names <= base_config.encoder(types.SimpleNamespace(variant="", encoder=kind, get=lambda _: "")).keys()
+
+
+def test_the_keys_are_those_that_the_model_has_otherwise():
+    there = weights.load(OPENPHENOM).encoder
+    here = there.clone(style=Style(block="parallel", drop_path=0.1, positions="learned"))
+    with pytest.raises(UserError) as caught:
+        weights.encoder_parameters(OPENPHENOM, shapes_of(here, 12, 3), here)
+    keys = str(caught.value).partition("; set ")[2]
+    assert keys == (
+        "--config.model.name=vit --config.model.qkv_bias=False --config.model.qk_norm=True "
+        "--config.model.layer_scale=0.0001 --config.model.class_token=True --config.model.positions=sincos "
+        "--config.model.final_norm=False --config.model.channel_agnostic=True; "
+        "no variant is 16 wide with 2 blocks, 2 heads, MLP 24, patch 4"
+    )

@@ -9,7 +9,7 @@ import tiny
 from parameters import random_variables
 
 from rxrx_jax import models
-from rxrx_jax.checkpoint import Checkpoints
+from rxrx_jax.checkpoint import LAYOUT, Checkpoints
 from rxrx_jax.config import Config
 from rxrx_jax.state import TrainState, parameters_sha256
 
@@ -18,9 +18,12 @@ CHANNELS = 6
 FINAL = {"final": True, "reconstruction/in_batch/loss": 0.8125, "leakage/accuracy": 0.25}
 
 
-def make_run(workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: int = 0, **changes) -> dict:
+def make_run(
+    workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: int = 0, parts=False, **changes
+) -> dict:
     """A workdir as a finished pretraining on the tiny screen in `folder` leaves it; changes are dotted config keys.
-    Returns the parameters."""
+    With `parts` the state also holds a moving average and a teacher, 2 and 3 times the parameters. Returns the
+    parameters."""
     values = tiny.values("mae_vit.py", folder, **{"augment.crop": crop, "model.variant": "XXS/8"} | changes)
     transductive = values["normalisation"] in ("experiment", "plate")
     encoder = models.make_encoder(Config(values["model"]))
@@ -30,8 +33,9 @@ def make_run(workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: 
     }
     clock = {"train_seconds": 3600.0, "cpu_seconds": 5400.0}
     with Checkpoints(workdir / "checkpoints", 1) as checkpoints:
-        checkpoints.save(TrainState(jnp.int32(STEPS), jax.tree.map(jnp.asarray, params), {}, {}, {}), clock)
-    resolved = values | {"resolved": {"total_steps": STEPS, "transductive": transductive}}
+        stats, ema = ({"teacher": times(3, params)}, times(2, params)) if parts else ({}, {})
+        checkpoints.save(TrainState(jnp.int32(STEPS), times(1, params), stats, {}, ema), clock)
+    resolved = values | {"resolved": {"total_steps": STEPS, "transductive": transductive, "layout": LAYOUT}}
     (workdir / "config.json").write_text(json.dumps(resolved))
     lines = (
         {"images_per_second": 100.0, "images_per_second_per_chip": 50.0, "loss": 1.0},
@@ -40,3 +44,7 @@ def make_run(workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: 
     )
     (workdir / "metrics.jsonl").write_text("".join(json.dumps({"step": STEPS} | line) + "\n" for line in lines))
     return params
+
+
+def times(factor: int, tree):
+    return jax.tree.map(lambda x: factor * jnp.asarray(x), tree)

@@ -40,8 +40,8 @@ def score_blocks(context, numbers: tuple[int, ...], rows: np.ndarray) -> Iterato
     `probe/best_block/...`. Without labelled validation sites there is no best block.
 
     The best block of a masked autoencoder is seldom its last (Kenyon-Dean et al. 2024, arXiv 2411.02572, section 4).
-    All blocks come from one pass over the images. The host holds [sites, blocks, D] float32: of RxRx1's 125,510 sites
-    2.3 GB for S, 12 GB for L.
+    The parameters are those that the task predicts with. All blocks come from one pass over the images. The host holds
+    [sites, blocks, D] float32: of RxRx1's 125,510 sites 2.3 GB for S, 12 GB for L.
     """
     chosen = np.array(numbers) - 1
 
@@ -49,7 +49,8 @@ def score_blocks(context, numbers: tuple[int, ...], rows: np.ndarray) -> Iterato
         _, found = context.task.encoder.apply({"params": params}, images)
         return {"embedding": found["block_embeddings"][chosen].swapaxes(0, 1)}
 
-    by_block = context.of_images(run, rows, context.params["encoder"])["embedding"]
+    evaluated = getattr(context.task, "evaluated", lambda params, _: params["encoder"])
+    by_block = context.of_images(run, rows, evaluated(context.params, context.batch_stats))["embedding"]
     found = {}
     for i, number in enumerate(numbers):
         found[number] = dict(score("", by_block[:, i], rows, context.dataset))

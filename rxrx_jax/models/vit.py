@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from rxrx_jax.errors import UserError
 from rxrx_jax.models.attention import attention
@@ -54,6 +55,7 @@ class Style:
     epsilon: float = 1e-6
 
 
+PRODUCT = "product"  # the name by which rematerialisation knows matrix products with weights
 MAX_CHANNELS = 11  # of a channel-agnostic encoder, as published
 
 SIZES = {
@@ -113,18 +115,52 @@ def unpatchify(patches: jax.Array, patch: int, height: int, width: int, by_chann
     return x.reshape(len(patches), height, width, -1)
 
 
-def dot_over_rows(x, kernel, dimension_numbers, **kwargs):
-    """`lax.dot_general` for `nn.Dense` that flattens [B, N, D] to [B*N, D] first. XLA's CPU compiler turns the weight
-    gradient of the 3-D product into a slow doubly transposed dot (benchmarks/kernels.py has the ratio)."""
-    del dimension_numbers  # Dense always contracts the last axis of x with the first of the kernel
-    y = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **kwargs)
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [..., D] times kernel [D, E] in x's dtype -> [..., E]; the kernel's gradient is summed, over tokens, images and
+    devices, in the kernel's dtype, so that float32 parameters get float32 gradients from bfloat16 activations.
+
+    Rows are flattened first: XLA's CPU compiler turns the weight gradient of a 3-D product into a slow doubly
+    transposed dot (benchmarks/kernels.py has the ratio).
+    """
+    y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
     return y.reshape(*x.shape[:-1], kernel.shape[1])
 
 
-def dense(features: int, name: str, dtype=jnp.float32, use_bias: bool = True) -> nn.Dense:
-    """The linear layer of the transformers here: Glorot-uniform kernel, zero bias (as in the published MAE)."""
-    init = nn.initializers.xavier_uniform()
-    return nn.Dense(features, use_bias, kernel_init=init, dtype=dtype, dot_general=dot_over_rows, name=name)
+def _product_forward(x, kernel):
+    return product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved, gradient):
+    x, kernel = saved
+    rows, gradient_rows = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    dx = gradient_rows @ kernel.astype(x.dtype).T
+    dkernel = jax.lax.dot_general(rows, gradient_rows, (((0,), (0,)), ((), ())), preferred_element_type=kernel.dtype)
+    return dx.reshape(x.shape), dkernel
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+class Dense(nn.Module):
+    """The linear layer of the transformers here: Glorot-uniform kernel, zero bias (as in the published MAE); float32
+    parameters and gradients, products in `dtype`. [..., D] -> [..., features]."""
+
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (x.shape[-1], self.features))
+        y = checkpoint_name(product(x.astype(self.dtype), kernel), PRODUCT)
+        if self.use_bias:
+            y = (y + self.param("bias", nn.initializers.zeros, (self.features,))).astype(self.dtype)
+        return y
+
+
+def dense(features: int, name: str, dtype=jnp.float32, use_bias: bool = True) -> Dense:
+    return Dense(features, use_bias, dtype, name=name)
 
 
 def layer_norm(style: Style, name: str, dtype=jnp.float32) -> nn.LayerNorm:
@@ -152,7 +188,7 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.constant(self.value), (x.shape[-1],))
-        return x * scale.astype(x.dtype)
+        return (x * scale).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -199,7 +235,7 @@ class Block(nn.Module):
 # What the backward pass of a block finds saved, beside the block's input. "dots" keeps matrix products with weights and
 # recomputes attention, norms and GELU; "full" keeps nothing.
 REMAT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

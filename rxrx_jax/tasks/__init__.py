@@ -7,6 +7,7 @@ frozen: a regular expression of parameter paths that are not trained, or None
 inherits: the parameter subtree that comes from the stage before
 It may also have
 examples_per_unit: neighbours in a minibatch that gradient accumulation and devices must not part (1 if absent)
+evaluated(params, batch_stats) -> the encoder's parameters that predict uses (params["encoder"] if absent)
 inherit(batch_stats, part) -> batch_stats that hold the inherited parameters too
 key is one key an image, [B]; progress the finished part of the run, 0 to 1.
 """

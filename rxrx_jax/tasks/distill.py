@@ -26,8 +26,9 @@ class Distill:
     The teacher is in `batch_stats`, where no gradient reaches it: {"teacher": like params, "centre": {"mean":
     [domains or 1, K]}}. At the start of the loss it moves towards the student. This is the same sequence of teachers as
     DINO's, which moves after the optimiser's step, only done at the beginning of the step after; momentum and
-    temperature are read at this step's `progress`. Every move is linear in the minibatch's sums, so that the mean
-    `batch_stats` of equal parts of a minibatch, each from the same state, is that of the whole.
+    temperature are read at this step's `progress`. Every move is linear in the minibatch's sums, but for the bound of
+    `move_centre`, so that the mean `batch_stats` of equal parts of a minibatch, each from the same state, is that of
+    the whole where no part reaches it.
 
     momentum: the teacher's, rises to 1 on a cosine; temperatures: the teacher's first and last, reached on a line after
     the share `warmup` of the run; shares: of each domain in the training data, or () for one centre for all.
@@ -109,6 +110,11 @@ class Distill:
         """The teacher's embedding, as DINO is evaluated."""
         del params, mask
         return {"embedding": self.project(batch_stats["teacher"], images)[0]}
+
+    def evaluated(self, params, batch_stats):
+        """The teacher's encoder."""
+        del params
+        return batch_stats["teacher"]["encoder"]
 
     def project(self, params, images, train=False, rngs=None):
         """Images [B, S, S, C] -> (embedding [B, D], output of the head [B, K]), of student or teacher."""

@@ -4,22 +4,24 @@ imported = weights.load("model.safetensors")           # OpenPhenom, timm, or a 
 tokens, found = imported.encoder.apply({"params": imported.params["encoder"]}, images)
 """
 
+import dataclasses
 import json
 import math
 import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rxrx_jax.errors import UserError
 from rxrx_jax.models.vit import Encoder, Size, Style
-from rxrx_jax.sharding import path_name
+from rxrx_jax.sharding import path_name, place_like
 from rxrx_jax.weights import openphenom, timm
-from rxrx_jax.weights.layout import Imported
+from rxrx_jax.weights.layout import Imported, model_keys
 from rxrx_jax.weights.read import read_tensors
 
-__all__ = ["Imported", "encoder_parameters", "load", "read_tensors"]
+__all__ = ["Imported", "encoder_parameters", "load", "read_tensors", "seen"]
 FILE, ABOUT = "model.safetensors", "config.json"  # of an exported folder
 
 
@@ -53,7 +55,7 @@ def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None
     if imported.channels:
         imported = _convert(file, tensors, *_view(wanted, imported.encoder.patch))
     found = _flat(imported.params["encoder"])
-    keys = " ".join(f"--config.model.{key}={value}" for key, value in imported.model.items())
+    keys = _advice(imported.encoder, encoder)
     for name in sorted(found.keys() | wanted.keys()):
         there, here = (tuple(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
         if there != here:
@@ -67,11 +69,36 @@ def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None
                 raise UserError(f"{path} does not fit: {name} is {there} there and {here} in this model; set {keys}")
     for note in imported.notes:
         print(f"{path}: {note}", file=sys.stderr)
+    return jax.tree.map(place_like, imported.params["encoder"], shapes)
 
-    def place(value, like):
-        return jax.device_put(np.asarray(value, like.dtype), getattr(like, "sharding", None))
 
-    return jax.tree.map(place, imported.params["encoder"], shapes)
+def seen(path: str | pathlib.Path) -> bool | None:
+    """Whether images of held-out experiments took part in making the weights at `path`, as the config.json of an
+    exported folder says; None, unknown, for all others. Reads no tensor."""
+    path = pathlib.Path(path).expanduser()
+    beside = path / ABOUT if path.is_dir() else path.with_name(ABOUT)
+    if not path.is_dir() and path.name != FILE:
+        return None
+    try:
+        return json.loads(beside.read_text()).get("transductive")
+    except (OSError, ValueError):
+        return None
+
+
+def _advice(there: Encoder, here: Encoder | None) -> str:
+    """The keys of config.model that make the encoder `there`, those that `here` has otherwise or, where `here` is no
+    vit, those that are not the default. Stochastic depth is nothing that weights know."""
+    keys = model_keys(there)
+    if isinstance(here, Encoder):
+        present = dataclasses.asdict(here.style) | {"drop_path": there.style.drop_path}
+        style = {key: value for key, value in dataclasses.asdict(there.style).items() if value != present[key]}
+        keys = {key: keys[key] for key in ("name", "variant") if key in keys} | style
+    said = " ".join(f"--config.model.{key}={value}" for key, value in keys.items())
+    size, patch = there.size, there.patch
+    none = (
+        f"; no variant is {size.width} wide with {size.depth} blocks, {size.heads} heads, MLP {size.mlp}, patch {patch}"
+    )
+    return said + ("" if "variant" in keys else none)
 
 
 def _view(shapes: dict, patch: int) -> tuple[int | None, int | None]:
@@ -111,8 +138,15 @@ def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:
         size = Size(**{name: fields.pop(name) for name in ("width", "depth", "mlp", "heads")})
         encoder = Encoder(size, fields.pop("patch"), Style(**fields))
         about = {key: config[key] for key in ("channels", "crop", "normalisation", "transductive")}
+        view = jax.ShapeDtypeStruct((1, config["crop"], config["crop"], config["channels"] or 1), jnp.float32)
+        wanted = _flat(jax.eval_shape(encoder.init, jax.random.key(0), view)["params"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{beside} does not describe {path.name}; export the run again ({error})") from error
+    found = {name.removeprefix("encoder/"): x for name, x in tensors.items() if name.startswith("encoder/")}
+    for name in sorted(found.keys() | wanted.keys()):
+        there, here = (tuple(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
+        if there != here:
+            raise UserError(f"{path}: encoder/{name} is {there} there and {here} by {ABOUT}; export the run again")
     params: dict = {}
     for name, value in tensors.items():
         *parents, last = name.split("/")

@@ -2,11 +2,18 @@
 
 from tfds_builders import prepare
 
+_PARTS = {
+    "params": "those of the last step",
+    "ema": "the moving average over the steps",
+    "batch_stats/teacher": "the teacher's",
+}
 
-def write(run: dict, about: dict, records: list[dict]) -> str:
+
+def write(run: dict, about: dict, records: list[dict], evaluated: str) -> str:
     """README.md as text.
 
-    Args: run, the resolved config; about, config.json of the export; records, the lines of metrics.jsonl.
+    Args: run, the resolved config; about, config.json of the export; records, the lines of metrics.jsonl;
+    evaluated, the part of the state that these measure.
     """
     data = prepare.builder_class(run["data"]["name"])
     simulated = run["data"]["name"] == "rxrx_sim"
@@ -38,6 +45,7 @@ def write(run: dict, about: dict, records: list[dict]) -> str:
         "",
         "## Measured",
         "",
+        *(() if about["parameters"] == evaluated else (f"With {_PARTS[evaluated]}, not with these parameters:", "")),
         *_measured(records),
         "",
         "## Use",
@@ -65,7 +73,12 @@ def write(run: dict, about: dict, records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _held_out(transductive: bool) -> str:
+def _held_out(transductive: bool | None) -> str:
+    if transductive is None:
+        return (
+            "Whether this is transductive is **unknown**: training started from weights of another project, and what "
+            "these had seen nobody here knows. In this run no image of the held-out experiments took part."
+        )
     if transductive:
         return (
             "**Transductive**: unlabelled images of the held-out experiments, or statistics of them, took part in "
@@ -85,6 +98,7 @@ def _training(run: dict, about: dict, records: list[dict]) -> dict:
     last = records[-1] if records else {}
     images = about["step"] * (run["data"]["minibatch"] + run["data"].get("unlabelled_minibatch", 0))
     found = {
+        "parameters": f"{_PARTS[about['parameters']]} (`{about['parameters']}`)",
         "steps": f"{about['step']:,} of {run['resolved']['total_steps']:,}",
         "images seen": f"{images:,}",
         "optimiser": f"{run['optim']['name']}, learning rate {run['optim']['lr']}",
@@ -97,7 +111,8 @@ def _training(run: dict, about: dict, records: list[dict]) -> dict:
         found["time"] = f"{hours:.2g} h on {chips} device{'s' * (chips > 1)}, {hours * chips:.2g} device hours"
         found["processor time"] = f"{last['cpu_seconds'] / 3600:.2g} h, evaluation included"
     if run["init"]["path"]:
-        found["started from"] = f"the encoder of another run (`{run['init']['path']}`)"
+        whose = "weights of another project" if run["resolved"].get("foreign_weights") else "another run"
+        found["started from"] = f"the encoder of {whose} (`{run['init']['path']}`)"
     return found | {"SHA-256 of the parameters": f"`{about['parameters_sha256']}`"}
 
 

@@ -2,8 +2,9 @@
 
     python -m rxrx_jax.weights.export --checkpoint=WORKDIR --out=FOLDER
 
-FOLDER holds model.safetensors (all parameters under their own names), config.json (the model, its normalisation and
-crop), README.md (a model card made from the run's files) and embed.py, which embeds images with numpy and jax alone.
+FOLDER holds model.safetensors (all parameters under their own names, from the part of the state that the run was
+evaluated with or that --parameters names), config.json (the model, its normalisation and crop), README.md (a model card
+made from the run's files) and embed.py, which embeds images with numpy and jax alone.
 `rxrx_jax.weights.load`, `rxrx_jax.embed` and `init.path` read it.
 """
 
@@ -28,11 +29,13 @@ from rxrx_jax.state import parameters_sha256
 from rxrx_jax.weights import ABOUT, FILE, card, standalone
 
 
-def export(path: str, out: pathlib.Path) -> None:
+def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
     """Writes the folder; it appears when complete.
 
-    Args: path, a run's workdir or one of its checkpoint folders; out, which must not exist or be empty.
-    Raises UserError for a network that is no ViT, and for parameters that are not those the run has recorded.
+    Args: path, a run's workdir or one of its checkpoint folders; out, which must not exist or be empty; source, the
+    part of the state to take, one of checkpoint.PARTS, None for the one that the run was evaluated with.
+    Raises UserError for a network that is no ViT, for a part that the run does not have, and for "params" that are not
+    those the run has recorded.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} exists and is not empty; use another")
@@ -40,21 +43,24 @@ def export(path: str, out: pathlib.Path) -> None:
     workdir = folder.parent.parent
     run = read_config(workdir)
     encoder = make_encoder(run, workdir)
-    params = all_parameters(folder)
+    evaluated = checkpoint.published_part(str(folder))
+    source = source or evaluated
+    params = checkpoint.stored_parameters(str(folder), source)
     sha256 = parameters_sha256(params)
     records = metrics.read(workdir / "metrics.jsonl") if (workdir / "metrics.jsonl").exists() else []
     recorded = [r["parameters_sha256"] for r in records if r.get("done") and str(r["step"]) == folder.name]
-    if recorded and recorded[-1] != sha256:
+    if source == "params" and recorded and recorded[-1] != sha256:
         raise UserError(f"{folder} is damaged: its parameters are not those that {workdir}/metrics.jsonl records")
 
-    about = describe(run, encoder, params) | {"step": int(folder.name), "parameters_sha256": sha256}
+    about = describe(run, encoder, params) | {"step": int(folder.name)}
+    about |= {"parameters": source, "parameters_sha256": sha256}
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     flat = {path_name(at): np.ascontiguousarray(leaf) for at, leaf in jax.tree_util.tree_leaves_with_path(params)}
     safetensors.numpy.save_file(flat, partial / FILE, metadata={"format": "rxrx_jax"})
     (partial / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-    (partial / "README.md").write_text(card.write(run, about, records))
+    (partial / "README.md").write_text(card.write(run, about, records, evaluated))
     shutil.copyfile(standalone.__file__, partial / "embed.py")
     os.replace(partial, out)
 
@@ -75,14 +81,11 @@ def make_encoder(run: dict, workdir: pathlib.Path) -> Encoder:
     return encoder
 
 
-def all_parameters(folder: pathlib.Path) -> dict:
-    """Every parameter of a checkpoint, as numpy arrays."""
-    stored = checkpoint._metadata(folder)["state"]["params"]
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), stored)
-    return {
-        name: jax.tree.map(np.asarray, checkpoint.load_parameters(str(folder), name, shapes[name])) for name in stored
-    }
+def transductive(run: dict) -> bool | None:
+    """Whether a run, of this config, or what it started from has seen held-out images; None where that is unknown,
+    since it started from weights of another project."""
+    resolved = run["resolved"]
+    return resolved["transductive"] or (None if resolved.get("foreign_weights") else False)
 
 
 def describe(run: dict, encoder: Encoder, params: dict) -> dict:
@@ -95,7 +98,7 @@ def describe(run: dict, encoder: Encoder, params: dict) -> dict:
         "channels": None if encoder.style.channel_agnostic else rows // encoder.patch**2,
         "crop": run["augment"]["crop"],
         "normalisation": run["normalisation"],
-        "transductive": run["resolved"]["transductive"],
+        "transductive": transductive(run),
         "data": run["data"]["name"],
     }
     return about | (dataset_statistics(run) if run["normalisation"] == "dataset" else {})
@@ -121,9 +124,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--checkpoint", required=True, help="a run's workdir, or one of its checkpoint folders")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the folder to make")
+    parser.add_argument(
+        "--parameters",
+        choices=checkpoint.PARTS,
+        help="part of the state (default: the one that the run was evaluated with)",
+    )
     flags = parser.parse_args(argv)
     try:
-        export(flags.checkpoint, flags.out)
+        export(flags.checkpoint, flags.out, flags.parameters)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
