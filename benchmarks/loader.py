@@ -31,6 +31,7 @@ from tfds_builders.common.build import cores
 
 WELLS, MINIBATCH, CROP = 300, 64, 256
 SECONDS, ROUNDS = 2, 3
+PAUSE = 4  # seconds in which a loader reads ahead what it reads ahead, so that it is idle when another is measured
 ENCODINGS = ("delta", "raw")
 
 
@@ -122,6 +123,7 @@ def main() -> None:
         for _ in range(ROUNDS):  # in turns, so that whatever else the machine does meets all alike
             for name in found:
                 found[name].append(rate(loaders[name]))
+                time.sleep(PAUSE)
         loaders.clear()  # torch's workers end
         divide = lambda a, b: statistics.median(x / y for x, y in zip(found[a], found[b]))  # noqa: E731
         if "torch" in found:

@@ -24,7 +24,6 @@ ROWS = [  # arguments of rxrx_jax.aot, and what is taken away
     (S16, "constraint"),
     ("--topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=B/8", ""),
     (L8, ""),
-    (L8, "fused attention"),
 ]
 
 

@@ -6,8 +6,8 @@ Steps, each with AdamW, images already in memory, of a ViT on 256x256x6 images:
   mae          masked autoencoder, 75 % of the patches masked, decoder 192 wide and 4 deep
   encoder      the encoder of mae alone, on its visible patches
 Each is timed here, through the trainer's own step without augmentation, and for the first two in PyTorch, eager and
-compiled, by processes that take turns, one step each; minima over the rounds. On a CPU all of them run with transparent
-huge pages, as `python -m rxrx_jax.main` does, unless --no-huge-pages.
+compiled, by one process after the other; ratios are of minima over the rounds. On a CPU all of them run with
+transparent huge pages, as `python -m rxrx_jax.main` does, unless --no-huge-pages.
 
 On a GPU use --variant=L/16 --dtype=bfloat16 --minibatch=128: MFU is then printed too.
 """
@@ -116,21 +116,20 @@ def pytorch(kind: str, variant: str, minibatch: int, dtype: str, compiled: bool)
     return step
 
 
-def work(name: str, variant: str, minibatch: int, dtype: str) -> None:
-    """A process that makes one step for every line it reads, and prints its seconds."""
+def work(name: str, variant: str, minibatch: int, dtype: str, rounds: int) -> None:
+    """A process of its own: prints the seconds of `rounds` steps, after two."""
     who, kind = name.split(":")
     about = [0.0, None]
     if who == "ours":
         step, *about = ours(kind, variant, minibatch, dtype)
     else:
         step = pytorch(kind, variant, minibatch, dtype, who == "compiled")
-    step()
-    step()
-    print(json.dumps(about), flush=True)
-    for _ in sys.stdin:
+    seconds = []
+    for _ in range(2 + rounds):
         begin = time.perf_counter()
         step()
-        print(time.perf_counter() - begin, flush=True)
+        seconds.append(time.perf_counter() - begin)
+    print(json.dumps({"seconds": seconds[2:], "about": about}))
 
 
 def has_torch() -> bool:
@@ -153,33 +152,22 @@ def main() -> None:
     flags = parser.parse_args()
     settings = flags.variant, flags.minibatch, flags.dtype
     if flags.worker:
-        return work(flags.worker, *settings)
+        return work(flags.worker, *settings, flags.rounds)
     environment = dict(os.environ)
     if not flags.no_huge_pages:
         environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     theirs = [f"{who}:{kind}" for who in ("eager", "compiled") for kind in ("supervised", "mae")] if has_torch() else []
     command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in zip(("variant", "minibatch", "dtype"), settings))]
-    workers, about = {}, {}
-    for name in [f"ours:{kind}" for kind in KINDS] + theirs:
-        process = subprocess.Popen(
-            [*command, f"--worker={name}"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        workers[name] = process
-        first = process.stdout.readline()
-        if not first:
+    command.append(f"--rounds={flags.rounds}")
+    seconds, about = {}, {}
+    names = [name for kind in KINDS for name in (f"ours:{kind}", *(n for n in theirs if n.endswith(f":{kind}")))]
+    for name in names:  # one at a time: another's memory would take the huge pages
+        process = subprocess.run([*command, f"--worker={name}"], env=environment, stdout=subprocess.PIPE, text=True)
+        if process.returncode:
             sys.exit(f"error: the process for {name} stopped; its message is above")
-        about[name] = json.loads(first)
-        print(f"{name} is compiled", file=sys.stderr)
-    seconds = {name: [] for name in workers}
-    for _ in range(flags.rounds):
-        for name, process in workers.items():
-            time.sleep(0.3)  # until the threads of the one before sleep
-            process.stdin.write("\n")
-            process.stdin.flush()
-            seconds[name].append(float(process.stdout.readline()))
-    for process in workers.values():
-        process.stdin.close()
-        process.wait()
+        found = json.loads(process.stdout.splitlines()[-1])
+        seconds[name], about[name] = found["seconds"], found["about"]
+        print(f"{name}: {min(seconds[name]):.3f} to {max(seconds[name]):.3f} s", file=sys.stderr)
     print(json.dumps(report(settings, seconds, about, environment)))
 
 

@@ -1,6 +1,7 @@
 """Every config with its documented arguments: it loads, all its keys are read, its step at the scale of the papers has
 the published sizes. Nothing is trained and no data is needed."""
 
+import dataclasses
 import functools
 import re
 import shlex
@@ -16,7 +17,7 @@ from rxrx_jax.base_config import microscopy_vit
 from rxrx_jax.config import Config
 from rxrx_jax.errors import UserError
 from rxrx_jax.evaluators import make_evaluators
-from rxrx_jax.models.vit import parse_variant
+from rxrx_jax.models.vit import Style, parse_variant
 from rxrx_jax.step import Step, make_step, parameter_count
 from rxrx_jax.train import run_length
 
@@ -39,6 +40,11 @@ REAL = (
 TRAINERS = {"checkpoint_steps", "evaluation_minibatch", "keep_checkpoints", "log_steps", "measure", "profile_steps"}
 TRAINERS |= {"tensorboard", "mesh.fsdp", "mesh.tensor", "init.path", "init.parameters"}
 TRAINERS |= {"data.folder", "data.group", "data.groups_per_minibatch", "data.pairs", "data.unlabelled_minibatch"}
+
+
+def whole(model: dict) -> dict:
+    """The keys of a ViT with those that are left to their defaults."""
+    return dataclasses.asdict(Style()) | dict(dtype="float32", remat="none") | model
 
 
 def docstring(name: str) -> str:
@@ -183,32 +189,39 @@ def test_the_stages_after_make_the_encoder_of_the_stage_before(former):
     for after in ("dann_vit.py", "linear_probe.py"):
         later = config.load(f"{after}:{PRETRAINED[former]}")
         before = config.load(former)
-        assert later["model"] == before["model"]
+        assert whole(later["model"]) == whole(before["model"])
         if "distill" not in former:
             assert later["normalisation"] == before["normalisation"]
 
 
 def test_the_published_recipe_value_by_value():
     found = config.load("mae_vit.py:rxrx3,variant=L/8")
-    assert found["model"] == microscopy_vit("L/8")
     expected = dict(block="parallel", qkv_bias=False, qk_norm=True, layer_scale=1e-4, class_token=True, pool="mean")
     expected |= dict(name="vit", variant="L/8", drop_path=0.3, dtype="bfloat16", remat="dots")
-    assert found["model"] == expected
+    assert whole(found["model"]) == whole(expected) and microscopy_vit("L/8") == expected
     assert found["normalisation"] == "image" and found["augment"]["crop"] == 256 and found["augment"]["jitter"] == 0
     task = dict(name="mae", mask_ratio=0.75, normalise_target=False, fourier_weight=0.01, decoder=(512, 8, 16))
     assert found["task"] == task
     optim = dict(name="lion", lr=3e-5, betas=(0.9, 0.95), weight_decay=0.05, clip_norm=0.0)
-    assert found["optim"] == optim | dict(schedule="onecycle", warmup_percent=10.0)
+    optim |= dict(schedule="onecycle", warmup_percent=10.0, ema_decay=0.0)
+    assert found["optim"] == optim
     assert "leakage" not in found["evaluators"]
 
     small = config.load("mae_vit.py:rxrx1")
-    assert small["model"] == expected | dict(variant="S/16", drop_path=0.1, remat="none")
-    assert small["optim"]["lr"] == 1e-4 and small["data"]["minibatch"] == 2048 and "leakage" in small["evaluators"]
+    assert whole(small["model"]) == whole(expected | dict(variant="S/16", drop_path=0.1, remat="none"))
+    assert (
+        small["optim"] == optim | dict(lr=1e-4)
+        and small["data"]["minibatch"] == 2048
+        and "leakage" in small["evaluators"]
+    )
     agnostic = config.load("channel_agnostic_mae.py:rxrx3")
     assert agnostic["model"] == small["model"] | dict(channel_agnostic=True, final_norm=False)
     assert agnostic["task"] == task | dict(decoder=(256, 2, 16)) and agnostic["optim"] == small["optim"]
     assert agnostic["data"]["minibatch"] == 2048 and agnostic["total_epochs"] == 100
     assert "leakage" not in agnostic["evaluators"]
+
+    simulated = config.load("channel_agnostic_mae.py")["model"]
+    assert simulated["dtype"] == "float32" and simulated["block"] == "parallel" and simulated["variant"] == "XXS/8"
 
     rates = {v: microscopy_vit(v)["drop_path"] for v in ("S/16", "B/8", "L/16", "H/8", "g/14", "G/8")}
     assert rates == {"S/16": 0.1, "B/8": 0.1, "L/16": 0.3, "H/8": 0.3, "g/14": 0.3, "G/8": 0.6}
@@ -231,18 +244,25 @@ def test_fine_tuning_as_the_released_code_of_mae():
 
 def test_the_simulated_configs_are_those_of_the_published_table():
     """What docs/demo/table.csv was made with."""
-    plain = dict(name="vit", variant="XXS/8")
+    plain = whole(dict(name="vit", variant="XXS/8"))
     for name in ("mae_vit.py", "dann_vit.py", "linear_probe.py"):
         found = config.load(name)
-        assert found["model"] == plain and found["normalisation"] == "plate" and found["data"]["name"] == "rxrx_sim"
+        assert (
+            whole(found["model"]) == plain and found["normalisation"] == "plate" and found["data"]["name"] == "rxrx_sim"
+        )
     adamw = dict(name="adamw", weight_decay=0.05, clip_norm=1.0)
+    optim = lambda: {k: v for k, v in found["optim"].items() if k != "ema_decay"}  # noqa: E731
     found = config.load("mae_vit.py")
     assert found["task"] == dict(name="mae", mask_ratio=0.5, normalise_target=False, decoder=(64, 2, 4))
-    assert found["optim"] == adamw | dict(lr=4e-3, betas=(0.9, 0.95), warmup_percent=5.0)
+    assert found["optim"].get("ema_decay", 0.0) == 0 and optim() == adamw | dict(
+        lr=4e-3, betas=(0.9, 0.95), warmup_percent=5.0
+    )
     assert (found["data"]["minibatch"], found["total_epochs"], found["augment"]["jitter"]) == (32, 10.0, 0.0)
     assert found["evaluators"].keys() == {"reconstruction", "leakage", "embeddings"}
     found = config.load("dann_vit.py")
-    assert found["optim"] == adamw | dict(lr=3e-3, betas=(0.9, 0.999), warmup_percent=10.0)
+    assert found["optim"].get("ema_decay", 0.0) == 0 and optim() == adamw | dict(
+        lr=3e-3, betas=(0.9, 0.999), warmup_percent=10.0
+    )
     assert (found["data"]["minibatch"], found["total_epochs"]) == (64, 5.0)
     found = config.load("linear_probe.py")
     assert found["evaluators"] == dict(accuracy={}, probe=dict(blocks=False)) and found["total_epochs"] == 8.0

@@ -55,6 +55,23 @@ def test_the_figures_of_builds_are_what_the_benchmark_printed():
     assert "real sites" in result["sites"]
 
 
+def test_the_figures_of_speed_are_what_the_benchmarks_printed():
+    loader, step = (json.loads((ROOT / f"docs/{name}.json").read_text()) for name in ("loader", "step"))
+    text, over, reading = " ".join(README.split()), loader["over_torch"], loader["over_reading"]
+    for phrase in (
+        f"are ready {over['delta']:.1f} times as fast as from a PyTorch DataLoader",
+        f"{over['raw']:.1f} times with `--encoding=raw`; at {reading['delta']:.2f} and {reading['raw']:.2f} of the speed",
+        f"waits for data {100 * loader['data_wait']:.2f} % of its time",
+        f"takes {step['supervised_over_pytorch_eager']:.2f} times as long as in eager",
+        f"and {step['supervised_over_pytorch_compiled']:.2f} times as compiled",
+        f"{step['mae_over_pytorch_eager']:.2f} and {step['mae_over_pytorch_compiled']:.2f} times as masked autoencoder",
+        f"it costs {step['mae_over_supervised']:.2f} of the supervised step",
+        f"its encoder alone {step['encoder_over_supervised']:.2f}",
+    ):
+        assert phrase in text, phrase
+    assert "real sites" in loader["sites"] and (step["variant"], step["dtype"]) == ("S/16", "float32")
+
+
 def test_the_files_and_columns_of_records_md_are_those_of_a_folder(tmp_path):
     layouts.write_rxrx3(layouts.Screen(**{**SCREEN_FIELDS, "treatments": 2, "plates": 1}), tmp_path / "tree")
     folder = prepare.prepare("rxrx3", tmp_path / "tree", tmp_path, 1, progress=False)

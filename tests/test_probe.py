@@ -188,7 +188,7 @@ def test_blocks_that_are_not_there_are_refused(blocks):
 
 
 def test_blocks_need_a_transformer():
-    assert probe.block_numbers(ConvNet((4,)), False) == ()
+    assert probe.block_numbers(ConvNet((4,)), False) == probe.block_numbers(ConvNet((4,)), ()) == ()
     with pytest.raises(UserError, match="needs a model of transformer blocks"):
         probe.block_numbers(ConvNet((4,)), True)
     assert probe.block_numbers(PLANTED, True) == (1, 2, 3, 4) and probe.block_numbers(PLANTED, (4, 2, 4)) == (2, 4)

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from rxrx_jax.errors import UserError
 from rxrx_jax.models.attention import attention
-from rxrx_jax.sharding import constrain_tokens
+from rxrx_jax.sharding import constrain_tokens, platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +267,8 @@ class Blocks(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True, "drop_path": True},
             length=self.size.depth,
+            # A loop on the CPU copies the parameters that it slices and the activations that it stacks.
+            unroll=self.size.depth if platform() == "cpu" and self.remat == "none" else 1,
         )
         block = block(self.size, self.style, self.dtype, name="block")
         x, intermediates = scan(block, x, rates if train and self.style.drop_path else None)
