@@ -60,7 +60,7 @@ def test_the_figures_of_speed_are_what_the_benchmarks_printed():
     text, over, reading = " ".join(README.split()), loader["over_torch"], loader["over_reading"]
     for phrase in (
         f"are ready {over['delta']:.1f} times as fast as from a PyTorch DataLoader",
-        f"{over['raw']:.1f} times with `--encoding=raw`; at {reading['delta']:.2f} and {reading['raw']:.2f} of the speed",
+        f"{over['raw']:.1f} times with `--encoding=raw`; at {reading['delta']:.2f} and {reading['raw']:.2f}",
         f"waits for data {100 * loader['data_wait']:.2f} % of its time",
         f"takes {step['supervised_over_pytorch_eager']:.2f} times as long as in eager",
         f"and {step['supervised_over_pytorch_compiled']:.2f} times as compiled",
