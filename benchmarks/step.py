@@ -28,8 +28,9 @@ def ours(kind: str, variant: str, minibatch: int, dtype: str):
     import jax
     import numpy as np
 
-    from rxrx_jax import data, flops, sharding
+    from rxrx_jax import data, sharding
     from rxrx_jax.config import Config, load
+    from rxrx_jax.speed import flops
     from rxrx_jax.step import make_step
 
     values = load("mae_vit.py" if kind != "supervised" else "dann_vit.py")

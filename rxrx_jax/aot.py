@@ -19,9 +19,10 @@ import time
 import jax
 from absl import flags
 
-from rxrx_jax import command, data, hlo, sharding
+from rxrx_jax import command, data, sharding
 from rxrx_jax.config import Config
 from rxrx_jax.errors import UserError
+from rxrx_jax.speed import hlo
 
 # Memory of a chip in GiB, by jax's device_kind.
 HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}

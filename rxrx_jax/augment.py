@@ -1,6 +1,6 @@
 """On device, inside the jitted step: flips, quarter turns, normalisation, intensity jitter.
 
-Images come as uint8 [B, S, S, C], cropped by data.py, and leave as float32 of that shape.
+Images come as uint8 [B, S, S, C], cropped by data/, and leave as float32 of that shape.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ IMAGE_EPSILON = 1e-5  # of an image's own variance, in units of 255^2
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """normalisation: one of NORMALISATIONS; crop: side in pixels of the views, which data.py cuts; jitter: standard
+    """normalisation: one of NORMALISATIONS; crop: side in pixels of the views, which data/ cuts; jitter: standard
     deviation of the random gain and offset that each channel of each training image gets after normalisation.
 
     Normalisation "image" is the self-standardisation of the Phenom models (Kraus et al. 2024, arXiv 2404.10242):

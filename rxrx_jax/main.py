@@ -7,7 +7,8 @@ import sys
 import jax
 from absl import flags, logging
 
-from rxrx_jax import allocator, command
+from rxrx_jax import command
+from rxrx_jax.speed import allocator
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is written; default runs/CONFIG under this folder.")
 

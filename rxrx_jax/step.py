@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rxrx_jax import flops, optim, sharding
+from rxrx_jax import optim, sharding
 from rxrx_jax.augment import Augment
 from rxrx_jax.config import Config
 from rxrx_jax.errors import UserError
 from rxrx_jax.models import attention
+from rxrx_jax.speed import flops
 from rxrx_jax.state import TrainState
 from rxrx_jax.tasks import make_task
 

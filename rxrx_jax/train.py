@@ -9,12 +9,13 @@ import time
 
 import jax
 
-from rxrx_jax import checkpoint, data, flops, metrics, sharding, weights
+from rxrx_jax import checkpoint, data, metrics, sharding, weights
 from rxrx_jax.augment import TRANSDUCTIVE_NORMALISATIONS, plate_statistics
 from rxrx_jax.config import Config, duration, to_json
 from rxrx_jax.errors import UserError
 from rxrx_jax.evaluators import make_evaluators
 from rxrx_jax.evaluators.predict import Context
+from rxrx_jax.speed import flops
 from rxrx_jax.state import parameters_sha256
 from rxrx_jax.step import make_step, memory_per_chip, parameter_count
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from test_main import ROOT, python
 
-from rxrx_jax import aot, config, hlo
+from rxrx_jax import aot, config
 from rxrx_jax.errors import UserError
 from rxrx_jax.models import vit
+from rxrx_jax.speed import hlo
 
 # As TPUs' compiler writes it: a reduce-scatter as an all-reduce of that name, one gather in two places of one channel.
 PROGRAM = """\

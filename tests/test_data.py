@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from rxrx_jax import data
+from rxrx_jax.data.minibatches import crop_corners
 from rxrx_jax.errors import UserError
 from rxrx_jax.simulate import layouts
 from rxrx_jax.simulate.screen import Screen, render_site, sites, write_published
@@ -110,7 +111,7 @@ def test_training_crops_are_windows_of_their_records_on_any_number_of_hosts(data
     found = minibatches(dataset, seed=5)
     for step, minibatch in enumerate(found):
         assert minibatch["image"].shape == (12, 20, 20, 6) and minibatch["image"].dtype == np.uint8
-        corners = data.crop_corners(5, step, 12, (32, 32, 6), 20)
+        corners = crop_corners(5, step, 12, (32, 32, 6), 20)
         for view, image, (top, left) in zip(minibatch["image"], whole_images(dataset, minibatch["row"]), corners):
             np.testing.assert_array_equal(view, image[top : top + 20, left : left + 20])
     np.testing.assert_array_equal(minibatches(dataset, start=2, seed=5)[0]["image"], found[2]["image"])  # resumed
@@ -131,18 +132,18 @@ def test_a_crop_of_the_whole_image_is_the_image(dataset):
 
 
 def test_corners_are_a_function_of_seed_step_and_position():
-    corners = data.crop_corners(3, 70, 50, (512, 512, 6), 256)
-    np.testing.assert_array_equal(data.crop_corners(3, 70, 20, (512, 512, 6), 256), corners[:20])
+    corners = crop_corners(3, 70, 50, (512, 512, 6), 256)
+    np.testing.assert_array_equal(crop_corners(3, 70, 20, (512, 512, 6), 256), corners[:20])
     others = [(4, 70), (3, 71), (3, 70 + 2**32), (3, 0)]
-    assert all((data.crop_corners(*other, 50, (512, 512, 6), 256) != corners).any(1).mean() > 0.9 for other in others)
+    assert all((crop_corners(*other, 50, (512, 512, 6), 256) != corners).any(1).mean() > 0.9 for other in others)
     # Fixed for good: a run that goes on after an upgrade must see the windows that it would have seen.
-    assert data.crop_corners(0, 0, 2, (512, 512, 6), 256).tolist() == [[2, 62], [28, 145]]
-    assert data.crop_corners(0, 1, 2, (512, 512, 6), 256).tolist() == [[54, 55], [194, 137]]
+    assert crop_corners(0, 0, 2, (512, 512, 6), 256).tolist() == [[2, 62], [28, 145]]
+    assert crop_corners(0, 1, 2, (512, 512, 6), 256).tolist() == [[54, 55], [194, 137]]
 
 
 def test_corners_are_uniform_and_independent():
     shape, crop, steps, count = (12, 15, 3), 10, 500, 60
-    corners = np.array([data.crop_corners(1, step, count, shape, crop) for step in range(steps)])
+    corners = np.array([crop_corners(1, step, count, shape, crop) for step in range(steps)])
     n, places = steps * count, 3 * 6
     frequency = collections.Counter(map(tuple, corners.reshape(-1, 2).tolist()))
     assert sorted(frequency) == list(itertools.product(range(3), range(6)))  # every place, the last ones too

@@ -291,15 +291,7 @@ def test_a_run_a_probe_of_it_and_no_label_outside_the_train_split(folder, tmp_pa
     changes = {"init.path": str(tmp_path / "distill"), "evaluators": {}}
     assert train.run(tiny.values("linear_probe.py", folder, **changes), tmp_path / "probe")["done"] is True
 
-    original = data.read_dataset
-
-    def shuffled(path):
-        dataset = original(path)
-        label, outside = dataset.sites.label.copy(), dataset.sites.split != "train"
-        label[outside] = np.random.default_rng(0).permutation(label[outside])
-        return dataclasses.replace(dataset, sites=dataclasses.replace(dataset.sites, label=label))
-
-    monkeypatch.setattr(data, "read_dataset", shuffled)
+    tiny.shuffle_held_out_labels(monkeypatch)
     again = train.run(values(folder, evaluators={}), tmp_path / "shuffled")
     assert again["parameters_sha256"] == last["parameters_sha256"]
 

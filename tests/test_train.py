@@ -1,6 +1,5 @@
 """The trainer as a whole: every config runs, runs repeat and continue bit for bit, held-out labels stay out."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -15,10 +14,12 @@ import numpy as np
 import pytest
 import tiny
 
-from rxrx_jax import data, embeddings, flops, metrics, train
+from rxrx_jax import data, embeddings, metrics, train
 from rxrx_jax.checkpoint import load_parameters
+from rxrx_jax.data import minibatches
 from rxrx_jax.errors import UserError
 from rxrx_jax.models.vit import Encoder, parse_variant
+from rxrx_jax.speed import flops
 from rxrx_jax.state import parameters_sha256
 from rxrx_jax.tasks import classify
 
@@ -142,25 +143,18 @@ def test_labels_of_held_out_experiments_cannot_reach_a_task(folder, tmp_path, mo
     """Shuffling every label outside the train split changes no parameter, and no minibatch ever shows one."""
     seen = []
 
-    class Spy(data._Steps):
+    class Spy(minibatches._Steps):
         def __getitem__(self, step):
             minibatch = super().__getitem__(step)
             seen.append((minibatch["row"].copy(), minibatch["label"].copy()))
             return minibatch
 
-    monkeypatch.setattr(data, "_Steps", Spy)
+    monkeypatch.setattr(minibatches, "_Steps", Spy)
     values = tiny.values("convnet.py:method=dann,transductive=True", folder, total_steps=4)
     honest = train.run(values, tmp_path / "honest")
 
     original = data.read_dataset
-
-    def shuffled(path):
-        dataset = original(path)
-        label, outside = dataset.sites.label.copy(), dataset.sites.split != "train"
-        label[outside] = np.random.default_rng(0).permutation(label[outside])
-        return dataclasses.replace(dataset, sites=dataclasses.replace(dataset.sites, label=label))
-
-    monkeypatch.setattr(data, "read_dataset", shuffled)
+    tiny.shuffle_held_out_labels(monkeypatch)
     other = train.run(values, tmp_path / "shuffled")
     assert other["parameters_sha256"] == honest["parameters_sha256"]
     scores = [next(x for x in lines(tmp_path / w) if x.get("final")) for w in ("honest", "shuffled")]

@@ -4,10 +4,14 @@ python tests/tiny.py CONFIG WORKDIR FOLDER KEY=VALUE ...
 """
 
 import ast
+import dataclasses
 import pathlib
 import sys
 
+import numpy as np
+
 from rxrx_jax.config import load
+from rxrx_jax.data import dataset
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 SCREEN = dict(
@@ -44,6 +48,19 @@ def values(config: str, folder, **changes) -> dict:
         else:
             node[last] = value
     return found
+
+
+def shuffle_held_out_labels(monkeypatch) -> None:
+    """From now on every dataset that is opened has the labels outside its train split permuted."""
+    original = dataset.read_dataset
+
+    def shuffled(path):
+        found = original(path)
+        label, outside = found.sites.label.copy(), found.sites.split != "train"
+        label[outside] = np.random.default_rng(0).permutation(label[outside])
+        return dataclasses.replace(found, sites=dataclasses.replace(found.sites, label=label))
+
+    monkeypatch.setattr(dataset, "read_dataset", shuffled)
 
 
 if __name__ == "__main__":

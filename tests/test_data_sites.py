@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
+from rxrx_jax.data.sites import COLUMNS, hide_labels, read_sites
 from rxrx_jax.errors import UserError
-from rxrx_jax.sites import COLUMNS, hide_labels, read_sites
 
 random.seed(0)
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rxrx_jax import flops
 from rxrx_jax.models import attention
 from rxrx_jax.models.resnet import ResNet
 from rxrx_jax.models.vit import Encoder, Size
+from rxrx_jax.speed import flops
 
 
 def array(*shape):

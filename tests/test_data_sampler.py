@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rxrx_jax import data
+from rxrx_jax.data.sampler import PairSampler, Sampler
 from rxrx_jax.errors import UserError
-from rxrx_jax.sampler import PairSampler, Sampler
 
 # 100 rows (not 0..99, so that rows and positions differ) in five groups of 40, 25, 20, 14 and 1.
 SIZES = (40, 25, 20, 14, 1)

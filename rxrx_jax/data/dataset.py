@@ -1,0 +1,151 @@
+"""A prepared folder: its table, statistics and records; and which of its rows are trained on."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from rxrx_jax.data.sampler import PairSampler, Sampler
+from rxrx_jax.data.sites import Sites, hide_labels, read_sites
+from rxrx_jax.errors import UserError
+from tfds_builders.common.encodings import DecodeWhenCut
+
+SPLITS = ("train", "id_test", "val", "test")
+HELD_OUT = ("val", "test")  # splits of unseen experiments
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared folder: its table, names behind the indices, statistics and record readers (by split)."""
+
+    folder: pathlib.Path
+    sites: Sites
+    experiments: list[str]
+    plates: list[str]  # "EXPERIMENT/PLATE"
+    cell_types: list[str]
+    classes: list[str]  # name of each perturbation id, "" where the source does not tell
+    image_shape: tuple[int, int, int]  # [H, W, C] of the records
+    mean: dict[str, np.ndarray]  # by statistics name: [1 or experiments or plates, C] float32, pixel units
+    std: dict[str, np.ndarray]
+    sources: dict
+
+
+def open_dataset(name: str, settings: dict, folder: str | None = None) -> Dataset:
+    """Opens a prepared dataset; the simulated screen is built on first use.
+
+    Args: name, a builder's; settings, its builder config; folder, where prepared datasets lie (TFDS's usual place).
+    Raises UserError with the command that makes a missing one.
+    """
+    from tfds_builders import prepare
+
+    if name == "rxrx_sim":
+        path = prepare.prepare(name, out=folder, **settings)
+    else:
+        path = prepare.find(name, out=folder, **settings)
+    if not (path / "dataset_info.json").exists():
+        raise UserError(
+            f"no dataset in {path}; make it with `python -m tfds_builders.prepare {name} --source=FOLDER_OF_IMAGES"
+            f"{f' --out={folder}' if folder else ''}` (the README says where to download the images)"
+        )
+    return read_dataset(path)
+
+
+def read_dataset(path: pathlib.Path) -> Dataset:
+    """Reads a prepared folder's table and statistics and opens its records."""
+    sites, experiments, plates, cell_types = read_sites(path)
+    with open(path / "perturbations.csv", newline="") as f:
+        names = {int(row["perturbation_id"]): row["perturbation"] for row in csv.DictReader(f)}
+    classes = [names.get(i, "") for i in range(json.loads((path / "metadata.json").read_text())["classes"])]
+
+    statistics = json.loads((path / "statistics.json").read_text())
+    groups = {
+        "dataset": [statistics["dataset"]],
+        "experiment": [statistics["experiment"][name] for name in experiments],
+        "plate": [statistics["plate"][name] for name in plates],
+    }
+    unknown = [np.nan] * statistics["channels"]  # of the dataset, when the train split is empty
+    stack = lambda key: {g: np.array([s[key] or unknown for s in v], np.float32) for g, v in groups.items()}  # noqa: E731
+
+    builder = tfds.builder_from_directory(path)
+    if builder.info.features["image"].np_dtype != np.uint8:
+        raise UserError(f"{path} holds 16-bit images and training reads 8-bit ones: prepare it without bits=16")
+    sources = {}
+    for name in builder.info.splits:
+        # Everything but the pixels is in the table already, and of them only what is cut out is decoded.
+        skip = {key: tfds.decode.SkipDecoding() for key in builder.info.features}
+        sources[name] = builder.as_data_source(name, decoders=skip | {"image": DecodeWhenCut()})
+        if len(sources[name]) != (rows := (sites.split == name).sum()):
+            raise UserError(
+                f"{path}: sites.csv has {rows} rows of split {name} but there are {len(sources[name])} records; "
+                "build the dataset again"
+            )
+    return Dataset(
+        folder=path,
+        sites=sites,
+        experiments=experiments,
+        plates=plates,
+        cell_types=cell_types,
+        classes=classes,
+        image_shape=builder.info.features["image"].shape,
+        mean=stack("mean"),
+        std=stack("std"),
+        sources=sources,
+    )
+
+
+def select(
+    dataset: Dataset,
+    splits=None,
+    experiments=None,
+    cell_types=None,
+    well_types=None,
+    sites=None,
+) -> np.ndarray:
+    """Rows of the table that match every criterion given (each a sequence of values): sorted int64 [n].
+
+    well_types: treatment, positive_control, negative_control. Raises UserError for a value that does not exist.
+    """
+    table = dataset.sites
+    keep = np.ones(len(table), bool)
+
+    def apply(key, wanted, column, known):
+        nonlocal keep
+        if wanted is None:
+            return
+        wanted = (wanted,) if isinstance(wanted, (str, int)) else tuple(wanted)
+        if unknown := [w for w in wanted if w not in known]:
+            raise UserError(f"data selection {key}={unknown[0]!r}: the dataset has {', '.join(map(str, known))}")
+        keep &= np.isin(column, wanted)
+
+    names = lambda values, index: np.array(values)[index]  # noqa: E731
+    apply("splits", splits, table.split, SPLITS)
+    apply("experiments", experiments, names(dataset.experiments, table.experiment), dataset.experiments)
+    apply("cell_types", cell_types, names(dataset.cell_types, table.cell_type), dataset.cell_types)
+    apply("well_types", well_types, table.well_type, ("treatment", "positive_control", "negative_control"))
+    apply("sites", sites, table.site, sorted(set(table.site.tolist())))
+    return np.flatnonzero(keep)
+
+
+def make_sampler(
+    dataset: Dataset, rows: np.ndarray, size: int, group: str, groups_per_minibatch: int, seed: int, pairs: str = ""
+):
+    """A Sampler over `rows` whose groups are the dataset's experiments or plates; with `pairs="perturbation"` a
+    PairSampler, which uses the train split's labels and no others. Says once how many sites have no partner."""
+    if group not in ("experiment", "plate"):
+        raise UserError(f"data.group={group!r}: expected experiment or plate")
+    if not pairs:
+        return Sampler(rows, getattr(dataset.sites, group)[rows], size, groups_per_minibatch, seed)
+    if pairs != "perturbation":
+        raise UserError(f"data.pairs={pairs!r}: expected perturbation or nothing")
+    if groups_per_minibatch:
+        raise UserError(f"data.pairs={pairs} needs data.groups_per_minibatch=0, not {groups_per_minibatch}")
+    sites = hide_labels(dataset.sites)
+    sampler = PairSampler(rows, sites.label[rows], sites.experiment[rows], sites.cell_type[rows], size, seed)
+    if sampler.left_out and jax.process_index() == 0:
+        print(f"{sampler.left_out} of {len(rows)} training sites have no partner and are left out", file=sys.stderr)
+    return sampler

@@ -1,0 +1,135 @@
+"""Rows of a prepared dataset -> minibatches, read by Grain.
+
+A minibatch is a dict of numpy arrays, this host's part of the global one:
+image uint8 [B, S, S, C], a window of the record (a random one in training, the centre in evaluation); label int32 [B],
+-1 where unknown or hidden; experiment, plate, cell_type int32 [B], indices into the dataset's lists; row int64 [B], the
+site's row in `Dataset.sites`; valid bool [B], False for padding.
+"""
+
+import concurrent.futures
+import functools
+
+import grain
+import jax
+import numpy as np
+
+from rxrx_jax.data.dataset import Dataset
+from rxrx_jax.data.sampler import Sampler
+from rxrx_jax.data.sites import Sites, hide_labels
+from tfds_builders.common.build import cores
+
+KEYS = ("label", "experiment", "plate", "cell_type")
+READING = grain.ReadOptions(num_threads=2, prefetch_buffer_size=3)  # minibatches; each is read by all cores
+
+
+def read_minibatch(
+    dataset: Dataset,
+    sites: Sites,
+    rows: np.ndarray,
+    crop: int | None = None,
+    corners: np.ndarray | None = None,
+    size: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Reads a window of each record of `rows` [n], padded to `size` with black, unlabelled, invalid images.
+
+    Args: crop, side of the windows in pixels, None for whole images; corners [n, 2], (top, left) of each window, None
+    for the centre.
+    """
+    size = len(rows) if size is None else size
+    *whole, channels = dataset.image_shape
+    height, width = (crop, crop) if crop else whole
+    if corners is None:
+        corners = np.broadcast_to([(whole[0] - height) // 2, (whole[1] - width) // 2], (len(rows), 2))
+    image = np.empty((size, height, width, channels), np.uint8)
+    image[len(rows) :] = 0
+    split = sites.split[rows]
+
+    def read(lanes):
+        records = dataset.sources[split[lanes[0]]].__getitems__(sites.index[rows[lanes]].tolist())
+        for lane, record in zip(lanes, records):
+            top, left = corners[lane]
+            window = record["image"][top : top + height, left : left + width]
+            if window.strides[-1] == 1:
+                image[lane] = window
+            else:  # planes, three times faster one by one
+                for channel in range(channels):
+                    image[lane, ..., channel] = window[..., channel]
+
+    # Few records a job, so that few are in memory and every core has some.
+    share = min(8, -(-len(rows) // cores()))
+    parts = [np.flatnonzero(split == name) for name in np.unique(split)]
+    jobs = [part[i : i + share] for part in parts for i in range(0, len(part), share)]
+    list(_threads().map(read, jobs))
+    minibatch = {"image": image, "valid": np.arange(size) < len(rows)}
+    for key in KEYS:
+        padding = -1 if key == "label" else 0
+        minibatch[key] = np.full(size, padding, np.int32)
+        minibatch[key][: len(rows)] = getattr(sites, key)[rows]
+    minibatch["row"] = np.full(size, -1, np.int64)
+    minibatch["row"][: len(rows)] = rows
+    return minibatch
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    """One for all readers: decoding releases Python's lock, and more threads than cores would only take turns."""
+    return concurrent.futures.ThreadPoolExecutor(cores(), "read")
+
+
+def crop_corners(seed: int, step: int, count: int, image_shape: tuple, crop: int) -> np.ndarray:
+    """Corners (top, left) of the random windows of minibatch `step`, uniform over all places: int64 [count, 2].
+
+    Those of position i are a function of (seed, step, i) alone, from Philox, a generator that counts (Salmon et al.
+    2011, "Parallel random numbers: as easy as 1, 2, 3").
+    """
+    bits = np.random.Philox(key=seed, counter=[0, step, 0, 0]).random_raw(2 * count).reshape(count, 2)
+    places = np.array([image_shape[0] - crop + 1, image_shape[1] - crop + 1], np.uint64)
+    return ((bits >> np.uint64(32)) * places >> np.uint64(32)).astype(np.int64)
+
+
+class _Steps:
+    """A Grain random-access source whose element number i is this host's part of minibatch number i."""
+
+    def __init__(self, dataset: Dataset, samplers: list[Sampler], steps: int, crop: int, seed: int):
+        self.dataset, self.samplers, self.steps, self.crop, self.seed = dataset, samplers, steps, crop, seed
+        self.sites = hide_labels(dataset.sites)
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, step):
+        step = int(step)
+        rows = [sampler.rows(step) for sampler in self.samplers]
+        total = sum(map(len, rows))
+        corners = crop_corners(self.seed, step, total, self.dataset.image_shape, self.crop)
+        of_sampler = np.split(corners, np.cumsum([len(r) for r in rows])[:-1])
+        here = lambda parts: np.concatenate([host_part(part) for part in parts])  # noqa: E731
+        return read_minibatch(self.dataset, self.sites, here(rows), self.crop, here(of_sampler))
+
+
+def host_part(rows: np.ndarray) -> np.ndarray:
+    """This host's contiguous part of a global minibatch."""
+    return np.array_split(rows, jax.process_count())[jax.process_index()]
+
+
+def training_minibatches(dataset: Dataset, samplers: list[Sampler], steps: int, start: int, crop: int, seed: int):
+    """Iterator over this host's part of minibatches start, start+1, .. steps-1; each draws from every sampler in turn,
+    and of each record a random window of `crop` x `crop` pixels (`crop_corners`).
+
+    Labels outside the train split are hidden here, before anything else sees a minibatch.
+    """
+    source = grain.MapDataset.source(_Steps(dataset, samplers, steps, crop, seed))[start:]
+    return iter(source.to_iter_dataset(READING))
+
+
+def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: int | None = None):
+    """Iterator over this host's part of minibatches that hold each of `rows` exactly once, labels shown; the last one
+    is padded to `size` with `valid` False. Images are the centre of `crop` x `crop` pixels, or whole."""
+    local = size // jax.process_count()
+
+    def read(start):
+        lanes = host_part(np.arange(start, start + size))
+        return read_minibatch(dataset, dataset.sites, rows[lanes[lanes < len(rows)]], crop, size=local)
+
+    source = grain.MapDataset.source(list(range(0, len(rows), size))).map(read)
+    return iter(source.to_iter_dataset(READING))
