@@ -1,30 +1,106 @@
-"""What the train step needs on TPU slices, as the TPU's compiler says (rxrx_jax/aot.py): compiled, not run.
+"""What training on RxRx3 needs on TPU slices and on H200s: compiled and computed, not run. For docs/scale.md.
 
-    pip install -e '.[tpu]' && python benchmarks/scale.py
+    pip install -e '.[tpu]' && python benchmarks/scale.py steps       # compiles every ROW that docs/aot.json lacks
+    pip install -e '.[gpu]' && python benchmarks/scale.py steps       # those on H200s; neither chip is needed
+    python benchmarks/scale.py records --source=DIR                   # measures reading, DIR a tree of RxRx1
+    python benchmarks/scale.py plan                                   # computes hours from both, in seconds
 
-Compiles every ROW, a minute or more each, writes docs/aot.json, one object a row, and prints the table of
-docs/scale.md. Rows that are there already are kept: delete the file to begin anew.
+Each writes a file in docs/ and prints its tables of docs/scale.md. A row takes minutes for a TPU, seconds for a GPU; to
+compile one anew delete it from docs/aot.json.
 """
 
+import argparse
 import ast
 import contextlib
 import json
+import math
 import pathlib
+import tempfile
 
-from rxrx_jax import aot, config
+import roofline
+
+from rxrx_jax import aot, config, data
 from rxrx_jax.errors import UserError
 from rxrx_jax.models import attention, vit
+from rxrx_jax.train import run_length
 
-OUT = pathlib.Path(__file__).resolve().parent.parent / "docs" / "aot.json"
+DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
 S16 = "--topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=S/16 --config.mesh.fsdp=16"
-L8 = "--topology=v6e:16x16 --config=mae_vit.py:rxrx3,variant=L/8 --config.mesh.fsdp=16 --config.model.remat=full"
-ROWS = [  # arguments of rxrx_jax.aot, and what is taken away
+L8 = "--config=mae_vit.py:rxrx3,variant=L/8"
+SPLIT = "--config.mesh.fsdp=16 --config.model.remat=full"
+PLANNED = [  # arguments of rxrx_jax.aot: the published recipe and a small model, each on 256 v5e and on 64 H200
+    f"--topology=v5e:16x16 {L8} --config.accumulate=2 --config.mesh.fsdp=16",
+    f"--topology=h200:8x8 {L8}",
+    "--topology=v5e:16x16 --config=mae_vit.py:rxrx3,variant=S/16",
+    "--topology=h200:8x8 --config=mae_vit.py:rxrx3,variant=S/16",
+]
+ROWS = [  # the same, and what is taken away
     ("--topology=v5e:4x4 --config=mae_vit.py:rxrx1,variant=S/16 --config.accumulate=4", ""),
     (S16, ""),
     (S16, "constraint"),
     ("--topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=B/8", ""),
-    (L8, ""),
+    (f"--topology=v6e:16x16 {L8} {SPLIT}", ""),
+    (f"--topology=v5e:16x16 {L8} {SPLIT}", ""),
+    *((arguments, "") for arguments in PLANNED),
 ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("steps", "records", "plan"))
+    parser.add_argument("--source", type=pathlib.Path, help="an RxRx1 tree with images/, for records")
+    flags = parser.parse_args()
+    if flags.part == "steps":
+        print("\n".join(table(steps())))
+    elif flags.part == "records":
+        import rxrx3_records
+
+        with tempfile.TemporaryDirectory() as folder:
+            write("scale_records", rxrx3_records.measure(pathlib.Path(folder), flags.source))
+        print("\n".join(table_of_records(read("scale_records"))))
+    else:
+        write("scale", plans(read("aot"), read("scale_records"), read("encodings"), read("loader")))
+        print("\n".join([*table_of_steps(read("scale")), "", *table_of_runs(read("scale"))]))
+
+
+def read(name: str):
+    return json.loads((DOCS / f"{name}.json").read_text())
+
+
+def write(name: str, found) -> None:
+    (DOCS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+# Compiled steps.
+
+
+def steps() -> list[dict]:
+    """The rows of docs/aot.json, with those that were missing and for which there is a compiler."""
+    rows = read("aot")
+    for arguments, what in ROWS:
+        if any((row["arguments"], row["without"]) == (arguments.split(), what) for row in rows):
+            continue
+        try:
+            chips = aot.devices(arguments.split()[0].partition("=")[2])
+        except UserError as e:
+            print(f"left out: {arguments}: {e}")
+            continue
+        rows.append(measure(arguments, what, chips))
+        write("aot", rows)
+    return rows
+
+
+def values_of(arguments: str) -> dict:
+    """The nested config that `arguments` of rxrx_jax.aot mean."""
+    _, file, *changes = arguments.split()
+    values = config.load(file.partition("=")[2])
+    for name, _, value in (change.removeprefix("--config.").partition("=") for change in changes):
+        *parents, last = name.split(".")
+        node = values
+        for parent in parents:
+            node = node[parent]
+        node[last] = value if isinstance(node[last], str) else ast.literal_eval(value)
+    return values
 
 
 def without(what: str):
@@ -38,48 +114,24 @@ def without(what: str):
     return stack
 
 
-def measure(arguments: str, what: str) -> dict:
-    topology, file, *changes = (argument.partition("=")[2] for argument in arguments.split())
-    values = config.load(file)
-    for name, value in zip((argument.partition("=")[0] for argument in arguments.split()[2:]), changes):
-        *parents, last = name.removeprefix("--config.").split(".")
-        node = values
-        for parent in parents:
-            node = node[parent]
-        node[last] = value if isinstance(node[last], str) else ast.literal_eval(value)
+def measure(arguments: str, what: str, chips: list) -> dict:
     try:
         with without(what):
-            found = aot.compile_step(values, aot.devices(topology))
+            found = aot.compile_step(values_of(arguments), chips)
     except UserError as e:
         found = {"fits": False, "error": str(e)}
     return {"arguments": arguments.split(), "without": what} | found
 
 
-def done(rows: list[dict], arguments: str, what: str) -> bool:
-    return any((row["arguments"], row["without"]) == (arguments.split(), what) for row in rows)
-
-
-def main() -> None:
-    rows = json.loads(OUT.read_text()) if OUT.exists() else []
-    for row in ROWS:
-        if not done(rows, *row):
-            rows.append(measure(*row))
-            OUT.write_text(json.dumps(rows, indent=1) + "\n")
-    print("\n".join(table(rows)))
-
-
 def table(rows: list[dict]) -> list[str]:
-    """The lines of the table in docs/scale.md."""
+    """The lines of the table of compiled steps in docs/scale.md."""
     lines = [
         "| slice | config | without | images a step (a chip) | arguments | temporaries | memory of the chip's "
         "| all-reduce | all-gather | reduce-scatter |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    gib = lambda size: f"{size / 2**30:.2f}"  # noqa: E731
     for row in rows:
-        topology, file, *changes = row["arguments"]
-        setting = " ".join([file.partition("=")[2], *(change.removeprefix("--config.") for change in changes)])
-        cells = [topology.partition("=")[2], f"`{setting}`", row["without"]]
+        cells = [*setting(row["arguments"]), row["without"]]
         if "error" in row:
             cells += ["", "", "", f"**{row['error'].rpartition(': ')[2]}**", "", "", ""]
         else:
@@ -92,6 +144,142 @@ def table(rows: list[dict]) -> list[str]:
                 *(f"{found['count']}, {gib(found['bytes'])}" if found else "" for found in sent),
             ]
         lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def setting(arguments: list[str]) -> tuple[str, str]:
+    """The topology and the config of arguments of rxrx_jax.aot, as the tables show them."""
+    topology, file, *changes = arguments
+    shown = " ".join([file.partition("=")[2], *(change.removeprefix("--config.") for change in changes)])
+    return topology.partition("=")[2], f"`{shown}`"
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f}"
+
+
+# Whole runs.
+
+
+def ways(records: dict, encodings: dict, loader: dict) -> list[roofline.Way]:
+    """The ways to read RxRx3, from measured figures: of 2048-pixel records, and of 512-pixel ones (RxRx1's)."""
+    delta, raw, count = records["encodings"]["delta"], records["encodings"]["raw"], records["crops"]
+    small = encodings["encodings"]["delta"]["kB"] * 1e3
+    return [
+        roofline.Way("`delta` records, a crop of each", "", delta["MB"] * 1e6, delta["images_per_second_per_core"]),
+        roofline.Way("`raw` records, a crop of each", "", raw["MB"] * 1e6, raw["images_per_second_per_core"]),
+        roofline.Way(
+            f"`delta` records, {count} crops of each",
+            "in the loader",
+            delta["MB"] * 1e6 / count,
+            count * 1000 / delta["crops_ms"],
+        ),
+        roofline.Way(
+            "`delta` tiles of 512, a crop of each",
+            "in the builder",
+            small,
+            loader["images_per_second"]["delta"] / loader["cores"],
+        ),
+    ]
+
+
+def plans(rows: list[dict], records: dict, encodings: dict, loader: dict) -> list[dict]:
+    """A dict for each of PLANNED: the step's parts in seconds, and a whole run for each way of reading."""
+    found = []
+    for arguments in PLANNED:
+        (row,) = (row for row in rows if row["arguments"] == arguments.split() and not row["without"])
+        values = values_of(arguments)
+        described = data.describe(values["data"]["name"])
+        lengths = {"minibatch": row["minibatch"], "examples": described.train_images}
+        steps, remat = run_length(config.Config(values), **lengths), values["model"]["remat"]
+        system = roofline.SYSTEMS[arguments.partition("=")[2].partition(":")[0]]
+        parts = roofline.step_seconds(row, remat, system)
+        found.append(
+            {
+                "arguments": row["arguments"],
+                "system": system.name,
+                "hosts": system.hosts,
+                "minibatch": row["minibatch"],
+                "total_bytes": row["total_bytes"],
+                "hbm_bytes": row["hbm_bytes"],
+                "collectives": row["collectives"],
+                "total_steps": steps,
+                "seconds": parts,
+                "at_best_seconds": max(parts.values()),
+                "expected_seconds": math.fsum(parts.values()),
+                "ways": [
+                    {"way": way.name, "missing": way.there} | roofline.plan(row, remat, steps, way, system)
+                    for way in ways(records, encodings, loader)
+                ],
+            }
+        )
+    return found
+
+
+def table_of_records(records: dict) -> list[str]:
+    lines = [
+        "| 2048-pixel records | MB a record (measured) | TB of 2.2 million (computed) | one crop: images/s a core "
+        f"(measured) | ms to read all of it (measured) | ms for {records['crops']} crops (measured) |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, f in records["encodings"].items():
+        terabytes = f["MB"] * data.describe("rxrx3").train_images / 1e6
+        rate = f"{f['images_per_second_per_core']:.1f}"
+        lines.append(
+            f"| `{name}` | {f['MB']:.2f} | {terabytes:.1f} | {rate} | {f['read_ms']:.1f} | {f['crops_ms']:.1f} |"
+        )
+    return lines
+
+
+def table_of_steps(plans: list[dict]) -> list[str]:
+    lines = [
+        "| | config | images a step (compiled) | memory of the chip's, GiB (compiled) | collectives a step (compiled) "
+        "| GB they handle (compiled) | compute s (computed) | memory s (computed) | network s (computed) "
+        "| step s if all overlaps (computed) | step s, expected (computed) |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for plan in plans:
+        sent = plan["collectives"].values()
+        seconds = [*plan["seconds"].values(), plan["at_best_seconds"], plan["expected_seconds"]]
+        cells = [
+            plan["system"],
+            setting(plan["arguments"])[1],
+            f"{plan['minibatch']}",
+            f"{gib(plan['total_bytes'])} of {plan['hbm_bytes'] // 2**30}",
+            f"{sum(kind['count'] for kind in sent)}",
+            f"{sum(kind['bytes'] for kind in sent) / 1e9:.2f}",
+            *(f"{value:.4f}" for value in seconds),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def table_of_runs(plans: list[dict]) -> list[str]:
+    lines = [
+        "| | model | records | missing | images/s a host (computed) | GB/s a host (computed) of (assumed) "
+        "| GB/s in all (computed) | cores a host (computed) of (assumed) | step s (computed) | hours (computed) "
+        "| bottleneck (computed) |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for plan in plans:
+        system = next(system for system in roofline.SYSTEMS.values() if system.name == plan["system"])
+        variant = plan["arguments"][1].partition("variant=")[2]
+        for way in plan["ways"]:
+            rate = way["bytes_per_second"] / 1e9
+            cells = [
+                plan["system"],
+                variant,
+                way["way"],
+                way["missing"],
+                f"{way['images_per_second']:.0f}",
+                f"{rate:.2f} of {system.network / 1e9:g}",
+                f"{rate * plan['hosts']:.1f}",
+                f"{way['cores']:.1f} of {system.cores}",
+                f"{way['step_seconds']:.3f}",
+                f"{way['hours']:.1f}",
+                way["bottleneck"],
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 

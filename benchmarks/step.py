@@ -48,6 +48,7 @@ def ours(kind: str, variant: str, minibatch: int, dtype: str):
         made = make_step(config, dataset, mesh, minibatch, 1000, dataset.train_images)
         host = next(data.synthetic_minibatches(dataset, minibatch, SIDE, seed=0))
         del host["row"]
+        host["stop"] = np.zeros(minibatch, bool)
         images = sharding.to_device(host, mesh)
         constants = sharding.to_every_device((data.synthetic_statistics(dataset), made.keys), mesh)
         state = made.initialise(made.keys["init"])

@@ -1,11 +1,14 @@
-"""Will the train step of a config fit a TPU slice, and what will it send? Compiled here, ahead of time, without one:
+"""Will the train step of a config fit a TPU slice or a GPU cluster, and what will it send? Compiled here, ahead of
+time, without one:
 
     python -m rxrx_jax.aot --topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=L/16 --config.mesh.fsdp=16
+    python -m rxrx_jax.aot --topology=h200:8x8 --config=mae_vit.py:rxrx3,variant=L/8
 
 It is the step that `rxrx_jax.main` runs, for the dataset's published shape; no image is read and nothing is run, so
-that it says nothing of time. Needs `pip install -e '.[tpu]'`, except for `--topology=cpu:8`, this machine's processor
-as 8 devices. The last line printed is one JSON object with everything in the table. The compiler's own FLOPs count
-the body of a loop once: with the blocks scanned they are far below ours and serve to compare one config's variants.
+that it says nothing of time. Needs `pip install -e '.[tpu]'`, or '.[gpu]' for `h200:HOSTSxGPUS`, and neither for
+`--topology=cpu:8`, this machine's processor as 8 devices. The last line printed is one JSON object with everything in
+the table. The compiler's own FLOPs, which GPUs' does not tell, count the body of a loop once: with the blocks scanned
+they are far below ours and serve to compare one config's variants.
 """
 
 import functools
@@ -25,8 +28,26 @@ from rxrx_jax.errors import UserError
 from rxrx_jax.speed import hlo
 
 # Memory of a chip in GiB, by jax's device_kind.
-HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
-TOPOLOGY = flags.DEFINE_string("topology", None, "KIND:SHAPE of a TPU slice, v5e:4x4, v5p:4x4x4, v6e:16x16; or cpu:8.")
+HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32, "NVIDIA H200": 131}  # 131 GiB are 141 GB
+KNOWN = "v5e:4x4, v5p:4x4x4, v6e:16x16, ..., h200:8x8 (hosts, GPUs of each) or cpu:8"
+TOPOLOGY = flags.DEFINE_string("topology", None, f"KIND:SHAPE of what to compile for: {KNOWN}.")
+
+# An H200 as XLA describes GPUs (GpuTargetConfigProto): compute capability 9.0, NVIDIA's data sheet and tuning guide.
+H200 = """
+platform_name: "CUDA" device_description_str: "NVIDIA H200"
+dnn_version_info { major: 9 minor: 8 } runtime_version { major: 13 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 } clock_rate_ghz: 1.98
+  core_count: 132 fpus_per_core: 128 threads_per_core_limit: 2048
+  threads_per_block_limit: 1024 threads_per_warp: 32
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+  l2_cache_size: 52428800 device_memory_size: 141000000000 memory_bandwidth: 4800000000000
+}
+"""
+# Which of its own matrix products is fastest XLA tries out on the GPU: without one, cuBLAS's are taken.
+COMPILER_OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 
 
 def main(arguments: list[str], values: dict) -> None:
@@ -37,14 +58,17 @@ def main(arguments: list[str], values: dict) -> None:
 
 
 def devices(topology: str | None) -> list:
-    """The devices of a slice that need not exist. Call it before anything else asks jax for devices."""
+    """The devices of a slice or cluster that need not exist. Call it before anything else asks jax for devices."""
     kind, _, shape = (topology or "").partition(":")
-    if not re.fullmatch(r"\w+:\d+(x\d+)*", topology or ""):
-        raise UserError(f"--topology={topology}: expected v5e:4x4, v5p:4x4x4, v6e:16x16, ... or cpu:8")
+    sides = {"cpu": "", "h200": r"x\d+"}.get(kind, r"(x\d+)*")
+    if not re.fullmatch(rf"\w+:\d+{sides}", topology or ""):
+        raise UserError(f"--topology={topology}: expected {KNOWN}")
     jax.config.update("jax_platforms", "cpu")  # what little runs, runs here
     if kind == "cpu":
         jax.config.update("jax_num_cpu_devices", int(shape))
         return jax.devices()
+    if kind == "h200":
+        return _gpus(shape)
     # Neither ask the cloud which machine this is, nor take the lock of a chip, nor say on stderr that both are missing.
     quiet = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ |= quiet | {"TPU_ACCELERATOR_TYPE": "v5e-8"}  # of no consequence: --topology says what is meant
@@ -57,6 +81,16 @@ def devices(topology: str | None) -> list:
         raise UserError("libtpu, the TPU's compiler, is missing: pip install -e '.[tpu]'") from None
     except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as e:
         raise UserError(f"--topology={topology}: {first_line(e)}") from None
+
+
+def _gpus(shape: str) -> list:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # do not say on stderr that there is no GPU
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(platform="cuda", topology=f"1x{shape}", target_config=H200).devices
+    except NotImplementedError:
+        raise UserError("XLA's compiler for GPUs is missing: pip install -e '.[gpu]'") from None
 
 
 def compile_step(values: dict, chips: list) -> dict:
@@ -74,7 +108,7 @@ def compile_step(values: dict, chips: list) -> dict:
         step = make_step(config, dataset, mesh, minibatch, total_steps, examples)
         begin = time.perf_counter()
         try:
-            compiled = step.compile()
+            compiled = step.update.lower(*step.arguments).compile(COMPILER_OPTIONS.get(chips[0].platform))
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
@@ -96,7 +130,7 @@ def compile_step(values: dict, chips: list) -> dict:
         "hbm_bytes": hbm and hbm * 2**30,
         "fits": hbm and memory_per_chip(compiled) <= hbm * 2**30,
         "flops_per_image": step.flops_per_image,
-        "compiler_flops_per_chip": compiled.cost_analysis()["flops"],
+        "compiler_flops_per_chip": (compiled.cost_analysis() or {}).get("flops"),
         "collectives": hlo.collectives(compiled.as_text()),
         "compile_seconds": round(seconds, 1),
         "jax": jax.__version__,
@@ -116,8 +150,9 @@ def table(result: dict) -> list[str]:
         "temporaries": f"{gib('temporary_bytes')} a chip",
         "memory": f"{gib('total_bytes')} a chip{of}",
         "FLOPs": f"{result['flops_per_image'] / 1e9:.2f} G an image, {per_chip / 1e12:.3f} T a chip and step",
-        "compiler's FLOPs": f"{result['compiler_flops_per_chip'] / 1e12:.3f} T a chip and step, loop bodies once",
     }
+    if found := result["compiler_flops_per_chip"]:
+        rows["compiler's FLOPs"] = f"{found / 1e12:.3f} T a chip and step, loop bodies once"
     for kind, found in result["collectives"].items():
         rows[kind] = f"{found['count']} a step, {found['bytes'] / 2**20:.1f} MiB"
     rows["compiled in"] = f"{result['compile_seconds']} s, not run"

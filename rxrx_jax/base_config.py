@@ -28,6 +28,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
         groups_per_minibatch=0,  # 0 = drawn from all
         unlabelled_minibatch=0,  # images of held-out experiments beside each minibatch, without labels
         select=dict(),
+        unreadable=0,  # images an epoch, or an evaluation, that may be left out because their records are damaged
     )
     # By default what encoders of that kind are published with; the simulated screen has whole plates to normalise by.
     config.normalisation = arg.normalisation or ("image" if real else "plate")
@@ -38,7 +39,11 @@ def base_config(arg) -> ml_collections.ConfigDict:
     config.evaluation_minibatch = 256
     config.log_steps = 50 if real else 20
     config.checkpoint_steps = 1000 if real else 100
-    config.keep_checkpoints = 1
+    config.keep_checkpoints = 2  # so that one is left when the newest turns out damaged
+    # What stops a run: a loss that is no number, or `explode` times its usual value (0: any number is good). With
+    # rollback it goes back once to the last checkpoint instead, and leaves the minibatch out.
+    config.guard = dict(explode=10.0, rollback=False)
+    config.stuck_seconds = 1200.0  # without any progress, then the run ends for a restart; 0 waits for ever
     config.tensorboard = False
     config.profile_steps = ()  # (first, last + 1) of a trace in workdir/profile
     config.measure = ""  # "synthetic" trains on noise, "loader" only reads: what limits the speed?

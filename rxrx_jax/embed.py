@@ -52,7 +52,7 @@ def open_model(path: str, channels: int, source: str | None = None) -> Model:
     the run was evaluated with. Raises UserError naming what does not fit."""
     if checkpoint.is_run(path):
         folder = checkpoint.find_checkpoint(path)
-        run = export.read_config(folder.parent.parent)
+        run = checkpoint.read_config(folder)
         encoder, crop = export.make_encoder(run, folder.parent.parent), run["augment"]["crop"]
         view = jax.ShapeDtypeStruct((1, crop, crop, channels), jnp.float32)
         shapes = jax.eval_shape(encoder.init, jax.random.key(0), view)["params"]

@@ -7,11 +7,14 @@ holds whole plates, so that one plate is read without the others.
 
 import pathlib
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from etils import epath
 
+from rxrx_jax import files
 from rxrx_jax.errors import UserError
 
 NAME = "embeddings.parquet"
@@ -28,8 +31,8 @@ def schema(columns: dict[str, type], dim: int) -> pa.Schema:
     return pa.schema([*fields, pa.field(EMBEDDING, pa.list_(value, dim), nullable=False)])
 
 
-def open_writer(path: pathlib.Path, form: pa.Schema) -> pq.ParquetWriter:
-    """A writer of such a file; each table given to it becomes one row group."""
+def open_writer(path: pathlib.Path | BinaryIO, form: pa.Schema) -> pq.ParquetWriter:
+    """A writer of such a file, given by its path or open; each table given to it becomes one row group."""
     names = [field.name for field in form if field.name != EMBEDDING]
     # Floats share no values; split by byte, their exponents pack.
     encodings = {f"{EMBEDDING}.list.element": "BYTE_STREAM_SPLIT"}
@@ -46,19 +49,18 @@ def table(form: pa.Schema, columns: dict[str, Sequence], embedding: np.ndarray) 
     return pa.Table.from_arrays([*arrays, pa.FixedSizeListArray.from_arrays(flat, type=value)], schema=form)
 
 
-def write(path: pathlib.Path, columns: dict[str, np.ndarray], embedding: np.ndarray) -> None:
-    """Writes columns (each [n]; str, int or float) and embedding [n, D] float32; the file appears when complete."""
+def write(path: epath.PathLike, columns: dict[str, np.ndarray], embedding: np.ndarray) -> None:
+    """Writes columns (each [n]; str, int or float) and embedding [n, D] float32; the file appears when complete.
+    Raises UserError when there is no room for it."""
     columns = {name: np.asarray(values) for name, values in columns.items()}
     n, dim = embedding.shape
     if any(len(values) != n for values in columns.values()):
         raise ValueError(f"columns of {sorted({len(v) for v in columns.values()})} rows for {n} embeddings")
     form = schema({name: KINDS[values.dtype.kind] for name, values in columns.items()}, dim)
-    partial = path.with_name(path.name + ".partial")
-    with open_writer(partial, form) as writer:
+    with files.writing(path) as file, open_writer(file, form) as writer:
         for start, stop in _groups(columns, n):
             part = {name: values[start:stop] for name, values in columns.items()}
             writer.write_table(table(form, part, embedding[start:stop]), row_group_size=max(n, 1))
-    partial.replace(path)
 
 
 def _groups(columns: dict[str, np.ndarray], n: int) -> list[tuple[int, int]]:
@@ -75,7 +77,7 @@ def _groups(columns: dict[str, np.ndarray], n: int) -> list[tuple[int, int]]:
 
 
 def read(
-    path: pathlib.Path, experiments: Sequence[str] | None = None, plates: Sequence[str] | None = None
+    path: epath.PathLike, experiments: Sequence[str] | None = None, plates: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Reads an embeddings file, or the one in a folder, or a part of it.
 
@@ -89,10 +91,10 @@ def read(
 
     Raises UserError: no such file, not an embeddings file, or an experiment or plate that it does not have.
     """
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     path = path / NAME if path.is_dir() else path
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with path.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
             return _read(file, path, _as_set(experiments), _as_set(plates))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
@@ -106,7 +108,7 @@ def _as_set(names: Sequence[str] | None) -> set[str] | None:
     return {names} if isinstance(names, str) else None if names is None else set(names)
 
 
-def _read(file: pq.ParquetFile, path: pathlib.Path, experiments: set | None, plates: set | None):
+def _read(file: pq.ParquetFile, path: epath.Path, experiments: set | None, plates: set | None):
     form = file.schema_arrow
     kind = form.field(EMBEDDING).type if EMBEDDING in form.names else None
     if not isinstance(kind, pa.FixedSizeListType) or kind.value_type != pa.float32():
@@ -164,7 +166,7 @@ def _may_hold(group: pq.RowGroupMetaData, experiments: set | None, plates: set |
     )
 
 
-def _among(key: str, values: np.ndarray, wanted: set[str], path: pathlib.Path) -> np.ndarray:
+def _among(key: str, values: np.ndarray, wanted: set[str], path: epath.Path) -> np.ndarray:
     found = set(values.tolist())
     if unknown := sorted(wanted - found):
         raise UserError(f"{path} has no {key} {unknown[0]!r}")

@@ -1,37 +1,42 @@
 """`python -m rxrx_jax.main --config=mae_vit.py[:arguments] [--workdir=DIR] [--config.optim.lr=1e-4 ...]`"""
 
-import os
 import pathlib
 import sys
+from logging import CRITICAL, getLogger
 
 import jax
 from absl import flags, logging
 
 from rxrx_jax import command
+from rxrx_jax.safety import hosts
+from rxrx_jax.safety.preemption import Stopped
 from rxrx_jax.speed import allocator
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is written; default runs/CONFIG under this folder.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run is written, a folder that all hosts see or a gs:// address; default runs/CONFIG."
+)
+MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "Join the other hosts of a Cloud TPU slice (elsewhere the environment says)."
+)
 
 
 def main(values: dict) -> None:
-    # Before anything asks for a device. On a cluster that jax knows (TPU pod, SLURM with several tasks) it finds the
-    # other hosts by itself; one host needs nothing.
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or int(os.environ.get("SLURM_NTASKS", 1)) > 1 or _on_tpu_pod():
-        jax.distributed.initialize()
-    logging.set_verbosity(logging.WARNING)  # absl, for orbax and TFDS
+    logging.set_verbosity(logging.FATAL)  # absl, for jax, TFDS and Orbax, whose errors are raised as well
+    getLogger("asyncio").setLevel(CRITICAL)  # as are those of Orbax's threads
+    hosts.join(MULTIHOST.value)  # before anything asks for a device
 
     from rxrx_jax import train  # imports of the whole stack wait until the flags are known to be good
 
     name = _default_name(sys.argv) + (f"-{values['measure']}" if values.get("measure") else "")
-    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / name)
-    last = train.run(values, workdir)
+    workdir = WORKDIR.value or f"runs/{name}"
+    try:
+        last = train.run(values, workdir)
+    except Stopped:
+        return hosts.part()
     if jax.process_index() == 0:
         what = f"parameters {last['parameters_sha256'][:12]}" if "parameters_sha256" in last else "nothing trained"
         print(f"done: {workdir} step {last['step']} {what}")
-
-
-def _on_tpu_pod() -> bool:
-    return len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+    hosts.part()
 
 
 def _default_name(argv) -> str:

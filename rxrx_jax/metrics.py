@@ -3,16 +3,20 @@
 import contextlib
 import json
 import math
-import os
 import pathlib
 import sys
+import tempfile
 import time
 
 import jax
 import numpy as np
+from etils import epath
 
+from rxrx_jax import files
 from rxrx_jax.errors import UserError
 
+NAME = "metrics.jsonl"
+SECONDS = 30.0  # between two times that the file is written to an object store
 AHEAD = 5  # minibatches that a loader may have ready before it is asked
 
 
@@ -20,12 +24,13 @@ class Writer:
     """Appends one flat JSON object per event to workdir/metrics.jsonl, on the first host only.
 
     Opened at `step`, it drops the lines of later steps that a killed run had written after its last checkpoint.
-    With `tensorboard` the numbers also go to event files (needs the extra `tensorboard`).
+    With `tensorboard` the numbers also go to event files (needs the extra `tensorboard`). An object store cannot
+    append: there the file is written again every SECONDS, when an evaluation or the run ends, and by `flush`.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, tensorboard: bool = False):
+    def __init__(self, workdir: epath.PathLike, step: int, tensorboard: bool = False):
         self.active = jax.process_index() == 0
-        self._board = None
+        self._board, self._file, self._path = None, None, epath.Path(workdir) / NAME
         if not self.active:
             return
         if tensorboard:
@@ -34,36 +39,53 @@ class Writer:
             except ImportError:
                 raise UserError("tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
             self._board = SummaryWriter(str(workdir / "tensorboard"))
-        path = workdir / "metrics.jsonl"
-        kept = [line for line in read(path) if line["step"] <= step] if path.exists() and step else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
-        self._file = open(path, "a", buffering=1)
+        kept = [line for line in read(self._path) if line["step"] <= step] if step and self._path.exists() else []
+        self._text = "".join(json.dumps(line) + "\n" for line in kept)
+        files.write(self._path, self._text)
+        self._flushed = time.monotonic()
+        if not files.is_remote(workdir):
+            self._file = open(self._path, "a", buffering=1)
 
     def write(self, step: int, values: dict) -> None:
-        """Values are numbers, strings or booleans; a number that is not finite is written as null."""
+        """Values are numbers, strings or booleans; a number that is not finite is written as null. Raises UserError
+        when there is no room."""
         if not self.active:
             return
         clean = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in clean.items()}
-        self._file.write(json.dumps({"step": step} | clean) + "\n")
+        line = json.dumps({"step": step} | clean) + "\n"
+        if self._file:
+            with files.room(self._path):
+                self._file.write(line)
+        else:
+            self._text += line
+            if "final" in clean or "done" in clean or time.monotonic() - self._flushed > SECONDS:
+                self.flush()
         if self._board:
             for key, value in clean.items():
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     self._board.add_scalar(key, value, step)
 
+    def flush(self) -> None:
+        """Makes what was written outlive this process: to be called before a checkpoint is saved."""
+        if self.active and not self._file:
+            files.write(self._path, self._text)
+            self._flushed = time.monotonic()
+
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        if self.active:
-            self._file.close()
+    def __exit__(self, kind, *_):
+        # What is already being raised is the error to see.
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext(), files.room(self._path):
+            self.flush()
+            if self._file:
+                self._file.close()
         if self._board:
             self._board.close()
 
 
-def read(path: pathlib.Path) -> list[dict]:
+def read(path: epath.Path) -> list[dict]:
     """The lines of a metrics.jsonl; a last line that a killed process left half-written is ignored."""
     lines = path.read_text().splitlines()
     records = []
@@ -76,10 +98,29 @@ def read(path: pathlib.Path) -> list[dict]:
     return records
 
 
-def finished(path: pathlib.Path) -> dict | None:
+def finished(path: epath.Path) -> dict | None:
     """The last line of a finished run, else None."""
     records = read(path) if path.exists() else []
     return records[-1] if records and records[-1].get("done") is True else None
+
+
+def has_evaluation(path: epath.Path, step: int) -> bool:
+    """Whether the evaluation at `step` is among the lines of a run."""
+    return path.exists() and any("final" in line and line["step"] == step for line in read(path))
+
+
+def best(path: epath.Path) -> dict[str, float]:
+    """The best of each accuracy on validation experiments that a run's evaluations found, over all restarts, and its
+    step: best/NAME and best/NAME/step. With one evaluation there is nothing to choose: {}."""
+    lines = [line for line in read(path) if "final" in line]
+    found = {}
+    if len(lines) < 2:
+        return found
+    for name in lines[-1]:
+        if name.endswith(("validation/site_accuracy", "validation/well_accuracy")):
+            top = max((line for line in lines if line.get(name) is not None), key=lambda line: line[name])
+            found |= {f"best/{name}": top[name], f"best/{name}/step": top["step"]}
+    return found
 
 
 class Clock:
@@ -146,8 +187,10 @@ class Trace:
     """A profile of steps first .. last-1 of a run, (first, last) or nothing, in `folder`. A run that starts in between
     traces what is left, one that ends there stops it. Use as a context manager."""
 
-    def __init__(self, folder: pathlib.Path, steps):
-        self._folder, self._steps, self._open = folder, steps, False
+    def __init__(self, folder: epath.PathLike, steps):
+        self._folder, self._steps, self._open = epath.Path(folder), steps, False
+        # The profiler knows local folders only.
+        self._local = tempfile.TemporaryDirectory() if steps and files.is_remote(folder) else None
 
     def before(self, step: int, state) -> None:
         """Call before step number `step`."""
@@ -155,7 +198,7 @@ class Trace:
             return
         wanted = self._steps[0] <= step < self._steps[1]
         if wanted and not self._open:
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(self._local.name if self._local else self._folder)
             self._open = True
         elif self._open and not wanted:
             jax.block_until_ready(state)
@@ -164,6 +207,13 @@ class Trace:
     def _stop(self):
         jax.profiler.stop_trace()
         self._open = False
+        if self._local:
+            root = pathlib.Path(self._local.name)
+            for path in root.rglob("*"):
+                if path.is_file():
+                    there = self._folder / path.relative_to(root)
+                    there.parent.mkdir(parents=True, exist_ok=True)
+                    files.write(there, path.read_bytes())
 
     def __enter__(self):
         return self
@@ -171,6 +221,8 @@ class Trace:
     def __exit__(self, *_):
         if self._open:
             self._stop()
+        if self._local:
+            self._local.cleanup()
 
 
 def first_line(about: dict[str, float]) -> None:
@@ -199,7 +251,7 @@ def progress_line(step: int, total: int, values: dict[str, float]) -> None:
     )
 
 
-def measure_loader(minibatches, workdir: pathlib.Path, total_steps: int, minibatch: int, every: int | None) -> dict:
+def measure_loader(minibatches, workdir: epath.PathLike, total_steps: int, minibatch: int, every: int | None) -> dict:
     """Reads `total_steps` minibatches and does nothing with them; images_per_second of this host's part go to stderr
     and metrics.jsonl, without the first minibatches, which are read ahead. Returns the last line."""
     share, ahead = minibatch / jax.process_count(), min(AHEAD, total_steps - 1)

@@ -87,7 +87,8 @@ def make_step(config: Config, dataset, mesh, minibatch: int, total_steps: int, e
     placement = sharding.state_shardings(shapes, mesh)
     images = jax.ShapeDtypeStruct((minibatch, *view.shape[1:]), jnp.uint8)
     indices = dict.fromkeys(("label", "experiment", "plate", "cell_type"), jax.ShapeDtypeStruct((minibatch,), np.int32))
-    of_minibatch = {"image": images, "valid": jax.ShapeDtypeStruct((minibatch,), bool)} | indices
+    flags = dict.fromkeys(("valid", "stop"), jax.ShapeDtypeStruct((minibatch,), bool))
+    of_minibatch = {"image": images} | flags | indices
     of_plates = dict.fromkeys(("mean", "std"), jax.ShapeDtypeStruct((len(dataset.plates), channels), jnp.float32))
 
     def gradient(params, batch_stats, minibatch, statistics, keys, index, progress):
@@ -125,7 +126,9 @@ def make_step(config: Config, dataset, mesh, minibatch: int, total_steps: int, e
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema = optim.ema_update(state.ema, params, decay) if ema_decay else state.ema
         norm = optax.tree.norm(gradients)
-        found = found | {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step)}
+        unreadable = (~minibatch["valid"]).sum()  # images that another one stands in for, on all hosts
+        found |= {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step)}
+        found |= {"unreadable": unreadable, "stop": minibatch["stop"].any()}
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), found
 
     place = lambda shapes, shardings: jax.tree.map(  # noqa: E731

@@ -3,50 +3,66 @@
 import contextlib
 import functools
 import json
-import pathlib
 import sys
 import time
 
 import jax
+from etils import epath
 
-from rxrx_jax import checkpoint, data, metrics, sharding, weights
-from rxrx_jax.augment import TRANSDUCTIVE_NORMALISATIONS, plate_statistics
+from rxrx_jax import checkpoint, data, files, lineage, metrics, sharding
+from rxrx_jax.augment import plate_statistics
 from rxrx_jax.config import Config, duration, to_json
 from rxrx_jax.errors import UserError
 from rxrx_jax.evaluators import make_evaluators
 from rxrx_jax.evaluators.predict import Context
+from rxrx_jax.safety import guard, hosts
+from rxrx_jax.safety.preemption import Preemption, Stopped
+from rxrx_jax.safety.watchdog import DEVICES, Watchdog
 from rxrx_jax.speed import flops
 from rxrx_jax.state import parameters_sha256
 from rxrx_jax.step import make_step, memory_per_chip, parameter_count
 
 
-def run(values: dict, workdir: pathlib.Path) -> dict:
-    """Trains and evaluates what a config (nested dict) says, in `workdir`; continues there after a stop.
+def run(values: dict, workdir: epath.PathLike) -> dict:
+    """Trains and evaluates what a config (nested dict) says, in `workdir`, a folder or an object store's address that
+    all hosts see; continues there after a stop.
 
     With `measure="synthetic"` it trains on noise, reading nothing, and with `measure="loader"` it only reads: neither
     evaluates or keeps anything. Returns the last line of metrics.jsonl. Raises UserError for anything in the config or
-    the data that the user can mend.
+    the data that the user can mend, and Stopped when the process was asked to stop (SIGTERM) and its state is kept.
     """
-    config = Config(values)
+    workdir = files.locate(workdir)
+    hosts.agree({"config": to_json(values), "code": hosts.code_version(), "jax": jax.__version__})
     workdir.mkdir(parents=True, exist_ok=True)
-    mesh = sharding.make_mesh(config.mesh.fsdp, config.mesh.tensor)
-    with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-        return _run(config, values, workdir, mesh, stack)
+    while True:
+        config = Config(values)
+        mesh = sharding.make_mesh(config.mesh.fsdp, config.mesh.tensor)
+        with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+            try:
+                with hosts.leaving(Stopped, guard.Diverged):
+                    return _run(config, values, workdir, mesh, stack)
+            except guard.Diverged:  # and it went back to the last checkpoint: once
+                pass
 
 
-def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: contextlib.ExitStack) -> dict:
+def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: contextlib.ExitStack) -> dict:
+    preemption = stack.enter_context(Preemption())
+    watchdog = Watchdog(workdir, config.stuck_seconds, jax.process_index(), jax.process_count())
+    stack.enter_context(watchdog)
+
     # Data: labelled minibatches, and unlabelled held-out ones beside them if asked for.
     measure = config.get("measure", "")
     if measure not in ("", "synthetic", "loader"):
         raise UserError(f"measure={measure!r}: expected synthetic, loader or nothing")
     synthetic = measure == "synthetic"
+    unreadable, explode, may_roll_back = config.data.unreadable, config.guard.explode, config.guard.rollback
     if synthetic:
         dataset = data.describe(config.data.name, config.data.builder.as_kwargs())
         config.data.as_kwargs(), config.data.select.as_kwargs()  # read, though nothing is chosen
-        labelled, examples = config.data.minibatch, dataset.train_images
+        samplers, labelled, examples = [], config.data.minibatch, dataset.train_images
         minibatch = labelled + config.data.unlabelled_minibatch
     else:
-        dataset = data.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))
+        dataset = open_dataset(config)
         samplers = make_samplers(config, dataset, mesh)
         labelled, examples = samplers[0].size, samplers[0].size * samplers[0].steps_per_epoch
         minibatch = sum(s.size for s in samplers)
@@ -55,7 +71,7 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
     every = functools.partial(duration, config, total_steps=total_steps, **lengths)
     log_every, save_every, evaluate_every = every("log"), every("checkpoint"), every("evaluate")
     inherited, source = config.init.path, config.init.get("parameters", "")
-    transductive = is_transductive(config) or (bool(inherited) and inherits_transductive(inherited))
+    transductive = lineage.is_transductive(config) or (bool(inherited) and lineage.inherits_transductive(inherited))
 
     # The step: task, augmentation, optimiser, and the shapes of the state.
     the_step = make_step(config, dataset, mesh, minibatch, total_steps, examples)
@@ -64,32 +80,40 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
 
     # Evaluators, and everything in the config must have been read by now.
     sharding.check_minibatch(mesh, config.evaluation_minibatch, "evaluation_minibatch")
-    context = Context(task, dataset, augment, statistics, mesh, config.evaluation_minibatch, workdir, config.seed)
+    size = config.evaluation_minibatch
+    context = Context(task, dataset, augment, statistics, mesh, size, workdir, config.seed, unreadable=unreadable)
     has_statistics = bool(jax.tree.leaves(shapes.batch_stats.get("encoder", {}))) and not task.frozen
     evaluators = make_evaluators(config.evaluators, has_statistics)
     keep, tensorboard, profile = config.keep_checkpoints, config.tensorboard, config.get("profile_steps")
     config.check_all_read()
     resolved = {"total_steps": total_steps, "transductive": transductive, "layout": checkpoint.LAYOUT}
-    if inherited and (foreign := foreign_weights(inherited)):
+    if inherited and (foreign := lineage.foreign_weights(inherited)):
         resolved["foreign_weights"] = foreign
-    if done := claim(workdir, values | {"resolved": resolved}, bool(measure)):
+    if done := hosts.first(lambda: claim(workdir, values | {"resolved": resolved}, bool(measure))):
         return done
+    hosts.together(lambda: check_shared(workdir))
     if measure == "loader":
         minibatches = data.training_minibatches(dataset, samplers, total_steps, 0, augment.crop, config.seed)
         return metrics.measure_loader(minibatches, workdir, total_steps, minibatch, log_every)
+    rolled_back = guard.rolled_back(workdir)
+    if rolled_back is not None:  # what stands in for the minibatch that was left out comes after all others
+        samplers = [guard.LeavingOut(s, step=rolled_back - 1, instead=total_steps) for s in samplers]
 
     # State: this run's newest checkpoint, else fresh parameters with the former stage's encoder.
     checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", keep))
     restored = checkpoints.restore(shapes)
+    keys = the_step.keys
     if restored:
         state, carried = restored
-        print(f"continuing {workdir} from step {int(state.step)}", file=sys.stderr)
+        print_first(f"continuing {workdir} from step {int(state.step)}")
     else:
-        state, carried = the_step.initialise(the_step.keys["init"]), None
+        state, carried = the_step.initialise(keys["init"]), {}
         if inherited:
-            part = former_encoder(inherited, source, config, task, shapes.params[task.inherits])
+            part = lineage.former_encoder(inherited, source, config, task, shapes.params[task.inherits])
             state = the_step.inherit(state, part)
-    writer = stack.enter_context(metrics.Writer(workdir, int(state.step), tensorboard))
+    step = first = saved = int(state.step)
+    writer = stack.enter_context(metrics.Writer(workdir, step, tensorboard))
+    watchdog.at("compiling", step)
     train_step = the_step.compile()
     about = {
         "parameters": parameter_count(shapes.params),
@@ -99,65 +123,118 @@ def _run(config: Config, values: dict, workdir: pathlib.Path, mesh, stack: conte
     metrics.first_line(about)
 
     # Loop.
-    step = first = int(state.step)
     clock = metrics.Clock(minibatch, total_steps, carried, the_step.flops_per_image, flops.peak())
+    the_guard = guard.Guard(explode, unreadable, -(-examples // labelled), carried.get("unreadable", 0))
     if synthetic:
         minibatches = data.synthetic_minibatches(dataset, minibatch, augment.crop, config.seed)
     else:
         minibatches = data.training_minibatches(dataset, samplers, total_steps, step, augment.crop, config.seed)
-    constants = sharding.to_every_device((statistics, the_step.keys), mesh)
-    late = None  # metrics are fetched one step late, so that logging never waits for the device
+    constants = sharding.to_every_device((statistics, keys), mesh)
+    late, stopping = None, False  # metrics are fetched one step late, so that the devices never wait for it
     trace = stack.enter_context(metrics.Trace(workdir / "profile", profile))
 
-    def log():
-        if late:
-            at, found = late
-            line = {k: float(v) for k, v in found.items()}  # waits until that step is done
-            line |= clock.tick(at)
+    def look(at, found):
+        """Checks the metrics of step `at`, and writes them where it is time. Waits until that step is done."""
+        nonlocal stopping
+        line = {k: float(v) for k, v in jax.device_get(found).items()}
+        stopping |= bool(line.pop("stop"))
+        the_guard.check(at, line)
+        if at > first + 1 and log_every and (at % log_every == 0 or at == total_steps):
+            line |= clock.tick(at) | {"unreadable": the_guard.unreadable}
             writer.write(at, line)
             metrics.progress_line(at, total_steps, line)
 
-    def evaluate(state, final):
-        context.use(state)
+    def catch_up():
+        nonlocal late
+        newest, late = late, None
+        if newest:
+            look(*newest)
+
+    def save():
+        nonlocal saved
+        catch_up()
+        if saved == step or synthetic:
+            return
+        watchdog.at("saving", step)
+        writer.flush()
+        with clock.pause(state):
+            checkpoints.save(state, clock.carry() | {"unreadable": float(the_guard.unreadable)})
+        saved = step
+
+    def between():
+        """Called between the minibatches of an evaluation."""
+        watchdog.at("evaluating", step)
+        preemption.check()
+
+    def evaluate(final):
+        catch_up()
+        context.use(state, between)
         with clock.pause(state):
             found = {}
             for _, function, settings in evaluators:
+                between()
                 found |= dict(function(context, **settings))
-            writer.write(int(state.step), found | ({"final": True} if final else {}))
+            left_out = {"unreadable": len(context.left_out)} if context.left_out else {}
+            writer.write(step, found | left_out | {"final": final})
 
-    while step < total_steps:
-        trace.before(step, state)
-        begin = time.perf_counter()
-        host_minibatch = next(minibatches)
-        clock.waited(time.perf_counter() - begin)
-        del host_minibatch["row"]  # only evaluators look rows up
-        state, found = train_step(state, sharding.to_device(host_minibatch, mesh), *constants)
-        step += 1
-        log()
-        late = None
-        if step == first + 1:  # the rates start here
-            jax.block_until_ready(state)
-            clock.start(step)
-        elif log_every and (step % log_every == 0 or step == total_steps):
-            late = (step, found)
-        if step < total_steps and not synthetic:
-            if evaluate_every and step % evaluate_every == 0:
-                evaluate(state, final=False)
-            if save_every and step % save_every == 0:
-                with clock.pause(state):
-                    checkpoints.save(state, clock.carry())
-    log()
+    def loop():
+        nonlocal state, step, late
+        if restored and due(evaluate_every, step, total_steps):
+            if not hosts.first(lambda: metrics.has_evaluation(workdir / metrics.NAME, step)):  # stopped before it
+                evaluate(final=False)
+        while step < total_steps:
+            trace.before(step, state)
+            watchdog.at("reading data", step)
+            begin = time.perf_counter()
+            host_minibatch = next(minibatches)
+            clock.waited(time.perf_counter() - begin)
+            del host_minibatch["row"]  # only evaluators look rows up
+            host_minibatch["stop"] = preemption.flag(len(host_minibatch["label"]))
+            watchdog.at(DEVICES, step)
+            state, found = train_step(state, sharding.to_device(host_minibatch, mesh), *constants)
+            step += 1
+            before, late = late, (step, found)
+            if before:
+                look(*before)
+            if stopping:
+                raise Stopped()
+            if step == first + 1:  # the rates start here
+                jax.block_until_ready(state)
+                clock.start(step)
+                watchdog.moving()
+            if not synthetic:
+                if due(save_every, step, total_steps):
+                    save()
+                if due(evaluate_every, step, total_steps):
+                    evaluate(final=False)
+        save()
+        if not synthetic:
+            evaluate(final=True)
 
-    # The end: last checkpoint, evaluation, and the line that says so.
-    jax.block_until_ready(state)
-    if not synthetic:
-        if step > first:
-            checkpoints.save(state, clock.carry())
-        evaluate(state, final=True)
+    try:
+        try:
+            loop()
+        except Stopped:
+            save()
+            print_first(f"stopped at step {step} of {total_steps}; the same command goes on from there")
+            raise
+    except guard.Diverged as bad:
+        rows = [s.rows(bad.step - 1) for s in samplers]
+        hosts.first(functools.partial(guard.stop_or_roll_back, workdir, bad, dataset, rows, may_roll_back))
+        raise
+
+    # The line that says that the run is finished.
     last = {"done": True, "parameters_sha256": parameters_sha256(state.params), "transductive": transductive}
-    last |= clock.carry() | about
+    last |= clock.carry() | about | {"unreadable": the_guard.unreadable}
+    last |= {} if rolled_back is None else {"rolled_back": rolled_back}
+    last |= metrics.best(workdir / metrics.NAME) if writer.active else {}
     writer.write(step, last)
     return {"step": step} | last
+
+
+def due(every: int | None, step: int, total_steps: int) -> bool:
+    """Whether something is to happen at `step`; what the end brings anyway does not happen before."""
+    return bool(every) and 0 < step < total_steps and step % every == 0
 
 
 def run_length(config: Config, **lengths: int) -> int:
@@ -168,30 +245,13 @@ def run_length(config: Config, **lengths: int) -> int:
     return total_steps
 
 
-def former_encoder(path: str, source: str, config: Config, task, shapes):
-    """The encoder to start from: of a run's checkpoint, there the part `source` of the state ("params", "ema",
-    "batch_stats/teacher"; "" is the part that run was evaluated with), or of a file or folder of weights."""
-    if checkpoint.is_run(path):
-        former = checkpoint.read_config(path)["normalisation"]
-        if former != config.normalisation:
-            print(f"note: {path} saw images normalised by {former}, this run {config.normalisation}", file=sys.stderr)
-        return checkpoint.load_parameters(path, task.inherits, shapes, source or checkpoint.published_part(path))
-    if source:
-        raise UserError(f"init.parameters={source} is a part of a run's state, and init.path={path} is no run")
-    return weights.encoder_parameters(path, shapes, task.encoder)
-
-
-def inherits_transductive(path: str) -> bool:
-    """Whether what the run starts from is known to have seen unlabelled held-out images."""
-    return checkpoint.is_transductive(path) if checkpoint.is_run(path) else bool(weights.seen(path))
-
-
-def foreign_weights(path: str) -> str | None:
-    """The file of another project's weights that a run starts from, directly or through the stages before: nobody here
-    knows what they have seen."""
-    if checkpoint.is_run(path):
-        return checkpoint.read_config(path)["resolved"].get("foreign_weights")
-    return path if weights.seen(path) is None else None
+def open_dataset(config: Config) -> data.Dataset:
+    """The dataset of a config, the same on all hosts. Where it is still to be made, the first host makes it."""
+    find = lambda: data.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))  # noqa: E731
+    hosts.first(lambda: find() and None)
+    dataset = hosts.together(find)
+    hosts.agree({"data": data.fingerprint(dataset)})
+    return dataset
 
 
 def make_samplers(config: Config, dataset: data.Dataset, mesh) -> list:
@@ -216,16 +276,7 @@ def checked(criteria: dict) -> dict:
     return criteria
 
 
-def is_transductive(config: Config) -> bool:
-    """Whether anything in the run's training or evaluation sees unlabelled images of held-out experiments."""
-    return bool(
-        config.normalisation in TRANSDUCTIVE_NORMALISATIONS
-        or config.data.unlabelled_minibatch
-        or ("adapt" in config and config.adapt.name == "adabn")
-    )
-
-
-def claim(workdir: pathlib.Path, resolved: dict, measure: bool) -> dict | None:
+def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
     """Writes the resolved config into the workdir. A workdir that holds another config's run is refused; that of the
     same config is continued, or, when it is finished, its last line is returned. What is measured is measured anew."""
     path, text = workdir / "config.json", to_json(resolved)
@@ -234,10 +285,21 @@ def claim(workdir: pathlib.Path, resolved: dict, measure: bool) -> dict | None:
     again = measure and bool(stored.get("measure"))
     if started and stored and stored != json.loads(text) and not again:
         raise UserError(f"{workdir} holds a run with another config (config.json); use another --workdir or delete it")
-    if jax.process_index() == 0 and (again or not started):
-        path.write_text(text)
+    if again or not started:
+        files.write(path, text)
     if measure:
         return None
     if done := metrics.finished(workdir / "metrics.jsonl"):
         print(f"{workdir} is finished; nothing to do", file=sys.stderr)
     return done
+
+
+def check_shared(workdir: epath.Path) -> None:
+    """Raises UserError on a host that does not see what the first one has written."""
+    if not (workdir / "config.json").exists():
+        raise UserError(f"{workdir} is not the first host's: give a --workdir on a disk that all hosts share, or gs://")
+
+
+def print_first(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)

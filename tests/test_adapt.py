@@ -258,7 +258,7 @@ def test_reading_a_domain_with_its_own_statistics(tmp_path):
     table = {field.name: np.zeros(12, np.int32) for field in dataclasses.fields(data.Sites)}
     index = np.where(split == "test", np.cumsum(split == "test"), np.cumsum(split == "val")) - 1
     table |= {"split": split, "index": index, "experiment": experiment}
-    sources = {name: Records([{"image": x} for x in images[split == name]]) for name in ("test", "val")}
+    sources = {name: list(images[split == name]) for name in ("test", "val")}
     dataset = data.Dataset(tmp_path, data.Sites(**table), ["A", "B"], ["A/1"], ["A"], ["x"], (4, 4, 2), {}, {}, sources)
     task = Classify(ConvNet((3,)), Head(2), None, 0.0)
     variables = random_variables(task.init, np.zeros((1, 4, 4, 2), np.float32))
@@ -277,11 +277,6 @@ def test_reading_a_domain_with_its_own_statistics(tmp_path):
     embedding = np.maximum(x * encoder["norm0"]["scale"] + encoder["norm0"]["bias"], 0)
     np.testing.assert_allclose(found["embedding"], embedding[split == "test"], rtol=1e-4, atol=1e-5)
     assert np.abs(context.predict("test")["embedding"] - found["embedding"]).max() > 0.1  # not the running ones
-
-
-class Records(list):
-    def __getitems__(self, indices):
-        return [self[i] for i in indices]
 
 
 # Configs.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rxrx_jax import optim
-from rxrx_jax.checkpoint import Checkpoints, find_checkpoint, load_parameters
+from rxrx_jax.checkpoint import Checkpoints, find_checkpoint, load_parameters, stored_parameters
 from rxrx_jax.config import Config
 from rxrx_jax.errors import UserError
 from rxrx_jax.sharding import make_mesh, state_shardings
@@ -22,6 +22,7 @@ def make_state(step, seed=0):
     params = {
         "encoder": {"embed": {"kernel": bits(4, 6), "bias": bits(6)}},
         "head": {"linear": {"kernel": bits(6, 3), "bias": bits(3)}},
+        "mask_token": bits(1, 1, 4),
         "low": {"kernel": random.integers(0, 2**16, (5, 2), dtype=np.uint16).view(jnp.bfloat16)},
     }
     config = Config(dict(name="adamw", betas=(0.9, 0.95), weight_decay=0.1, clip_norm=1.0))
@@ -108,8 +109,10 @@ def test_a_part_is_loaded_from_a_workdir_or_a_checkpoint(run):
     state = make_state(7, seed=7)
     shapes = shapes_of(state).params
     for path in (run, f"{run}/checkpoints/7"):
-        for part in ("encoder", "low"):
+        for part in ("encoder", "low", "mask_token"):
             assert_same_bits(load_parameters(path, part, shapes[part]), state.params[part])
+        found = stored_parameters(path)
+        assert_same_bits(jax.tree.map(jnp.asarray, found), state.params)
 
 
 def test_a_workdir_may_be_called_by_a_number(tmp_path):
@@ -135,16 +138,16 @@ def test_a_missing_part_is_an_error(run):
     [
         (
             {"kernel": (4, 8), "bias": (6,)},
-            r"encoder/embed/kernel is \(4, 6\) there and \(4, 8\) in this model",
+            r"params/encoder/embed/kernel is \(4, 6\) there and \(4, 8\) in this model",
         ),
         (
             {"kernel": (6, 4), "bias": (6,)},
-            r"encoder/embed/kernel is \(4, 6\) there and \(6, 4\) in this model",
+            r"params/encoder/embed/kernel is \(4, 6\) there and \(6, 4\) in this model",
         ),
-        ({"kernel": (4, 6)}, r"encoder/embed/bias is \(6,\) there and absent in this model"),
+        ({"kernel": (4, 6)}, r"params/encoder/embed/bias is \(6,\) there and absent in this model"),
         (
             {"kernel": (4, 6), "bias": (6,), "scale": (6,)},
-            r"encoder/embed/scale is absent there and \(6,\) in this model",
+            r"params/encoder/embed/scale is absent there and \(6,\) in this model",
         ),
     ],
 )

@@ -36,9 +36,9 @@ def called(monkeypatch):
     names = []
     plain = jax.nn.dot_product_attention
 
-    def spy(*arrays, implementation=None):
+    def spy(*arrays, implementation=None, **lengths):
         names.append(implementation or "plain")
-        return plain(*arrays)
+        return plain(*arrays, **lengths)
 
     def flash(*arrays):
         names.append("flash")
@@ -106,6 +106,30 @@ def test_the_tpu_kernel_and_its_gradients_are_the_formulas(n, m):
     np.testing.assert_allclose(found[0], numpy_attention(*map(np.asarray, arrays)), rtol=1e-4, atol=1e-5)
     for got, right in zip(found, values_and_gradients(jax.nn.dot_product_attention, arrays)):
         np.testing.assert_allclose(got, right, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("n, m", [(64, 64), (65, 65), (64, 65), (65, 64)])
+def test_rows_that_make_an_even_number_change_nothing(n, m):
+    """What cuDNN is given for odd numbers of rows, through the implementation that needs no GPU."""
+    arrays = [jnp.asarray(x) for x in draw(2, n, m, 3, 8)]
+    found = values_and_gradients(lambda *a: module.even_rows(*a, "xla"), arrays)
+    np.testing.assert_allclose(found[0], numpy_attention(*map(np.asarray, arrays)), rtol=1e-4, atol=1e-5)
+    for got, right in zip(found, values_and_gradients(jax.nn.dot_product_attention, arrays)):
+        np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-5)
+
+
+def test_cudnn_never_gets_an_odd_number_of_rows(on, monkeypatch):
+    on("gpu")
+    seen = []
+
+    def kernel(q, k, v, **more):
+        seen.append((q.shape[1], k.shape[1], v.shape[1], more["implementation"]))
+        return jnp.zeros_like(q)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    for n, m in ((65, 65), (64, 257), (4, 6)):
+        assert attention(*(jnp.asarray(x, jnp.bfloat16) for x in draw(1, n, m, 1, 8))).shape == (1, n, 1, 8)
+    assert seen == [(66, 66, 66, "cudnn"), (64, 258, 258, "cudnn"), (4, 6, 6, "cudnn")]
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")

@@ -1,10 +1,20 @@
 """Prepared datasets, or described ones, and minibatches of them. Only this folder knows of Grain and TFDS."""
 
-from rxrx_jax.data.dataset import HELD_OUT, SPLITS, Dataset, make_sampler, open_dataset, read_dataset, select
-from rxrx_jax.data.minibatches import evaluation_minibatches, read_minibatch, training_minibatches
+from rxrx_jax.data.dataset import (
+    HELD_OUT,
+    SPLITS,
+    Dataset,
+    fingerprint,
+    make_sampler,
+    open_dataset,
+    read_dataset,
+    select,
+)
+from rxrx_jax.data.minibatches import describe_record, evaluation_minibatches, read_minibatch, training_minibatches
 from rxrx_jax.data.sites import Sites, hide_labels
 from rxrx_jax.data.synthetic import Description, describe, synthetic_minibatches, synthetic_statistics
 
-__all__ = ["HELD_OUT", "SPLITS", "Dataset", "Description", "Sites", "describe", "evaluation_minibatches", "hide_labels",
-           "make_sampler", "open_dataset", "read_dataset", "read_minibatch", "select", "synthetic_minibatches",
-           "synthetic_statistics", "training_minibatches"]  # fmt: skip
+__all__ = ["HELD_OUT", "SPLITS", "Dataset", "Description", "Sites", "describe", "describe_record",
+           "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler", "open_dataset", "read_dataset",
+           "read_minibatch", "select", "synthetic_minibatches", "synthetic_statistics",
+           "training_minibatches"]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import pathlib
 import sys
@@ -10,10 +11,10 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
+from rxrx_jax.data.records import Records, allow_open_files
 from rxrx_jax.data.sampler import PairSampler, Sampler
 from rxrx_jax.data.sites import Sites, hide_labels, read_sites
 from rxrx_jax.errors import UserError
-from tfds_builders.common.encodings import DecodeWhenCut
 
 SPLITS = ("train", "id_test", "val", "test")
 HELD_OUT = ("val", "test")  # splits of unseen experiments
@@ -32,7 +33,7 @@ class Dataset:
     image_shape: tuple[int, int, int]  # [H, W, C] of the records
     mean: dict[str, np.ndarray]  # by statistics name: [1 or experiments or plates, C] float32, pixel units
     std: dict[str, np.ndarray]
-    sources: dict
+    sources: dict  # by split: `sources[split][index][rows, columns]` is a window of an image
 
 
 def open_dataset(name: str, settings: dict, folder: str | None = None) -> Dataset:
@@ -75,15 +76,14 @@ def read_dataset(path: pathlib.Path) -> Dataset:
     if builder.info.features["image"].np_dtype != np.uint8:
         raise UserError(f"{path} holds 16-bit images and training reads 8-bit ones: prepare it without bits=16")
     sources = {}
-    for name in builder.info.splits:
-        # Everything but the pixels is in the table already, and of them only what is cut out is decoded.
-        skip = {key: tfds.decode.SkipDecoding() for key in builder.info.features}
-        sources[name] = builder.as_data_source(name, decoders=skip | {"image": DecodeWhenCut()})
+    for name, split in builder.info.splits.items():
+        sources[name] = Records(split.file_instructions, builder.info.features["image"], int(split.num_bytes))
         if len(sources[name]) != (rows := (sites.split == name).sum()):
             raise UserError(
                 f"{path}: sites.csv has {rows} rows of split {name} but there are {len(sources[name])} records; "
                 "build the dataset again"
             )
+    allow_open_files(sum(len(split.file_instructions) for split in builder.info.splits.values()))
     return Dataset(
         folder=path,
         sites=sites,
@@ -96,6 +96,27 @@ def read_dataset(path: pathlib.Path) -> Dataset:
         std=stack("std"),
         sources=sources,
     )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A digest (sha256, hex) of what must be equal on all hosts: tables and statistics, among them the digest that each
+    record had when it was built, and the names and sizes of record files. No record is read; where the folder lies and
+    what it was built from does not matter."""
+    digest = hashlib.sha256()
+    for path in sorted(dataset.folder.iterdir()):
+        if path.name == "metadata.json":
+            about = json.loads(path.read_text())
+            text = json.dumps({key: value for key, value in about.items() if key != "source"}, sort_keys=True)
+            found = hashlib.sha256(text.encode()).hexdigest()
+        elif path.suffix in (".csv", ".json"):
+            with open(path, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        elif ".array_record-" in path.name:
+            found = path.stat().st_size
+        else:
+            continue
+        digest.update(f"{path.name} {found}\n".encode())
+    return digest.hexdigest()
 
 
 def select(

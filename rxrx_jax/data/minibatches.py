@@ -3,11 +3,13 @@
 A minibatch is a dict of numpy arrays, this host's part of the global one:
 image uint8 [B, S, S, C], a window of the record (a random one in training, the centre in evaluation); label int32 [B],
 -1 where unknown or hidden; experiment, plate, cell_type int32 [B], indices into the dataset's lists; row int64 [B], the
-site's row in `Dataset.sites`; valid bool [B], False for padding.
+site's row in `Dataset.sites`; valid bool [B], False for padding and where the record cannot be read.
 """
 
 import concurrent.futures
 import functools
+import sys
+import threading
 
 import grain
 import jax
@@ -16,10 +18,12 @@ import numpy as np
 from rxrx_jax.data.dataset import Dataset
 from rxrx_jax.data.sampler import Sampler
 from rxrx_jax.data.sites import Sites, hide_labels
+from rxrx_jax.errors import UserError
 from tfds_builders.common.build import cores
 
 KEYS = ("label", "experiment", "plate", "cell_type")
 READING = grain.ReadOptions(num_threads=2, prefetch_buffer_size=3)  # minibatches; each is read by all cores
+_said, _saying = set(), threading.Lock()
 
 
 def read_minibatch(
@@ -29,11 +33,13 @@ def read_minibatch(
     crop: int | None = None,
     corners: np.ndarray | None = None,
     size: int | None = None,
+    go_on: bool = False,
 ) -> dict[str, np.ndarray]:
     """Reads a window of each record of `rows` [n], padded to `size` with black, unlabelled, invalid images.
 
     Args: crop, side of the windows in pixels, None for whole images; corners [n, 2], (top, left) of each window, None
-    for the centre.
+    for the centre; go_on, whether a record that cannot be read is named on stderr and becomes a black image that is not
+    valid. Else it raises UserError.
     """
     size = len(rows) if size is None else size
     *whole, channels = dataset.image_shape
@@ -42,25 +48,29 @@ def read_minibatch(
         corners = np.broadcast_to([(whole[0] - height) // 2, (whole[1] - width) // 2], (len(rows), 2))
     image = np.empty((size, height, width, channels), np.uint8)
     image[len(rows) :] = 0
-    split = sites.split[rows]
+    valid = np.arange(size) < len(rows)
 
-    def read(lanes):
-        records = dataset.sources[split[lanes[0]]].__getitems__(sites.index[rows[lanes]].tolist())
-        for lane, record in zip(lanes, records):
-            top, left = corners[lane]
-            window = record["image"][top : top + height, left : left + width]
-            if window.strides[-1] == 1:
-                image[lane] = window
-            else:  # planes, three times faster one by one
-                for channel in range(channels):
-                    image[lane, ..., channel] = window[..., channel]
+    def read(lane):
+        top, left = corners[lane]
+        row = rows[lane]
+        try:
+            record = dataset.sources[sites.split[row]][int(sites.index[row])]
+            window = record[top : top + height, left : left + width]
+        except ValueError as error:
+            reason = f"{describe_record(dataset, row)} cannot be read: {error}"
+            if not go_on:
+                raise UserError(f"{reason}; `python -m tfds_builders.verify` finds all like it") from error
+            _say_once(f"host {jax.process_index()}: {reason}")
+            valid[lane], image[lane] = False, 0
+            return
+        if window.strides[-1] == 1:
+            image[lane] = window
+        else:  # planes, three times faster one by one
+            for channel in range(channels):
+                image[lane, ..., channel] = window[..., channel]
 
-    # Few records a job, so that few are in memory and every core has some.
-    share = min(8, -(-len(rows) // cores()))
-    parts = [np.flatnonzero(split == name) for name in np.unique(split)]
-    jobs = [part[i : i + share] for part in parts for i in range(0, len(part), share)]
-    list(_threads().map(read, jobs))
-    minibatch = {"image": image, "valid": np.arange(size) < len(rows)}
+    list(_threads().map(read, range(len(rows))))
+    minibatch = {"image": image, "valid": valid}
     for key in KEYS:
         padding = -1 if key == "label" else 0
         minibatch[key] = np.full(size, padding, np.int32)
@@ -68,6 +78,22 @@ def read_minibatch(
     minibatch["row"] = np.full(size, -1, np.int64)
     minibatch["row"][: len(rows)] = rows
     return minibatch
+
+
+def describe_record(dataset: Dataset, row: int) -> str:
+    """Names a record by everything that helps to find it."""
+    sites = dataset.sites
+    return (
+        f"{sites.site_id[row]} (experiment {dataset.experiments[sites.experiment[row]]}, plate "
+        f"{dataset.plates[sites.plate[row]]}, record {sites.index[row]} of {sites.split[row]} in {dataset.folder})"
+    )
+
+
+def _say_once(line: str) -> None:
+    with _saying:  # threads may meet a record at the same time
+        if line not in _said:
+            _said.add(line)
+            print(line, file=sys.stderr, flush=True)
 
 
 @functools.cache
@@ -103,8 +129,14 @@ class _Steps:
         total = sum(map(len, rows))
         corners = crop_corners(self.seed, step, total, self.dataset.image_shape, self.crop)
         of_sampler = np.split(corners, np.cumsum([len(r) for r in rows])[:-1])
-        here = lambda parts: np.concatenate([host_part(part) for part in parts])  # noqa: E731
-        return read_minibatch(self.dataset, self.sites, here(rows), self.crop, here(of_sampler))
+        here, corners = (list(map(host_part, parts)) for parts in (rows, of_sampler))
+        rows, corners = np.concatenate(here), np.concatenate(corners)
+        minibatch = read_minibatch(self.dataset, self.sites, rows, self.crop, corners, go_on=True)
+        first = 0
+        for sampler, part in zip(self.samplers, here):
+            stand_in(minibatch, slice(first, first + len(part)), sampler.unit)
+            first += len(part)
+        return minibatch
 
 
 def host_part(rows: np.ndarray) -> np.ndarray:
@@ -112,24 +144,48 @@ def host_part(rows: np.ndarray) -> np.ndarray:
     return np.array_split(rows, jax.process_count())[jax.process_index()]
 
 
+def stand_in(minibatch: dict[str, np.ndarray], lanes: slice, unit: int) -> None:
+    """Puts in the place of each record among these lanes that is not valid the next one that is, from the beginning
+    after the last, with all that is known of it; of every `unit` lanes, which belong together, all. `valid` stays.
+
+    Raises UserError when there is none.
+    """
+    valid = minibatch["valid"][lanes].reshape(-1, unit).all(1)
+    if valid.all():
+        return
+    if not valid.any():
+        raise UserError(f"no record of this host's part of a minibatch can be read ({len(valid) * unit}, named above)")
+    lost, found = np.flatnonzero(~valid), np.flatnonzero(valid)
+    following = found[np.searchsorted(found, lost) % len(found)]
+    for key, values in minibatch.items():
+        if key != "valid":
+            values = values[lanes].reshape(-1, unit, *values.shape[1:])  # a view
+            values[lost] = values[following]
+
+
 def training_minibatches(dataset: Dataset, samplers: list[Sampler], steps: int, start: int, crop: int, seed: int):
     """Iterator over this host's part of minibatches start, start+1, .. steps-1; each draws from every sampler in turn,
     and of each record a random window of `crop` x `crop` pixels (`crop_corners`).
 
-    Labels outside the train split are hidden here, before anything else sees a minibatch.
+    Labels outside the train split are hidden here, before anything else sees a minibatch. In the place of a record that
+    cannot be read, which is named on stderr, stands another of this host's part (`stand_in`), with `valid` False: the
+    sum of that over all hosts is how many are missing.
     """
     source = grain.MapDataset.source(_Steps(dataset, samplers, steps, crop, seed))[start:]
     return iter(source.to_iter_dataset(READING))
 
 
-def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: int | None = None):
+def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: int | None = None, go_on: bool = False):
     """Iterator over this host's part of minibatches that hold each of `rows` exactly once, labels shown; the last one
-    is padded to `size` with `valid` False. Images are the centre of `crop` x `crop` pixels, or whole."""
+    is padded to `size` with `valid` False. Images are the centre of `crop` x `crop` pixels, or whole.
+
+    A record that cannot be read raises UserError; with go_on it is named on stderr, black, and not valid.
+    """
     local = size // jax.process_count()
 
     def read(start):
         lanes = host_part(np.arange(start, start + size))
-        return read_minibatch(dataset, dataset.sites, rows[lanes[lanes < len(rows)]], crop, size=local)
+        return read_minibatch(dataset, dataset.sites, rows[lanes[lanes < len(rows)]], crop, size=local, go_on=go_on)
 
     source = grain.MapDataset.source(list(range(0, len(rows), size))).map(read)
     return iter(source.to_iter_dataset(READING))

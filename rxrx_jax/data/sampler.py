@@ -19,6 +19,8 @@ class Sampler:
     Raises UserError when the numbers do not fit.
     """
 
+    unit = 1  # rows that belong together
+
     def __init__(self, rows: np.ndarray, group: np.ndarray, size: int, groups_per_minibatch: int = 0, seed: int = 0):
         if not len(rows):
             raise UserError("no example matches data.select; loosen it or check the dataset's report.md")
@@ -32,7 +34,7 @@ class Sampler:
         if len(names) < groups_per_minibatch:
             raise UserError(f"data.groups_per_minibatch={groups_per_minibatch}, but {len(names)} groups are selected")
         self.size, self.seed, self.groups = size, seed, groups_per_minibatch
-        self.members = [rows[group == name] for name in names]
+        self.members = np.split(rows[np.argsort(group, kind="stable")], np.cumsum(sizes)[:-1])  # by group
         self.chunk = size // groups_per_minibatch
         self.chunks = np.array([math.ceil(n / self.chunk) for n in sizes])
         self.examples = len(rows)
@@ -73,6 +75,8 @@ class PairSampler:
     Args: rows [n] indices; perturbation, experiment, cell_type [n] of each row, perturbation -1 where unknown; seed, at
     least 0. Raises UserError when the numbers do not fit or no row has a partner.
     """
+
+    unit = 2
 
     def __init__(self, rows, perturbation, experiment, cell_type, size: int, seed: int = 0):
         if size < 2 or size % 2:

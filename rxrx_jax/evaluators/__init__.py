@@ -1,5 +1,6 @@
 """Evaluators: a function `evaluate(context, **settings)` that yields (name, value) pairs and may write files into
-`context.workdir`. To add one, write its file and name it in `EVALUATORS`; its settings stand in `config.evaluators`.
+`context.workdir`, on the first host alone (`hosts.first`). To add one, write its file and name it in `EVALUATORS`; its
+settings stand in `config.evaluators`.
 """
 
 import inspect

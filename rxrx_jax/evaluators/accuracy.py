@@ -54,8 +54,9 @@ def _by_group(name, correct, rows, dataset):
     by_experiment = []
     sites = dataset.sites
     for names, groups in ((dataset.cell_types, sites.cell_type), (dataset.experiments, sites.experiment)):
-        for g in np.unique(groups[rows]):
-            accuracy = float(correct[groups[rows] == g].mean())
+        number, right = np.bincount(groups[rows]), np.bincount(groups[rows], correct)
+        for g in np.flatnonzero(number):
+            accuracy = float(right[g] / number[g])
             yield f"{name}/{names[g]}", accuracy
             if names is dataset.experiments:
                 by_experiment.append(accuracy)

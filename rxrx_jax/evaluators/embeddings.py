@@ -5,13 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from rxrx_jax import embeddings
+from rxrx_jax.safety import hosts
 
 
 def evaluate(context, statistics="running") -> Iterator[tuple[str, float]]:
     """The columns of sites.csv and embedding [n, D] float32, as `rxrx_jax.embeddings` reads them, in the order of the
     dataset's splits. Yields `embeddings/sites`."""
     rows, embedding = context.embeddings(statistics)
-    embeddings.write(context.workdir / embeddings.NAME, columns(context.dataset, rows), embedding.astype(np.float32))
+    path, table = context.workdir / embeddings.NAME, columns(context.dataset, rows)
+    hosts.first(lambda: embeddings.write(path, table, embedding.astype(np.float32)))
     yield "embeddings/sites", len(rows)
 
 

@@ -1,5 +1,6 @@
 """MAE reconstructions: the masked loss on every split, and a picture."""
 
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -9,6 +10,7 @@ from rxrx_jax import data
 from rxrx_jax.evaluators.predict import SPLIT_NAMES
 from rxrx_jax.models.vit import unpatchify
 from rxrx_jax.report.pictures import save_reconstructions
+from rxrx_jax.safety import hosts
 from rxrx_jax.sharding import replicated, to_device
 
 
@@ -29,7 +31,7 @@ def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
         mask = np.ones(prediction.shape[-1], np.float32) * found["mask"][:, :, None]
         by_channel = module.style.channel_agnostic
         square = lambda x: unpatchify(x, module.patch, *views.shape[1:3], by_channel)  # noqa: E731
-        return loss, views, square(mask), square(prediction)
+        return minibatch["valid"], loss, views, square(mask), square(prediction)
 
     run = jax.jit(run, out_shardings=replicated(context.mesh))
     for split, name in SPLIT_NAMES.items():
@@ -37,11 +39,14 @@ def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
         rows = np.random.default_rng(context.seed).permutation(rows)[: context.minibatch]
         if not len(rows):
             continue
-        minibatch = next(data.evaluation_minibatches(context.dataset, rows, context.minibatch, context.augment.crop))
+        crop = context.augment.crop
+        minibatch = next(data.evaluation_minibatches(context.dataset, rows, context.minibatch, crop, go_on=True))
         found = run(context.params, to_device(minibatch, context.mesh), context.statistics)
-        loss, views, mask, prediction = map(np.asarray, found)
-        yield f"reconstruction/{name}/loss", float(loss[: len(rows)].mean())
+        valid, *found = (np.asarray(x)[: len(rows)] for x in found)
+        loss, *pictures = (x[valid] for x in found)
+        context.leave_out(rows[~valid])
+        yield f"reconstruction/{name}/loss", float(loss.mean())
         if name == "cross_batch":
-            n = min(images, len(rows))
-            titles = [str(context.dataset.sites.site_id[r]) for r in rows[:n]]
-            save_reconstructions(context.workdir / "reconstruction.png", views[:n], mask[:n], prediction[:n], titles)
+            titles = [str(context.dataset.sites.site_id[r]) for r in rows[valid][:images]]
+            path, pictures = context.workdir / "reconstruction.png", [x[:images] for x in pictures]
+            hosts.first(functools.partial(save_reconstructions, path, *pictures, titles))

@@ -33,12 +33,24 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """
     platform = sharding.platform() if _fused.get() else "any"
     if platform in ("gpu", "cuda") and q.dtype in HALF:
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        return even_rows(q, k, v, "cudnn")
     if platform == "tpu" and k.shape[1] >= FLASH:
         return sharding.over_heads(_flash, q, k, v)
     if platform == "cpu":
         return _by_head(q, k, v)
     return jax.nn.dot_product_attention(q, k, v)
+
+
+def even_rows(q, k, v, implementation: str) -> jax.Array:
+    """jax.nn.dot_product_attention by an implementation ("cudnn") that cannot train on an odd number of rows, as a
+    class token makes them: those get one more, which is masked."""
+    if q.shape[1] % 2 == k.shape[1] % 2 == 0:
+        return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))  # noqa: E731
+    rows = lambda x: jnp.full(len(x), x.shape[1], jnp.int32)  # noqa: E731
+    lengths = {"query_seq_lengths": rows(q), "key_value_seq_lengths": rows(k)}
+    out = jax.nn.dot_product_attention(even(q), even(k), even(v), implementation=implementation, **lengths)
+    return out[:, : q.shape[1]]
 
 
 @jax.custom_vjp

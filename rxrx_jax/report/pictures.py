@@ -4,10 +4,12 @@ matplotlib is imported by the functions that draw with it: composites are also m
 """
 
 import io
-import pathlib
 
 import numpy as np
+from etils import epath
 from PIL import Image
+
+from rxrx_jax import files
 
 # Colours of the channels w1..w6 in the published composites of RxRx1.
 COLOURS = np.array([(19, 0, 249), (42, 255, 31), (255, 0, 25), (45, 255, 252), (250, 0, 253), (254, 255, 40)])
@@ -20,7 +22,7 @@ def composite(images: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarr
     return np.clip(share @ COLOURS[: images.shape[-1]] / 255, 0, 1)
 
 
-def save_reconstructions(path: pathlib.Path, images, mask, prediction, titles: list[str]) -> None:
+def save_reconstructions(path: epath.PathLike, images, mask, prediction, titles: list[str]) -> None:
     """Writes a PNG with one column per site: the image, what the encoder saw, the reconstruction (visible
     patches kept as they are). Arrays [n, H, W, C]; mask 1 = hidden."""
     from matplotlib.figure import Figure
@@ -45,7 +47,8 @@ def save_reconstructions(path: pathlib.Path, images, mask, prediction, titles: l
         axes[0][column].set_title(title, fontsize=6)
     for row, label in enumerate(("image", "visible", "reconstructed")):
         axes[row][0].set_ylabel(label)
-    figure.savefig(path, dpi=110)
+    with files.writing(path) as file:
+        figure.savefig(file, dpi=110, format="png")
 
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, less those too light for dots on white.

@@ -8,6 +8,7 @@ inherits: the parameter subtree that comes from the stage before
 It may also have
 examples_per_unit: neighbours in a minibatch that gradient accumulation and devices must not part (1 if absent)
 evaluated(params, batch_stats) -> the encoder's parameters that predict uses (params["encoder"] if absent)
+published: the part of the state that holds them, and that others should use ("params" if absent)
 inherit(batch_stats, part) -> batch_stats that hold the inherited parameters too
 key is one key an image, [B]; progress the finished part of the run, 0 to 1.
 """
@@ -20,6 +21,8 @@ from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
 from rxrx_jax.tasks.distill import Distill
 from rxrx_jax.tasks.mae import Mae
+
+CLASSES = {"mae": Mae, "distill": Distill, "classify": Classify, "probe": Classify}
 
 
 def make_task(config: Config, dataset: Dataset):
@@ -39,3 +42,8 @@ def make_task(config: Config, dataset: Dataset):
             frozen="encoder/" if name == "probe" else None,
         )
     raise UserError(f"task.name={name!r}: expected mae, distill, classify or probe")
+
+
+def published(name: str) -> str:
+    """The part of a state that the task of this name publishes."""
+    return getattr(CLASSES.get(name), "published", "params")

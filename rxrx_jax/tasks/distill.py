@@ -44,6 +44,7 @@ class Distill:
     shares: tuple[float, ...] = ()
     frozen = None
     inherits = "encoder"  # the student's
+    published = "batch_stats/teacher"
     examples_per_unit = 2  # a pair stays together
 
     @classmethod

@@ -41,7 +41,7 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
         raise UserError(f"--out={out} exists and is not empty; use another")
     folder = checkpoint.find_checkpoint(path)
     workdir = folder.parent.parent
-    run = read_config(workdir)
+    run = checkpoint.read_config(folder)
     encoder = make_encoder(run, workdir)
     evaluated = checkpoint.published_part(str(folder))
     source = source or evaluated
@@ -63,14 +63,6 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
     (partial / "README.md").write_text(card.write(run, about, records, evaluated))
     shutil.copyfile(standalone.__file__, partial / "embed.py")
     os.replace(partial, out)
-
-
-def read_config(workdir: pathlib.Path) -> dict:
-    """The resolved config of a run. Raises UserError if there is none."""
-    try:
-        return json.loads((workdir / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{workdir}/config.json cannot be read ({error}); give the workdir of a run") from error
 
 
 def make_encoder(run: dict, workdir: pathlib.Path) -> Encoder:

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 import zstandard
 
 from tfds_builders.common import decode
+from tfds_builders.common.types import BadSite
 
 STRIP = 32  # rows after which the vertical difference starts anew: a strip is decoded while it is in the cache
 # Few matches, mostly Huffman codes: differences of noisy pixels repeat by chance only. Any zstd reads the result.
@@ -77,9 +78,12 @@ def decode_delta(
     height, width, channels = shape
     dtype = np.dtype(dtype)
     flat = np.empty(channels * height * width * dtype.itemsize, np.uint8)
-    if zstandard.frame_content_size(data) != flat.size:
-        raise ValueError(f"a record does not hold {dtype}{shape}")
-    imagecodecs.zstd_decode(data, out=flat)
+    try:
+        if zstandard.frame_content_size(data) != flat.size:
+            raise ValueError(f"does not hold {dtype}{shape}")
+        imagecodecs.zstd_decode(data, out=flat)
+    except (zstandard.ZstdError, imagecodecs.ZstdError) as error:
+        raise ValueError(str(error)) from error
     if dtype.itemsize == 2:
         flat = np.ascontiguousarray(flat.reshape(2, -1).T).view("<u2").astype(np.uint16, copy=False)
     image = flat.reshape(channels, height, width)
@@ -133,33 +137,34 @@ class SourceImage(_EncodedImage):
     """An image in the encoding `source`."""
 
     def decode_example_np(self, example_data: bytes) -> np.ndarray:
-        """Returns [H, W, C], a view of planes [C, H, W]."""
-        (count,) = struct.unpack_from("<I", example_data)
-        start = 4 * (count + 1)
-        planes = []
-        for length in struct.unpack_from(f"<{count}I", example_data, 4):
-            planes.append(
-                decode.decode(example_data[start : start + length], self._shape[:2], 8 * self._dtype.itemsize)
-            )
-            start += length
-        return np.stack(planes).transpose(1, 2, 0)
+        """Returns [H, W, C], a view of planes [C, H, W]. Raises ValueError for what is no such image."""
+        height, width, count = self._shape
+        planes = np.empty((count, height, width), self._dtype)
+        try:
+            found, *lengths = struct.unpack_from(f"<{count + 1}I", example_data)
+            if found != count:
+                raise ValueError(f"{found} channels in place of {count}")
+            start = 4 * (count + 1)
+            for plane, length in zip(planes, lengths):
+                file = bytes(example_data[start : start + length])
+                decode.decode(file, (height, width), 8 * self._dtype.itemsize, out=plane)
+                start += length
+        except (struct.error, BadSite) as error:
+            raise ValueError(str(error)) from error
+        return planes.transpose(1, 2, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """An image [H, W, C] in a record's encoding: `encoded[rows, columns]`, slices, decodes no more than it needs."""
+    """An image [H, W, C] in a record's encoding: `encoded[rows, columns]`, slices, decodes no more than it needs, and
+    raises ValueError where the bytes are no such image."""
 
     feature: tfds.features.FeatureConnector
-    data: bytes
+    data: bytes | memoryview
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
         if isinstance(self.feature, DeltaImage):
             return decode_delta(self.data, self.feature.shape, self.feature.np_dtype, window).transpose(1, 2, 0)
-        return self.feature.decode_example_np(self.data)[window]
-
-
-class DecodeWhenCut(tfds.decode.Decoder):
-    """Makes `as_data_source(decoders={"image": DecodeWhenCut()})` give images as `Encoded`."""
-
-    def decode_example(self, serialized_example: bytes) -> Encoded:
-        return Encoded(self.feature, serialized_example)
+        if isinstance(self.feature, SourceImage):
+            return self.feature.decode_example_np(self.data)[window]
+        return np.frombuffer(self.data, self.feature.np_dtype).reshape(self.feature.shape)[window]

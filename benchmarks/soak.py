@@ -1,0 +1,132 @@
+"""Kills a training run on two emulated hosts again and again, and asks whether it still ends with the same parameters.
+
+    python benchmarks/soak.py [--kills=50] [--seed=0] [--steps=N] [--out=FOLDER] [--json=FILE]
+
+A small ConvNet on the simulated screen is trained on two processes, once without a stop; then again, while one of the
+two, drawn anew each time, is sent SIGKILL at a moment drawn uniformly from 0 to 2.5 times what a start takes: while it
+starts, compiles, trains, saves in the background or evaluates. The launcher's rule starts both again. It ends when the
+run ends: with the same SHA-256 of all parameters, or this command fails. The seed decides who is killed and after how
+many seconds; what the run is doing then depends on the machine. Prints one JSON object on its last line.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import random
+import re
+import sys
+import tempfile
+import time
+
+import ml_collections
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # launch/
+
+CHECKPOINT_STEPS = 5
+
+
+def get_config(argument):
+    """This file is the run's config too: a ConvNet on a small simulated screen, `argument` steps long."""
+    from rxrx_jax.config import load
+
+    config = load("convnet.py")
+    screen = dict(image_size=32, treatments=4, replicates=2, train=("SIMA-01", "SIMA-02"), val=("SIMA-03",), test=())
+    config["data"] |= {"minibatch": 16, "builder": config["data"]["builder"] | screen}
+    config["augment"]["crop"] = 32
+    config |= {"log_steps": 5, "checkpoint_steps": CHECKPOINT_STEPS, "evaluate_steps": 50, "stuck_seconds": 120.0}
+    config |= {"total_steps": int(argument)}
+    del config["total_epochs"]
+    return ml_collections.ConfigDict(config)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=0, help="of the run; default 20 for each kill")
+    parser.add_argument("--out", type=pathlib.Path, help="where runs and data lie; default a temporary folder")
+    parser.add_argument("--json", type=pathlib.Path, help="a file for the last line")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        found = soak(options, options.out or pathlib.Path(temporary))
+    line = json.dumps(found)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(line)
+    sys.exit(0 if found["same"] else 1)
+
+
+def soak(options, out: pathlib.Path) -> dict:
+    steps = options.steps or 20 * options.kills
+    flags = [f"--config={__file__}:{steps}", f"--config.data.folder={out / 'data'}"]
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    life(out / "data-only", [*flags, "--config.measure=loader"])  # makes the dataset
+    code, _, start = life(out / "whole", flags)
+    assert code == 0, (out / "whole/hosts/0.log").read_text()
+    whole = last_line(out / "whole")
+    print(f"without a stop: {steps} steps, the first told of after {start:.1f} s", flush=True)
+
+    draw, kills, lives, during = random.Random(options.seed), 0, 0, collections.Counter()
+    while True:
+        after = draw.uniform(0, 2.5 * start) if kills < options.kills else None
+        host = draw.randrange(2)
+        code, doing, _ = life(out / "killed", flags, host, after)
+        lives += 1
+        if code == 0:
+            break
+        kills += 1
+        during[doing] += 1
+        print(f"kill {kills}: host {host} after {after:.1f} s, {doing}", flush=True)
+    assert kills >= options.kills, f"the run ended after {kills} kills: give it more --steps"
+    killed = last_line(out / "killed")
+    log = (out / "killed/hosts/0.log").read_text()
+    return {
+        "steps": steps, "checkpoint_steps": CHECKPOINT_STEPS, "seed": options.seed, "kills": kills,
+        "lives": lives, "killed_while": dict(sorted(during.items())),
+        "restored_from": sorted({int(n) for n in re.findall(r"from step (\d+)", log)}),
+        "damaged_checkpoints": log.count("is damaged"),
+        "same": killed["parameters_sha256"] == whole["parameters_sha256"],
+        "parameters_sha256": killed["parameters_sha256"],
+    }  # fmt: skip
+
+
+def life(workdir: pathlib.Path, flags: list[str], host: int = 0, after: float | None = None):
+    """(exit code of the run, what it was doing, seconds until it told of a step) of one start of both hosts, one of
+    which is killed after so many seconds; None waits for the end."""
+    from launch import local
+
+    log = workdir / "hosts/0.log"
+    before = log.stat().st_size if log.exists() else 0
+    begin, doing, told = time.monotonic(), "", None
+    running = local.start(2, 1, [*flags, f"--workdir={workdir}"], logs=workdir)
+
+    def look():
+        nonlocal doing, told
+        printed = log.read_bytes()[before:].decode(errors="replace")
+        seconds = time.monotonic() - begin
+        if told is None and "\nstep " in printed:
+            told = seconds
+        if after is not None and seconds > after and not doing and running[host].poll() is None:
+            doing = phase(printed, workdir)
+            running[host].kill()
+
+    return local.wait(running, grace=0.5, show=look), doing, told
+
+
+def phase(printed: str, workdir: pathlib.Path) -> str:
+    """What a run that has printed this was doing."""
+    if any(workdir.glob("checkpoints/*tmp*")):
+        return "saving"
+    if " a chip while a step runs" not in printed:
+        return "starting"
+    return "training" if "\nstep " in printed else "compiling or restoring"
+
+
+def last_line(workdir: pathlib.Path) -> dict:
+    return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Starts training runs elsewhere than in this process: docs/launch.md."""

@@ -1,0 +1,159 @@
+"""A slice of Cloud TPUs, as a queued resource of gcloud:
+
+python -m launch.tpu_pod --zone=us-west4-a --type=v5litepod-256 --runtime=v2-alpha-tpuv5-lite --spot \\
+    --workdir=gs://BUCKET/RUN -- --config=mae_vit.py:rxrx3,variant=L/8
+
+Waits for the slice, copies the code of a commit to all its hosts, trains, follows the first host's log, starts again
+after a preemption, and deletes the slice in the end.
+"""
+
+import argparse
+import contextlib
+import shlex
+
+from launch import common, remote
+from rxrx_jax.errors import UserError
+
+BRING_UP = ("create", "wait", "pack", "copy", "install")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.tpu_pod", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--zone", required=True)
+    parser.add_argument("--type", required=True, help="accelerator type: v5litepod-256, v6e-64, v5p-128")
+    parser.add_argument("--runtime", required=True, help="v2-alpha-tpuv5-lite, v2-alpha-tpuv6e, v2-alpha-tpuv5")
+    parser.add_argument("--project", help="default gcloud's")
+    parser.add_argument("--name", help="of the queued resource and its slice; default from the workdir")
+    parser.add_argument("--spot", action="store_true", help="cheaper, and may be preempted")
+    parser.add_argument("--restarts", type=int, default=20, help="how often a lost or preempted run is started again")
+    parser.add_argument("--keep", action="store_true", help="do not delete the slice in the end")
+    common.add_commit(parser)
+    options, trainer = common.parse(parser, argv)
+    if not options.workdir.startswith("gs://"):
+        raise UserError(f"--workdir={options.workdir}: pass gs://BUCKET/RUN; all hosts write there, and slices vanish")
+    plan = steps(options, trainer)
+    if options.dry_run:
+        common.show(plan.values())
+        return 0
+    signals = common.catch_signals()
+    try:
+        return train(plan, options.restarts, signals)
+    finally:
+        if not options.keep:
+            with contextlib.suppress(common.Stopped):
+                common.run(plan["delete"], signals)
+
+
+def train(plan: dict[str, common.Step], restarts: int, signals: list[int]) -> int:
+    """Sees the run through on as many slices as it takes. Its exit code. Stopped before it has begun."""
+    here = False  # whether the slice is there, with the code
+    for left in range(restarts, -1, -1):
+        for name in ("start",) if here else (*BRING_UP, "start"):
+            if code := common.run(plan[name], signals):
+                break
+        else:
+            try:
+                code = follow(plan, signals)
+            except common.Stopped:
+                common.run(plan["stop"], signals)
+                code = common.run(plan["follow"], signals)
+                return 0 if code == common.UNFINISHED else code  # stopped after a checkpoint, as was asked for
+            if code == 0:
+                return 0
+            name = "follow"
+        here = common.run(plan["alive"], signals) == 0
+        if here and name != "follow" or name == "create":
+            raise UserError(f"{plan[name].why}: its command ended with code {code}; what it printed says why")
+        if here and common.run(plan["ask"], signals) == 0:
+            return common.MEND
+        if here and not common.helped_by_restart(code):
+            return code
+        if left:
+            common.say(f"the run was {f'lost (code {code})' if here else 'preempted'}: starting again, {left} left")
+            common.run(plan["kill" if here else "delete"], signals)
+    return common.AGAIN
+
+
+def follow(plan: dict[str, common.Step], signals: list[int]) -> int:
+    """The exit code of the run on the first host, through lost connections while the slice is there."""
+    while (code := common.run(plan["follow"], signals)) == common.LOST_CONNECTION:
+        if common.run(plan["alive"], signals):
+            break
+    return code
+
+
+def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.Step]:
+    """Everything that is run, in order of first use."""
+    commit = common.resolve_commit(options.commit)
+    name = options.name or common.name_of(options.workdir)
+    where = f"--zone={shlex.quote(options.zone)}"
+    if options.project:
+        where += f" --project={shlex.quote(options.project)}"
+    resource = f"gcloud compute tpus queued-resources {{}} {name} {where}"
+
+    def ssh(text: str, worker: str = "all") -> str:
+        return f"gcloud compute tpus tpu-vm ssh {name} {where} --quiet --worker={worker} --command={shlex.quote(text)}"
+
+    archive = f"rxrx_jax-{commit}.tar.gz"
+    # jax's own port on TPUs, 8482 since 0.8.1, is not among those that Google Cloud opens between the hosts of a
+    # slice (8470, 8471, 8474, 8476, 11211): the hosts would wait for each other without a word.
+    environment = {"JAX_COORDINATOR_PORT": "8476"} | common.environment()
+    line = ["-m", "launch.worker", "--multihost", *trainer]
+    # A slice is deleted with its disks, so that its logs go to the workdir first.
+    keep_log = f'gcloud storage cp ../{name}.log {shlex.quote(options.workdir.rstrip("/"))}/hosts/"$(hostname)".log'
+    state = f"state=$({resource.format('describe')} --format='value(state.state)')"
+    steps = {
+        "create": (
+            "ask for the slice, unless it was asked for",
+            f"{resource.format('describe')} > /dev/null 2>&1 || "
+            + resource.format("create")
+            + f" --node-id={name} --accelerator-type={shlex.quote(options.type)}"
+            + f" --runtime-version={shlex.quote(options.runtime)}"
+            + (" --spot" if options.spot else ""),
+        ),
+        "wait": (
+            "wait until it is there",
+            f'until {state} && [ "$state" = ACTIVE ]; do\n'
+            '  case "$state" in FAILED | SUSPENDING | SUSPENDED) echo "the slice is $state" >&2; exit 1 ;; esac\n'
+            "  sleep 30\ndone",
+        ),
+        "pack": (
+            f"pack the code of commit {commit[:12]}",
+            f"git archive --format=tar.gz --output=/tmp/{archive} {commit}",
+        ),
+        "copy": (
+            "copy it to all hosts",
+            f"gcloud compute tpus tpu-vm scp /tmp/{archive} {name}:{archive} {where} --quiet --worker=all",
+        ),
+        "install": (
+            "install it on all hosts",
+            ssh(f"({remote.unpack(commit)}) < {archive}\n" + remote.install(commit, "tpu")),
+        ),
+        "start": (
+            "start the run on all hosts, unless it is going",
+            ssh(remote.start(commit, name, line, environment, keep_log)),
+        ),
+        "follow": ("follow the first host's log until it ends", ssh(remote.follow(name), worker="0")),
+        "alive": (
+            "see whether the slice is still there",
+            f'for _ in {{1..20}}; do {state} && break; sleep 30; done; [ "$state" = ACTIVE ]',
+        ),
+        "ask": (
+            "when the first host failed: see whether any host says that the user must mend something (code 2)",
+            ssh(f'cd rxrx_jax; tail -n 5 {name}.log; echo "exit code $(cat {name}.code)"')
+            + " | tee /dev/stderr | grep -qx 'exit code 2'",
+        ),
+        "kill": ("before starting again on the same slice: end what is left", ssh(remote.kill(name))),
+        "stop": ("on Ctrl-C: ask for a checkpoint and the end", ssh(remote.signal(name, "TERM"))),
+        "delete": (
+            "in the end, and after a preemption: delete the slice",
+            resource.format("delete") + " --force --quiet",
+        ),
+    }
+    return {name: common.Step(*step) for name, step in steps.items()}
+
+
+if __name__ == "__main__":
+    common.command(main)

@@ -1,0 +1,115 @@
+"""What a checkpoint holds, written into it, and reading it against that: no array comes back with a wrong bit.
+
+A checkpoint has two parts: the state, and its table of contents with the shape, dtype and digest of every array by
+name, the run's clock, and a SHA-256 of the table itself.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from rxrx_jax.checkpoint.digests import differing, digests, flat
+from rxrx_jax.errors import UserError
+from rxrx_jax.safety import hosts
+
+STATE, CONTENTS = "state", "contents"  # the parts
+# What goes wrong while reading and says nothing about the checkpoint, as exceptions and as words of their text.
+ELSEWHERE = (UserError, MemoryError, PermissionError, ConnectionError, TimeoutError)
+STATUS = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+class Damaged(Exception):
+    """A checkpoint is not as it was written; the text says why, in a few words. All hosts raise it together."""
+
+
+def describe(state: dict, clock: dict[str, float]) -> dict:
+    """The table of contents of a state, for JSON. All hosts must call it."""
+    found = digests(state)
+    arrays = {name: [*_form(x), f"{found[name]:016x}"] for name, x in flat(state).items()}
+    table = {"arrays": arrays, "clock": clock}
+    return table | {"sha256": _sha256(table)}
+
+
+def read(folder: epath.Path) -> dict:
+    """The table of contents of a checkpoint. Raises Damaged. All hosts must call it."""
+
+    def checked():
+        table = _load(folder, {CONTENTS: None})[CONTENTS]
+        if table.pop("sha256") != _sha256(table):
+            raise Damaged("its table of contents differs")
+        return table
+
+    return _on_all_hosts(checked)
+
+
+def load(folder: epath.Path, table: dict, like: dict, among: str = "") -> dict:
+    """The arrays of `like`, nested ShapeDtypeStructs with shardings: a part of the state, which must name all that the
+    `table` of contents has under `among` ("params/encoder/"; everything by default). All hosts must call it.
+
+    Raises Damaged, and UserError for an array that is missing, left over or of another shape.
+    """
+    arrays = table["arrays"]
+    stored = {name: tuple(shape) for name, (shape, _, _) in arrays.items() if f"{name}/".startswith(among)}
+    wanted = {name: tuple(x.shape) for name, x in flat(like).items()}
+    for name in sorted(stored.keys() | wanted.keys()):
+        if stored.get(name) != wanted.get(name):
+            there, here = stored.get(name, "absent"), wanted.get(name, "absent")
+            raise UserError(f"checkpoint {folder} does not fit: {name} is {there} there and {here} in this model")
+    tree = _on_all_hosts(lambda: _load(folder, {STATE: like})[STATE])
+    if wrong := differing(tree, {name: int(arrays[name][-1], 16) for name in wanted}):
+        raise Damaged(f"{wrong[0]}: digest differs" + f", and of {len(wrong) - 1} more" * (len(wrong) > 1))
+    return tree
+
+
+def _form(x) -> tuple[list[int], str]:
+    return list(x.shape), str(x.dtype)
+
+
+def _sha256(table: dict) -> str:
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def storage(alone: bool = False) -> ocp.Context:
+    """How Orbax stores the parts; `alone` is for a host that reads without waiting for the others."""
+    context = ocp.Context()
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name=CONTENTS)  # else every text in it is an array
+    context.checkpointables.registry = registry
+    context.pytree.loading.partial_load = True
+    if alone:
+        context.multiprocessing.primary_host = jax.process_index()
+        context.multiprocessing.active_processes = {jax.process_index()}
+    return context
+
+
+def _load(folder: epath.Path, like: dict) -> dict:
+    """Parts of a checkpoint, read by this host alone: Orbax would wait for one that has failed."""
+    try:
+        with storage(alone=True):
+            return ocp.load_checkpointables(folder, like)
+    except Exception as error:
+        first = error  # Orbax goes on to try other handlers, and says that none fits
+        while first.__context__:
+            first = first.__context__
+        text = " ".join(str(first).split())
+        if isinstance(first, ELSEWHERE) or any(word in text for word in STATUS):
+            raise
+        raise Damaged(f"{type(first).__name__}: {text[:160]}") from error
+
+
+def _on_all_hosts(function: Callable):
+    """function()'s result on this host. Where any host raises Damaged, all do."""
+    result, problem = None, ""
+    try:
+        result = function()
+    except Damaged as error:
+        problem = str(error)
+    problems = hosts.exchange(problem)
+    for i, problem in enumerate(problems):
+        if problem:
+            raise Damaged(problem if len(set(problems)) == 1 else f"{problem} (host {i})")
+    return result

@@ -1,0 +1,117 @@
+"""Records of a split: array_record files -> images by their number, of which only what is asked for is decoded."""
+
+import os
+import resource
+
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordReader
+
+from rxrx_jax.errors import UserError
+from tfds_builders.common.encodings import Encoded
+
+# Every thread reads by itself. Threads of array_record's own put each record into memory that is new to them, and the
+# kernel takes longer to give them its pages than they take to read it.
+READER = {"max_parallelism": "0"}
+
+
+class Records:
+    """The images of a split: `records[i][rows, columns]`, slices, is a window [h, w, C] of record i.
+
+    Raises ValueError with the reason where a record cannot be read. TFDS's own data source gives the same, but parses
+    all of a record, which copies its pixels twice.
+
+    Args: files, TFDS's file instructions of the split; feature, that of the image; size, bytes that the files had when
+    they were written. Raises UserError when they are missing or cut short.
+    """
+
+    def __init__(self, files: list, feature, size: int):
+        check_files(files, size)
+        self._source, self._feature = ArrayRecordDataSource(files, READER), feature
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Encoded:
+        try:
+            record = self._source[index]
+        except RuntimeError as error:  # array_record's
+            raise ValueError(str(error)) from error
+        return Encoded(self._feature, image_bytes(record))
+
+
+def check_files(files: list, size: int) -> None:
+    """Raises UserError unless the files of a split are there and have `size` bytes in all; each is opened only if not,
+    for a prepared RxRx3 has a hundred thousand."""
+    mend = "copy it again, or build the dataset again"
+    try:
+        found = sum(os.stat(file.filename).st_size for file in files)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): {mend}") from error
+    if found == size:
+        return
+    for file in files:
+        if ArrayRecordReader(os.fspath(file.filename)).num_records() != file.examples_in_shard:  # 0 where it is cut
+            raise UserError(f"{file.filename} is cut short or damaged: {mend}")
+    raise UserError(
+        f"{files[0].filename}: its split has {found} bytes and not {size}, as dataset_info.json says: {mend}"
+    )
+
+
+def allow_open_files(count: int) -> None:
+    """Lets this process have so many more files open, as far as the system does: those of records stay open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def image_bytes(record: bytes) -> memoryview:
+    """The bytes of the feature "image" of a serialised tf.train.Example, which are not copied.
+
+    Raises ValueError if there is none. The format: https://protobuf.dev/programming-guides/encoding; the messages:
+    Example {Features features = 1}, Features {map<string, Feature> feature = 1}, where a map is a repeated
+    {string key = 1; Feature value = 2}, Feature {BytesList bytes_list = 1}, BytesList {repeated bytes value = 1}.
+    """
+    try:
+        for features in _fields(memoryview(record), 1):
+            for entry in _fields(features, 1):
+                if b"image" in _fields(entry, 1):
+                    for feature in _fields(entry, 2):
+                        for values in _fields(feature, 1):
+                            return next(_fields(values, 1))
+    except (IndexError, StopIteration):
+        raise ValueError("no tf.train.Example: it ends within a field") from None
+    raise ValueError(f"no image in its {len(record)} bytes")  # none: where a file was cut
+
+
+def _fields(message: memoryview, number: int):
+    """The contents of each field of this number in a message, of those that say their length."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind, length = tag & 7, 0
+        if kind == 0:
+            _, at = _varint(message, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        elif kind == 2:
+            length, at = _varint(message, at)
+        else:
+            raise ValueError(f"no tf.train.Example: wire type {kind}")
+        if at + length > len(message):
+            raise IndexError
+        if kind == 2 and tag >> 3 == number:
+            yield message[at : at + length]
+        at += length
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """The number at a place, seven bits a byte, the lowest first; and where it ends."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
