@@ -1,15 +1,51 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and what makes a run of them short."""
 
 import os
 import pathlib
+import pickle
 
 import pytest
 
-# Compiled programs are kept between tests, their subprocesses and test runs: most of the time here is XLA's.
-CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+# Compiled programs are kept between tests, their subprocesses and test runs. A folder for each process of pytest-xdist:
+# jax writes these files in place, so that another process could read half of one.
+CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Programs here are compiled once and run a few times: what takes long is XLA's compiler.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Tests that are named run in this process; else two processes, as every one compiles and prepares for itself."""
+    named = any("::" in argument for argument in config.args)
+    return 0 if named else min(2, len(os.sched_getaffinity(0)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_once():
+    """The report of a tiny folder is mostly histograms; those of the same numbers are drawn once a process."""
+    from tfds_builders.report import pictures
+
+    draw, png = pictures.histogram_figure, pictures.figure_png
+    figures, pngs = {}, {}
+
+    def draw_once(*args):
+        key = pickle.dumps(args)
+        if key not in figures:
+            figures[key] = draw(*args)
+        return figures[key]
+
+    def png_once(figure):
+        if figure not in pngs:
+            pngs[figure] = png(figure)
+        return pngs[figure]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "histogram_figure", draw_once)
+        patch.setattr(pictures, "figure_png", png_once)
+        yield
 
 
 @pytest.fixture(scope="session")

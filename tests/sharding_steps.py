@@ -1,4 +1,4 @@
-"""Three updates of several tasks over all devices: `python sharding_steps.py OUT.npz FSDP TENSOR`."""
+"""Three updates of several tasks over all devices: `python sharding_steps.py OUT.npz FSDP TENSOR [NAME ...]`."""
 
 import sys
 
@@ -52,9 +52,9 @@ def over_heads(mesh) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    fsdp, tensor = map(int, sys.argv[2:])
+    (fsdp, tensor), names = map(int, sys.argv[2:4]), sys.argv[4:] or RUNS
     whole, without_tensor = sharding.make_mesh(fsdp, tensor), sharding.make_mesh(fsdp)
     results = over_heads(whole)
-    for name in RUNS:
+    for name in names:
         results |= train(name, without_tensor if name in ("classify", "resnet") else whole)
     np.savez(sys.argv[1], devices=jax.device_count(), **results)

@@ -205,8 +205,8 @@ def test_ctrl_c_says_that_the_build_goes_on(tmp_path):
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
     """A limit on the size of a file makes every write beyond it fail, as a full disk does."""
-    run = command(tmp_path, "--set=image_size=256", "--workers=1")
-    small_files = ["bash", "-c", "trap '' XFSZ; ulimit -f 200; exec \"$@\"", "bash"]  # 200 kB
+    run = command(tmp_path, "--set=image_size=128", "--workers=1")
+    small_files = ["bash", "-c", "trap '' XFSZ; ulimit -f 100; exec \"$@\"", "bash"]  # 100 kB
     full = subprocess.run([*small_files, *run], env=environment(), capture_output=True, text=True)
     assert full.returncode == 1, full
     lines = [line for line in full.stderr.splitlines() if line and not line.startswith("rxrx_sim:")]
@@ -214,8 +214,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
     assert not list(tmp_path.rglob("dataset_info.json"))
     after = subprocess.run(run, env=environment(), capture_output=True, text=True)
     assert after.returncode == 0, after
-    folder = prepare.find("rxrx_sim", tmp_path, **{**SCREEN_FIELDS, "image_size": 256})
-    assert contents(folder) == contents(build(tmp_path / "whole", image_size=256))
+    folder = prepare.find("rxrx_sim", tmp_path, **{**SCREEN_FIELDS, "image_size": 128})
+    assert contents(folder) == contents(build(tmp_path / "whole", image_size=128))
 
 
 @pytest.fixture

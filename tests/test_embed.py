@@ -280,19 +280,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(plain, folder, datase
 @pytest.mark.slow
 def test_one_device_and_eight_give_the_same_numbers(plain, folder, dataset, tmp_path):
     flags = [f"--checkpoint={folder / 'plain'}", f"--data={dataset.folder}", f"--out={tmp_path / 'out'}"]
+    odd = [*flags[:2], f"--out={tmp_path / 'odd'}", "--minibatch=12"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     program = (
-        f"import sys, jax\nfrom rxrx_jax import embed\nassert jax.device_count() == 8\nsys.exit(embed.main({flags!r}))"
+        "import sys, jax\nfrom rxrx_jax import embed\nassert jax.device_count() == 8\n"
+        f"assert embed.main({flags!r}) == 0\nsys.exit(embed.main({odd!r}))"
     )
-    run = [sys.executable, "-c", program]
-    subprocess.run(run, env=environment, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "--minibatch=12 does not divide over 8 devices" in done.stderr, done.stderr
     (columns, found), (expected_columns, expected) = embeddings.read(tmp_path / "out"), embeddings.read(plain)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(columns["site_id"], expected_columns["site_id"])
-    flags[2] = f"--out={tmp_path / 'odd'}"
-    run = [sys.executable, "-m", "rxrx_jax.embed", *flags, "--minibatch=12"]
-    failed = subprocess.run(run, env=environment, capture_output=True, text=True)
-    assert failed.returncode == 2 and "--minibatch=12 does not divide over 8 devices" in failed.stderr
 
 
 @pytest.mark.parametrize(
