@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+import rxrx_jax
 from rxrx_jax.errors import UserError
 
 MEND, AGAIN = 2, 75  # exit codes: the user must mend something; a host is stuck or lost, start again (EX_TEMPFAIL)
@@ -144,7 +144,7 @@ def code_version() -> str:
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return f"{importlib.metadata.version('rxrx_jax')} {digest.hexdigest()[:12]}"
+    return f"{rxrx_jax.__version__} {digest.hexdigest()[:12]}"
 
 
 @contextlib.contextmanager
