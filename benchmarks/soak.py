@@ -28,15 +28,17 @@ CHECKPOINT_STEPS = 5
 
 
 def get_config(argument):
-    """This file is the run's config too: a ConvNet on a small simulated screen, `argument` steps long."""
+    """This file is the run's config too: a ConvNet on a small simulated screen. The argument is "STEPS,FOLDER", how
+    long it is and where the dataset is made."""
     from rxrx_jax.config import load
 
     config = load("convnet.py")
     screen = dict(image_size=32, treatments=4, replicates=2, train=("SIMA-01", "SIMA-02"), val=("SIMA-03",), test=())
-    config["data"] |= {"minibatch": 16, "builder": config["data"]["builder"] | screen}
+    steps, _, folder = argument.partition(",")
+    config["data"] |= {"folder": folder, "minibatch": 16, "builder": config["data"]["builder"] | screen}
     config["augment"]["crop"] = 32
     config |= {"log_steps": 5, "checkpoint_steps": CHECKPOINT_STEPS, "evaluate_steps": 50, "stuck_seconds": 120.0}
-    config |= {"total_steps": int(argument)}
+    config |= {"total_steps": int(steps)}
     del config["total_epochs"]
     return ml_collections.ConfigDict(config)
 
@@ -60,7 +62,7 @@ def main():
 
 def soak(options, out: pathlib.Path) -> dict:
     steps = options.steps or 20 * options.kills
-    flags = [f"--config={__file__}:{steps}", f"--config.data.folder={out / 'data'}"]
+    flags = [f"--config={__file__}:{steps},{out / 'data'}"]
     (out / "data").mkdir(parents=True, exist_ok=True)
     life(out / "data-only", [*flags, "--config.measure=loader"])  # makes the dataset
     code, _, start = life(out / "whole", flags)

@@ -51,7 +51,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
         raise UserError("pass --workdir=DIR: a run that is started again continues in it")
     if not any(a.startswith("--config=") for a in trainer):
         raise UserError("pass the trainer's arguments after --, as in: -- --config=mae_vit.py")
-    options.workdir = given[-1]
+    options.workdir = given[-1] if is_remote(given[-1]) else os.path.expanduser(given[-1])
+    trainer = [f"--workdir={options.workdir}" if a.startswith("--workdir=") else a for a in trainer]
     return options, trainer
 
 

@@ -25,12 +25,13 @@ def main(values: dict) -> None:
     getLogger("asyncio").setLevel(CRITICAL)  # as are those of Orbax's threads
     hosts.join(MULTIHOST.value)  # before anything asks for a device
 
-    from rxrx_jax import train  # imports of the whole stack wait until the flags are known to be good
-
     name = _default_name(sys.argv) + (f"-{values['measure']}" if values.get("measure") else "")
     workdir = WORKDIR.value or f"runs/{name}"
     try:
-        last = train.run(values, workdir)
+        with hosts.leaving(Stopped):
+            from rxrx_jax import train  # imports of the whole stack wait until the flags are known to be good
+
+            last = train.run(values, workdir)
     except Stopped:
         return hosts.part()
     if jax.process_index() == 0:

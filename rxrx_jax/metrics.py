@@ -39,7 +39,9 @@ class Writer:
             except ImportError:
                 raise UserError("tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
             self._board = SummaryWriter(str(workdir / "tensorboard"))
-        kept = [line for line in read(self._path) if line["step"] <= step] if step and self._path.exists() else []
+        # The last evaluation is made again where a run was stopped between it and its end.
+        stays = lambda line: line["step"] <= step and not line.get("final")  # noqa: E731
+        kept = [line for line in read(self._path) if stays(line)] if step and self._path.exists() else []
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write(self._path, self._text)
         self._flushed = time.monotonic()
@@ -179,8 +181,9 @@ class Clock:
 
     def carry(self) -> dict[str, float]:
         """What a checkpoint keeps: training time, and processor time of this host, over all restarts."""
+        since = time.perf_counter() - self._mark if self._mark is not None else 0.0  # the last tick
         cpu = self._cpu_before + time.process_time()
-        return {"train_seconds": self.train_seconds, "cpu_seconds": cpu}
+        return {"train_seconds": self.train_seconds + since, "cpu_seconds": cpu}
 
 
 class Trace:

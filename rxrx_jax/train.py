@@ -17,7 +17,7 @@ from rxrx_jax.evaluators import make_evaluators
 from rxrx_jax.evaluators.predict import Context
 from rxrx_jax.safety import guard, hosts
 from rxrx_jax.safety.preemption import Preemption, Stopped
-from rxrx_jax.safety.watchdog import DEVICES, Watchdog
+from rxrx_jax.safety.watchdog import DEVICES, EVALUATING, Watchdog
 from rxrx_jax.speed import flops
 from rxrx_jax.state import parameters_sha256
 from rxrx_jax.step import make_step, memory_per_chip, parameter_count
@@ -34,24 +34,29 @@ def run(values: dict, workdir: epath.PathLike) -> dict:
     workdir = files.locate(workdir)
     hosts.agree({"config": to_json(values), "code": hosts.code_version(), "jax": jax.__version__})
     workdir.mkdir(parents=True, exist_ok=True)
+    # What only reads holds nothing that a stop could lose.
+    with contextlib.nullcontext() if values.get("measure") == "loader" else Preemption() as preemption:
+        return _with_one_rollback(values, workdir, preemption)
+
+
+def _with_one_rollback(values: dict, workdir: epath.Path, preemption: Preemption) -> dict:
     while True:
         config = Config(values)
         mesh = sharding.make_mesh(config.mesh.fsdp, config.mesh.tensor)
         with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
             try:
                 with hosts.leaving(Stopped, guard.Diverged):
-                    return _run(config, values, workdir, mesh, stack)
+                    return _run(config, values, workdir, mesh, stack, preemption)
             except guard.Diverged:  # and it went back to the last checkpoint: once
                 pass
 
 
-def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: contextlib.ExitStack) -> dict:
-    preemption = stack.enter_context(Preemption())
-    watchdog = Watchdog(workdir, config.stuck_seconds, jax.process_index(), jax.process_count())
-    stack.enter_context(watchdog)
+def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: contextlib.ExitStack, preemption) -> dict:
+    measure = config.get("measure", "")
+    patience = config.stuck_seconds * (measure != "loader")
+    watchdog = stack.enter_context(Watchdog(workdir, patience, jax.process_index(), jax.process_count()))
 
     # Data: labelled minibatches, and unlabelled held-out ones beside them if asked for.
-    measure = config.get("measure", "")
     if measure not in ("", "synthetic", "loader"):
         raise UserError(f"measure={measure!r}: expected synthetic, loader or nothing")
     synthetic = measure == "synthetic"
@@ -95,7 +100,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     if measure == "loader":
         minibatches = data.training_minibatches(dataset, samplers, total_steps, 0, augment.crop, config.seed)
         return metrics.measure_loader(minibatches, workdir, total_steps, minibatch, log_every)
-    rolled_back = guard.rolled_back(workdir)
+    rolled_back = hosts.first(lambda: guard.rolled_back(workdir))
     if rolled_back is not None:  # what stands in for the minibatch that was left out comes after all others
         samplers = [guard.LeavingOut(s, step=rolled_back - 1, instead=total_steps) for s in samplers]
 
@@ -124,7 +129,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
 
     # Loop.
     clock = metrics.Clock(minibatch, total_steps, carried, the_step.flops_per_image, flops.peak())
-    the_guard = guard.Guard(explode, unreadable, -(-examples // labelled), carried.get("unreadable", 0))
+    the_guard = guard.Guard(explode, unreadable, -(-examples // labelled), carried)
     if synthetic:
         minibatches = data.synthetic_minibatches(dataset, minibatch, augment.crop, config.seed)
     else:
@@ -139,10 +144,13 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
         line = {k: float(v) for k, v in jax.device_get(found).items()}
         stopping |= bool(line.pop("stop"))
         the_guard.check(at, line)
-        if at > first + 1 and log_every and (at % log_every == 0 or at == total_steps):
-            line |= clock.tick(at) | {"unreadable": the_guard.unreadable}
-            writer.write(at, line)
-            metrics.progress_line(at, total_steps, line)
+        if log_every and (at % log_every == 0 or at == total_steps):
+            line["unreadable"] = the_guard.unreadable
+            if at > first + 1:
+                line |= clock.tick(at)
+                metrics.progress_line(at, total_steps, line)
+            if "images_per_second" in line or first:  # after a restart the first step's line has no rates
+                writer.write(at, line)
 
     def catch_up():
         nonlocal late
@@ -158,12 +166,12 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
         watchdog.at("saving", step)
         writer.flush()
         with clock.pause(state):
-            checkpoints.save(state, clock.carry() | {"unreadable": float(the_guard.unreadable)})
+            checkpoints.save(state, clock.carry() | the_guard.carry())
         saved = step
 
     def between():
         """Called between the minibatches of an evaluation."""
-        watchdog.at("evaluating", step)
+        watchdog.at(EVALUATING, step)
         preemption.check()
 
     def evaluate(final):
@@ -172,8 +180,9 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
         with clock.pause(state):
             found = {}
             for _, function, settings in evaluators:
-                between()
-                found |= dict(function(context, **settings))
+                for name, value in function(context, **settings):
+                    found[name] = value
+                    between()
             left_out = {"unreadable": len(context.left_out)} if context.left_out else {}
             writer.write(step, found | left_out | {"final": final})
 
@@ -216,14 +225,19 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
             loop()
         except Stopped:
             save()
+            checkpoints.wait()
             print_first(f"stopped at step {step} of {total_steps}; the same command goes on from there")
             raise
     except guard.Diverged as bad:
+        checkpoints.wait()
+        writer.flush()
         rows = [s.rows(bad.step - 1) for s in samplers]
         hosts.first(functools.partial(guard.stop_or_roll_back, workdir, bad, dataset, rows, may_roll_back))
         raise
 
-    # The line that says that the run is finished.
+    # The line that says that the run is finished, when all of it is kept.
+    watchdog.at("saving", step)
+    checkpoints.wait()
     last = {"done": True, "parameters_sha256": parameters_sha256(state.params), "transductive": transductive}
     last |= clock.carry() | about | {"unreadable": the_guard.unreadable}
     last |= {} if rolled_back is None else {"rolled_back": rolled_back}

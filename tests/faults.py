@@ -1,10 +1,12 @@
 """What tests break on purpose, by name, inside a process of a run."""
 
+import errno
 import os
 import signal
 import time
 
 import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
 
 from rxrx_jax import data, train
 from rxrx_jax.augment import Augment
@@ -86,3 +88,16 @@ def in_evaluation(name):
         return original(*arguments)
 
     predict.Context.predict = predicting
+
+
+def full_disk_after(saves):
+    """The disk is full once so many checkpoints are kept: found when one waits for the next."""
+    original, waits = ocp.training.Checkpointer.wait, []
+
+    def wait(self, *arguments):
+        waits.append(self.latest)
+        if len(waits) > saves:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, *arguments)
+
+    ocp.training.Checkpointer.wait = wait

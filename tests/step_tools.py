@@ -84,6 +84,7 @@ def minibatches(dataset, step: Step, count: int) -> list[dict]:
         minibatch = next(data.synthetic_minibatches(dataset, size, side, seed))
         del minibatch["row"]
         minibatch["label"][::4] = -1
+        minibatch["stop"] = np.zeros(size, bool)
         found.append(minibatch)
     return found
 

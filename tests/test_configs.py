@@ -39,6 +39,7 @@ REAL = (
 # Keys that the trainer reads outside of make_step; tests of the trainer run with all of them.
 TRAINERS = {"checkpoint_steps", "evaluation_minibatch", "keep_checkpoints", "log_steps", "measure", "profile_steps"}
 TRAINERS |= {"tensorboard", "mesh.fsdp", "mesh.tensor", "init.path", "init.parameters"}
+TRAINERS |= {"stuck_seconds", "guard.explode", "guard.rollback", "data.unreadable"}
 TRAINERS |= {"data.folder", "data.group", "data.groups_per_minibatch", "data.pairs", "data.unlabelled_minibatch"}
 
 

@@ -131,6 +131,14 @@ def test_damaged_checkpoints_are_noticed_and_the_one_before_is_used(folder, tmp_
         assert f"from step {folders[0].name}" in hosts.log()
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_last_checkpoint_that_has_no_room_is_no_end(folder, tmp_path, stopped):
+    faults = [(0, "faults:full_disk_after", 1)] + [(0, "faults:at_minibatch", 4, "send", "SIGTERM")] * stopped
+    codes, hosts = finish(tmp_path / "run", quiet(folder, checkpoint_steps=100), faults=faults)
+    assert codes == [MEND] and "no room for" in hosts.log().splitlines()[-1], hosts.log()
+    assert "done" not in last(hosts) and "stopped at step" not in hosts.log()
+
+
 def test_a_workdir_of_another_config_is_refused(folder, tmp_path):
     finish(tmp_path / "run", quiet(folder, total_steps=2))
     codes, hosts = finish(tmp_path / "run", quiet(folder, total_steps=3))

@@ -63,9 +63,19 @@ def test_images_that_cannot_be_read_are_counted_against_a_budget_an_epoch():
 
 
 def test_what_was_counted_before_a_restart_counts():
-    one = Guard(explode=0, unreadable=2, epoch=5, carried=2.0)
+    one = Guard(explode=0, unreadable=2, epoch=5, carried={"unreadable": 2})
     with pytest.raises(UserError):
         one.check(4, found(unreadable=1))
+
+
+def test_a_restarted_run_judges_by_the_losses_of_before():
+    one = Guard(explode=10, unreadable=0, epoch=5)
+    for step in range(1, 150):
+        one.check(step, found(2.0))
+    again = Guard(explode=10, unreadable=0, epoch=5, carried=json.loads(json.dumps(one.carry())))
+    assert again.carry() == one.carry() and len(one.carry()["losses"]) == 100
+    with pytest.raises(Diverged):
+        again.check(150, found(20.1))
 
 
 class Rows:

@@ -4,6 +4,7 @@ A checkpoint has two parts: the state, and its table of contents with the shape,
 name, the run's clock, and a SHA-256 of the table itself.
 """
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from rxrx_jax.safety import hosts
 STATE, CONTENTS = "state", "contents"  # the parts
 # What goes wrong while reading and says nothing about the checkpoint, as exceptions and as words of their text.
 ELSEWHERE = (UserError, MemoryError, PermissionError, ConnectionError, TimeoutError)
+ERRNO = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT)
 STATUS = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
@@ -96,7 +98,9 @@ def _load(folder: epath.Path, like: dict) -> dict:
         while first.__context__:
             first = first.__context__
         text = " ".join(str(first).split())
-        if isinstance(first, ELSEWHERE) or any(word in text for word in STATUS):
+        number = getattr(first, "errno", None)
+        of_this_host = number in ERRNO or any(f"os_error_code='{n}'" in text for n in ERRNO)
+        if of_this_host or isinstance(first, ELSEWHERE) or any(word in text for word in STATUS):
             raise
         raise Damaged(f"{type(first).__name__}: {text[:160]}") from error
 

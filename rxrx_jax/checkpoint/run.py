@@ -55,6 +55,12 @@ class Checkpoints:
         with self._writing():
             self._checkpointer.save_checkpointables_async(self._under_way, parts, force=True)
 
+    def wait(self) -> None:
+        """Waits until the last save is complete. Raises UserError when there was no room for it."""
+        if "_checkpointer" in vars(self):
+            with self._writing():
+                self._checkpointer.wait()
+
     def restore(self, shapes: TrainState) -> tuple[TrainState, dict[str, float]] | None:
         """The newest checkpoint as (state, clock) with the shapes and shardings of `shapes`; None if there is none.
 

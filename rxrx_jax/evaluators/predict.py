@@ -128,6 +128,7 @@ class Context:
             members = np.flatnonzero(groups == g)
             minibatches = data.evaluation_minibatches(self.dataset, members, self.minibatch, self.augment.crop, True)
             for number, minibatch in enumerate(minibatches):
+                self.between()
                 found_here, valid = self._batch_statistics(
                     self.params, self.batch_stats, to_device(minibatch, self.mesh), self.statistics
                 )
@@ -138,6 +139,8 @@ class Context:
                     parts.append((int(readable.sum()), found_here))
             if parts:
                 found.append(self.outputs(self.params, average_statistics(parts), rows[groups[rows] == g]))
+        if not found:
+            return {"row": rows[:0]}
         order = np.argsort(np.concatenate([f["row"] for f in found]), kind="stable")
         return {key: np.concatenate([f[key] for f in found])[order] for key in found[0]}
 

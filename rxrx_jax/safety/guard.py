@@ -30,14 +30,18 @@ class Guard:
     """Looks at the metrics of every step, one step late, so that the devices never wait.
 
     Args: explode, how many times the median of the last 100 losses is too much; 0, any number is good. unreadable, how
-    many images an epoch may be left out because they cannot be read; epoch, its steps; carried, how many were, before
-    the run was started again.
+    many images an epoch may be left out because they cannot be read; epoch, its steps; carried, what `carry` gave
+    before the run was started again.
     """
 
-    def __init__(self, explode: float, unreadable: int, epoch: int, carried: float = 0):
+    def __init__(self, explode: float, unreadable: int, epoch: int, carried: dict | None = None):
         self._explode, self._budget, self._epoch = explode, unreadable, epoch
-        self._losses = collections.deque(maxlen=WINDOW)
-        self.unreadable = int(carried)
+        self._losses = collections.deque((carried or {}).get("losses", []), maxlen=WINDOW)
+        self.unreadable = int((carried or {}).get("unreadable", 0))
+
+    def carry(self) -> dict:
+        """What a checkpoint keeps, so that a run that was started again judges as one that was not."""
+        return {"unreadable": self.unreadable, "losses": list(self._losses)}
 
     def check(self, step: int, found: dict[str, float]) -> None:
         """Raises Diverged, or UserError when too many images could not be read. All hosts see the same numbers."""

@@ -20,7 +20,17 @@ from rxrx_jax.errors import UserError
 MEND, AGAIN = 2, 75  # exit codes: the user must mend something; a host is stuck or lost, start again (EX_TEMPFAIL)
 PACKAGES = ("rxrx_jax", "tfds_builders")  # whose code decides what a run computes
 # What jax says when another host does not answer any more: gloo (CPU), NCCL (GPU), the coordination service.
-LOST = ("gloo", "nccl", "connection", "unavailable", "deadline_exceeded", "aborted", "heartbeat", "coordination")
+LOST = (
+    "gloo",
+    "nccl",
+    "connection",
+    "unavailable",
+    "deadline_exceeded",
+    "aborted",
+    "heartbeat",
+    "coordination",
+    "halted",
+)
 
 
 def join(multihost: bool) -> None:
@@ -165,17 +175,19 @@ def leaving(*passing: type[BaseException]):
         elif isinstance(e, UserError):
             code, line = MEND, f"error: {e}"
         elif is_lost(e):
-            code, line = AGAIN, f"error: another host is lost ({str(e).splitlines()[0][:200]}): start all hosts again"
+            code, line = AGAIN, f"error: another host is lost ({f'{e} '.splitlines()[0][:200]}): start all hosts again"
+        if not isinstance(e, (SystemExit, UserError)):
+            traceback.print_exc()
         if line:
             print(line, file=sys.stderr)
-        elif not isinstance(e, SystemExit):
-            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error of jax says that another host does not answer."""
+    """Whether an error says that another host, or the storage, does not answer."""
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
     of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError, RuntimeError))
     return of_jax and any(word in str(error).lower() for word in LOST)

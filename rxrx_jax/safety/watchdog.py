@@ -1,5 +1,6 @@
 """A thread that ends a run which no longer moves, and names the host that holds it up."""
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -14,6 +15,7 @@ from etils import epath
 from rxrx_jax import files
 from rxrx_jax.safety.hosts import AGAIN
 
+EVALUATING = "evaluating"
 DEVICES = "waiting for its devices"  # where the hosts are that wait for another one
 
 
@@ -21,9 +23,11 @@ class Watchdog:
     """Ends the process with exit code 75, on which launchers start again, when `at` was not called for `seconds`: with
     one line that names the host and what it was doing, and the stack of every thread in WORKDIR/hosts/I.stack.
 
-    Until `moving` is called, while programs are compiled and readers started, ten times as long is allowed. Each host
-    keeps a small file WORKDIR/hosts/I.json, what it does and since when, by which the others know it.
-    Use as a context manager; 0 seconds is no watchdog. Args: index and count, of this process and of all.
+    Ten times as long is allowed until `moving` is called, while programs are compiled and readers started, and between
+    two calls of an evaluation, where a regression may take long. Each host keeps a small file WORKDIR/hosts/I.json,
+    what it does and since when, by which the others know it. Use as a context manager; 0 seconds is no watchdog.
+
+    Args: index and count, of this process and of all.
     """
 
     def __init__(self, workdir: epath.Path, seconds: float, index: int, count: int):
@@ -36,7 +40,7 @@ class Watchdog:
 
     def at(self, doing: str, step: int) -> None:
         """What this host does from now on, "reading data" for instance, and at which step."""
-        self._now = {"doing": doing, "step": int(step), "since": time.time()}
+        self._now, self._since = {"doing": doing, "step": int(step), "since": time.time()}, time.monotonic()
 
     def moving(self) -> None:
         """Says that the first step is done."""
@@ -53,17 +57,19 @@ class Watchdog:
     def _tell(self):
         while not self._end.wait(self._pause):
             told = self._now | {"host": host(), "now": time.time()}
-            self._folder.mkdir(parents=True, exist_ok=True)
-            files.write(self._folder / f"{self._index}.json", json.dumps(told))
+            with contextlib.suppress(Exception):  # a disk that is full for a moment; the next time will do
+                self._folder.mkdir(parents=True, exist_ok=True)
+                files.write(self._folder / f"{self._index}.json", json.dumps(told))
 
     def _watch(self):
         last = time.monotonic()
         while not self._end.wait(self._pause):
             now = time.monotonic()
             if now - last > self._seconds / 2:  # the machine slept, or the process was stopped, and this thread too
-                self._now = self._now | {"since": time.time()}
+                self._since = now
             last = now
-            if time.time() - self._now["since"] > self._seconds * self._patience:
+            patience = 10.0 if self._now["doing"] == EVALUATING else self._patience
+            if now - self._since > self._seconds * patience:
                 self._stop()
 
     @property
