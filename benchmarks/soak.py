@@ -3,7 +3,7 @@
     python benchmarks/soak.py [--kills=50] [--seed=0] [--steps=N] [--out=FOLDER] [--json=FILE]
 
 A small ConvNet on the simulated screen is trained on two processes, once without a stop; then again, while one of the
-two, drawn anew each time, is sent SIGKILL at a moment drawn uniformly from 0 to 2.5 times what a start takes: while it
+two, drawn anew each time, is sent SIGKILL at a moment drawn uniformly from 0 to 1.6 times what a start takes: while it
 starts, compiles, trains, saves in the background or evaluates. The launcher's rule starts both again. It ends when the
 run ends: with the same SHA-256 of all parameters, or this command fails. The seed decides who is killed and after how
 many seconds; what the run is doing then depends on the machine. Prints one JSON object on its last line.
@@ -35,7 +35,7 @@ def get_config(argument):
     config = load("convnet.py")
     screen = dict(image_size=32, treatments=4, replicates=2, train=("SIMA-01", "SIMA-02"), val=("SIMA-03",), test=())
     steps, _, folder = argument.partition(",")
-    config["data"] |= {"folder": folder, "minibatch": 16, "builder": config["data"]["builder"] | screen}
+    config["data"] |= {"folder": folder, "minibatch": 64, "builder": config["data"]["builder"] | screen}
     config["augment"]["crop"] = 32
     config |= {"log_steps": 5, "checkpoint_steps": CHECKPOINT_STEPS, "evaluate_steps": 50, "stuck_seconds": 120.0}
     config |= {"total_steps": int(steps)}
@@ -47,7 +47,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=0, help="of the run; default 20 for each kill")
+    parser.add_argument("--steps", type=int, default=0, help="of the run; default 40 for each kill")
     parser.add_argument("--out", type=pathlib.Path, help="where runs and data lie; default a temporary folder")
     parser.add_argument("--json", type=pathlib.Path, help="a file for the last line")
     options = parser.parse_args()
@@ -61,7 +61,7 @@ def main():
 
 
 def soak(options, out: pathlib.Path) -> dict:
-    steps = options.steps or 20 * options.kills
+    steps = options.steps or 40 * options.kills
     flags = [f"--config={__file__}:{steps},{out / 'data'}"]
     (out / "data").mkdir(parents=True, exist_ok=True)
     life(out / "data-only", [*flags, "--config.measure=loader"])  # makes the dataset
@@ -72,7 +72,7 @@ def soak(options, out: pathlib.Path) -> dict:
 
     draw, kills, lives, during = random.Random(options.seed), 0, 0, collections.Counter()
     while True:
-        after = draw.uniform(0, 2.5 * start) if kills < options.kills else None
+        after = draw.uniform(0, 1.6 * start) if kills < options.kills else None
         host = draw.randrange(2)
         code, doing, _ = life(out / "killed", flags, host, after)
         lives += 1

@@ -19,6 +19,7 @@ from launch import common
 from rxrx_jax.errors import UserError
 
 PORT = 8476
+DATA = "/mnt/data"  # where a bucket of datasets is mounted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hosts", type=int, default=1, help="GPU nodes")
     parser.add_argument("--gpus-per-host", type=int, default=8)
     parser.add_argument("--spot", action="store_true", help="nodes that are cheaper and may be preempted")
+    parser.add_argument("--data", metavar="BUCKET", help=f"with prepared datasets, to be mounted at {DATA}")
     parser.add_argument("--service-account", default="default", help="of Kubernetes, that may write to the bucket")
     parser.add_argument("--name", help="of the JobSet; default from the workdir")
     parser.add_argument("--restarts", type=int, default=20, help="how often a lost or preempted run is started again")
@@ -144,6 +146,13 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
         "containers": [container],
         "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
     }
+    metadata = {}
+    if options.data:  # by GKE's own driver, which must be enabled in the cluster
+        attributes = {"bucketName": options.data, "mountOptions": "implicit-dirs"}
+        driver = {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True, "volumeAttributes": attributes}
+        metadata["annotations"] = {"gke-gcsfuse/volumes": "true"}
+        container["volumeMounts"].append({"name": "data", "mountPath": DATA, "readOnly": True})
+        pod["volumes"].append({"name": "data", "csi": driver})
     # 1 (a crash) and 2 (the user must mend something) would come again; anything else (75, 85, signals) fails the job
     # too, but restarts the whole JobSet.
     wrong = {"containerName": "trainer", "operator": "In", "values": [1, common.MEND]}
@@ -153,7 +162,7 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
         "completionMode": "Indexed",
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": wrong}]},
-        "template": {"spec": pod},
+        "template": ({"metadata": metadata} if metadata else {}) | {"spec": pod},
     }
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",

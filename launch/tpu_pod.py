@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--name", help="of the queued resource and its slice; default from the workdir")
     parser.add_argument("--spot", action="store_true", help="cheaper, and may be preempted")
     parser.add_argument("--restarts", type=int, default=20, help="how often a lost or preempted run is started again")
+    parser.add_argument("--prepare", metavar="COMMAND", help="run on every host before training: mounts the datasets")
     parser.add_argument("--keep", action="store_true", help="do not delete the slice in the end")
     common.add_commit(parser)
     options, trainer = common.parse(parser, argv)
@@ -96,7 +97,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
     def ssh(text: str, worker: str = "all") -> str:
         return f"gcloud compute tpus tpu-vm ssh {name} {where} --quiet --worker={worker} --command={shlex.quote(text)}"
 
-    archive = f"rxrx_jax-{commit}.tar.gz"
+    archive, prepare = f"rxrx_jax-{commit}.tar.gz", f"\n{options.prepare}" if options.prepare else ""
     # jax's own port on TPUs, 8482 since 0.8.1, is not among those that Google Cloud opens between the hosts of a
     # slice (8470, 8471, 8474, 8476, 11211): the hosts would wait for each other without a word.
     environment = {"JAX_COORDINATOR_PORT": "8476"} | common.environment()
@@ -129,7 +130,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
         ),
         "install": (
             "install it on all hosts",
-            ssh(f"({remote.unpack(commit)}) < {archive}\n" + remote.install(commit, "tpu")),
+            ssh(f"({remote.unpack(commit)}) < {archive}\n{remote.install(commit, 'tpu')}{prepare}"),
         ),
         "start": (
             "start the run on all hosts, unless it is going",

@@ -19,10 +19,10 @@ CASES = {
     "local": (local, ["--processes=2", "--devices=4", "--port=1234", "--workdir=/data/run 1", "--dry-run", *TRAIN]),
     "host": (host, ["--workdir=/data/run", "--dry-run", *TRAIN]),
     "host_ssh": (host, ["--ssh=me@server", "--workdir=/data/run", *FIXED]),
-    "tpu_pod": (tpu_pod, [*SLICE, "--project=mine", "--spot", *FIXED]),
+    "tpu_pod": (tpu_pod, [*SLICE, "--project=mine", "--spot", "--prepare=gcsfuse bucket /mnt/data", *FIXED]),
     "gke_tpu": (
         gke,
-        ["--image=registry/rxrx_jax", "--tpu=tpu-v5-lite-podslice", "--topology=16x16", "--spot"]
+        ["--image=registry/rxrx_jax", "--tpu=tpu-v5-lite-podslice", "--topology=16x16", "--spot", "--data=bucket"]
         + ["--workdir=gs://bucket/Run_1", *FIXED],
     ),
     "gke_gpu": (
@@ -102,7 +102,10 @@ def test_the_manifest_asks_for_every_host_once_and_restarts_by_exit_code(name):
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert rule["onExitCodes"]["containerName"] == container["name"] and pod["restartPolicy"] == "Never"
-    assert container["args"][-3:] == [*TRAIN[1:], f"--workdir={CASES[name][1][4 if name == 'gke_tpu' else 3][10:]}"]
+    workdir = next(a for a in CASES[name][1] if a.startswith("--workdir="))
+    assert container["args"][-3:] == [*TRAIN[1:], workdir]
+    mounts, volumes = ([x["name"] for x in found] for found in (container["volumeMounts"], pod["volumes"]))
+    assert mounts == volumes == (["shm", "data"] if name == "gke_tpu" else ["shm"])
     if name == "gke_gpu":
         host_0 = f"{job_set['metadata']['name']}-{replicated['name']}-0-0.{job_set['metadata']['name']}:8476"
         values = {e["name"]: e.get("value") for e in container["env"]}
