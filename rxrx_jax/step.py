@@ -128,7 +128,7 @@ def make_step(config: Config, dataset, mesh, minibatch: int, total_steps: int, e
         norm = optax.tree.norm(gradients)
         unreadable = (~minibatch["valid"]).sum()  # images that another one stands in for, on all hosts
         found |= {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step)}
-        found |= {"unreadable": unreadable, "stop": minibatch["stop"].any()}
+        found |= {"unreadable": unreadable, "stop": minibatch["stop"].sum()}
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), found
 
     place = lambda shapes, shardings: jax.tree.map(  # noqa: E731

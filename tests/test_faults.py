@@ -135,7 +135,8 @@ def test_damaged_checkpoints_are_noticed_and_the_one_before_is_used(folder, tmp_
 def test_a_last_checkpoint_that_has_no_room_is_no_end(folder, tmp_path, stopped):
     faults = [(0, "faults:full_disk_after", 1)] + [(0, "faults:at_minibatch", 4, "send", "SIGTERM")] * stopped
     codes, hosts = finish(tmp_path / "run", quiet(folder, checkpoint_steps=100), faults=faults)
-    assert codes == [MEND] and "no room for" in hosts.log().splitlines()[-1], hosts.log()
+    error = [line for line in hosts.log().splitlines() if line.startswith("error: ")]
+    assert codes == [MEND] and len(error) == 1 and error[0].startswith("error: no room for "), hosts.log()
     assert "done" not in last(hosts) and "stopped at step" not in hosts.log()
 
 
