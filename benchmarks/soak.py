@@ -4,9 +4,10 @@
 
 A small ConvNet on the simulated screen is trained on two processes, once without a stop; then again, while one of the
 two, drawn anew each time, is sent SIGKILL at a moment drawn uniformly from 0 to 1.6 times what a start takes: while it
-starts, compiles, trains, saves in the background or evaluates. The launcher's rule starts both again. It ends when the
-run ends: with the same SHA-256 of all parameters, or this command fails. The seed decides who is killed and after how
-many seconds; what the run is doing then depends on the machine. Prints one JSON object on its last line.
+starts, compiles, trains, saves in the background or evaluates. The launcher's rule starts both again. A run that has
+ended is followed by another one until there were enough kills. All must end with the same SHA-256 of all parameters,
+or this command fails. The seed decides who is killed and after how many seconds; what the run is doing then depends on
+the machine. Prints one JSON object on its last line.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=0, help="of the run; default 40 for each kill")
+    parser.add_argument("--steps", type=int, default=1000, help="of a run")
     parser.add_argument("--out", type=pathlib.Path, help="where runs and data lie; default a temporary folder")
     parser.add_argument("--json", type=pathlib.Path, help="a file for the last line")
     options = parser.parse_args()
@@ -61,7 +62,7 @@ def main():
 
 
 def soak(options, out: pathlib.Path) -> dict:
-    steps = options.steps or 40 * options.kills
+    steps = options.steps
     flags = [f"--config={__file__}:{steps},{out / 'data'}"]
     (out / "data").mkdir(parents=True, exist_ok=True)
     life(out / "data-only", [*flags, "--config.measure=loader"])  # makes the dataset
@@ -70,27 +71,27 @@ def soak(options, out: pathlib.Path) -> dict:
     whole = last_line(out / "whole")
     print(f"without a stop: {steps} steps, the first told of after {start:.1f} s", flush=True)
 
-    draw, kills, lives, during = random.Random(options.seed), 0, 0, collections.Counter()
-    while True:
-        after = draw.uniform(0, 1.6 * start) if kills < options.kills else None
-        host = draw.randrange(2)
-        code, doing, _ = life(out / "killed", flags, host, after)
-        lives += 1
-        if code == 0:
-            break
-        kills += 1
-        during[doing] += 1
-        print(f"kill {kills}: host {host} after {after:.1f} s, {doing}", flush=True)
-    assert kills >= options.kills, f"the run ended after {kills} kills: give it more --steps"
-    killed = last_line(out / "killed")
-    log = (out / "killed/hosts/0.log").read_text()
+    draw, kills, during, ends, damaged, restored = random.Random(options.seed), 0, collections.Counter(), [], 0, set()
+    while kills < options.kills:  # a run may end before it was killed often enough: then another one goes on
+        workdir = out / f"killed-{len(ends)}"
+        while True:
+            after = draw.uniform(0, 1.6 * start) if kills < options.kills else None
+            host = draw.randrange(2)
+            code, doing, _ = life(workdir, flags, host, after)
+            if code == 0:
+                break
+            kills += 1
+            during[doing] += 1
+            print(f"kill {kills}: host {host} after {after:.1f} s, {doing}", flush=True)
+        ends.append(last_line(workdir)["parameters_sha256"])
+        log = (workdir / "hosts/0.log").read_text()
+        damaged += log.count("is damaged")
+        restored |= {int(n) for n in re.findall(r"from step (\d+)", log)}
     return {
         "steps": steps, "checkpoint_steps": CHECKPOINT_STEPS, "seed": options.seed, "kills": kills,
-        "lives": lives, "killed_while": dict(sorted(during.items())),
-        "restored_from": sorted({int(n) for n in re.findall(r"from step (\d+)", log)}),
-        "damaged_checkpoints": log.count("is damaged"),
-        "same": killed["parameters_sha256"] == whole["parameters_sha256"],
-        "parameters_sha256": killed["parameters_sha256"],
+        "runs": len(ends), "killed_while": dict(sorted(during.items())), "restored_from": sorted(restored),
+        "damaged_checkpoints": damaged, "same": set(ends) == {whole["parameters_sha256"]},
+        "parameters_sha256": ends[0],
     }  # fmt: skip
 
 
