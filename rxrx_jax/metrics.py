@@ -14,6 +14,7 @@ from etils import epath
 
 from rxrx_jax import files
 from rxrx_jax.errors import UserError
+from rxrx_jax.safety import hosts
 
 NAME = "metrics.jsonl"
 SECONDS = 30.0  # between two times that the file is written to an object store
@@ -74,6 +75,10 @@ class Writer:
             files.write(self._path, self._text)
             self._flushed = time.monotonic()
 
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the evaluation at `step` is among the lines; to be asked of the first host."""
+        return any("final" in line and line["step"] == step for line in read(self._path))
+
     def __enter__(self):
         return self
 
@@ -104,11 +109,6 @@ def finished(path: epath.Path) -> dict | None:
     """The last line of a finished run, else None."""
     records = read(path) if path.exists() else []
     return records[-1] if records and records[-1].get("done") is True else None
-
-
-def has_evaluation(path: epath.Path, step: int) -> bool:
-    """Whether the evaluation at `step` is among the lines of a run."""
-    return path.exists() and any("final" in line and line["step"] == step for line in read(path))
 
 
 def best(path: epath.Path) -> dict[str, float]:
@@ -230,27 +230,20 @@ class Trace:
 
 def first_line(about: dict[str, float]) -> None:
     """What a run is and needs, on stderr, from the first host, when its step is compiled."""
-    if jax.process_index() == 0:
-        print(
-            f"{about['parameters'] / 1e6:.2f} M parameters | {about['flops_per_image'] / 1e9:.2f} GFLOP an image | "
-            f"{about['memory_per_chip'] / 2**30:.2f} GiB a chip while a step runs",
-            file=sys.stderr,
-            flush=True,
-        )
+    hosts.say(
+        f"{about['parameters'] / 1e6:.2f} M parameters | {about['flops_per_image'] / 1e9:.2f} GFLOP an image | "
+        f"{about['memory_per_chip'] / 2**30:.2f} GiB a chip while a step runs"
+    )
 
 
 def progress_line(step: int, total: int, values: dict[str, float]) -> None:
     """One line on stderr, from the first host."""
-    if jax.process_index():
-        return
     minutes, seconds = divmod(round(values["eta_seconds"]), 60)
     mfu = f"MFU {100 * values['mfu']:.1f}% | " if "mfu" in values else ""
-    print(
+    hosts.say(
         f"step {step}/{total} {100 * step / total:3.0f}% | loss {values['loss']:.4f} | "
         f"{values['images_per_second']:.0f} images/s ({values['images_per_second_per_chip']:.0f} a chip) | {mfu}"
-        f"data wait {100 * values['data_wait']:.1f}% | ETA {minutes}:{seconds:02d}",
-        file=sys.stderr,
-        flush=True,
+        f"data wait {100 * values['data_wait']:.1f}% | ETA {minutes}:{seconds:02d}"
     )
 
 

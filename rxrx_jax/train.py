@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import sys
-import time
 
 import jax
 from etils import epath
@@ -15,9 +14,10 @@ from rxrx_jax.config import Config, duration, to_json
 from rxrx_jax.errors import UserError
 from rxrx_jax.evaluators import make_evaluators
 from rxrx_jax.evaluators.predict import Context
+from rxrx_jax.loop import Every, Loop
 from rxrx_jax.safety import guard, hosts
 from rxrx_jax.safety.preemption import Preemption, Stopped
-from rxrx_jax.safety.watchdog import DEVICES, EVALUATING, Watchdog
+from rxrx_jax.safety.watchdog import Watchdog
 from rxrx_jax.speed import flops
 from rxrx_jax.state import parameters_sha256
 from rxrx_jax.step import make_step, memory_per_chip, parameter_count
@@ -73,8 +73,8 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
         minibatch = sum(s.size for s in samplers)
     lengths = dict(minibatch=labelled, examples=examples)
     total_steps = run_length(config, **lengths)
-    every = functools.partial(duration, config, total_steps=total_steps, **lengths)
-    log_every, save_every, evaluate_every = every("log"), every("checkpoint"), every("evaluate")
+    steps = functools.partial(duration, config, total_steps=total_steps, **lengths)
+    every = Every(log=steps("log"), checkpoint=steps("checkpoint"), evaluate=steps("evaluate"))
     inherited, source = config.init.path, config.init.get("parameters", "")
     transductive = lineage.is_transductive(config) or (bool(inherited) and lineage.inherits_transductive(inherited))
 
@@ -99,7 +99,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     hosts.together(lambda: check_shared(workdir))
     if measure == "loader":
         minibatches = data.training_minibatches(dataset, samplers, total_steps, 0, augment.crop, config.seed)
-        return metrics.measure_loader(minibatches, workdir, total_steps, minibatch, log_every)
+        return metrics.measure_loader(minibatches, workdir, total_steps, minibatch, every.log)
     rolled_back = hosts.first(lambda: guard.rolled_back(workdir))
     if rolled_back is not None:  # what stands in for the minibatch that was left out comes after all others
         samplers = [guard.LeavingOut(s, step=rolled_back - 1, instead=total_steps) for s in samplers]
@@ -110,15 +110,14 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     keys = the_step.keys
     if restored:
         state, carried = restored
-        print_first(f"continuing {workdir} from step {int(state.step)}")
+        hosts.say(f"continuing {workdir} from step {int(state.step)}")
     else:
         state, carried = the_step.initialise(keys["init"]), {}
         if inherited:
             part = lineage.former_encoder(inherited, source, config, task, shapes.params[task.inherits])
             state = the_step.inherit(state, part)
-    step = first = saved = int(state.step)
-    writer = stack.enter_context(metrics.Writer(workdir, step, tensorboard))
-    watchdog.at("compiling", step)
+    writer = stack.enter_context(metrics.Writer(workdir, int(state.step), tensorboard))
+    watchdog.at("compiling", int(state.step))
     train_step = the_step.compile()
     about = {
         "parameters": parameter_count(shapes.params),
@@ -127,128 +126,49 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     }
     metrics.first_line(about)
 
-    # Loop.
-    clock = metrics.Clock(minibatch, total_steps, carried, the_step.flops_per_image, flops.peak())
-    the_guard = guard.Guard(explode, unreadable, -(-examples // labelled), carried)
+    # The loop, and what it looks at and writes to.
     if synthetic:
         minibatches = data.synthetic_minibatches(dataset, minibatch, augment.crop, config.seed)
     else:
-        minibatches = data.training_minibatches(dataset, samplers, total_steps, step, augment.crop, config.seed)
-    constants = sharding.to_every_device((statistics, keys), mesh)
-    late, stopping = None, False  # metrics are fetched one step late, so that the devices never wait for it
-    trace = stack.enter_context(metrics.Trace(workdir / "profile", profile))
-
-    def look(at, found):
-        """Checks the metrics of step `at`, and writes them where it is time. Waits until that step is done."""
-        nonlocal stopping
-        line = {k: float(v) for k, v in jax.device_get(found).items()}
-        stopping |= bool(line.pop("stop"))
-        the_guard.check(at, line)
-        if log_every and (at % log_every == 0 or at == total_steps):
-            line["unreadable"] = the_guard.unreadable
-            if at > first + 1:
-                line |= clock.tick(at)
-                metrics.progress_line(at, total_steps, line)
-            if "images_per_second" in line or first:  # after a restart the first step's line has no rates
-                writer.write(at, line)
-
-    def catch_up():
-        nonlocal late
-        newest, late = late, None
-        if newest:
-            look(*newest)
-
-    def save():
-        nonlocal saved
-        catch_up()
-        if saved == step or synthetic:
-            return
-        watchdog.at("saving", step)
-        writer.flush()
-        with clock.pause(state):
-            checkpoints.save(state, clock.carry() | the_guard.carry())
-        saved = step
-
-    def between():
-        """Called between the minibatches of an evaluation."""
-        watchdog.at(EVALUATING, step)
-        preemption.check()
-
-    def evaluate(final):
-        catch_up()
-        context.use(state, between)
-        with clock.pause(state):
-            found = {}
-            for _, function, settings in evaluators:
-                for name, value in function(context, **settings):
-                    found[name] = value
-                    between()
-            left_out = {"unreadable": len(context.left_out)} if context.left_out else {}
-            writer.write(step, found | left_out | {"final": final})
-
-    def loop():
-        nonlocal state, step, late
-        if restored and due(evaluate_every, step, total_steps):
-            if not hosts.first(lambda: metrics.has_evaluation(workdir / metrics.NAME, step)):  # stopped before it
-                evaluate(final=False)
-        while step < total_steps:
-            trace.before(step, state)
-            watchdog.at("reading data", step)
-            begin = time.perf_counter()
-            host_minibatch = next(minibatches)
-            clock.waited(time.perf_counter() - begin)
-            del host_minibatch["row"]  # only evaluators look rows up
-            host_minibatch["stop"] = preemption.flag(len(host_minibatch["label"]))
-            watchdog.at(DEVICES, step)
-            state, found = train_step(state, sharding.to_device(host_minibatch, mesh), *constants)
-            step += 1
-            before, late = late, (step, found)
-            if before:
-                look(*before)
-            if stopping:
-                raise Stopped()
-            if step == first + 1:  # the rates start here
-                jax.block_until_ready(state)
-                clock.start(step)
-                watchdog.moving()
-            if not synthetic:
-                if due(save_every, step, total_steps):
-                    save()
-                if due(evaluate_every, step, total_steps):
-                    evaluate(final=False)
-        save()
-        if not synthetic:
-            evaluate(final=True)
-
+        minibatches = data.training_minibatches(
+            dataset, samplers, total_steps, int(state.step), augment.crop, config.seed
+        )
+    loop = Loop(
+        state=state,
+        restored=bool(restored),
+        total_steps=total_steps,
+        every=every,
+        train_step=train_step,
+        minibatches=minibatches,
+        constants=sharding.to_every_device((statistics, keys), mesh),
+        mesh=mesh,
+        evaluators=evaluators,
+        context=context,
+        checkpoints=None if synthetic else checkpoints,
+        writer=writer,
+        clock=metrics.Clock(minibatch, total_steps, carried, the_step.flops_per_image, flops.peak()),
+        trace=stack.enter_context(metrics.Trace(workdir / "profile", profile)),
+        guard=guard.Guard(explode, unreadable, -(-examples // labelled), carried),
+        watchdog=watchdog,
+        preemption=preemption,
+    )
     try:
-        try:
-            loop()
-        except Stopped:
-            save()
-            checkpoints.wait()
-            print_first(f"stopped at step {step} of {total_steps}; the same command goes on from there")
-            raise
+        loop.run()
     except guard.Diverged as bad:
-        checkpoints.wait()
         writer.flush()
         rows = [s.rows(bad.step - 1) for s in samplers]
         hosts.first(functools.partial(guard.stop_or_roll_back, workdir, bad, dataset, rows, may_roll_back))
         raise
 
     # The line that says that the run is finished, when all of it is kept.
-    watchdog.at("saving", step)
+    watchdog.at("saving", total_steps)
     checkpoints.wait()
-    last = {"done": True, "parameters_sha256": parameters_sha256(state.params), "transductive": transductive}
-    last |= clock.carry() | about | {"unreadable": the_guard.unreadable}
+    last = {"done": True, "parameters_sha256": parameters_sha256(loop.state.params), "transductive": transductive}
+    last |= loop.clock.carry() | about | {"unreadable": loop.guard.unreadable}
     last |= {} if rolled_back is None else {"rolled_back": rolled_back}
     last |= metrics.best(workdir / metrics.NAME) if writer.active else {}
-    writer.write(step, last)
-    return {"step": step} | last
-
-
-def due(every: int | None, step: int, total_steps: int) -> bool:
-    """Whether something is to happen at `step`; what the end brings anyway does not happen before."""
-    return bool(every) and 0 < step < total_steps and step % every == 0
+    writer.write(total_steps, last)
+    return {"step": total_steps} | last
 
 
 def run_length(config: Config, **lengths: int) -> int:
@@ -312,8 +232,3 @@ def check_shared(workdir: epath.Path) -> None:
     """Raises UserError on a host that does not see what the first one has written."""
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} is not the first host's: give a --workdir on a disk that all hosts share, or gs://")
-
-
-def print_first(line: str) -> None:
-    if jax.process_index() == 0:
-        print(line, file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import sys
 
 import jax
 from etils import epath
@@ -78,7 +77,9 @@ class Checkpoints:
                 continue
             for one, why in damaged.items():
                 aside = hosts.first(functools.partial(_set_aside, one))
-                _warn(f"checkpoint {one} is damaged ({why}): set aside as {aside}; going on from step {step}")
+                hosts.say(
+                    f"WARNING: checkpoint {one} is damaged ({why}): set aside as {aside}; going on from step {step}"
+                )
             self._complete = step
             return TrainState(**tree), table["clock"]
         if damaged:
@@ -134,8 +135,3 @@ def _set_aside(folder: epath.Path) -> str:
     aside = next(path for name in names if not (path := folder.parent.parent / name).exists())
     folder.rename(aside)
     return str(aside)
-
-
-def _warn(text: str) -> None:
-    if jax.process_index() == 0:
-        print(f"WARNING: {text}", file=sys.stderr, flush=True)

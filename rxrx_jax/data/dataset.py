@@ -5,9 +5,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import sys
 
-import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -15,6 +13,7 @@ from rxrx_jax.data.records import Records, allow_open_files
 from rxrx_jax.data.sampler import PairSampler, Sampler
 from rxrx_jax.data.sites import Sites, hide_labels, read_sites
 from rxrx_jax.errors import UserError
+from rxrx_jax.safety import hosts
 
 SPLITS = ("train", "id_test", "val", "test")
 HELD_OUT = ("val", "test")  # splits of unseen experiments
@@ -167,6 +166,6 @@ def make_sampler(
         raise UserError(f"data.pairs={pairs} needs data.groups_per_minibatch=0, not {groups_per_minibatch}")
     sites = hide_labels(dataset.sites)
     sampler = PairSampler(rows, sites.label[rows], sites.experiment[rows], sites.cell_type[rows], size, seed)
-    if sampler.left_out and jax.process_index() == 0:
-        print(f"{sampler.left_out} of {len(rows)} training sites have no partner and are left out", file=sys.stderr)
+    if sampler.left_out:
+        hosts.say(f"{sampler.left_out} of {len(rows)} training sites have no partner and are left out")
     return sampler

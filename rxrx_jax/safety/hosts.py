@@ -69,6 +69,12 @@ def _cluster() -> bool:
     return bool(coordinator) or int(os.environ.get("SLURM_NTASKS", 1)) > 1 or len(workers) > 1
 
 
+def say(line: str) -> None:
+    """One line on stderr, from the first host."""
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
 def exchange(text: str) -> list[str]:
     """The text of every host, in order; all must call it."""
     if jax.process_count() == 1:
