@@ -123,3 +123,39 @@ def test_what_jax_says_of_a_lost_host_is_known():
     assert hosts.is_lost(ValueError(gloo)) and hosts.is_lost(jax.errors.JaxRuntimeError(gloo))
     assert not hosts.is_lost(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"))
     assert not hosts.is_lost(OSError("connection"))
+
+
+class HttpError(Exception):
+    """As gcsfs raises it."""
+
+    def __init__(self, code):
+        super().__init__("Backend Error")
+        self.code = code
+
+
+def after(error):
+    """Another error, raised while `error` was handled, as Orbax does."""
+    other = ValueError("no handler fits")
+    other.__context__ = error
+    return other
+
+
+@pytest.mark.parametrize("error", [
+    ConnectionResetError("reset"), TimeoutError("60 s"), HttpError(503), HttpError("429"),
+    ValueError("UNAVAILABLE: Error writing gs://b/x: CURL error"), after(HttpError(500)),
+])  # fmt: skip
+def test_a_storage_that_does_not_answer_is_worth_another_start(error, capsys):
+    with pytest.raises(SystemExit) as stopped, hosts.leaving():
+        raise error
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == hosts.AGAIN
+    assert line == f"error: the storage does not answer ({error}): start again"
+
+
+@pytest.mark.parametrize("error", [
+    HttpError(403), OSError("Input/output error"), ValueError("no such bucket"), UserError("UNAVAILABLE"),
+    jax.errors.JaxRuntimeError("UNAVAILABLE: socket closed"), KeyboardInterrupt(),
+])  # fmt: skip
+def test_another_error_is_not(error):
+    with pytest.raises(type(error)), hosts.leaving():
+        raise error

@@ -31,6 +31,11 @@ LOST = (
     "coordination",
     "halted",
 )
+# What an object store's clients raise when it does not answer, though they have asked again and again: modules of
+# exceptions, HTTP codes, status words.
+NETWORK = ("aiohttp", "requests")
+BUSY = ("408", "429", "500", "502", "503", "504")
+STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def join(multihost: bool) -> None:
@@ -165,35 +170,53 @@ def code_version() -> str:
 
 @contextlib.contextmanager
 def leaving(*passing: type[BaseException]):
-    """Around the work of one of several hosts: what it raises ends the process at once, with one line where the user or
-    a restart can mend it. Python's usual way out waits for the other hosts, which wait for this one. Only what all
-    hosts raise together may go that way: the types `passing`."""
+    """Around the work of a host. What one of several raises ends the process at once, with one line where the user or a
+    restart can mend it: Python's usual way out waits for the other hosts, which wait for this one. Only what all hosts
+    raise together may go that way: the types `passing`. On one host only a storage that does not answer is told so."""
     try:
         yield
     except passing:
         raise
     except BaseException as e:
-        if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        several = jax.distributed.is_initialized() and jax.process_count() > 1
+        away = is_away(e)
+        if not several and not away:
             raise
         code, line = 1, None
         if isinstance(e, SystemExit):
             code = e.code if isinstance(e.code, int) else bool(e.code)
         elif isinstance(e, UserError):
             code, line = MEND, f"error: {e}"
-        elif is_lost(e):
-            code, line = AGAIN, f"error: another host is lost ({f'{e} '.splitlines()[0][:200]}): start all hosts again"
+        elif away or is_lost(e):
+            what = "the storage does not answer" if away else "another host is lost"
+            again = "start all hosts again" if several else "start again"
+            code, line = AGAIN, f"error: {what} ({f'{e} '.splitlines()[0][:200]}): {again}"
         if not isinstance(e, (SystemExit, UserError)):
             traceback.print_exc()
         if line:
             print(line, file=sys.stderr)
+        if not several:
+            raise SystemExit(code) from None
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another host, or the storage, does not answer."""
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return True
+    """Whether an error says that another host does not answer."""
     of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError, RuntimeError))
     return of_jax and any(word in str(error).lower() for word in LOST)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that the storage does not answer for now."""
+    if not isinstance(error, Exception) or isinstance(error, (UserError, jax.errors.JaxRuntimeError)):
+        return False
+    if isinstance(error, (ConnectionError, TimeoutError)) or type(error).__module__.partition(".")[0] in NETWORK:
+        return True
+    if str(getattr(error, "code", None)) in BUSY:
+        return True
+    if isinstance(error, ValueError) and any(word in str(error) for word in STATUS):  # tensorstore's
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and is_away(before)
