@@ -116,8 +116,9 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
         if inherited:
             part = lineage.former_encoder(inherited, source, config, task, shapes.params[task.inherits])
             state = the_step.inherit(state, part)
-    writer = stack.enter_context(metrics.Writer(workdir, int(state.step), tensorboard))
-    watchdog.at("compiling", int(state.step))
+    step = int(state.step)
+    writer = stack.enter_context(metrics.Writer(workdir, step, tensorboard))
+    watchdog.at("compiling", step)
     train_step = the_step.compile()
     about = {
         "parameters": parameter_count(shapes.params),
@@ -130,9 +131,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     if synthetic:
         minibatches = data.synthetic_minibatches(dataset, minibatch, augment.crop, config.seed)
     else:
-        minibatches = data.training_minibatches(
-            dataset, samplers, total_steps, int(state.step), augment.crop, config.seed
-        )
+        minibatches = data.training_minibatches(dataset, samplers, total_steps, step, augment.crop, config.seed)
     loop = Loop(
         state=state,
         restored=bool(restored),
