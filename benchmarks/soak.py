@@ -6,7 +6,7 @@ A small ConvNet on the simulated screen is trained on two processes, once withou
 two, drawn anew each time, is sent SIGKILL at a moment drawn uniformly from 0 to 1.6 times what a start takes: while it
 starts, compiles, trains, saves in the background or evaluates. The launcher's rule starts both again. A run that has
 ended is followed by another one until there were enough kills. All must end with the same SHA-256 of all parameters,
-or this command fails. The seed decides who is killed and after how many seconds; what the run is doing then depends on
+or this command fails; it also says how many steps a restart went back at most. The seed decides who is killed and after how many seconds; what the run is doing then depends on
 the machine. Prints one JSON object on its last line.
 """
 
@@ -71,7 +71,7 @@ def soak(options, out: pathlib.Path) -> dict:
     whole = last_line(out / "whole")
     print(f"without a stop: {steps} steps, the first told of after {start:.1f} s", flush=True)
 
-    draw, kills, during, ends, damaged, restored = random.Random(options.seed), 0, collections.Counter(), [], 0, set()
+    draw, kills, during, ends, logs = random.Random(options.seed), 0, collections.Counter(), [], []
     while kills < options.kills:  # a run may end before it was killed often enough: then another one goes on
         workdir = out / f"killed-{len(ends)}"
         while True:
@@ -84,13 +84,12 @@ def soak(options, out: pathlib.Path) -> dict:
             during[doing] += 1
             print(f"kill {kills}: host {host} after {after:.1f} s, {doing}", flush=True)
         ends.append(last_line(workdir)["parameters_sha256"])
-        log = (workdir / "hosts/0.log").read_text()
-        damaged += log.count("is damaged")
-        restored |= {int(n) for n in re.findall(r"from step (\d+)", log)}
+        logs.append((workdir / "hosts/0.log").read_text())
     return {
         "steps": steps, "checkpoint_steps": CHECKPOINT_STEPS, "seed": options.seed, "kills": kills,
-        "runs": len(ends), "killed_while": dict(sorted(during.items())), "restored_from": sorted(restored),
-        "damaged_checkpoints": damaged, "same": set(ends) == {whole["parameters_sha256"]},
+        "runs": len(ends), "killed_while": dict(sorted(during.items())),
+        "most_steps_lost": max(map(most_lost, logs)), "damaged_checkpoints": "".join(logs).count("is damaged"),
+        "same": set(ends) == {whole["parameters_sha256"]},
         "parameters_sha256": ends[0],
     }  # fmt: skip
 
@@ -125,6 +124,16 @@ def phase(printed: str, workdir: pathlib.Path) -> str:
     if " a chip while a step runs" not in printed:
         return "starting"
     return "training" if "\nstep " in printed else "compiling or restoring"
+
+
+def most_lost(log: str) -> int:
+    """How many steps the restart that lost most went back, by the steps that a log tells of."""
+    told = most = 0
+    for step, restored in re.findall(r"^step (\d+)/|^continuing .* from step (\d+)$", log, re.MULTILINE):
+        if restored:
+            most = max(most, told - int(restored))
+        told = int(step or restored)
+    return most
 
 
 def last_line(workdir: pathlib.Path) -> dict:

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twice_ends_with_the_same_parameters(tmp_path):
-    command = [sys.executable, "benchmarks/soak.py", "--kills=2", "--steps=400", f"--out={tmp_path}"]
+    command = [sys.executable, "benchmarks/soak.py", "--kills=2", "--steps=60", f"--out={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
