@@ -6,8 +6,8 @@ A small ConvNet on the simulated screen is trained on two processes, once withou
 two, drawn anew each time, is sent SIGKILL at a moment drawn uniformly from 0 to 1.6 times what a start takes: while it
 starts, compiles, trains, saves in the background or evaluates. The launcher's rule starts both again. A run that has
 ended is followed by another one until there were enough kills. All must end with the same SHA-256 of all parameters,
-or this command fails; it also says how many steps a restart went back at most. The seed decides who is killed and after how many seconds; what the run is doing then depends on
-the machine. Prints one JSON object on its last line.
+or this command fails; it also says how many steps a restart went back at most. The seed decides who is killed and
+after how many seconds; what the run is doing then depends on the machine. Prints one JSON object on its last line.
 """
 
 import argparse

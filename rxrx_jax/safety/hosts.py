@@ -190,7 +190,8 @@ def leaving(*passing: type[BaseException]):
         elif away or is_lost(e):
             what = "the storage does not answer" if away else "another host is lost"
             again = "start all hosts again" if several else "start again"
-            code, line = AGAIN, f"error: {what} ({f'{e} '.splitlines()[0][:200]}): {again}"
+            why = str(e).partition("\n")[0][:200]
+            code, line = AGAIN, f"error: {what} ({why}): {again}"
         if not isinstance(e, (SystemExit, UserError)):
             traceback.print_exc()
         if line:
