@@ -1,4 +1,4 @@
-"""What grows how: `python benchmarks/scaling.py [--quick] [--axes=records,devices]`; about ten minutes on two cores.
+"""What grows how: `python benchmarks/scaling.py [--quick] [--axes=records,devices]`; about twelve minutes on two cores.
 
 Every axis doubles one thing and measures what that costs; the exponent is the slope of log(cost) over log(size) across
 the last doublings (0: it does not grow, 1: in proportion), and LIMITS says what it may be at most.
@@ -195,11 +195,14 @@ def workers(quick: bool) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         make_tree(folder / "tree", None, 4, 4 if quick else 300)  # simulated sites of 512 pixels, as PNG files
+
+        def build(number: int):
+            out = tempfile.mkdtemp(dir=folder)
+            return prepare.prepare("rxrx1", folder / "tree", out, workers=number, progress=False)
+
         for number in found["workers"]:
-            start = time.perf_counter()
-            path = prepare.prepare("rxrx1", folder / "tree", folder / f"{number}", workers=number, progress=False)
-            built = time.perf_counter() - start
-            dataset = data.read_dataset(path)
+            built = shortest(lambda n=number: build(n))
+            dataset = data.read_dataset(build(number))
             rows = np.arange(256) % len(dataset.sites)
             with concurrent.futures.ThreadPoolExecutor(number) as threads:
                 whole, minibatches._threads = minibatches._threads, lambda pool=threads: pool
