@@ -90,6 +90,18 @@ def in_evaluation(name):
     predict.Context.predict = predicting
 
 
+def slow_disk(seconds):
+    """What is saved takes so long to appear under its name."""
+    original = os.rename
+
+    def rename(source, target, **more):
+        if "checkpoint-tmp" in str(source):
+            time.sleep(seconds)
+        return original(source, target, **more)
+
+    os.rename = rename
+
+
 def full_disk_after(saves):
     """The disk is full once so many checkpoints are kept: found when one waits for the next."""
     original, waits = ocp.training.Checkpointer.wait, []

@@ -258,3 +258,13 @@ def test_records_that_one_host_cannot_read_stop_both_at_the_same_step(copy, tmp_
     lines = [hosts.log(i).splitlines() for i in (0, 1)]
     told = [next(line for line in mine if "images could not be read by step" in line) for mine in lines]
     assert told[0] == told[1]
+
+
+def test_what_is_being_saved_is_kept_when_an_error_ends_several_hosts(copy, tmp_path):
+    damage(copy)
+    codes, hosts = finish(tmp_path / "run", quiet(copy))
+    at = int(hosts.log().partition("could not be read by step ")[2].partition(",")[0])
+    run, slow = quiet(copy, checkpoint_steps=at - 1), [(i, "faults:slow_disk", 4.0) for i in (0, 1)]
+    codes, hosts = finish(tmp_path / "slow", run, processes=2, faults=slow)
+    assert codes == [MEND, MEND] and f"could not be read by step {at}" in hosts.log()
+    assert [p.name for p in (tmp_path / "slow/checkpoints").iterdir()] == [str(at - 1)]
