@@ -12,14 +12,12 @@ How a build goes: the tables become a plan (plan.py), each plate of the plan bec
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
 import pathlib
 import re
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +25,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from rxrx_jax.errors import UserError
-from tfds_builders.common import build, finish, plates, reading, types
+from tfds_builders.common import build, finish, lock, plates, reading, types
 from tfds_builders.common import plan as plan_lib
 from tfds_builders.common import settings as settings_lib
 from tfds_builders.report import page
@@ -154,11 +152,11 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         folder = pathlib.Path(self.data_path)
         working = folder.with_name(f"{folder.name}.building")
         if not folder.exists() or working.exists():
-            with _only_one(working, self.progress), _disk_errors(working):
+            with lock.only_one(working, self.progress), _disk_errors(working):
                 if not folder.exists():  # else another process has just made it
                     self._build(working, folder)
                 else:
-                    shutil.rmtree(working)
+                    lock.clear(working)
         self.info.read_from_directory(os.fspath(folder))
 
     def _build(self, working: pathlib.Path, folder: pathlib.Path) -> None:
@@ -178,7 +176,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         result = finish.finish(task, names, made, self.name)
         if not result["records"]:
             first = finish.first_set_aside(made)
-            _clear(working)  # the same command shall look at the source again
+            lock.clear(working)  # the same command shall look at the source again
             raise UserError(f"{self.source or self.name}: no site can be used{first}")
         about = task.plan.about()
         info = tfds.core.DatasetInfo(
@@ -203,7 +201,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         info.write_to_directory(os.fspath(made))
         page.write(made)
         made.rename(folder)
-        shutil.rmtree(working)
+        lock.clear(working)
 
     def _task(self, working: pathlib.Path) -> plates.Task:
         """Returns the build that was stopped here, if it was of the same source and settings, or a new one."""
@@ -226,7 +224,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         else:
             if found is not None:
                 self._say("starting anew: the tables, the images or the settings are not those of the stopped build")
-            _clear(working)
+            lock.clear(working)
             plan_lib.write(path, self.read_table(), records.experiments, records.plates, records.cell_types)
             partial = about.with_suffix(".partial")
             partial.write_text(json.dumps(same))
@@ -285,37 +283,6 @@ def _read_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-@contextlib.contextmanager
-def _only_one(working: pathlib.Path, progress: bool) -> Iterator[None]:
-    """Waits while another process builds the same folder; says so if `progress`."""
-    while True:
-        working.mkdir(parents=True, exist_ok=True)
-        with (working / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if progress:
-                    print(f"waiting: another process builds {working.with_suffix('')}", flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            # The process that held it may have finished and removed the folder, lock and all.
-            if not (working / "lock").exists() or not os.path.samestat(
-                os.fstat(lock.fileno()), os.stat(working / "lock")
-            ):
-                continue
-            try:
-                yield
-            finally:
-                if working.exists() and [path.name for path in working.iterdir()] == ["lock"]:
-                    shutil.rmtree(working)
-            return
-
-
-def _clear(working: pathlib.Path) -> None:
-    for path in working.iterdir():
-        if path.name != "lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager
