@@ -197,7 +197,7 @@ def test_ctrl_c_says_that_the_build_goes_on(tmp_path):
     finally:
         os.killpg(child.pid, signal.SIGINT)
         output = child.communicate(timeout=30)
-    assert child.returncode == 130, output
+    assert child.returncode == 130, output[1].decode()
     assert output[1].endswith(b"interrupted; the same command goes on where it was\n") and b"Traceback" not in output[1]
     again = subprocess.run(command(tmp_path, "--set=image_size=256"), env=environment(), capture_output=True, text=True)
     assert again.returncode == 0 and "going on: " in again.stdout
