@@ -32,7 +32,6 @@ class Loop:
     """Takes `state` to `total_steps`; all hosts run it. `checkpoints` None keeps and evaluates nothing."""
 
     state: TrainState  # the train step donates it: there is this one alone
-    restored: bool  # from a checkpoint of this run
     total_steps: int
     every: Every
 
@@ -70,7 +69,7 @@ class Loop:
                 raise
 
     def _train(self) -> None:
-        if self.restored and self._due(self.every.evaluate):
+        if self._due(self.every.evaluate):  # restored at a step that is to be evaluated
             if not hosts.first(lambda: self.writer.has_evaluation(self.step)):  # stopped before it
                 self._evaluate(final=False)
         while self.step < self.total_steps:

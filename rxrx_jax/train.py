@@ -134,7 +134,6 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
         minibatches = data.training_minibatches(dataset, samplers, total_steps, step, augment.crop, config.seed)
     loop = Loop(
         state=state,
-        restored=bool(restored),
         total_steps=total_steps,
         every=every,
         train_step=train_step,
