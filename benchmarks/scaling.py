@@ -201,8 +201,9 @@ def workers(quick: bool) -> dict:
             return prepare.prepare("rxrx1", folder / "tree", out, workers=number, progress=False)
 
         for number in found["workers"]:
-            built = shortest(lambda n=number: build(n))
-            dataset = data.read_dataset(build(number))
+            made = []
+            built = shortest(lambda n=number, m=made: m.append(build(n)))
+            dataset = data.read_dataset(made[0])
             rows = np.arange(256) % len(dataset.sites)
             with concurrent.futures.ThreadPoolExecutor(number) as threads:
                 whole, minibatches._threads = minibatches._threads, lambda pool=threads: pool
