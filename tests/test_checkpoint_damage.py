@@ -150,7 +150,15 @@ def test_a_state_that_does_not_fit_is_not_damage(run):
     assert names(run) == ["7", "8"]
 
 
-@pytest.mark.parametrize("error", [PermissionError("no"), MemoryError(), ValueError("UNAVAILABLE: 503")])
+class Busy(Exception):
+    """As gcsfs says that an object store does not answer."""
+
+    code = 503
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("no"), MemoryError(), ValueError("UNAVAILABLE: 503"), TimeoutError("60 s"), Busy()]
+)
 def test_what_goes_wrong_elsewhere_is_not_damage(run, monkeypatch, error):
     def fail(*_):
         raise error

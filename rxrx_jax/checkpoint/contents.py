@@ -19,9 +19,9 @@ from rxrx_jax.safety import hosts
 
 STATE, CONTENTS = "state", "contents"  # the parts
 # What goes wrong while reading and says nothing about the checkpoint, as exceptions and as words of their text.
-ELSEWHERE = (UserError, MemoryError, PermissionError, ConnectionError, TimeoutError)
+ELSEWHERE = (UserError, MemoryError, PermissionError)
 ERRNO = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT)
-STATUS = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+STATUS = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", *hosts.STATUS)
 
 
 class Damaged(Exception):
@@ -100,7 +100,8 @@ def _load(folder: epath.Path, like: dict) -> dict:
         text = " ".join(str(first).split())
         number = getattr(first, "errno", None)
         of_this_host = number in ERRNO or any(f"os_error_code='{n}'" in text for n in ERRNO)
-        if of_this_host or isinstance(first, ELSEWHERE) or any(word in text for word in STATUS):
+        elsewhere = isinstance(first, ELSEWHERE) or any(word in text for word in STATUS)
+        if of_this_host or elsewhere or hosts.is_away(error):
             raise
         raise Damaged(f"{type(first).__name__}: {text[:160]}") from error
 

@@ -219,5 +219,4 @@ def is_away(error: BaseException) -> bool:
         return True
     if isinstance(error, ValueError) and any(word in str(error) for word in STATUS):  # tensorstore's
         return True
-    before = error.__cause__ or error.__context__
-    return before is not None and is_away(before)
+    return any(is_away(before) for before in {error.__cause__, error.__context__} - {None})
