@@ -24,10 +24,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sites import make_tree
 
-from rxrx_jax import data, metrics, train
-from rxrx_jax.config import load
+from rxrx_jax import data
+from rxrx_jax.base.config import load
+from rxrx_jax.base.cores import cores
+from rxrx_jax.training import metrics, train
 from tfds_builders import prepare
-from tfds_builders.common.build import cores
 
 WELLS, MINIBATCH, CROP = 300, 64, 256
 SECONDS, ROUNDS = 2, 3
@@ -60,7 +61,7 @@ def reading(dataset: data.Dataset):
     def read(_):
         return [record["image"].shape for record in source.__getitems__(random.integers(0, len(source), 8).tolist())]
 
-    with concurrent.futures.ThreadPoolExecutor(cores()) as threads:
+    with concurrent.futures.ThreadPoolExecutor(len(cores())) as threads:
         while True:
             yield list(threads.map(read, range(MINIBATCH // 8)))
 
@@ -113,7 +114,7 @@ def main() -> None:
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        result = {"sites": make_tree(folder / "tree", flags.source, 1, WELLS), "cores": cores()}
+        result = {"sites": make_tree(folder / "tree", flags.source, 1, WELLS), "cores": len(cores())}
         loaders = {"torch": torch_loader(folder / "tree")}
         for name in ENCODINGS:
             path = prepare.prepare("rxrx1", folder / "tree", folder / "out", progress=False, encoding=name)

@@ -5,7 +5,7 @@ machines that it speaks of: every number is a maker's figure, a compiler's, one 
 import dataclasses
 import math
 
-from rxrx_jax.speed.flops import PEAK
+from rxrx_jax.training.speed.flops import PEAK
 
 UTILISATION = 0.4  # assumed: of the chip's peak while it computes. Nothing of ours was timed on these chips yet
 RECOMPUTED = {

@@ -16,9 +16,9 @@ from records import milliseconds
 from sites import complete_sites, make_tree
 
 from rxrx_jax import data
+from rxrx_jax.base.cores import cores
 from rxrx_jax.simulate import layouts
 from tfds_builders import prepare
-from tfds_builders.common.build import cores
 
 SIDE, TILE, CROP, CHANNELS = 2048, 512, 256, 6
 WELLS, MINIBATCH, SECONDS, ROUNDS = 3, 8, 2, 3
@@ -34,7 +34,7 @@ def measure(folder: pathlib.Path, source: pathlib.Path | None) -> dict:
     """
     what = make_tree(folder / "small", source, 1, 16)
     write_tree(folder / "tree", complete_sites(folder / "small"))
-    result = {"sites": f"mosaics of {what}", "cores": cores(), "crops": CROPS, "encodings": {}}
+    result = {"sites": f"mosaics of {what}", "cores": len(cores()), "crops": CROPS, "encodings": {}}
     for name in ENCODINGS:
         path = prepare.prepare("rxrx3", folder / "tree", folder / "out", progress=False, encoding=name)
         dataset = data.read_dataset(path)
@@ -48,7 +48,7 @@ def measure(folder: pathlib.Path, source: pathlib.Path | None) -> dict:
         del minibatches
         result["encodings"][name] = {
             "MB": bytes_of / len(records) / 1e6,
-            "images_per_second_per_core": statistics.median(rates) / cores(),
+            "images_per_second_per_core": statistics.median(rates) / len(cores()),
             "read_ms": milliseconds(lambda i, r=records: r[i][:, :], range(len(records))),
             "crops_ms": milliseconds(lambda i, r=records: crops(r[i][:, :]), range(len(records))),
         }

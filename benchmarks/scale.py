@@ -19,10 +19,11 @@ import tempfile
 
 import roofline
 
-from rxrx_jax import aot, config, data
-from rxrx_jax.errors import UserError
+from rxrx_jax import aot, data
+from rxrx_jax.base import config
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.models import attention, vit
-from rxrx_jax.train import run_length
+from rxrx_jax.training.train import run_length
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
 S16 = "--topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=S/16 --config.mesh.fsdp=16"

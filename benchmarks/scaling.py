@@ -28,12 +28,12 @@ from pyarrow import csv
 from sites import make_tree
 
 from rxrx_jax import data
+from rxrx_jax.base.cores import cores
 from rxrx_jax.data import minibatches
 from rxrx_jax.data.sampler import Sampler
 from rxrx_jax.data.sites import read_sites
-from rxrx_jax.evaluators import accuracy
+from rxrx_jax.evaluate import accuracy
 from tfds_builders import prepare
-from tfds_builders.common.build import cores
 
 SCREEN = dict(image_size=32, train=("SIMA-01",), val=(), test=(), treatments=4, replicates=2, untreated_wells=1)
 MINIBATCH = 4  # images a device
@@ -110,9 +110,9 @@ def models(quick: bool) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from rxrx_jax import sharding
-    from rxrx_jax.config import Config, load
-    from rxrx_jax.step import make_step, memory_per_chip, parameter_count
+    from rxrx_jax.base import sharding
+    from rxrx_jax.base.config import Config, load
+    from rxrx_jax.training.step import make_step, memory_per_chip, parameter_count
 
     variants = ("XXS/16", "XXS/8") if quick else ("XXS/8", "Ti/8", "S/8", "B/8")
     found = {"variant": list(variants), "flops": [], "parameters": []}
@@ -149,7 +149,7 @@ def devices(quick: bool) -> dict:
 
 def emulate(counts: list[int]) -> dict:
     from rxrx_jax import aot
-    from rxrx_jax.config import load
+    from rxrx_jax.base.config import load
 
     found, chips = {}, aot.devices(f"cpu:{max(counts)}")
     sent = lambda compiled: sum(kind["bytes"] for kind in compiled["collectives"].values()) / 1e6  # noqa: E731
@@ -191,7 +191,7 @@ def experiments(quick: bool) -> dict:
 
 
 def workers(quick: bool) -> dict:
-    found = {"workers": [2**i for i in range(cores().bit_length())]}
+    found = {"workers": [2**i for i in range(len(cores()).bit_length())]}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         make_tree(folder / "tree", None, 4, 4 if quick else 300)  # simulated sites of 512 pixels, as PNG files
@@ -279,7 +279,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.emulate:
         return print(json.dumps(emulate([int(count) for count in flags.emulate.split(",")])))
-    result, faster = {"quick": flags.quick, "cores": cores(), "axes": {}}, []
+    result, faster = {"quick": flags.quick, "cores": len(cores()), "axes": {}}, []
     for axis in flags.axes.split(","):
         found = AXES[axis](flags.quick)
         slopes = exponents(axis, found)

@@ -31,14 +31,17 @@ CHECKPOINT_STEPS = 5
 def get_config(argument):
     """This file is the run's config too: a ConvNet on a small simulated screen. The argument is "STEPS,FOLDER", how
     long it is and where the dataset is made."""
-    from rxrx_jax.config import load
+    from rxrx_jax.base.config import load
 
     config = load("convnet.py")
     screen = dict(image_size=32, treatments=4, replicates=2, train=("SIMA-01", "SIMA-02"), val=("SIMA-03",), test=())
     steps, _, folder = argument.partition(",")
     config["data"] |= {"folder": folder, "minibatch": 64, "builder": config["data"]["builder"] | screen}
     config["augment"]["crop"] = 32
-    config |= {"log_steps": 5, "checkpoint_steps": CHECKPOINT_STEPS, "evaluate_steps": 50, "stuck_seconds": 120.0}
+    config |= {"log_steps": 5, "checkpoint_steps": CHECKPOINT_STEPS, "evaluate_steps": 50}
+    config |= {
+        "watchdog_timeout_seconds": 120.0,
+    }
     config |= {"total_steps": int(steps)}
     del config["total_epochs"]
     return ml_collections.ConfigDict(config)

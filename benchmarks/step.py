@@ -28,15 +28,16 @@ def ours(kind: str, variant: str, minibatch: int, dtype: str):
     import jax
     import numpy as np
 
-    from rxrx_jax import data, sharding
-    from rxrx_jax.config import Config, load
-    from rxrx_jax.speed import flops
-    from rxrx_jax.step import make_step
+    from rxrx_jax import data
+    from rxrx_jax.base import sharding
+    from rxrx_jax.base.config import Config, load
+    from rxrx_jax.training.speed import flops
+    from rxrx_jax.training.step import make_step
 
     values = load("mae_vit.py" if kind != "supervised" else "dann_vit.py")
     values["data"] |= {"name": "rxrx1", "builder": {}, "minibatch": minibatch, "unlabelled_minibatch": 0}
     values["model"] = {"name": "vit", "variant": variant, "dtype": dtype}
-    values["augment"] = {"crop": SIDE, "flips": False, "quarter_turns": False, "jitter": 0.0}
+    values["augment"] = {"crop": SIDE, "flips": False, "rot90": False, "intensity_jitter": 0.0}
     values["normalisation"] = "dataset"
     values["optim"] |= {"name": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.05, "clip_norm": 0.0}
     if kind == "supervised":

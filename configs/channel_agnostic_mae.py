@@ -18,8 +18,8 @@ Simulated screen: 320 processor seconds, three to four minutes on two CPU cores;
 reconstruction/in_batch/loss was 0.88, of which 0.03 is the Fourier loss.
 """
 
-from rxrx_jax.base_config import base_config, dataset, encoder, microscopy_lion
-from rxrx_jax.config import parse_arguments
+from rxrx_jax.base.config import parse_arguments
+from rxrx_jax.training.base_config import base_config, dataset, encoder, microscopy_lion
 
 
 def get_config(argument=None):
@@ -29,7 +29,7 @@ def get_config(argument=None):
     arg.encoder = "channel_agnostic"
     config, name = base_config(arg), dataset(arg)
     config.model = encoder(arg)
-    config.augment.jitter = 0.0
+    config.augment.intensity_jitter = 0.0
     decoder = (512, 8, 16) if arg.openphenom else (256, 2, 16) if name != "rxrx_sim" else (32, 1, 4)
     config.task = dict(name="mae", mask_ratio=0.75, normalise_target=False, fourier_weight=0.01, decoder=decoder)
     config.evaluators = dict(reconstruction=dict(images=6), leakage=dict(), embeddings=dict())

@@ -22,8 +22,8 @@ Simulated screen: half a minute on one CPU core; expected accuracies are in docs
 run at full size yet, with no model: no hours, no number.
 """
 
-from rxrx_jax.base_config import base_config, domain_adversary
-from rxrx_jax.config import parse_arguments
+from rxrx_jax.base.config import parse_arguments
+from rxrx_jax.training.base_config import base_config, domain_adversary
 
 
 def get_config(argument=None):
@@ -70,7 +70,7 @@ def wilds(config) -> None:
     """The recipe of WILDS, as far as the docstring above says."""
     config.task.label_smoothing = 0.0
     config.data.minibatch = 72
-    config.augment.jitter = 0.0
+    config.augment.intensity_jitter = 0.0
     config.optim = dict(
         name="adamw", lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-5, clip_norm=0.0, ema_decay=0.0, warmup_epochs=10
     )

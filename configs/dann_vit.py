@@ -20,8 +20,8 @@ Simulated screen: two minutes on one CPU core; expected accuracies are in docs/d
 run at full size yet: no hours, no number.
 """
 
-from rxrx_jax.base_config import base_config, domain_adversary, encoder, is_large
-from rxrx_jax.config import parse_arguments
+from rxrx_jax.base.config import parse_arguments
+from rxrx_jax.training.base_config import base_config, domain_adversary, encoder, is_large
 
 
 def get_config(argument=None):

@@ -24,8 +24,8 @@ less than their error. With seed 0 the logistic probe of linear_probe.py gave 0.
 the autoencoder that one seed could show, and teacher_entropy ended within 1 % of the logarithm of 256.
 """
 
-from rxrx_jax.base_config import base_config
-from rxrx_jax.config import parse_arguments
+from rxrx_jax.base.config import parse_arguments
+from rxrx_jax.training.base_config import base_config
 
 
 def get_config(argument=None):

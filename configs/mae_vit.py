@@ -26,8 +26,8 @@ sizes H and g. RxRx3 has no published held-out split: without a `splits.csv` eve
 `:rxrx1` and `:rxrx3` have not been run at full size yet: no hours, no number.
 """
 
-from rxrx_jax.base_config import base_config, dataset, encoder, microscopy_lion
-from rxrx_jax.config import parse_arguments
+from rxrx_jax.base.config import parse_arguments
+from rxrx_jax.training.base_config import base_config, dataset, encoder, microscopy_lion
 
 MINIBATCH = {"L": 16_384, "G": 8_192}  # as published, on data of the size of RxRx3
 
@@ -38,7 +38,7 @@ def get_config(argument=None):
     )
     config, name = base_config(arg), dataset(arg)
     config.model = encoder(arg)
-    config.augment.jitter = 0.0
+    config.augment.intensity_jitter = 0.0
     config.evaluators = dict(reconstruction=dict(images=6), leakage=dict(), embeddings=dict())
     if name == "rxrx_sim":
         config.data.minibatch = 32  # few images: more, smaller steps

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from etils import epath
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 MEND, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must mend something; start again
 UNFINISHED = 85  # what launch.worker makes of its 0 when a checkpoint was written and the run is not finished

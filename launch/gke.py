@@ -16,7 +16,7 @@ import shlex
 import yaml
 
 from launch import common
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 PORT = 8476
 DATA = "/mnt/data"  # where a bucket of datasets is mounted

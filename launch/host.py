@@ -10,7 +10,7 @@ import pathlib
 import shlex
 
 from launch import common, local, remote
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import shlex
 import sys
 
 from launch import common
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 BODY = r"""
 # TERM, 90 s before the time limit or in a preemption, goes to the tasks alone: they checkpoint, the first exits with

@@ -12,7 +12,7 @@ import contextlib
 import shlex
 
 from launch import common, remote
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 BRING_UP = ("create", "wait", "pack", "copy", "install")
 

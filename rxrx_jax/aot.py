@@ -22,10 +22,11 @@ import time
 import jax
 from absl import flags
 
-from rxrx_jax import command, data, sharding
-from rxrx_jax.config import Config
-from rxrx_jax.errors import UserError
-from rxrx_jax.speed import hlo
+from rxrx_jax import data
+from rxrx_jax.base import command, sharding
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.training.speed import hlo
 
 # Memory of a chip in GiB, by jax's device_kind.
 HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32, "NVIDIA H200": 131}  # 131 GiB are 141 GB
@@ -95,8 +96,8 @@ def _gpus(shape: str) -> list:
 
 def compile_step(values: dict, chips: list) -> dict:
     """What there is to know of a config's train step on these devices. Raises UserError where it does not fit."""
-    from rxrx_jax.step import make_step, memory_per_chip, parameter_count
-    from rxrx_jax.train import run_length
+    from rxrx_jax.training.step import make_step, memory_per_chip, parameter_count
+    from rxrx_jax.training.train import run_length
 
     config = Config(values)
     dataset = data.describe(config.data.name, config.data.builder.as_kwargs())

@@ -5,7 +5,7 @@
 
 An image larger than the crop that the model was trained with is cut into tiles of that size, and its embedding is the
 mean of theirs. Stopped, the same command goes on with the next plate and ends with the same bytes. It runs on all
-devices of one machine. The result is a file as `rxrx_jax.embeddings` reads it.
+devices of one machine. The result is a file as `rxrx_jax.base.embeddings` reads it.
 """
 
 import argparse
@@ -23,12 +23,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import tqdm
 
-from rxrx_jax import checkpoint, data, embeddings, sharding, weights
-from rxrx_jax.augment import TRANSDUCTIVE_NORMALISATIONS, Augment, plate_statistics
-from rxrx_jax.errors import UserError
-from rxrx_jax.evaluators.embeddings import columns
+from rxrx_jax import data, weights
+from rxrx_jax.base import embeddings, sharding
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS, Augment, plate_statistics
+from rxrx_jax.evaluate.embeddings import columns
 from rxrx_jax.models.vit import Encoder
-from rxrx_jax.state import parameters_sha256
+from rxrx_jax.training import checkpoint
+from rxrx_jax.training.state import parameters_sha256
 from rxrx_jax.weights import export
 
 KEY = b"rxrx_jax"  # of the Parquet file's metadata: what made the embeddings, as JSON
@@ -89,7 +91,7 @@ def make_embed(model: Model, shape: tuple[int, int, int], pool: str | None, bloc
         raise UserError(f"the model was trained on {model.crop} pixels and the images have {shape[0]}x{shape[1]}")
     if pool == "mean":
         encoder = encoder.clone(style=dataclasses.replace(style, pool="mean"))
-    augment = Augment(model.normalisation, crop=model.crop, flips=False, quarter_turns=False, jitter=0.0)
+    augment = Augment(model.normalisation, crop=model.crop, flips=False, rot90=False, intensity_jitter=0.0)
     at = np.array([(y, x) for y in corners(shape[0], model.crop) for x in corners(shape[1], model.crop)], np.int32)
 
     def embed(params, minibatch, statistics):

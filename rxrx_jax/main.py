@@ -7,10 +7,9 @@ from logging import CRITICAL, getLogger
 import jax
 from absl import flags, logging
 
-from rxrx_jax import command
-from rxrx_jax.safety import hosts
-from rxrx_jax.safety.preemption import Stopped
-from rxrx_jax.speed import allocator
+from rxrx_jax.base import command, hosts
+from rxrx_jax.training.safety.preemption import Stopped
+from rxrx_jax.training.speed import allocator
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run is written, a folder that all hosts see or a gs:// address; default runs/CONFIG."
@@ -29,7 +28,7 @@ def main(values: dict) -> None:
     workdir = WORKDIR.value or f"runs/{name}"
     try:
         with hosts.leaving(Stopped):
-            from rxrx_jax import train  # imports of the whole stack wait until the flags are known to be good
+            from rxrx_jax.training import train  # imports of the whole stack wait until the flags are known to be good
 
             last = train.run(values, workdir)
     except Stopped:

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rxrx_jax import embeddings
+from rxrx_jax.base import embeddings
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Sites
-from rxrx_jax.errors import UserError
-from rxrx_jax.evaluators.accuracy import summarise
-from rxrx_jax.evaluators.linear import fit_linear, log_probabilities, standardise_by_group
-from rxrx_jax.evaluators.predict import SPLIT_NAMES
+from rxrx_jax.evaluate.accuracy import summarise
+from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
+from rxrx_jax.evaluate.predict import SPLIT_NAMES
 
 NEEDED = ("split", "well_id", "cell_type", "experiment", "perturbation_id")
 TRANSDUCTIVE = "standardised within each experiment (transductive: it uses unlabelled embeddings of held-out ones)"

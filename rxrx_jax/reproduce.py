@@ -20,11 +20,12 @@ import time
 
 import numpy as np
 
-from rxrx_jax import metrics
-from rxrx_jax.config import load, to_json
-from rxrx_jax.errors import UserError
-from rxrx_jax.evaluators.accuracy import confidence_interval
+from rxrx_jax.base.config import load, to_json
+from rxrx_jax.base.cores import cores
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.evaluate.accuracy import confidence_interval
 from rxrx_jax.report.records import by_experiment
+from rxrx_jax.training import metrics
 
 COLUMNS = (
     "row", "method", "normalisation", "layout", "transductive", "seeds", "in_batch", "cross_batch", "ci_low", "ci_high",
@@ -126,13 +127,7 @@ def default_jobs() -> int:
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
     if any(importlib.util.find_spec(name) for name in plugins):
         return 1
-    return len(_cores())
-
-
-def _cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    return len(cores())
 
 
 def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> None:
@@ -143,7 +138,7 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
     waiting = [(run, seed) for run, seed in todo if not run.is_done(out, seed)]
     print(f"{len(todo) - len(waiting)} runs are done, {len(waiting)} to do, {jobs} at a time", flush=True)
     total, active, failed, begin = len(waiting), {}, None, time.time()
-    cores = _cores()
+    numbers = cores()
     # Runs of one table share most of their compiled programs.
     compiled = str(out.absolute() / "compiled")
     cache = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -156,7 +151,7 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
             waiting.remove((run, seed))
             log = run.workdir(out, seed).with_suffix(".log")
             log.parent.mkdir(parents=True, exist_ok=True)
-            share = cores[slot::jobs] if hasattr(os, "sched_setaffinity") and jobs <= len(cores) else None
+            share = numbers[slot::jobs] if hasattr(os, "sched_setaffinity") and jobs <= len(numbers) else None
             with open(log, "w") as stream:
                 process = subprocess.Popen(
                     run.command(out, seed),

@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from tfds_builders import prepare
 from tfds_builders.downloads import fetch, unpack
 

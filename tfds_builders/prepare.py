@@ -16,14 +16,14 @@ import shlex
 import sys
 from typing import Any
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 # TFDS is imported inside the functions: spawned workers import this module again and need none of it.
 
 
 def names() -> list[str]:
-    """Returns the names of the builders: the folders beside this file that hold NAME_dataset_builder.py."""
-    files = pathlib.Path(__file__).parent.glob("*/*_dataset_builder.py")
+    """Returns the names of the builders: the folders in rxrx/ that hold NAME_dataset_builder.py."""
+    files = pathlib.Path(__file__).parent.glob("rxrx/*/*_dataset_builder.py")
     return sorted(f.parent.name for f in files if f.name == f"{f.parent.name}_dataset_builder.py")
 
 
@@ -31,7 +31,7 @@ def builder_class(name: str) -> type:
     """Returns the ScreenBuilder of that name."""
     if name not in names():
         raise UserError(f"no dataset is called {name!r}; there are: {', '.join(names())}")
-    return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
+    return importlib.import_module(f"tfds_builders.rxrx.{name}.{name}_dataset_builder").Builder
 
 
 def find(name: str, out: str | pathlib.Path | None = None, **settings) -> pathlib.Path:

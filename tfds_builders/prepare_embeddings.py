@@ -14,7 +14,7 @@ import sys
 import tempfile
 from typing import Any
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from tfds_builders import prepare as prepare_lib
 
 

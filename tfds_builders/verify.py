@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.cores import cores
+from rxrx_jax.base.errors import UserError
 from tfds_builders.common.types import SITE_COLUMNS, SPLITS
 
 SHOWN = 50  # differences that are printed; all are counted
@@ -53,7 +54,7 @@ def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = Fa
     if wrong:
         return wrong  # the rows do not belong to the records, so that comparing them tells nothing more
     sums: dict[str, Any] = {"moments": {}, "histograms": {}}
-    workers = min(workers or build.cores(), max(1, len(shards)))
+    workers = min(workers or len(cores()), max(1, len(shards)))
     total = sum(map(sum, lengths.values()))
     with (
         build.open_pool(workers) as pool,

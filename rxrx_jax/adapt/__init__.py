@@ -9,8 +9,8 @@ says so in its `check(config)`, which the tasks call.
 
 from rxrx_jax.adapt import adabn
 from rxrx_jax.adapt.dann import Dann
-from rxrx_jax.config import Config
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
 
 
 def make_objective(config: Config, domains: dict[str, int]):

@@ -7,8 +7,8 @@ seen statistics of one domain (Lin & Lu 2022, bioRxiv 2022.10.14.512286). Both a
 
 import jax
 
-from rxrx_jax.config import Config
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
 
 
 def check(config: Config) -> None:

@@ -9,11 +9,12 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
+from rxrx_jax.base import hosts
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.builders import builders
 from rxrx_jax.data.records import Records, allow_open_files
 from rxrx_jax.data.sampler import PairSampler, Sampler
 from rxrx_jax.data.sites import Sites, hide_labels, read_sites
-from rxrx_jax.errors import UserError
-from rxrx_jax.safety import hosts
 
 SPLITS = ("train", "id_test", "val", "test")
 HELD_OUT = ("val", "test")  # splits of unseen experiments
@@ -41,12 +42,10 @@ def open_dataset(name: str, settings: dict, folder: str | None = None) -> Datase
     Args: name, a builder's; settings, its builder config; folder, where prepared datasets lie (TFDS's usual place).
     Raises UserError with the command that makes a missing one.
     """
-    from tfds_builders import prepare
-
     if name == "rxrx_sim":
-        path = prepare.prepare(name, out=folder, **settings)
+        path = builders().prepare(name, out=folder, **settings)
     else:
-        path = prepare.find(name, out=folder, **settings)
+        path = builders().find(name, out=folder, **settings)
     if not (path / "dataset_info.json").exists():
         raise UserError(
             f"no dataset in {path}; make it with `python -m tfds_builders.prepare {name} --source=FOLDER_OF_IMAGES"

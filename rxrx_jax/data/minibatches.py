@@ -15,11 +15,11 @@ import grain
 import jax
 import numpy as np
 
+from rxrx_jax.base.cores import cores
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.dataset import Dataset
 from rxrx_jax.data.sampler import Sampler
 from rxrx_jax.data.sites import Sites, hide_labels
-from rxrx_jax.errors import UserError
-from tfds_builders.common.build import cores
 
 KEYS = ("label", "experiment", "plate", "cell_type")
 READING = grain.ReadOptions(num_threads=2, prefetch_buffer_size=3)  # minibatches; each is read by all cores
@@ -99,7 +99,7 @@ def _say_once(line: str) -> None:
 @functools.cache
 def _threads() -> concurrent.futures.ThreadPoolExecutor:
     """One for all readers: decoding releases Python's lock, and more threads than cores would only take turns."""
-    return concurrent.futures.ThreadPoolExecutor(cores(), "read")
+    return concurrent.futures.ThreadPoolExecutor(len(cores()), "read")
 
 
 def crop_corners(seed: int, step: int, count: int, image_shape: tuple, crop: int) -> np.ndarray:

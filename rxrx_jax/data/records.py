@@ -1,17 +1,33 @@
 """Records of a split: array_record files -> images by their number, of which only what is asked for is decoded."""
 
+import dataclasses
 import os
 import resource
 
+import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 
-from rxrx_jax.errors import UserError
-from tfds_builders.common.encodings import Encoded
+from rxrx_jax.base.errors import UserError
 
 # Every thread reads by itself. Threads of array_record's own put each record into memory that is new to them, and the
 # kernel takes longer to give them its pages than they take to read it.
 READER = {"max_parallelism": "0"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """An image [H, W, C] in a record's encoding: `encoded[rows, columns]`, slices, decodes no more than it needs, and
+    raises ValueError where the bytes are not such an image. A feature with an encoding of its own has
+    `decode_window(data, window)`; any other holds the image's plain bytes."""
+
+    feature: object
+    data: bytes | memoryview
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        if hasattr(self.feature, "decode_window"):
+            return self.feature.decode_window(self.data, window)
+        return np.frombuffer(self.data, self.feature.np_dtype).reshape(self.feature.shape)[window]
 
 
 class Records:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 
 class Sampler:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 # Columns as they are read. Few different values are read as codes: RxRx3's 2.2 million rows open in seconds.
 NAMES = pa.dictionary(pa.int32(), pa.string())

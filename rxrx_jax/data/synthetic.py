@@ -6,7 +6,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.builders import builders
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
 # are classes of their own, and the sites to train on where they are not all.
@@ -41,9 +42,7 @@ def describe(name: str, settings: dict | None = None) -> Description:
 
     Raises UserError where the number of experiments or plates is not published.
     """
-    from tfds_builders import prepare
-
-    builder = prepare.builder_class(name)
+    builder = builders().builder_class(name)
     config = builder.make_config(**(settings or {}))
     if name == "rxrx_sim":
         return _describe_simulated(config.settings)

@@ -5,12 +5,12 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from rxrx_jax.config import Config
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.densenet import DenseNet
+from rxrx_jax.models.handcrafted import Statistics
 from rxrx_jax.models.resnet import ResNet
-from rxrx_jax.models.statistics import Statistics
 from rxrx_jax.models.vit import REMAT, Encoder, Style, parse_variant
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

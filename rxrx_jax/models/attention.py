@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rxrx_jax import sharding
+from rxrx_jax.base import sharding
 
 HALF = (jnp.bfloat16, jnp.float16)
 FLASH = 512  # keys from which the TPU kernel is used: below, scores are small and XLA's own fusion does

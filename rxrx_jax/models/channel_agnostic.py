@@ -8,10 +8,10 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import constrain_tokens
 from rxrx_jax.models.attention import attention
 from rxrx_jax.models.vit import Blocks, Size, Style, dense, layer_norm, token
-from rxrx_jax.sharding import constrain_tokens
 
 CROSS_HEADS = 8  # of the cross attention, as published, whatever the blocks have
 

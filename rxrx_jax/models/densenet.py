@@ -6,8 +6,8 @@ Layers, padding and initialisation are torchvision's; the stem takes the channel
 import flax.linen as nn
 import jax.numpy as jnp
 
+from rxrx_jax.base.sharding import constrain_tokens
 from rxrx_jax.models.resnet import batch_norm, convolution, stem_pool
-from rxrx_jax.sharding import constrain_tokens
 
 KAIMING_FAN_IN = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 BOTTLENECK = 4  # channels between a layer's two convolutions, in units of its growth

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from rxrx_jax.sharding import constrain_tokens
+from rxrx_jax.base.sharding import constrain_tokens
 
 KAIMING_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import constrain_tokens, platform
 from rxrx_jax.models.attention import attention
-from rxrx_jax.sharding import constrain_tokens, platform
 
 
 @dataclasses.dataclass(frozen=True)

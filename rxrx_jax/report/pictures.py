@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from rxrx_jax import files
+from rxrx_jax.base import files
 
 # Colours of the channels w1..w6 in the published composites of RxRx1.
 COLOURS = np.array([(19, 0, 249), (42, 255, 31), (255, 0, 25), (45, 255, 252), (250, 0, 253), (254, 255, 40)])

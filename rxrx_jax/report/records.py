@@ -6,8 +6,9 @@ import pathlib
 
 import numpy as np
 
-from rxrx_jax import embeddings, metrics
-from rxrx_jax.errors import UserError
+from rxrx_jax.base import embeddings
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.training import metrics
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 import csv
 
+from rxrx_jax.data.builders import builders
 from rxrx_jax.reproduce import Row, Run
 
 TITLE = "Accuracy within and across experimental batches, simulated screen"
@@ -75,9 +76,7 @@ RUNS, ROWS = tuple(_runs()), tuple(_rows())
 
 
 def _folder(layout: str, seed: int):
-    from tfds_builders import prepare
-
-    return prepare.prepare("rxrx_sim", seed=seed, layout=layout)
+    return builders().prepare("rxrx_sim", seed=seed, layout=layout)
 
 
 def prepare(seeds) -> None:

@@ -14,9 +14,9 @@ key is one key an image, [B]; progress the finished part of the run, 0 to 1.
 """
 
 from rxrx_jax import adapt, models
-from rxrx_jax.config import Config
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Dataset
-from rxrx_jax.errors import UserError
 from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
 from rxrx_jax.tasks.distill import Distill

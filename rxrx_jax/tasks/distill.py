@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rxrx_jax import data, models
-from rxrx_jax.config import Config
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.heads import Projection
 from rxrx_jax.models.vit import Encoder
 

@@ -6,8 +6,8 @@ import math
 import jax
 
 from rxrx_jax import models
-from rxrx_jax.config import Config
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.channel_agnostic import CROSS_HEADS
 from rxrx_jax.models.losses import masked_fourier_loss, masked_pixel_loss, normalise_patches
 from rxrx_jax.models.mae import MaskedAutoencoder

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import path_name, place_like
 from rxrx_jax.models.vit import Encoder, Size, Style
-from rxrx_jax.sharding import path_name, place_like
 from rxrx_jax.weights import openphenom, timm
 from rxrx_jax.weights.layout import Imported, model_keys
 from rxrx_jax.weights.read import read_tensors

@@ -1,6 +1,6 @@
 """The model card of an exported run. Every number in it is from the run's config or its metrics.jsonl."""
 
-from tfds_builders import prepare
+from rxrx_jax.data.builders import builders
 
 _PARTS = {
     "params": "those of the last step",
@@ -15,7 +15,7 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str) -> str:
     Args: run, the resolved config; about, config.json of the export; records, the lines of metrics.jsonl;
     evaluated, the part of the state that these measure.
     """
-    data = prepare.builder_class(run["data"]["name"])
+    data = builders().builder_class(run["data"]["name"])
     simulated = run["data"]["name"] == "rxrx_sim"
     name = run["model"].get("variant", run["model"]["name"])
     channels = "any 1 to 11 channels" if about["channels"] is None else f"{about['channels']} channels"

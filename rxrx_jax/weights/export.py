@@ -20,12 +20,14 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from rxrx_jax import checkpoint, metrics, models
-from rxrx_jax.config import Config
-from rxrx_jax.errors import UserError
+from rxrx_jax import models
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import path_name
+from rxrx_jax.data.builders import builders
 from rxrx_jax.models.vit import Encoder
-from rxrx_jax.sharding import path_name
-from rxrx_jax.state import parameters_sha256
+from rxrx_jax.training import checkpoint, metrics
+from rxrx_jax.training.state import parameters_sha256
 from rxrx_jax.weights import ABOUT, FILE, card, standalone
 
 
@@ -98,10 +100,8 @@ def describe(run: dict, encoder: Encoder, params: dict) -> dict:
 
 def dataset_statistics(run: dict) -> dict:
     """{"mean", "std"} [C] of the training images in pixel units, from the prepared dataset."""
-    from tfds_builders import prepare
-
     data = run["data"]
-    path = prepare.find(data["name"], data.get("folder"), **data["builder"]) / "statistics.json"
+    path = builders().find(data["name"], data.get("folder"), **data["builder"]) / "statistics.json"
     try:
         found = json.loads(path.read_text())["dataset"]
         return {key: found[key] for key in ("mean", "std")}

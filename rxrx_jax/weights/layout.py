@@ -7,7 +7,7 @@ import pathlib
 import jax
 import numpy as np
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.vit import SIZES, Encoder, Style, sincos_positions
 
 

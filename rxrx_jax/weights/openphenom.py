@@ -8,7 +8,7 @@ Later code of the same authors has 1e-5 in the decoder, which predictions feel a
 
 import numpy as np
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.vit import Encoder, Size, Style, sincos_positions
 from rxrx_jax.weights.layout import (
     Imported,

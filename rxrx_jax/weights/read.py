@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import safetensors
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.weights import torch_archive
 
 INSIDE = ("state_dict", "model", "model_state_dict")  # where training programs put the state_dict

@@ -8,7 +8,7 @@ and a final `norm`, else the mean of the patch tokens.
 import jax
 import numpy as np
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.vit import SIZES, Encoder, Size, Style
 from rxrx_jax.weights.layout import (
     Imported,

@@ -15,7 +15,7 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 STORAGES = {
     "torch.DoubleStorage": np.float64,

@@ -14,7 +14,7 @@ from rxrx_jax.models.vit import Encoder
 
 def stored(case: str) -> dict:
     """The inputs and results, with weight/NAME and gradient/NAME apart."""
-    with np.load(pathlib.Path(__file__).with_name(f"mae_{case}.npz")) as arrays:
+    with np.load(pathlib.Path(__file__).parent / "stored" / f"mae_{case}.npz") as arrays:
         found = dict(arrays)
     shapes = json.loads(str(found.pop("shapes")))
     for kind in ("weight", "gradient"):

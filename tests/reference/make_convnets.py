@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from reference import torch_convnets
 
-FOLDER = pathlib.Path(__file__).parent
+FOLDER = pathlib.Path(__file__).parent / "stored"
 # Narrow and shallow; sides are odd in one place and even in another on the way, so that padding matters.
 MODELS = {
     "resnet": (torch_convnets.ResNet, dict(channels=2, depths=(2, 1), width=3)),

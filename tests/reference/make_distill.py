@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from reference.torch_distill import Distillation, Network
 
-PATH = pathlib.Path(__file__).with_name("distill.npz")
+PATH = pathlib.Path(__file__).parent / "stored" / "distill.npz"
 SIZES = dict(pixels=12, width=5, hidden=7, bottleneck=4, prototypes=6)
 SHARES = (0.5, 0.3, 0.0, 0.2)  # of four domains, one of them without training data
 SETTINGS = dict(

@@ -58,7 +58,7 @@ def packed(arrays):
 def main():
     for case in CASES:
         arrays = inputs(case, seed=0)
-        path = pathlib.Path(__file__).with_name(f"mae_{case}.npz")
+        path = pathlib.Path(__file__).parent / "stored" / f"mae_{case}.npz"
         np.savez_compressed(path, **packed(arrays | forward(case, arrays)))
         print(f"{path} {path.stat().st_size / 1000:.0f} kB")
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from reference import torch_optim
 
-PATH = pathlib.Path(__file__).with_name("optim.npz")
+PATH = pathlib.Path(__file__).parent / "stored" / "optim.npz"
 SETTINGS = dict(lr=0.05, betas=(0.9, 0.95), momentum=0.9, weight_decay=0.1, warmup_steps=3, total_steps=11)
 DEPTH, STEPS = 3, 10
 SHAPES = {"embed.kernel": (4, 3), "embed.bias": (3,), "class_token": (1, 1, 3), "positions": (1, 5, 3)}

@@ -1,4 +1,4 @@
-"""The optimisers, schedules and layer-wise learning rates in PyTorch, to compare rxrx_jax.optim with.
+"""The optimisers, schedules and layer-wise learning rates in PyTorch, to compare rxrx_jax.training.optim with.
 
 Parameters are a flat dict by name: `embed.kernel`, `class_token`, `blocks.0.qkv.kernel`, ..., `head.kernel`.
 """

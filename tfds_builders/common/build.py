@@ -15,15 +15,10 @@ from typing import Any
 
 import tqdm
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from tfds_builders.common import plates
 
 SITES_PER_WORKER = 64  # a process takes a second to start, as long as it takes to read some 64 small sites
-
-
-def cores() -> int:
-    """Returns the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(task: plates.Task, names: list[tuple[str, int]], workers: int, name: str, progress: bool) -> None:

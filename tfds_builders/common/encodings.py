@@ -8,7 +8,6 @@
 benchmarks/records.py measures them; docs/records.md has its table.
 """
 
-import dataclasses
 import struct
 from typing import Any
 
@@ -120,6 +119,11 @@ class _EncodedImage(tfds.features.FeatureConnector):
     def to_json_content(self) -> dict[str, Any]:
         return {"shape": list(self._shape), "dtype": self._dtype.name}
 
+    def decode_window(self, data: bytes, window: tuple[slice, slice]) -> np.ndarray:
+        """Returns a window (slices of rows and columns) of the image, [h, w, C]. Raises ValueError where the bytes are
+        not such an image."""
+        return self.decode_example_np(data)[window]
+
     @classmethod
     def from_json_content(cls, value: dict[str, Any]) -> "_EncodedImage":
         return cls(shape=tuple(value["shape"]), dtype=value["dtype"])
@@ -131,6 +135,10 @@ class DeltaImage(_EncodedImage):
     def decode_example_np(self, example_data: bytes) -> np.ndarray:
         """Returns [H, W, C], a view of planes [C, H, W]."""
         return decode_delta(example_data, self._shape, self._dtype).transpose(1, 2, 0)
+
+    def decode_window(self, data: bytes, window: tuple[slice, slice]) -> np.ndarray:
+        """Returns a window (slices of rows and columns) of the image, [h, w, C], without decoding what it can spare."""
+        return decode_delta(data, self._shape, self._dtype, window).transpose(1, 2, 0)
 
 
 class SourceImage(_EncodedImage):
@@ -152,19 +160,3 @@ class SourceImage(_EncodedImage):
         except (struct.error, BadSite) as error:
             raise ValueError(str(error)) from error
         return planes.transpose(1, 2, 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """An image [H, W, C] in a record's encoding: `encoded[rows, columns]`, slices, decodes no more than it needs, and
-    raises ValueError where the bytes are no such image."""
-
-    feature: tfds.features.FeatureConnector
-    data: bytes | memoryview
-
-    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
-        if isinstance(self.feature, DeltaImage):
-            return decode_delta(self.data, self.feature.shape, self.feature.np_dtype, window).transpose(1, 2, 0)
-        if isinstance(self.feature, SourceImage):
-            return self.feature.decode_example_np(self.data)[window]
-        return np.frombuffer(self.data, self.feature.np_dtype).reshape(self.feature.shape)[window]

@@ -21,7 +21,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from tfds_builders.common import encodings
-from tfds_builders.common.plan import Plan, refuse
+from tfds_builders.common.rows.plan import Plan, refuse
 from tfds_builders.common.types import SITE_COLUMNS, BadSite, SetAside
 
 SHARD_BYTES = 512 * 2**20  # pixels a shard holds at most: 341 sites of RxRx1, a whole plate

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from tfds_builders.common import decode
 from tfds_builders.common.types import BadSite
 

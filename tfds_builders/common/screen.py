@@ -24,10 +24,11 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.cores import cores
+from rxrx_jax.base.errors import UserError
 from tfds_builders.common import build, finish, lock, plates, reading, types
-from tfds_builders.common import plan as plan_lib
 from tfds_builders.common import settings as settings_lib
+from tfds_builders.common.rows import plan as plan_lib
 from tfds_builders.report import page
 
 
@@ -121,7 +122,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
           beam: options of an Apache Beam pipeline that builds the plates in place of processes.
         """
         self.source = None if source is None else pathlib.Path(source).expanduser().resolve()
-        self.workers, self.progress, self.strict, self.beam = workers or build.cores(), progress, strict, beam
+        self.workers, self.progress, self.strict, self.beam = workers or len(cores()), progress, strict, beam
         super().__init__(file_format="array_record", data_dir=data_dir, config=config or self.make_config(), **kwargs)
 
     def _create_builder_config(self, builder_config: ScreenConfig, version) -> ScreenConfig:

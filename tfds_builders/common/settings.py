@@ -7,8 +7,8 @@ import json
 import re
 from typing import Any
 
-from rxrx_jax.errors import UserError
-from tfds_builders.common import tables
+from rxrx_jax.base.errors import UserError
+from tfds_builders.common.rows import tables
 
 ENCODINGS = ("delta", "zstd", "raw", "source")  # of records; see encodings.py, which imports TFDS
 NAME_LENGTH = 200  # longest config name; it becomes a folder name

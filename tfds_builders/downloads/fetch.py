@@ -15,7 +15,7 @@ import urllib.request
 
 import tqdm
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 CHUNK = 2**20  # bytes read at a time
 TIMEOUT = 60  # seconds without a byte

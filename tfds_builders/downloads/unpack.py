@@ -10,7 +10,7 @@ import zlib
 
 import tqdm
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 
 CHUNK = 2**20  # bytes
 # An honest archive of text packs ten to thirty times: more than this, and more than a disk can miss, is a bomb.

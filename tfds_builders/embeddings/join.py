@@ -1,9 +1,9 @@
 """Published embeddings joined with their dataset's table: a prepared folder that holds no image.
 
-<out>/<name>_embeddings/default/<version>/ holds embeddings.parquet (as `rxrx_jax.embeddings` reads it; rows sorted by
-split, experiment, plate, well, site, a row group per split and plate), metadata.json, set_aside.csv (site_id, reason,
-experiment, split: rows of the table without a usable embedding) and unlisted.csv (embedding, file: embeddings that no
-row of the table asks for; all are counted, the first UNLISTED_NAMED are named).
+<out>/<name>_embeddings/default/<version>/ holds embeddings.parquet (as `rxrx_jax.base.embeddings` reads it; rows sorted
+by split, experiment, plate, well, site, a row group per split and plate), metadata.json, set_aside.csv (site_id,
+reason, experiment, split: rows of the table without a usable embedding) and unlisted.csv (embedding, file: embeddings
+that no row of the table asks for; all are counted, the first UNLISTED_NAMED are named).
 
 Embeddings named by well_id are of whole wells. Where the dataset has one site per well, that is the site's row.
 Where it has several, a row is a well: site 0, site_id WELL_0, and in train if any of its sites is of a training
@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from rxrx_jax import embeddings as embeddings_file
-from rxrx_jax.errors import UserError
-from tfds_builders.common import plan as plan_lib
-from tfds_builders.common import tables, types
+from rxrx_jax.base import embeddings as embeddings_file
+from rxrx_jax.base.errors import UserError
+from tfds_builders.common import types
+from tfds_builders.common.rows import plan as plan_lib
+from tfds_builders.common.rows import tables
 from tfds_builders.embeddings import vectors
 
 UNLISTED_NAMED = 1000

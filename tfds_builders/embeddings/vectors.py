@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from tfds_builders.common.types import SITE_COLUMNS
 
 KEYS = ("site_id", "well_id")  # columns that name what an embedding is of; the first that is there counts

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from tfds_builders.common.types import SITE_COLUMNS
 from tfds_builders.report import pictures
 

@@ -10,7 +10,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.report import pictures
 
 PLATE_1536 = (32, 48)  # rows A to AF, columns 1 to 48

@@ -9,7 +9,7 @@ A source is a frozen dataclass that pickles small, for workers. All have the sam
 
 import pathlib
 
-from rxrx_jax.errors import UserError
+from rxrx_jax.base.errors import UserError
 from tfds_builders.common.sources.files import NoImages, PlateFiles
 from tfds_builders.common.sources.folders import Folders
 from tfds_builders.common.sources.parquet import Parquet

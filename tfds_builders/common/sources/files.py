@@ -9,8 +9,9 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from rxrx_jax.errors import UserError
-from tfds_builders.common import decode, tables
+from rxrx_jax.base.errors import UserError
+from tfds_builders.common import decode
+from tfds_builders.common.rows import tables
 from tfds_builders.common.types import BadSite
 
 Key = tuple[str, int, int]  # well, site, channel

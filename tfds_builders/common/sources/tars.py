@@ -13,7 +13,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from tfds_builders.common import decode, tables
+from tfds_builders.common import decode
+from tfds_builders.common.rows import tables
 from tfds_builders.common.sources import files as lib
 from tfds_builders.common.types import BadSite
 

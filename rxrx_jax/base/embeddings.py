@@ -1,0 +1,181 @@
+"""The embeddings file: one Parquet table of sites or wells with their embeddings, for probes, maps and pictures.
+
+The columns are those of sites.csv (split, site_id, well_id, cell_type, experiment, plate, well, site, well_type,
+perturbation, perturbation_id, and the dataset's own), then `embedding`, a fixed-size list of D float32. A row group
+holds whole plates, so that one plate is read without the others.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from rxrx_jax.base import files
+from rxrx_jax.base.errors import UserError
+
+NAME = "embeddings.parquet"
+EMBEDDING = "embedding"
+GROUP = 1024  # rows: a row group ends with the plate that reaches it
+TYPES = {int: pa.int32(), float: pa.float64(), str: pa.string()}
+KINDS = {"i": int, "f": float, "U": str, "O": str}  # of numpy dtypes
+
+
+def schema(columns: dict[str, type], dim: int) -> pa.Schema:
+    """The schema of a file with these columns (name -> int, float or str) and embeddings of `dim` values."""
+    fields = [pa.field(name, TYPES[kind], nullable=False) for name, kind in columns.items()]
+    value = pa.field("element", pa.float32(), nullable=False)
+    return pa.schema([*fields, pa.field(EMBEDDING, pa.list_(value, dim), nullable=False)])
+
+
+def open_writer(path: pathlib.Path | BinaryIO, form: pa.Schema) -> pq.ParquetWriter:
+    """A writer of such a file, given by its path or open; each table given to it becomes one row group."""
+    names = [field.name for field in form if field.name != EMBEDDING]
+    # Floats share no values; split by byte, their exponents pack.
+    encodings = {f"{EMBEDDING}.list.element": "BYTE_STREAM_SPLIT"}
+    return pq.ParquetWriter(
+        path, form, compression="zstd", use_dictionary=names, column_encoding=encodings, write_page_checksum=True
+    )
+
+
+def table(form: pa.Schema, columns: dict[str, Sequence], embedding: np.ndarray) -> pa.Table:
+    """A table of `columns` (each [n]) and embedding [n, D]."""
+    value = form.field(EMBEDDING).type
+    flat = pa.array(np.ascontiguousarray(embedding, np.float32).reshape(-1))
+    arrays = [pa.array(columns[field.name], field.type) for field in form if field.name != EMBEDDING]
+    return pa.Table.from_arrays([*arrays, pa.FixedSizeListArray.from_arrays(flat, type=value)], schema=form)
+
+
+def write(path: epath.PathLike, columns: dict[str, np.ndarray], embedding: np.ndarray) -> None:
+    """Writes columns (each [n]; str, int or float) and embedding [n, D] float32; the file appears when complete.
+    Raises UserError when there is no room for it."""
+    columns = {name: np.asarray(values) for name, values in columns.items()}
+    n, dim = embedding.shape
+    if any(len(values) != n for values in columns.values()):
+        raise ValueError(f"columns of {sorted({len(v) for v in columns.values()})} rows for {n} embeddings")
+    form = schema({name: KINDS[values.dtype.kind] for name, values in columns.items()}, dim)
+    with files.writing(path) as file, open_writer(file, form) as writer:
+        for start, stop in _groups(columns, n):
+            part = {name: values[start:stop] for name, values in columns.items()}
+            writer.write_table(table(form, part, embedding[start:stop]), row_group_size=max(n, 1))
+
+
+def _groups(columns: dict[str, np.ndarray], n: int) -> list[tuple[int, int]]:
+    """(start, stop) of the row groups: at least GROUP rows each, cut where the plate changes."""
+    changes = np.zeros(max(n - 1, 0), bool)
+    for name in ("split", "experiment", "plate"):
+        if name in columns:
+            changes |= columns[name][1:] != columns[name][:-1]
+    bounds = [0]
+    for cut in np.flatnonzero(changes) + 1:
+        if cut - bounds[-1] >= GROUP:
+            bounds.append(int(cut))
+    return list(zip(bounds, [*bounds[1:], n]))
+
+
+def read(
+    path: epath.PathLike, experiments: Sequence[str] | None = None, plates: Sequence[str] | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Reads an embeddings file, or the one in a folder, or a part of it.
+
+    Args:
+      path: the file, or a folder that holds NAME.
+      experiments: names of those to read; all if None.
+      plates: "EXPERIMENT/PLATE" of those to read; all if None. Row groups without any are not read.
+
+    Returns:
+      columns, each [n]: object for text (equal text is stored once), int32, float64; and embedding [n, D] float32.
+
+    Raises UserError: no such file, not an embeddings file, or an experiment or plate that it does not have.
+    """
+    path = epath.Path(path)
+    path = path / NAME if path.is_dir() else path
+    try:
+        with path.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
+            return _read(file, path, _as_set(experiments), _as_set(plates))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # damage may say any size
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _as_set(names: Sequence[str] | None) -> set[str] | None:
+    return {names} if isinstance(names, str) else None if names is None else set(names)
+
+
+def _read(file: pq.ParquetFile, path: epath.Path, experiments: set | None, plates: set | None):
+    form = file.schema_arrow
+    kind = form.field(EMBEDDING).type if EMBEDDING in form.names else None
+    if not isinstance(kind, pa.FixedSizeListType) or kind.value_type != pa.float32():
+        raise UserError(f"{path} is no embeddings file: it needs a column {EMBEDDING!r}, a list of D float32")
+    wanted = {"experiment": experiments, "plate": plates}
+    if missing := [name for name, names in wanted.items() if names is not None and name not in form.names]:
+        raise UserError(f"{path} has no column {missing[0]}")
+    chosen = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), experiments, plates)]
+    size = sum(file.metadata.row_group(i).num_rows for i in chosen)
+    embedding = np.empty((size, kind.list_size), np.float32)
+    parts: list[pa.Table] = []
+    n = 0
+    for i in chosen:
+        part = file.read_row_group(i)
+        if part.column(EMBEDDING).null_count:
+            raise UserError(f"{path} has rows without an embedding")
+        for chunk in part.column(EMBEDDING).chunks:
+            embedding[n : n + len(chunk)] = chunk.flatten().to_numpy().reshape(len(chunk), kind.list_size)
+            n += len(chunk)
+        parts.append(part.drop_columns([EMBEDDING]))
+    if n != size:
+        raise ValueError(f"it has {n} rows and says {size}")
+    whole = pa.concat_tables(parts) if parts else form.empty_table().drop_columns([EMBEDDING])
+    columns = {name: _to_numpy(whole.column(name)) for name in whole.column_names}
+    keep = np.ones(size, bool)
+    if experiments is not None:
+        keep &= _among("experiment", columns["experiment"], experiments, path)
+    if plates is not None:
+        names = [f"{e}/{p}" for e, p in zip(columns["experiment"], columns["plate"])]
+        keep &= _among("plate", np.array(names, object), plates, path)
+    if keep.all():
+        return columns, embedding
+    return {name: values[keep] for name, values in columns.items()}, embedding[keep]
+
+
+def _may_hold(group: pq.RowGroupMetaData, experiments: set | None, plates: set | None) -> bool:
+    """Whether the least and the greatest value of a row group leave room for what is wanted."""
+    if experiments is None and plates is None:
+        return True
+    spans = {}
+    for i in range(group.num_columns):
+        column = group.column(i)
+        if column.path_in_schema in ("experiment", "plate") and column.is_stats_set and column.statistics.has_min_max:
+            spans[column.path_in_schema] = (column.statistics.min, column.statistics.max)
+
+    def within(name, value):
+        return name not in spans or spans[name][0] <= value <= spans[name][1]
+
+    if experiments is not None and not any(within("experiment", name) for name in experiments):
+        return False
+    pairs = [name.rpartition("/") for name in plates or ()]
+    return plates is None or any(
+        within("experiment", name) and (not number.isdigit() or within("plate", int(number)))
+        for name, _, number in pairs
+    )
+
+
+def _among(key: str, values: np.ndarray, wanted: set[str], path: epath.Path) -> np.ndarray:
+    found = set(values.tolist())
+    if unknown := sorted(wanted - found):
+        raise UserError(f"{path} has no {key} {unknown[0]!r}")
+    return np.fromiter((value in wanted for value in values), bool, len(values))
+
+
+def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    if not pa.types.is_string(column.type):
+        return column.to_numpy()
+    coded = column.combine_chunks().dictionary_encode()
+    names = np.array(["", *coded.dictionary.to_pylist()], object)
+    return names[coded.indices.fill_null(-1).to_numpy() + 1]

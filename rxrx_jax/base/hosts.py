@@ -1,0 +1,222 @@
+"""Hosts of one run: how they find each other, agree, fail together, and leave when one is lost."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+import rxrx_jax
+from rxrx_jax.base.errors import UserError
+
+MEND, AGAIN = 2, 75  # exit codes: the user must mend something; a host is stuck or lost, start again (EX_TEMPFAIL)
+PACKAGES = ("rxrx_jax", "tfds_builders")  # whose code decides what a run computes
+# What jax says when another host does not answer any more: gloo (CPU), NCCL (GPU), the coordination service.
+LOST = (
+    "gloo",
+    "nccl",
+    "connection",
+    "unavailable",
+    "deadline_exceeded",
+    "aborted",
+    "heartbeat",
+    "coordination",
+    "halted",
+)
+# What an object store's clients raise when it does not answer, though they have asked again and again: modules of
+# exceptions, HTTP codes, status words.
+NETWORK = ("aiohttp", "requests")
+BUSY = ("408", "429", "500", "502", "503", "504")
+STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+def join(multihost: bool) -> None:
+    """Finds the other hosts. Call before anything asks for a device.
+
+    JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID say it outright; SLURM with several tasks, and
+    TPU slices whose environment names their workers, are found by jax; `multihost` makes jax look also where nothing in
+    the environment tells (Cloud TPU's virtual machines). One host by itself needs nothing. Raises UserError when the
+    variables do not fit together.
+    """
+    jax.config.update("jax_enable_preemption_service", False)  # preemption.py says why
+    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    if count is not None or index is not None:
+        if not (count and index and count.isdigit() and index.isdigit() and int(index) < int(count)):
+            raise UserError(f"JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={index}: set both, to N and one of 0 .. N-1")
+        if not os.environ.get("JAX_COORDINATOR_ADDRESS"):
+            raise UserError("JAX_NUM_PROCESSES needs JAX_COORDINATOR_ADDRESS=HOST:PORT, an address of the first host")
+        jax.distributed.initialize(num_processes=int(count), process_id=int(index))
+    elif multihost or _cluster():
+        jax.distributed.initialize()
+    if jax.process_count() > 1:
+        where = f"host {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
+        print(f"{where}: {jax.local_device_count()} of {jax.device_count()} devices", file=sys.stderr, flush=True)
+
+
+def part() -> None:
+    """Ends what `join` began. Waits until all hosts have come this far, for the first one serves the others."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
+def _cluster() -> bool:
+    """Whether the environment says that this is one of several tasks."""
+    workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    return bool(coordinator) or int(os.environ.get("SLURM_NTASKS", 1)) > 1 or len(workers) > 1
+
+
+def say(line: str) -> None:
+    """One line on stderr, from the first host."""
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
+def exchange(text: str) -> list[str]:
+    """The text of every host, in order; all must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    mine = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(mine)])).ravel()
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(mine)] = mine
+    everyone = multihost_utils.process_allgather(padded)
+    return [everyone[i, :n].tobytes().decode() for i, n in enumerate(lengths)]
+
+
+def on_any(flag: bool) -> bool:
+    """Whether a flag is set on any host; all must call it."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def on_all_hosts(function: Callable):
+    """function()'s result on this host. When it raises UserError on any host it does on all, naming the host, so that
+    none waits for one that has stopped; all must call it."""
+    result, error = None, ""
+    try:
+        result = function()
+    except UserError as e:
+        error = str(e)
+        if jax.process_count() == 1:
+            raise
+    errors = exchange(error)
+    for i, error in enumerate(errors):
+        if error:
+            raise UserError(error if len(set(errors)) == 1 else f"host {i}: {error}")
+    return result
+
+
+def on_first_host(function: Callable):
+    """What function() gives on the first host (anything that JSON can hold), on all of them; it runs there alone. A
+    UserError there is raised on all; all must call it."""
+    found, error = None, ""
+    if jax.process_index() == 0:
+        try:
+            found = function()
+        except UserError as e:
+            error = str(e)
+    found, error = json.loads(exchange(json.dumps([found, error]))[0])
+    if error:
+        raise UserError(error)
+    return found
+
+
+def check_equal_across_hosts(facts: dict[str, str]) -> None:
+    """Raises UserError on every host when a fact is not the same on all of them; all must call it. The text of a fact
+    may be JSON of a nested dict, of which the key that differs is named."""
+    everyone = [json.loads(text) for text in exchange(json.dumps(facts))]
+    for name in facts:
+        for i, other in enumerate(everyone):
+            if other[name] != everyone[0][name]:
+                raise UserError(
+                    f"host {i} has another {name} than host 0: {_difference(everyone[0][name], other[name])}; "
+                    "start all hosts with the same command, code and data"
+                )
+
+
+def _difference(one: str, other: str) -> str:
+    """The first key in which two JSON objects differ, else both texts, cut short."""
+    with contextlib.suppress(ValueError, AttributeError):
+        one, other = _flat(json.loads(one)), _flat(json.loads(other))
+        key = next(k for k in sorted(one.keys() | other.keys()) if one.get(k) != other.get(k))
+        return f"{key} is {other.get(key)!r}, not {one.get(key)!r}"
+    return f"{other[:16]}, not {one[:16]}"
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    found = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def code_version() -> str:
+    """The version of this package and a digest of its source files."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(__file__).parents[2]
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return f"{rxrx_jax.__version__} {digest.hexdigest()[:12]}"
+
+
+@contextlib.contextmanager
+def leaving(*passing: type[BaseException]):
+    """Around the work of a host. What one of several raises ends the process at once, with one line where the user or a
+    restart can mend it: Python's usual way out waits for the other hosts, which wait for this one. Only what all hosts
+    raise together may go that way: the types `passing`. On one host only a storage that does not answer is told so."""
+    try:
+        yield
+    except passing:
+        raise
+    except BaseException as e:
+        several = jax.distributed.is_initialized() and jax.process_count() > 1
+        away = is_away(e)
+        if not several and not away:
+            raise
+        code, line = 1, None
+        if isinstance(e, SystemExit):
+            code = e.code if isinstance(e.code, int) else bool(e.code)
+        elif isinstance(e, UserError):
+            code, line = MEND, f"error: {e}"
+        elif away or is_lost(e):
+            what = "the storage does not answer" if away else "another host is lost"
+            again = "start all hosts again" if several else "start again"
+            why = str(e).partition("\n")[0][:200]
+            code, line = AGAIN, f"error: {what} ({why}): {again}"
+        if not isinstance(e, (SystemExit, UserError)):
+            traceback.print_exc()
+        if line:
+            print(line, file=sys.stderr)
+        if not several:
+            raise SystemExit(code) from None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another host does not answer."""
+    of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError, RuntimeError))
+    return of_jax and any(word in str(error).lower() for word in LOST)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that the storage does not answer for now."""
+    if not isinstance(error, Exception) or isinstance(error, (UserError, jax.errors.JaxRuntimeError)):
+        return False
+    if isinstance(error, (ConnectionError, TimeoutError)) or type(error).__module__.partition(".")[0] in NETWORK:
+        return True
+    if str(getattr(error, "code", None)) in BUSY:
+        return True
+    if isinstance(error, ValueError) and any(word in str(error) for word in STATUS):  # tensorstore's
+        return True
+    return any(is_away(before) for before in {error.__cause__, error.__context__} - {None})

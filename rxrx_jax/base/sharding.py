@@ -1,0 +1,151 @@
+"""Devices: one mesh, rules from parameter path to sharding, one constraint. Only this module knows of them."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from rxrx_jax.base.errors import UserError
+
+MINIBATCH = ("data", "fsdp")  # the minibatch is split over both axes; parameters over the second one only
+
+
+def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """All devices, or those given, as a (data, fsdp, tensor) mesh. Raises UserError if fsdp*tensor does not divide
+    their number."""
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if fsdp < 1 or tensor < 1 or count % (fsdp * tensor):
+        raise UserError(f"mesh.fsdp={fsdp} times mesh.tensor={tensor} does not divide the {count} devices")
+    # Auto axes: Explicit, the default of make_mesh, refuses Linen convolutions over sharded parameters.
+    shape = (count // (fsdp * tensor), fsdp, tensor)
+    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def platform() -> str:
+    """What the computation being traced is for: cpu, gpu or tpu. It is that of the mesh in force, which need not be
+    that of this machine (rxrx_jax.aot), else of the default device."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return device.platform if device else jax.default_backend()
+
+
+def minibatch_devices(mesh: Mesh) -> int:
+    """The number of devices that share a minibatch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_minibatch(mesh: Mesh, size: int, key: str, parts: int = 1, unit: int = 1) -> None:
+    """Raises UserError naming `key` when `size` images do not divide over the devices that share a minibatch, in
+    `parts` of gradient accumulation and whole units of images that belong together."""
+    devices = minibatch_devices(mesh)
+    ways = devices * max(parts, 1) * unit
+    if parts < 1:
+        raise UserError(f"accumulate={parts}: expected the number of parts of a minibatch, 1 or more")
+    if size < 1 or size % ways:
+        how = f" in {parts} parts (accumulate)" * (parts > 1) + f" in units of {unit}" * (unit > 1)
+        raise UserError(f"{key}={size} does not divide over {devices} devices{how}; use a multiple of {ways}")
+
+
+def split_parts(x: jax.Array, count: int, unit: int) -> jax.Array:
+    """[B, ...] -> [count, B/count, ...] for gradient accumulation: part j holds units (`unit` neighbours) j, j+count,
+    j+2*count, ..., so that every part is spread over all devices and no image moves."""
+    rest = x.shape[1:]
+    x = jnp.moveaxis(x.reshape(-1, count, unit, *rest), 1, 0).reshape(count, -1, *rest)
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.lax.with_sharding_constraint(x, P(None, MINIBATCH)) if mesh.axis_names else x
+
+
+def over_heads(function, *arrays: jax.Array) -> jax.Array:
+    """function(*arrays), each [B, N, heads, hd] as the result is, on every device's images and heads by itself: for
+    kernels that the partitioner cannot look into. An axis that does not divide its dimension is not used."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.axis_names:
+        return function(*arrays)
+    batch, _, heads, _ = arrays[0].shape
+    images = MINIBATCH if batch % minibatch_devices(mesh) == 0 else None
+    spec = P(images, None, "tensor" if heads % mesh.shape["tensor"] == 0 else None)
+    return jax.shard_map(function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(*arrays)
+
+
+def constrain_tokens(x: jax.Array) -> jax.Array:
+    """Keeps [B, ...] activations split over the minibatch axes; without it FSDP on a pod gathers them everywhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.axis_names:
+        return x  # outside `jax.set_mesh`, in a notebook or a unit test
+    return jax.lax.with_sharding_constraint(x, P(MINIBATCH))
+
+
+# First match wins; a path that nothing matches is an error, so that no new layer is sharded by accident.
+# Specs are of the last dimensions: scanned blocks have one more in front.
+RULES = (
+    (r"(qkv|cross_q|cross_kv|mlp1)/kernel$", ("fsdp", "tensor")),
+    (r"(out|mlp2)/kernel$", ("tensor", "fsdp")),  # cross_out too
+    (r"(qkv|mlp1)/bias$", ("tensor",)),
+    (r"kernel$", (None, "fsdp")),
+    (r"(bias|scale|tokens?|positions|mean|var)$", ()),
+)
+
+
+def path_name(path) -> str:
+    """`params/encoder/embed/kernel` from a jax key path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """The first matching rule's spec for one array; an axis that does not divide its dimension is left whole."""
+    matches = [spec for pattern, spec in RULES if re.search(pattern, name)]
+    if not matches:
+        raise UserError(f"no sharding rule matches parameter {name}; add one to RULES in sharding.py")
+    spec = (None,) * (len(shape) - len(matches[0])) + matches[0]
+    fits = lambda axis, n: axis and mesh.shape[axis] > 1 and n % mesh.shape[axis] == 0  # noqa: E731
+    return P(*(axis if fits(axis, n) else None for axis, n in zip(spec, shape)))
+
+
+def state_shardings(state, mesh: Mesh):
+    """A NamedSharding for every array of a train state (arrays or ShapeDtypeStructs): optimiser moments follow
+    their parameter's rule because their path ends in the same names; scalars are replicated."""
+
+    def one(path, x):
+        return NamedSharding(mesh, parameter_spec(path_name(path), x.shape, mesh) if x.ndim else P())
+
+    return jax.tree_util.tree_map_with_path(one, state)
+
+
+def minibatch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P(MINIBATCH))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def to_device(minibatch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's part of a global minibatch -> global arrays split over the mesh along their first dimension."""
+    sharding = minibatch_sharding(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in minibatch.items()}
+
+
+def one_device() -> SingleDeviceSharding:
+    """The first device of this machine, for arrays that are read and written rather than trained."""
+    return SingleDeviceSharding(jax.local_devices()[0])
+
+
+def place_like(value: np.ndarray, like) -> jax.Array:
+    """`value` with the dtype of `like` (an array or ShapeDtypeStruct) and its sharding, if it has one."""
+    return jax.device_put(np.asarray(value, like.dtype), getattr(like, "sharding", None))
+
+
+def to_every_device(tree, mesh: Mesh):
+    """Arrays that every host has, whole on every device."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def whole(x) -> np.ndarray:
+    """An array on this host, whatever hosts its parts lie on; all hosts must call it."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)

@@ -1,0 +1,92 @@
+"""On device, inside the jitted step: flips, quarter turns, normalisation, intensity jitter.
+
+Images come as uint8 [B, S, S, C], cropped by data/, and leave as float32 of that shape.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rxrx_jax.base.errors import UserError
+
+NORMALISATIONS = ("dataset", "image", "experiment", "plate")
+TRANSDUCTIVE_NORMALISATIONS = ("experiment", "plate")  # their statistics come from unlabelled held-out images too
+EPSILON = 1e-3  # of a standard deviation in pixel units: a black channel stays zero
+IMAGE_EPSILON = 1e-5  # of an image's own variance, in units of 255^2
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """normalisation: one of NORMALISATIONS; crop: side in pixels of the views, which data/ cuts; intensity_jitter:
+    standard deviation of the random gain and offset that each channel of each training image gets after normalisation.
+
+    Normalisation "image" is the self-standardisation of the Phenom models (Kraus et al. 2024, arXiv 2404.10242):
+    (x / 255 - mean) / sqrt(variance of x / 255 + 1e-5), by image and channel, with the biased variance.
+
+    `statistics` of the methods are those of `plate_statistics`: arguments, not constants, so that one compiled step
+    serves every dataset of the same shape."""
+
+    normalisation: str
+    crop: int
+    flips: bool
+    rot90: bool
+    intensity_jitter: float
+
+    def __post_init__(self):
+        if self.normalisation not in NORMALISATIONS:
+            raise UserError(f"normalisation={self.normalisation!r}: expected one of {', '.join(NORMALISATIONS)}")
+
+    def train(self, minibatch: dict, statistics: dict, keys: jax.Array) -> jax.Array:
+        """Random views of `minibatch["image"]`; that of image i depends on the image and on keys[i] of [B] alone."""
+        images = minibatch["image"]
+        c = images.shape[-1]
+        # The first two draws are spare: the others are what they were when these two were the corner of the crop.
+        bits = jax.vmap(lambda k: jax.random.bits(k, (6,), jnp.uint32))(keys)  # [B, 6]
+        pick = lambda i: (bits[:, i] & 1).astype(bool)[:, None, None, None]  # noqa: E731
+        if self.rot90:  # a turn is a transpose and a flip; half turns are two flips
+            images = jnp.where(pick(2), images.transpose(0, 2, 1, 3)[:, ::-1], images)
+            images = jnp.where(pick(3), images[:, ::-1, ::-1], images)
+        if self.flips:
+            images = jnp.where(pick(4), images[:, ::-1], images)
+            images = jnp.where(pick(5), images[:, :, ::-1], images)
+        x = self._normalise(images, minibatch, statistics)
+        if self.intensity_jitter:
+            # Uniform with that deviation: XLA draws normal noise again for every pixel (benchmarks/kernels.py).
+            draw = lambda k: jax.random.uniform(jax.random.fold_in(k, 1), (2, 1, 1, c), minval=-1.0)  # noqa: E731
+            noise = jax.vmap(draw)(keys) * (3**0.5 * self.intensity_jitter)  # [B, 2, 1, 1, C]
+            x = x * (1 + noise[:, 0]) + noise[:, 1]
+        return x
+
+    def evaluation(self, minibatch: dict, statistics: dict) -> jax.Array:
+        """The images, normalised; deterministic."""
+        return self._normalise(minibatch["image"], minibatch, statistics)
+
+    def _normalise(self, images, minibatch, statistics):
+        x = images.astype(jnp.float32)
+        if self.normalisation == "image":
+            x = x / 255
+            mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+            return (x - mean) / jnp.sqrt(variance + IMAGE_EPSILON)
+        mean = statistics["mean"][minibatch["plate"]][:, None, None, :]  # [B, 1, 1, C]
+        std = statistics["std"][minibatch["plate"]][:, None, None, :]
+        return (x - mean) / (std + EPSILON)
+
+
+def plate_statistics(dataset, normalisation: str) -> dict[str, np.ndarray]:
+    """What to normalise each plate's images with: {"mean", "std"}, float32 [plates, C] in pixel units, which are the
+    plate's own, its experiment's or the dataset's (of the train split)."""
+    sites = dataset.sites
+    _, first = np.unique(sites.plate, return_index=True)  # one site of each plate
+    group = {
+        "dataset": np.zeros_like(sites.plate),
+        "image": np.zeros_like(sites.plate),  # not used: each image has its own
+        "experiment": sites.experiment,
+        "plate": sites.plate,
+    }[normalisation][first]
+    source = "dataset" if normalisation == "image" else normalisation
+    found = {"mean": dataset.mean[source][group], "std": dataset.std[source][group]}
+    if normalisation != "image" and not np.isfinite(found["mean"]).all():
+        raise UserError(f"normalisation={normalisation!r}: {dataset.folder} has no training site to take it from")
+    return found

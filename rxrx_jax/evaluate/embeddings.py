@@ -1,0 +1,37 @@
+"""Writes the embeddings of every site to workdir/embeddings.parquet, for maps, probes and pictures."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from rxrx_jax.base import embeddings, hosts
+
+
+def evaluate(context, statistics="running") -> Iterator[tuple[str, float]]:
+    """The columns of sites.csv and embedding [n, D] float32, as `rxrx_jax.base.embeddings` reads them, in the order
+    of the dataset's splits. Yields `embeddings/sites`."""
+    rows, embedding = context.embeddings(statistics)
+    path, table = context.workdir / embeddings.NAME, columns(context.dataset, rows)
+    hosts.on_first_host(lambda: embeddings.write(path, table, embedding.astype(np.float32)))
+    yield "embeddings/sites", len(rows)
+
+
+def columns(dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of sites.csv for the dataset's `rows` [n], as far as the dataset holds them: each [n]."""
+    sites = dataset.sites
+    names = {key: np.array(getattr(dataset, key), str) for key in ("experiments", "cell_types", "classes")}
+    label = sites.label[rows]
+    plate = np.array([name.rpartition("/")[2] for name in dataset.plates], np.int32)
+    return {
+        "split": sites.split[rows],
+        "site_id": sites.site_id[rows],
+        "well_id": sites.well_id[rows],
+        "cell_type": names["cell_types"][sites.cell_type[rows]],
+        "experiment": names["experiments"][sites.experiment[rows]],
+        "plate": plate[sites.plate[rows]],
+        "well": np.array([name.rpartition("_")[2] for name in sites.well_id[rows]], str),
+        "site": sites.site[rows],
+        "well_type": sites.well_type[rows],
+        "perturbation": np.where(label >= 0, names["classes"][label], ""),
+        "perturbation_id": label,
+    }

@@ -1,0 +1,44 @@
+"""Logistic regression on embeddings, for the probes (scikit-learn's L-BFGS, L2 penalty C=1, no tuning)."""
+
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from rxrx_jax.base.errors import UserError
+
+
+def fit_linear(features: np.ndarray, labels: np.ndarray, iterations: int = 300):
+    """Fits features [n, D] (standardised by their own mean and deviation first) to labels [n]: a fitted pipeline.
+
+    Raises UserError when there are fewer than two classes to tell apart."""
+    if len(np.unique(labels)) < 2:
+        raise UserError(
+            "a linear probe needs sites of two classes in the train split; evaluators.probe cannot run here"
+        )
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the iteration cap is part of the protocol
+        return model.fit(features.astype(np.float64), labels)
+
+
+def log_probabilities(model, features: np.ndarray, classes: int) -> np.ndarray:
+    """[n, classes]; a class that the fit never saw gets -inf."""
+    out = np.full((len(features), classes), -np.inf)
+    with np.errstate(divide="ignore"):  # a probability may underflow
+        out[:, model.classes_] = np.log(model.predict_proba(features.astype(np.float64)))
+    return out
+
+
+def standardise_by_group(features: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Each feature [n, D] with mean 0 and deviation 1 within each group [n]: the simplest batch correction of an
+    embedding. Transductive: it uses the unlabelled embeddings of held-out groups."""
+    out = np.empty_like(features, dtype=np.float64)
+    for g in np.unique(groups):
+        rows = groups == g
+        mean, std = features[rows].mean(0), features[rows].std(0)
+        out[rows] = (features[rows] - mean) / np.where(std > 1e-8, std, 1)
+    return out

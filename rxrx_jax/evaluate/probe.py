@@ -1,0 +1,98 @@
+"""The linear-probe table: the pretrained encoder beside the baselines that it must beat, and block by block."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from rxrx_jax import data
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.evaluate.accuracy import summarise
+from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
+from rxrx_jax.evaluate.predict import SPLIT_NAMES
+from rxrx_jax.models.handcrafted import Statistics
+from rxrx_jax.models.vit import Encoder
+
+
+def evaluate(context, blocks=False) -> Iterator[tuple[str, float]]:
+    """`probe/ENCODER/CORRECTION/in_batch/site_accuracy` and so on: a logistic regression on embeddings of unaugmented
+    train images, for ENCODER in pretrained (this run's), untrained (the same architecture, fresh parameters) and
+    statistics (hand-made, on the same normalised images), and CORRECTION in none and experiment (embeddings
+    standardised within each experiment; transductive).
+
+    blocks: True, or a tuple of block numbers from 1 to depth, for the metrics of `score_blocks` too.
+    """
+    numbers = block_numbers(context.task.encoder, blocks)
+    rows, pretrained = context.embeddings()
+    for encoder, features in [("pretrained", pretrained), *_baselines(context, rows)]:
+        for correction in ("none", "experiment"):
+            if correction == "experiment":
+                features = standardise_by_group(features, context.dataset.sites.experiment[rows])
+            yield from score(f"probe/{encoder}/{correction}", features, rows, context.dataset)
+    if numbers:
+        yield from score_blocks(context, numbers, rows)
+
+
+def score_blocks(context, numbers: tuple[int, ...], rows: np.ndarray) -> Iterator[tuple[str, float]]:
+    """`probe/block_K/in_batch/site_accuracy` and so on: the same regression on the output of each of these blocks of
+    the encoder, pooled as the embedding is but before the final norm; then `probe/best_block`, the K whose
+    accuracy per site on the validation experiments is highest (the first of equals), and its metrics once more as
+    `probe/best_block/...`. Without labelled validation sites there is no best block.
+
+    The best block of a masked autoencoder is seldom its last (Kenyon-Dean et al. 2024, arXiv 2411.02572, section 4).
+    The parameters are those that the task predicts with. All blocks come from one pass over the images. The host holds
+    [sites, blocks, D] float32: of RxRx1's 125,510 sites 2.3 GB for S, 12 GB for L.
+    """
+    chosen = np.array(numbers) - 1
+
+    def run(images, params):
+        _, found = context.task.encoder.apply({"params": params}, images)
+        return {"embedding": found["block_embeddings"][chosen].swapaxes(0, 1)}
+
+    evaluated = getattr(context.task, "evaluated", lambda params, _: params["encoder"])
+    by_block = context.of_images(run, rows, evaluated(context.params, context.batch_stats))["embedding"]
+    found = {}
+    for i, number in enumerate(numbers):
+        found[number] = dict(score("", by_block[:, i], rows, context.dataset))
+        yield from ((f"probe/block_{number}{name}", value) for name, value in found[number].items())
+    validation = {k: v["/validation/site_accuracy"] for k, v in found.items() if "/validation/site_accuracy" in v}
+    if validation:
+        best = max(validation, key=validation.get)
+        yield "probe/best_block", best
+        yield from ((f"probe/best_block{name}", value) for name, value in found[best].items())
+
+
+def block_numbers(encoder, blocks) -> tuple[int, ...]:
+    """What the setting `blocks` means for an encoder. Raises UserError if it has no such blocks."""
+    if blocks is False or blocks == ():
+        return ()
+    if not isinstance(encoder, Encoder):
+        raise UserError("evaluators.probe.blocks needs a model of transformer blocks (model.name=vit); remove it")
+    every = range(1, encoder.size.depth + 1)
+    if blocks is True:
+        return tuple(every)
+    if not isinstance(blocks, tuple) or any(type(k) is not int or k not in every for k in blocks):
+        raise UserError(f"evaluators.probe.blocks={blocks}: expected True or numbers of blocks, 1 to {every[-1]}")
+    return tuple(sorted(set(blocks)))
+
+
+def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float]]:
+    """`NAME/in_batch/...`, `NAME/validation/...` and `NAME/cross_batch/...` of a logistic regression on the features
+    [n, D] of the dataset's `rows` [n]; the train split's labels are the only ones that it is fitted to."""
+    labels = data.hide_labels(dataset.sites).label
+    train = labels[rows] >= 0
+    model = fit_linear(features[train], labels[rows[train]])
+    for split, where in SPLIT_NAMES.items():
+        chosen = dataset.sites.split[rows] == split
+        if chosen.any():
+            logits = log_probabilities(model, features[chosen], len(dataset.classes))
+            yield from summarise(f"{name}/{where}", logits, rows[chosen], dataset)
+
+
+def _baselines(context, rows):
+    """Yields (encoder name, embeddings [n, D])."""
+    shape = (1, context.augment.crop, context.augment.crop, context.dataset.image_shape[2])
+    fresh = jax.jit(context.task.init)(jax.random.key(context.seed + 1), np.zeros(shape, np.float32))
+    yield "untrained", context.outputs(fresh["params"], fresh["batch_stats"], rows)["embedding"]
+    hand_made = lambda images: {"embedding": Statistics().apply({}, images)[0]}  # noqa: E731
+    yield "statistics", context.of_images(hand_made, rows)["embedding"]

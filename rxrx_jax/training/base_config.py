@@ -1,0 +1,122 @@
+"""The keys that every config starts from, so that a file in `configs/` holds only what makes its experiment."""
+
+import dataclasses
+
+import ml_collections
+
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.models.vit import Style
+
+
+def base_config(arg) -> ml_collections.ConfigDict:
+    """A config for the simulated screen or, with `arg.rxrx1` or `arg.rxrx3`, for that one at the scale of the papers.
+
+    Args: arg, parsed colon arguments with at least seed, layout and normalisation.
+    """
+    name = dataset(arg)
+    real = name != "rxrx_sim"
+    config = ml_collections.ConfigDict()
+    config.seed = arg.seed
+    config.mesh = dict(fsdp=1, tensor=1)
+    config.data = dict(
+        name=name,
+        # The simulated world: its seed, and which treatments share a plate (fixed or reshuffled).
+        builder=dict() if real else dict(seed=arg.seed, layout=arg.layout),
+        folder=ml_collections.config_dict.placeholder(str),  # of prepared datasets; None is TFDS's usual place
+        minibatch=256 if real else 64,
+        group="experiment",
+        groups_per_minibatch=0,  # 0 = drawn from all
+        unlabelled_minibatch=0,  # images of held-out experiments beside each minibatch, without labels
+        select=dict(),
+        unreadable=0,  # images an epoch, or an evaluation, that may be left out because their records are damaged
+    )
+    # By default what encoders of that kind are published with; the simulated screen has whole plates to normalise by.
+    config.normalisation = arg.normalisation or ("image" if real else "plate")
+    config.augment = dict(crop=256 if real else 64, flips=True, rot90=True, intensity_jitter=0.1)
+    # The stage before: its workdir, or weights; "ema" or another part of its state, "" = the one it was evaluated with.
+    config.init = dict(path="", parameters="")
+    config.accumulate = 1  # parts of a minibatch whose gradients are summed one after the other
+    config.evaluation_minibatch = 256
+    config.log_steps = 50 if real else 20
+    config.checkpoint_steps = 1000 if real else 100
+    config.keep_checkpoints = 2  # so that one is left when the newest turns out damaged
+    # What stops a run: a NaN loss, or one `max_loss_ratio` times its usual value (0: any number is good). With
+    # rollback it goes back once to the last checkpoint instead, and leaves the minibatch out.
+    config.guard = dict(max_loss_ratio=10.0, rollback=False)
+    config.watchdog_timeout_seconds = 1200.0  # without any progress, then the run ends for a restart; 0 waits for ever
+    config.tensorboard = False
+    config.profile_steps = ()  # (first, last + 1) of a trace in workdir/profile
+    config.measure = ""  # "synthetic" trains on noise, "loader" only reads: what limits the speed?
+    return config
+
+
+def dataset(arg) -> str:
+    """Its name: rxrx1 or rxrx3 where `arg` says so, else rxrx_sim, the simulated screen."""
+    named = [name for name in ("rxrx1", "rxrx3") if arg.get(name)]
+    if len(named) > 1:
+        raise UserError("config arguments rxrx1 and rxrx3: choose one")
+    return named[0] if named else "rxrx_sim"
+
+
+ENCODERS = ("plain", "microscopy", "channel_agnostic")
+
+
+def encoder(arg) -> dict:
+    """The keys of `config.model` for `arg.variant` and `arg.encoder`: the same at every stage, so that what one stage
+    trains fits the next.
+
+    encoder: plain, a pre-norm ViT; microscopy; channel_agnostic; or "", microscopy for a real dataset and plain for the
+    simulated screen. Raises UserError for another one.
+    """
+    real = dataset(arg) != "rxrx_sim"
+    variant, kind = arg.variant or ("S/16" if real else "XXS/8"), arg.encoder or ("microscopy" if real else "plain")
+    if kind not in ENCODERS:
+        raise UserError(f"config argument encoder={kind}: expected {', '.join(ENCODERS[:-1])} or {ENCODERS[-1]}")
+    plain = dict(name="vit", variant=variant, **dataclasses.asdict(Style()), dtype="float32", remat="none")
+    if kind == "plain":
+        return plain
+    found = (
+        plain
+        | microscopy_vit(variant)
+        | (dict(channel_agnostic=True, final_norm=False) if kind != "microscopy" else {})
+    )
+    return found if real else found | dict(dtype="float32")  # bfloat16 is slow on a CPU
+
+
+def microscopy_vit(variant: str) -> dict:
+    """The ViT of Kraus et al. 2024 (arXiv 2404.10242) as their released code makes it, with the stochastic depth of
+    Kenyon-Dean et al. 2024 (arXiv 2411.02572): 0.1 for S, 0.3 for L, 0.6 for G; 0.1 for B is the released code's, 0.3
+    for H and g ours, and so are dtype and remat. Channel agnostic there means no norm before the pooling."""
+    return dict(
+        name="vit",
+        variant=variant,
+        block="parallel",
+        qkv_bias=False,
+        qk_norm=True,
+        layer_scale=1e-4,
+        class_token=True,
+        pool="mean",
+        drop_path=0.6 if variant.startswith("G") else 0.3 if is_large(variant) else 0.1,
+        dtype="bfloat16",
+        remat="dots" if is_large(variant) else "none",
+    )
+
+
+def microscopy_lion(variant: str) -> dict:
+    """The optimiser of both papers. They name no clipping: there is none."""
+    lr = 3e-5 if is_large(variant) else 1e-4
+    decay = dict(weight_decay=0.05, clip_norm=0.0, ema_decay=0.0)
+    return dict(name="lion", lr=lr, betas=(0.9, 0.95), schedule="onecycle", warmup_percent=10.0) | decay
+
+
+def is_large(variant: str) -> bool:
+    """Whether a variant's size is L or above."""
+    return variant.partition("/")[0] in ("L", "H", "g", "G")
+
+
+def domain_adversary(config, arg) -> None:
+    """Adds the gradient-reversal adversary on the experiment; with `arg.transductive` every minibatch also holds half
+    as many unlabelled images of held-out experiments, for the adversary alone."""
+    config.adapt = dict(name="dann", domain="experiment", weight=arg.weight, hidden=128)
+    if arg.transductive:
+        config.data.unlabelled_minibatch = config.data.minibatch // 2

@@ -1,0 +1,29 @@
+"""Checkpoints with Orbax: save, restore, and load a part for the next stage. One format for all stages."""
+
+from rxrx_jax.training.checkpoint.former import (
+    LAYOUT,
+    PARTS,
+    check_layout,
+    find_checkpoint,
+    is_run,
+    is_transductive,
+    load_parameters,
+    published_part,
+    read_config,
+    stored_parameters,
+)
+from rxrx_jax.training.checkpoint.run import Checkpoints
+
+__all__ = [
+    "LAYOUT",
+    "PARTS",
+    "Checkpoints",
+    "check_layout",
+    "find_checkpoint",
+    "is_run",
+    "is_transductive",
+    "load_parameters",
+    "published_part",
+    "read_config",
+    "stored_parameters",
+]

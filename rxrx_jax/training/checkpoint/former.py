@@ -1,0 +1,132 @@
+"""Another run's checkpoint: its config, and a part of its state for the next stage."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from etils import epath
+
+from rxrx_jax import tasks
+from rxrx_jax.base import files
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import one_device
+from rxrx_jax.training.checkpoint import manifest
+from rxrx_jax.training.checkpoint.run import steps
+
+# How parameters lie and what is stored beside them, which no shape shows: 2 = qkv columns head by head, 3 = with a
+# manifest. A run's config.json says it.
+LAYOUT = 3
+PARTS = ("params", "ema", "batch_stats/teacher")  # of the state, that hold parameters
+
+
+def load_parameters(path: epath.PathLike, subtree: str, shapes, source: str = "params") -> dict:
+    """The parameters under `subtree` ("encoder") of another run's newest checkpoint. All hosts must call it.
+
+    Args: path, that run's workdir or one of its checkpoint folders; shapes, a tree of ShapeDtypeStruct with shardings;
+    source, the part of the state that holds them, one of PARTS.
+    Raises UserError naming the path and the parameter when there is no checkpoint, a shape does not fit, or the
+    checkpoint is damaged.
+    """
+    folder = find_checkpoint(path)
+    check_layout(folder)
+    with _whole(folder):
+        return _load(folder, manifest.read(folder), subtree, shapes, source)
+
+
+def stored_parameters(path: epath.PathLike, source: str = "params") -> dict:
+    """Every parameter in the part `source` of a run's newest checkpoint, as numpy arrays. Raises as `load_parameters`
+    does."""
+    folder = find_checkpoint(path)
+    check_layout(folder)
+    with _whole(folder):
+        table = manifest.read(folder)
+        found = {}
+        for subtree, shapes in _shapes(table, source).items():
+            found[subtree] = jax.tree.map(np.asarray, _load(folder, table, subtree, shapes, source))
+    if not found:
+        raise UserError(f"checkpoint {folder} has no parameters in {source}; it was trained without")
+    return found
+
+
+def published_part(path: epath.PathLike) -> str:
+    """The part of a run's state that its evaluation used, which is what others should use: one of PARTS."""
+    return tasks.published(read_config(path)["task"]["name"])
+
+
+def check_layout(folder: epath.Path) -> None:
+    """Raises UserError when the run of a checkpoint folder is of a version whose checkpoints are others."""
+    config = folder.parent.parent / "config.json"
+    if config.exists() and read_config(folder)["resolved"].get("layout") != LAYOUT:
+        raise UserError(f"checkpoint {folder} is of another version of rxrx_jax, whose parameters lie otherwise or are "
+                        "stored otherwise: train it again, or use it with that version")  # fmt: skip
+
+
+def is_run(path: epath.PathLike) -> bool:
+    """Whether `path` is meant as a run's workdir or checkpoint, not as a file or folder of weights."""
+    root = files.locate(path)
+    return not root.is_file() and not (root / "model.safetensors").exists()
+
+
+def find_checkpoint(path: epath.PathLike) -> epath.Path:
+    """The newest complete checkpoint folder of a workdir, or `path` itself when it is one."""
+    root = files.locate(path)
+    if root.name.isdecimal() and root.is_dir() and not (root / "checkpoints").is_dir():  # not a workdir called `3`
+        return root
+    if not (found := steps(root / "checkpoints")):
+        raise UserError(f"init.path={path}: no checkpoint there; run the stage before first, with --workdir={path}")
+    return root / "checkpoints" / str(found[0])
+
+
+def read_config(path: epath.PathLike) -> dict:
+    """The resolved config of the run that a workdir or one of its checkpoint folders belongs to. Raises UserError if it
+    cannot be read."""
+    config = find_checkpoint(path).parent.parent / "config.json"
+    try:
+        return json.loads(config.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config} cannot be read ({error}); give the workdir of a run") from error
+
+
+def is_transductive(path: epath.PathLike) -> bool:
+    """Whether the run of a checkpoint saw unlabelled held-out images: what starts from it inherits that."""
+    return read_config(path)["resolved"]["transductive"]
+
+
+def _load(folder: epath.Path, table: dict, subtree: str, shapes, source: str) -> dict:
+    there = _shapes(table, source)
+    if subtree not in there:
+        there = ", ".join(sorted(there)) or "nothing there"
+        raise UserError(f"checkpoint {folder} has no parameters {subtree!r} in {source}; it has {there}")
+    like = {subtree: shapes}
+    for key in reversed(source.split("/")):
+        like = {key: like}
+    tree = manifest.load(folder, table, like, f"{source}/{subtree}/")
+    for key in source.split("/"):
+        tree = tree[key]
+    return tree[subtree]
+
+
+def _shapes(table: dict, source: str) -> dict:
+    """The nested shapes of the arrays in a part of the state, for one device; {} where there are none."""
+    tree: dict = {}
+    for name, (shape, dtype, _) in table["arrays"].items():
+        if name.startswith(f"{source}/"):
+            *parents, last = name.removeprefix(f"{source}/").split("/")
+            node = tree
+            for key in parents:
+                node = node.setdefault(key, {})
+            node[last] = jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=one_device())
+    return tree
+
+
+@contextlib.contextmanager
+def _whole(folder: epath.Path) -> Iterator[None]:
+    """Says that the checkpoint is damaged, and which one there is before it."""
+    try:
+        yield
+    except manifest.Damaged as error:
+        before = [step for step in steps(folder.parent) if step < int(folder.name)]
+        other = f"give the one before, {folder.parent / str(before[0])}" if before else "train that run again"
+        raise UserError(f"checkpoint {folder} is damaged ({error}): {other}") from error

@@ -1,0 +1,265 @@
+"""metrics.jsonl, the progress line and the clock."""
+
+import contextlib
+import json
+import math
+import pathlib
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+from etils import epath
+
+from rxrx_jax.base import files, hosts
+from rxrx_jax.base.errors import UserError
+
+NAME = "metrics.jsonl"
+SECONDS = 30.0  # between two times that the file is written to an object store
+AHEAD = 5  # minibatches that a loader may have ready before it is asked
+
+
+class Writer:
+    """Appends one flat JSON object per event to workdir/metrics.jsonl, on the first host only.
+
+    Opened at `step`, it drops the lines of later steps that a killed run had written after its last checkpoint.
+    With `tensorboard` the numbers also go to event files (needs the extra `tensorboard`). An object store cannot
+    append: there the file is written again every SECONDS, when an evaluation or the run ends, and by `flush`.
+    """
+
+    def __init__(self, workdir: epath.PathLike, step: int, tensorboard: bool = False):
+        self.active = jax.process_index() == 0
+        self._board, self._file, self._path = None, None, epath.Path(workdir) / NAME
+        if not self.active:
+            return
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:
+                raise UserError("tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
+            self._board = SummaryWriter(str(workdir / "tensorboard"))
+        # The last evaluation is made again where a run was stopped between it and its end.
+        stays = lambda line: line["step"] <= step and not line.get("final")  # noqa: E731
+        kept = [line for line in read(self._path) if stays(line)] if step and self._path.exists() else []
+        self._text = "".join(json.dumps(line) + "\n" for line in kept)
+        files.write(self._path, self._text)
+        self._flushed = time.monotonic()
+        if not files.is_remote(workdir):
+            self._file = open(self._path, "a", buffering=1)
+
+    def write(self, step: int, values: dict) -> None:
+        """Values are numbers, strings or booleans; a number that is not finite is written as null. Raises UserError
+        when there is no room."""
+        if not self.active:
+            return
+        clean = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in clean.items()}
+        line = json.dumps({"step": step} | clean) + "\n"
+        if self._file:
+            with files.room(self._path):
+                self._file.write(line)
+        else:
+            self._text += line
+            if "final" in clean or "done" in clean or time.monotonic() - self._flushed > SECONDS:
+                self.flush()
+        if self._board:
+            for key, value in clean.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    self._board.add_scalar(key, value, step)
+
+    def flush(self) -> None:
+        """Makes what was written outlive this process: to be called before a checkpoint is saved."""
+        if self.active and not self._file:
+            files.write(self._path, self._text)
+            self._flushed = time.monotonic()
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the evaluation at `step` is among the lines; to be asked of the first host."""
+        return any("final" in line and line["step"] == step for line in read(self._path))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        # What is already being raised is the error to see.
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext(), files.room(self._path):
+            self.flush()
+            if self._file:
+                self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def read(path: epath.Path) -> list[dict]:
+    """The lines of a metrics.jsonl; a last line that a killed process left half-written is ignored."""
+    lines = path.read_text().splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise UserError(f"{path}:{number} is not JSON; the file was edited or damaged") from None
+    return records
+
+
+def finished(path: epath.Path) -> dict | None:
+    """The last line of a finished run, else None."""
+    records = read(path) if path.exists() else []
+    return records[-1] if records and records[-1].get("done") is True else None
+
+
+def best(path: epath.Path) -> dict[str, float]:
+    """The best of each accuracy on validation experiments that a run's evaluations found, over all restarts, and its
+    step: best/NAME and best/NAME/step. With one evaluation there is nothing to choose: {}."""
+    lines = [line for line in read(path) if "final" in line]
+    found = {}
+    if len(lines) < 2:
+        return found
+    for name in lines[-1]:
+        if name.endswith(("validation/site_accuracy", "validation/well_accuracy")):
+            top = max((line for line in lines if line.get(name) is not None), key=lambda line: line[name])
+            found |= {f"best/{name}": top[name], f"best/{name}/step": top["step"]}
+    return found
+
+
+class Clock:
+    """Where the time of a run goes. Training time excludes compilation, evaluation and checkpoints (`pause`)."""
+
+    def __init__(
+        self,
+        minibatch: int,
+        total_steps: int,
+        carried: dict[str, float] | None = None,
+        flops_per_image: float = 0.0,
+        peak: float | None = None,
+    ):
+        self.minibatch, self.total_steps = minibatch, total_steps
+        self.flops_per_image, self.peak = flops_per_image, peak
+        self.train_seconds = (carried or {}).get("train_seconds", 0.0)
+        self._cpu_before = (carried or {}).get("cpu_seconds", 0.0)
+        self._waited = 0.0
+        self._last_step = self._mark = None
+
+    def start(self, step: int) -> None:
+        """Call when the first step of this process has finished compiling and running."""
+        self._last_step, self._mark, self._waited = step, time.perf_counter(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    @contextlib.contextmanager
+    def pause(self, state):
+        """For work that is not training: waits for the steps under way (their time is training), then stops."""
+        jax.block_until_ready(state)
+        begin = time.perf_counter()
+        yield
+        if self._mark is not None:
+            self._mark += time.perf_counter() - begin
+
+    def tick(self, step: int) -> dict[str, float]:
+        """Rates since the last tick: images_per_second, .._per_chip, data_wait (share of the time), eta_seconds,
+        teraflops_per_chip (model FLOPs a second / 1e12) and, where the chip's peak is known, mfu, its share of it."""
+        now = time.perf_counter()
+        seconds = max(now - self._mark, 1e-9)
+        self.train_seconds += seconds
+        rate = (step - self._last_step) * self.minibatch / seconds
+        values = {
+            "images_per_second": rate,
+            "images_per_second_per_chip": rate / jax.device_count(),
+            "teraflops_per_chip": rate / jax.device_count() * self.flops_per_image / 1e12,
+            "data_wait": min(1.0, self._waited / seconds),
+            "eta_seconds": (self.total_steps - step) * self.minibatch / max(rate, 1e-9),
+            "train_seconds": self.train_seconds,
+        }
+        if self.peak:
+            values["mfu"] = values["teraflops_per_chip"] * 1e12 / self.peak
+        self.start(step)
+        return values
+
+    def carry(self) -> dict[str, float]:
+        """What a checkpoint keeps: training time, and processor time of this host, over all restarts."""
+        since = time.perf_counter() - self._mark if self._mark is not None else 0.0  # the last tick
+        cpu = self._cpu_before + time.process_time()
+        return {"train_seconds": self.train_seconds + since, "cpu_seconds": cpu}
+
+
+class Trace:
+    """A profile of steps first .. last-1 of a run, (first, last) or nothing, in `folder`. A run that starts in between
+    traces what is left, one that ends there stops it. Use as a context manager."""
+
+    def __init__(self, folder: epath.PathLike, steps):
+        self._folder, self._steps, self._open = epath.Path(folder), steps, False
+        # The profiler knows local folders only.
+        self._local = tempfile.TemporaryDirectory() if steps and files.is_remote(folder) else None
+
+    def before(self, step: int, state) -> None:
+        """Call before step number `step`."""
+        if not self._steps:
+            return
+        wanted = self._steps[0] <= step < self._steps[1]
+        if wanted and not self._open:
+            jax.profiler.start_trace(self._local.name if self._local else self._folder)
+            self._open = True
+        elif self._open and not wanted:
+            jax.block_until_ready(state)
+            self._stop()
+
+    def _stop(self):
+        jax.profiler.stop_trace()
+        self._open = False
+        if self._local:
+            root = pathlib.Path(self._local.name)
+            for path in root.rglob("*"):
+                if path.is_file():
+                    there = self._folder / path.relative_to(root)
+                    there.parent.mkdir(parents=True, exist_ok=True)
+                    files.write(there, path.read_bytes())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._open:
+            self._stop()
+        if self._local:
+            self._local.cleanup()
+
+
+def first_line(about: dict[str, float]) -> None:
+    """What a run is and needs, on stderr, from the first host, when its step is compiled."""
+    hosts.say(
+        f"{about['parameters'] / 1e6:.2f} M parameters | {about['flops_per_image'] / 1e9:.2f} GFLOP an image | "
+        f"{about['memory_per_chip'] / 2**30:.2f} GiB a chip while a step runs"
+    )
+
+
+def progress_line(step: int, total: int, values: dict[str, float]) -> None:
+    """One line on stderr, from the first host."""
+    minutes, seconds = divmod(round(values["eta_seconds"]), 60)
+    mfu = f"MFU {100 * values['mfu']:.1f}% | " if "mfu" in values else ""
+    hosts.say(
+        f"step {step}/{total} {100 * step / total:3.0f}% | loss {values['loss']:.4f} | "
+        f"{values['images_per_second']:.0f} images/s ({values['images_per_second_per_chip']:.0f} a chip) | {mfu}"
+        f"data wait {100 * values['data_wait']:.1f}% | ETA {minutes}:{seconds:02d}"
+    )
+
+
+def measure_loader(minibatches, workdir: epath.PathLike, total_steps: int, minibatch: int, every: int | None) -> dict:
+    """Reads `total_steps` minibatches and does nothing with them; images_per_second of this host's part go to stderr
+    and metrics.jsonl, without the first minibatches, which are read ahead. Returns the last line."""
+    share, ahead = minibatch / jax.process_count(), min(AHEAD, total_steps - 1)
+    with Writer(workdir, 0) as writer:
+        for _ in range(ahead):
+            next(minibatches)
+        begin = time.perf_counter()
+        for step in range(ahead + 1, total_steps + 1):
+            next(minibatches)
+            rate = (step - ahead) * share / (time.perf_counter() - begin)
+            if step == total_steps or (every and step % every == 0):
+                writer.write(step, {"images_per_second": rate})
+                print(f"minibatch {step}/{total_steps} | {rate:.0f} images/s read", file=sys.stderr, flush=True)
+        last = {"done": True, "images_per_second": rate}
+        writer.write(total_steps, last)
+    return {"step": total_steps} | last

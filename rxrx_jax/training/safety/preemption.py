@@ -1,0 +1,46 @@
+"""SIGTERM, on any host, stops all hosts of a run at the same step, with a checkpoint."""
+
+import signal
+import threading
+
+import numpy as np
+
+from rxrx_jax.base import hosts
+
+
+class Stopped(Exception):
+    """The run was asked to stop and can go on from its last checkpoint."""
+
+
+class Preemption:
+    """Use as a context manager around a run. While it lasts SIGTERM (what schedulers, `kill` and the cloud send before
+    they take a machine away) is a request.
+
+    Hosts tell each other within the train step: each gives its part of a flag along with the minibatch (`flag`), and
+    all see at the same step whether any is set, without another word. jax has a service for this, which is switched off
+    (`hosts.join`): it counts calls, and Orbax calls it too, with other numbers.
+    """
+
+    def __init__(self):
+        self._asked, self._former = False, None
+
+    def flag(self, size: int) -> np.ndarray:
+        """Whether this host was asked to stop, for each of its `size` images: bool [size]."""
+        return np.full(size, self._asked)
+
+    def check(self) -> None:
+        """Raises Stopped on all hosts when any was asked to stop; all must call it."""
+        if hosts.on_any(self._asked):
+            raise Stopped()
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # no other may set a handler
+            self._former = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def _ask(self, *_):
+        self._asked = True
+
+    def __exit__(self, *_):
+        if self._former is not None:
+            signal.signal(signal.SIGTERM, self._former)

@@ -1,0 +1,104 @@
+"""What docs/ and the README say of records, encodings and builds is what the benchmarks printed and the code does."""
+
+import json
+import re
+import sys
+
+import pytest
+from builders_tools import SCREEN_FIELDS
+from paths import ROOT
+
+from rxrx_jax.simulate import layouts
+from tfds_builders import prepare
+from tfds_builders.common.types import SITE_COLUMNS
+
+README = (ROOT / "README.md").read_text()
+RECORDS = (ROOT / "docs/records.md").read_text()
+
+
+def test_the_table_of_encodings_is_what_the_benchmark_printed(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import records as benchmark
+
+    shown = RECORDS.partition("<!-- encodings -->\n")[2].partition("<!-- /encodings -->")[0].strip().splitlines()
+    result = json.loads((ROOT / "docs/encodings.json").read_text())
+    assert shown == benchmark.table(result) and "real sites" in result["sites"]
+    figures = result["encodings"]
+    assert figures["delta"]["over_png"] < 1
+    assert 5 < figures["source"]["read_ms"] / figures["delta"]["read_ms"] < 7  # "six times faster"
+    assert min(figures, key=lambda name: figures[name]["read_ms"]) == "raw"
+    assert round(figures["raw"]["over_png"]) == 3
+
+
+def test_the_table_of_tpu_slices_is_what_the_benchmark_printed(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import scale as benchmark
+
+    rows = json.loads((ROOT / "docs/aot.json").read_text())
+    shown = (ROOT / "docs/scale.md").read_text().partition("<!-- scale -->\n")[2].partition("<!-- /scale -->")[0]
+    assert shown.strip().splitlines() == benchmark.table(rows)
+    for row in rows:
+        assert (" ".join(row["arguments"]), row["without"]) in benchmark.ROWS
+
+
+def test_the_figures_of_builds_are_what_the_benchmark_printed():
+    result = json.loads((ROOT / "docs/build.json").read_text())
+    text = " ".join(README.split())
+    for phrase in (
+        f"records {result['record_over_png']:.2f} times the bytes of the PNG files",
+        f"{result['over_tfds']:.1f} times the sites a second",
+        f"two processes {result['two_processes']:.2f} times one",
+        f"and {result['peak_mb_rxrx1']:.0f} MB of memory a worker",
+    ):
+        assert phrase in text, phrase
+    assert "real sites" in result["sites"]
+
+
+def test_the_figures_of_speed_are_what_the_benchmarks_printed():
+    loader, step = (json.loads((ROOT / f"docs/{name}.json").read_text()) for name in ("loader", "step"))
+    text, over, reading = " ".join(README.split()), loader["over_torch"], loader["over_reading"]
+    for phrase in (
+        f"are ready {over['delta']:.1f} times as fast as from a PyTorch DataLoader",
+        f"{over['raw']:.1f} times with `--encoding=raw`; at {reading['delta']:.2f} and {reading['raw']:.2f}",
+        f"waits for data {100 * loader['data_wait']:.2f} % of its time",
+        f"takes {step['supervised_over_pytorch_eager']:.2f} times as long as in eager",
+        f"and {step['supervised_over_pytorch_compiled']:.2f} times as compiled",
+        f"{step['mae_over_pytorch_eager']:.2f} and {step['mae_over_pytorch_compiled']:.2f} times as masked autoencoder",
+        f"it costs {step['mae_over_supervised']:.2f} of the supervised step",
+        f"its encoder alone {step['encoder_over_supervised']:.2f}",
+    ):
+        assert phrase in text, phrase
+    assert "real sites" in loader["sites"] and (step["variant"], step["dtype"]) == ("S/16", "float32")
+
+
+def test_the_files_and_columns_of_records_md_are_those_of_a_folder(tmp_path):
+    layouts.write_rxrx3(layouts.Screen(**{**SCREEN_FIELDS, "treatments": 2, "plates": 1}), tmp_path / "tree")
+    folder = prepare.prepare("rxrx3", tmp_path / "tree", tmp_path, 1, progress=False)
+    described = set(re.findall(r"^\| `([\w-]+\.\w+)` \|", RECORDS, re.M))
+    tfds_own = {"dataset_info.json", "features.json", "LICENSE"}
+    assert described == {path.name for path in folder.iterdir() if "array_record" not in path.name} - tfds_own
+    section = RECORDS.partition("## The columns")[2].partition("## ")[0]
+    columns = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ", section, re.M)
+    named = {name for cell in columns for name in re.findall(r"`(\w+)`", cell)}
+    extra = {name for builder in prepare.names() for name in prepare.builder_class(builder).extra_columns}
+    assert named == {*SITE_COLUMNS[1:], *extra}
+
+
+@pytest.mark.parametrize("name", sorted(set(prepare.names()) - {"rxrx_sim"}))
+def test_the_table_of_datasets_in_the_readme(name):
+    builder = prepare.builder_class(name)
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", README, re.M)
+    _, _, reads, channels, licence, _ = (cell.strip() for cell in row.split("|"))
+    assert channels.startswith(f"{len(builder.channels)} of ")
+    assert ("16-bit" in reads) == (builder.bits == 16)
+    words = licence.replace("non-commercial", "Non-Commercial").split()
+    assert all(word in builder.about["license"] for word in words), builder.about["license"]
+
+
+def test_every_option_in_the_readme_exists(capsys):
+    with pytest.raises(SystemExit):
+        prepare.main(["--help"])
+    text = capsys.readouterr().out
+    for option in ("--experiments", "--plates", "--cell-types", "--workers", "--encoding", "--beam", "--strict"):
+        assert option in README and option in text
+    assert sys.modules.get("tensorflow") is None

@@ -1,0 +1,143 @@
+"""Files that appear when complete, and what is said when there is no room."""
+
+import errno
+import gc
+import subprocess
+
+import numpy as np
+import pytest
+from checkpoint_tools import CLOCK, assert_same_bits, make_state, names, shapes_of
+from etils import epath
+
+from rxrx_jax.base import embeddings, files
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.training import metrics
+from rxrx_jax.training.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file system of its own, and a function that leaves so many bytes free on it."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no file system of one's own can be mounted here: {done.stderr.strip()}")
+
+    def leave(free):
+        used = subprocess.run(["df", "-B1", "--output=used", folder], capture_output=True, text=True, check=True).stdout
+        size = int(used.split()[-1]) + free
+        subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
+
+    yield folder, leave
+    gc.collect()  # what Orbax has given up complains
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_file_appears_when_complete(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError):
+        with files.writing(path) as file:
+            file.write(b"half")
+            raise RuntimeError
+    assert path.read_text() == "old"
+    files.write(path, "new")
+    assert path.read_text() == "new"
+    files.write(path, b"\x00")
+    assert path.read_bytes() == b"\x00"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_where_a_path_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert files.locate("run") == epath.Path(tmp_path / "run")
+    assert files.locate("~/run") == epath.Path("/home/somebody/run")
+    assert str(files.locate("gs://bucket/run")) == "gs://bucket/run"
+    assert files.is_remote("gs://bucket/run") and files.is_remote(epath.Path("gs://bucket/run"))
+    assert not files.is_remote("run") and not files.is_remote(epath.Path("run"))
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            OSError(errno.ENOSPC, "No space"),
+            "no room for here .the disk is full.; make room, then the same command goes",
+        ),
+        (OSError(errno.EDQUOT, "Quota"), "no room for here .at the quota.; make room"),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Failed [os_error_code='28']"),
+            "no room for here .the disk is full.; make room",
+        ),
+    ],
+)
+def test_no_room_is_an_error_of_the_user(error, message):
+    with pytest.raises(UserError, match=message), files.room("here"):
+        raise error
+
+
+def test_other_errors_stay_what_they_are():
+    for error in (OSError(errno.EIO, "I/O"), ValueError("RESOURCE_EXHAUSTED: out of memory"), KeyError("28")):
+        with pytest.raises(type(error)) as found, files.room("here"):
+            raise error
+        assert found.value is error
+
+
+@pytest.mark.parametrize("when", ["at the next save", "on leaving"])
+def test_a_full_disk_keeps_the_checkpoint_before(small, when):
+    folder, leave = small
+    shapes = shapes_of(make_state(0))
+    with Checkpoints(folder / "checkpoints", 2) as checkpoints:
+        checkpoints.save(make_state(1, seed=1), CLOCK)
+    leave(8192)
+    message = (
+        f"^no room for {folder}/checkpoints .the disk is full.: the checkpoint of step 2 is not saved, that of step 1 "
+        "is kept; make room, then the same command goes on$"
+    )
+    with pytest.raises(UserError, match=message):
+        with Checkpoints(folder / "checkpoints", 2) as checkpoints:
+            assert int(checkpoints.restore(shapes)[0].step) == 1
+            checkpoints.save(make_state(2, seed=2), CLOCK)
+            if when == "at the next save":
+                checkpoints.save(make_state(3, seed=3), CLOCK)
+                pytest.fail("the save before has failed")
+    assert names(folder) == ["1"]
+    leave(1 << 20)
+    with Checkpoints(folder / "checkpoints", 2) as checkpoints:
+        assert_same_bits(checkpoints.restore(shapes)[0], make_state(1, seed=1))
+        checkpoints.save(make_state(2, seed=2), CLOCK)
+    assert names(folder) == ["1", "2"]
+
+
+def test_a_full_disk_before_the_first_checkpoint_says_that_there_is_none(small):
+    folder, leave = small
+    leave(8192)
+    with pytest.raises(UserError, match="the checkpoint of step 1 is not saved, there is none before it; make room"):
+        with Checkpoints(folder / "checkpoints", 2) as checkpoints:
+            checkpoints.save(make_state(1), CLOCK)
+
+
+def test_an_error_of_the_run_is_not_hidden_by_a_full_disk(small):
+    folder, leave = small
+    leave(8192)
+    with pytest.raises(ZeroDivisionError):
+        with Checkpoints(folder / "checkpoints", 2) as checkpoints:
+            checkpoints.save(make_state(1), CLOCK)
+            raise ZeroDivisionError
+
+
+def test_a_full_disk_stops_whatever_else_a_run_writes(small):
+    folder, leave = small
+    with pytest.raises(UserError, match=f"no room for {folder}/metrics.jsonl .the disk is full"):
+        with metrics.Writer(folder, 0) as writer:
+            leave(4096)
+            for step in range(1000):
+                writer.write(step, {"loss": 1.0})
+    sites = {"site_id": np.array([f"site_{i}" for i in range(1000)])}
+    with pytest.raises(UserError, match=f"no room for {folder}/embeddings.parquet .the disk is full"):
+        embeddings.write(folder / embeddings.NAME, sites, np.random.default_rng(0).normal(size=(1000, 50)))
+    assert not (folder / embeddings.NAME).exists()

@@ -1,0 +1,184 @@
+"""Accuracies of a small table computed by hand, and their confidence interval."""
+
+import dataclasses
+import math
+import types
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import Sites
+from rxrx_jax.evaluate import accuracy, make_evaluators
+from rxrx_jax.evaluate.accuracy import confidence_interval, summarise
+
+
+def table(rows):
+    """A dataset of (well, label, experiment, cell_type) rows."""
+    well, label, experiment, cell_type = zip(*rows)
+    names = {field.name: np.array([""] * len(rows)) for field in dataclasses.fields(Sites)}
+    names |= {"well_id": np.array(well), "label": np.array(label, np.int32)}
+    names |= {"experiment": np.array(experiment, np.int32), "cell_type": np.array(cell_type, np.int32)}
+    return types.SimpleNamespace(
+        sites=Sites(**names),
+        experiments=["A-01", "A-02", "B-01"],
+        cell_types=["A", "B"],
+        plates=[],
+        classes=["x", "y", "z"],
+    )
+
+
+DATASET = table(
+    [
+        ("A-01_1_B02", 0, 0, 0),  # right: .9
+        ("A-01_1_B02", 0, 0, 0),  # wrong: .3, but the well is right
+        ("A-01_1_B03", 1, 0, 0),  # right: .4, but the well is wrong
+        ("A-01_1_B03", 1, 0, 0),  # wrong: .2
+        ("A-02_1_B02", 2, 1, 0),  # right
+        ("A-02_1_B02", -1, 1, 0),  # unknown: left out
+        ("B-01_1_B02", 1, 2, 1),  # wrong
+        ("B-01_1_B02", 1, 2, 1),  # right, sure enough for the well
+        ("B-01_1_B04", 0, 2, 1),  # not asked for
+    ]
+)
+PROBABILITIES = np.array(
+    [
+        [0.9, 0.05, 0.05],
+        [0.3, 0.6, 0.1],
+        [0.3, 0.4, 0.3],
+        [0.7, 0.2, 0.1],
+        [0.1, 0.2, 0.7],
+        [0.1, 0.8, 0.1],
+        [0.5, 0.4, 0.1],
+        [0.1, 0.8, 0.1],
+    ]
+)
+ROWS = np.arange(8)
+
+
+def logits_of(probabilities):
+    """Any logits with these probabilities: each row has its own offset."""
+    return (np.log(probabilities) + np.arange(len(probabilities))[:, None] * 3).astype(np.float32)
+
+
+def test_a_table_by_hand():
+    found = dict(summarise("cross_batch", logits_of(PROBABILITIES), ROWS, DATASET))
+    low, high = confidence_interval([0.5, 1.0, 0.5])
+    well_low, well_high = confidence_interval([0.5, 1.0, 1.0])
+    expected = {
+        "cross_batch/sites": 7,
+        "cross_batch/site_accuracy": 4 / 7,
+        "cross_batch/site_accuracy/A": 3 / 5,
+        "cross_batch/site_accuracy/B": 1 / 2,
+        "cross_batch/site_accuracy/A-01": 2 / 4,
+        "cross_batch/site_accuracy/A-02": 1,
+        "cross_batch/site_accuracy/B-01": 1 / 2,
+        "cross_batch/site_accuracy_ci_low": low,
+        "cross_batch/site_accuracy_ci_high": high,
+        "cross_batch/wells": 4,
+        "cross_batch/well_accuracy": 3 / 4,
+        "cross_batch/well_accuracy/A": 2 / 3,
+        "cross_batch/well_accuracy/B": 1,
+        "cross_batch/well_accuracy/A-01": 1 / 2,
+        "cross_batch/well_accuracy/A-02": 1,
+        "cross_batch/well_accuracy/B-01": 1,
+        "cross_batch/well_accuracy_ci_low": well_low,
+        "cross_batch/well_accuracy_ci_high": well_high,
+    }
+    assert found == pytest.approx(expected)
+
+
+def test_a_well_averages_probabilities_and_not_logits():
+    probabilities = np.array([[0.4, 0.6 - 1e-9, 1e-9], [0.15, 1e-4, 0.85 - 1e-4]])
+    assert probabilities.mean(0).argmax() == 2 and np.log(probabilities).mean(0).argmax() == 0
+    for label, expected in ((0, 0), (1, 0), (2, 1)):
+        dataset = table([("A-01_1_B02", label, 0, 0)] * 2)
+        found = dict(summarise("x", logits_of(probabilities), np.arange(2), dataset))
+        assert found["x/well_accuracy"] == expected
+
+
+def test_the_order_of_rows_does_not_matter():
+    order = np.random.default_rng(0).permutation(8)
+    shuffled = dict(summarise("x", logits_of(PROBABILITIES)[order], ROWS[order], DATASET))
+    assert shuffled == pytest.approx(dict(summarise("x", logits_of(PROBABILITIES), ROWS, DATASET)))
+
+
+def test_only_unknown_labels_give_nothing():
+    assert list(summarise("x", logits_of(PROBABILITIES[5:6]), ROWS[5:6], DATASET)) == []
+
+
+def test_one_experiment_has_no_interval():
+    found = dict(summarise("x", logits_of(PROBABILITIES[:4]), ROWS[:4], DATASET))
+    assert found["x/site_accuracy"] == 0.5
+    assert math.isnan(found["x/site_accuracy_ci_low"]) and math.isnan(found["x/well_accuracy_ci_high"])
+
+
+def test_a_class_that_a_probe_never_saw_has_probability_zero():
+    logits = np.array([[-np.inf, np.log(0.3), np.log(0.7)]])
+    assert dict(summarise("x", logits, ROWS[4:5], DATASET))["x/site_accuracy"] == 1
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.6, 0.7], [0.41, 0.43], [0.2, 0.25, 0.3, 0.22]])
+def test_interval_against_scipy(values):
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values))
+    assert confidence_interval(values) == pytest.approx((max(low, 0), min(high, 1)))
+    low, high = scipy.stats.t.interval(0.8, len(values) - 1, np.mean(values), scipy.stats.sem(values))
+    assert confidence_interval(values, level=0.8) == pytest.approx((low, high))
+
+
+def test_interval_by_hand():
+    # Mean 0.6, deviation 0.1, t of two degrees of freedom 4.3027: 0.6 -+ 4.3027 * 0.1 / sqrt(3)
+    assert confidence_interval([0.5, 0.6, 0.7]) == pytest.approx((0.35159, 0.84841), abs=1e-5)
+
+
+def test_edges_of_the_interval():
+    assert all(map(math.isnan, confidence_interval([])))
+    assert all(map(math.isnan, confidence_interval([0.5])))
+    assert confidence_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+    assert confidence_interval([0.0, 1.0]) == (0, 1)  # clipped
+    assert confidence_interval([1.0, 0.99])[1] == 1
+
+
+class Context:
+    """Predictions of three splits, the validation split without rows."""
+
+    dataset = DATASET
+
+    def __init__(self):
+        self.asked = []
+
+    def predict(self, split, statistics):
+        self.asked.append((split, statistics))
+        rows = {"id_test": ROWS[:4], "val": ROWS[:0], "test": ROWS[4:]}[split]
+        return {"row": rows, "logits": logits_of(PROBABILITIES)[rows]} if len(rows) else {"row": rows}
+
+
+def test_names_say_split_and_statistics():
+    context = Context()
+    found = dict(accuracy.evaluate(context, statistics=("running", "plate")))
+    assert found["in_batch/site_accuracy"] == 0.5 and found["adabn_plate/cross_batch/site_accuracy"] == 2 / 3
+    assert {name.rpartition("_batch/")[0] for name in found} == {
+        "in",
+        "cross",
+        "adabn_plate/in",
+        "adabn_plate/cross",
+    }
+    assert not any("validation" in name for name in found)
+    assert set(context.asked) == {(s, k) for s in ("id_test", "val", "test") for k in ("running", "plate")}
+    with pytest.raises(UserError, match="evaluators.accuracy.statistics='well'"):
+        list(accuracy.evaluate(context, statistics=("well",)))
+
+
+def test_evaluators_are_found_by_name_and_their_settings_checked():
+    chosen = make_evaluators(Config({"accuracy": {"statistics": ["plate"]}, "leakage": {}}, "evaluators."))
+    assert [(name, settings) for name, _, settings in chosen] == [
+        ("accuracy", {"statistics": ("plate",)}),
+        ("leakage", {}),
+    ]
+    assert chosen[0][1] is accuracy.evaluate
+    with pytest.raises(UserError, match="evaluators.f1: expected one of accuracy"):
+        make_evaluators(Config({"f1": {}}))
+    with pytest.raises(UserError, match="evaluators.accuracy.statistic: accuracy takes statistics"):
+        make_evaluators(Config({"accuracy": {"statistic": "plate"}}))

@@ -1,0 +1,296 @@
+"""rxrx_jax.report: the page of a table, from made-up workdirs."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+import rxrx_jax
+from rxrx_jax.base import embeddings as embeddings_file
+from rxrx_jax.report import pictures, records
+from rxrx_jax.report.page import write_report
+
+EXPERIMENTS = {
+    "in_batch": ("HUVEC-01", "HUVEC-02"),
+    "validation": ("U2OS-01",),
+    "cross_batch": ("HUVEC-03", "HUVEC-04"),
+}
+SPLITS = {"in_batch": "id_test", "cross_batch": "test"}
+TITLE, COMMAND = 'A <table> & its "runs"', "python -m x --out='<DIR>' && true"
+NOTES = ["SIMULATED data <made up>.", "Nothing & nobody."]
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that every element is closed, and collects text, attributes by name and ids."""
+
+    VOID = {"meta", "img", "br", "hr", "input", "link"}
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.open, self.attributes, self.text, self.tags = [], [], "", []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.handle_startendtag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        assert len({name for name, _ in attributes}) == len(attributes), (tag, attributes)
+
+    def handle_endtag(self, tag):
+        assert tag not in self.VOID and self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def values(self, name):
+        return [value for key, value in self.attributes if key == name]
+
+
+def accuracies(prefix, rng):
+    found = {}
+    for split, names in EXPERIMENTS.items():
+        by_name = {name: float(rng.uniform(0.1, 0.9)) for name in (*names, names[0].split("-")[0])}
+        found |= {f"{prefix}{split}/site_accuracy/{name}": value for name, value in by_name.items()}
+        found |= {
+            f"{prefix}{split}/site_accuracy": float(np.mean(list(by_name.values()))),
+            f"{prefix}{split}/sites": 421,
+        }
+    return found
+
+
+def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=False, loss="loss"):
+    """A workdir as train.py leaves it, with `embeddings` sites in every experiment."""
+    workdir.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines = [{"step": s, "accuracy": s / 100, "loss": 3 - s / 50, loss: 2 - s / 50} for s in range(10, 60, 10)]
+    lines += [{"step": 50, **dict(final), "final": True}] * done
+    lines += [{"step": 50, "done": True, "parameters_sha256": f"sha-of-{workdir.name}", "cpu_seconds": 1.0}] * done
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (workdir / "config.json").write_text(json.dumps({"task": {"name": "classify"}, "seed": 0, **dict(config)}))
+    if embeddings:
+        sites = [
+            (f"{name}_1_B{i:02d}_1", SPLITS[split])
+            for split in SPLITS
+            for name in EXPERIMENTS[split]
+            for i in range(embeddings)
+        ]
+        ids, splits = (np.array(x) for x in zip(*sites))
+        columns = {"split": splits, "site_id": ids}
+        embeddings_file.write(workdir / embeddings_file.NAME, columns, rng.normal(size=(len(ids), 5)))
+    if picture:
+        images = rng.uniform(size=(2, 16, 16, 6))
+        mask = np.zeros_like(images)
+        mask[:, :8] = 1
+        pictures.save_reconstructions(workdir / "reconstruction.png", images, mask, images, ["a_1", "b_2"])
+
+
+def row(number, method, run, prefix="", **more):
+    values = dict.fromkeys(("in_batch_sd", "cross_batch_sd", "validation", "cross_batch_well", "leakage"))
+    values |= dict(row=number, method=method, normalisation="plate", layout="fixed", transductive=False, seeds=1)
+    values |= dict(in_batch=0.81234, cross_batch=0.30001, ci_low=0.2111, ci_high=0.3999, cpu_seconds=71.6)
+    return values | dict(run=run, prefix=prefix) | more
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(page, source, folder) of whole, unfinished, damaged and absent runs, and pretraining without a row."""
+    out = tmp_path_factory.mktemp("report")
+    rng = np.random.default_rng(1)
+    runs = {
+        name: [out / "runs" / f"{name}-seed{s}" for s in range(2)] for name in ("erm <&>", "dann", "mae", "late", "odd")
+    }
+    for s in range(2):
+        final = accuracies("", rng) | accuracies("adabn_experiment/", rng) | {"leakage/chance": 0.25}
+        write_run(runs["erm <&>"][s], final, {"optim": {"lr": 0.125}}, embeddings=12)
+        write_run(runs["dann"][s], accuracies("", rng), {"optim": {"lr": 0.5}, "extra<": 1}, loss="class_loss")
+        init = {"init": {"path": str(out / "runs" / "x")}, "evaluators": {"reconstruction": {"images": 2}}}
+        final = {"reconstruction/cross_batch/loss": 0.7654}
+        write_run(runs["mae"][s], final, {**init, "task": {"name": "mae"}}, embeddings=12, picture=s == 0)
+    write_run(runs["late"][0], done=False)
+    (runs["late"][0] / "embeddings.parquet").write_bytes(b"PAR1 not a parquet file")
+    runs["odd"][0].mkdir()
+    (runs["odd"][0] / "metrics.jsonl").write_text('{"step": 1, "lo\n{}\n')
+    (runs["odd"][0] / "config.json").write_text("[")
+    rows = [
+        row(1, "ERM <b>", "erm <&>", leakage=0.875, seeds=2, in_batch_sd=0.01234, cross_batch_sd=0.0567),
+        row(
+            2,
+            "AdaBN",
+            "erm <&>",
+            "adabn_experiment/",
+            transductive=True,
+            layout="re&mix",
+            cross_batch=0.45678,
+        ),
+        row(3, "DANN", "dann", validation=0.31415, cross_batch_well=0.27182, cpu_seconds=123.0),
+        row(
+            4,
+            "unfinished",
+            "late",
+            in_batch=None,
+            cross_batch=None,
+            ci_low=float("nan"),
+            ci_high=float("nan"),
+        ),
+        row(5, "damaged", "odd", in_batch=None, cross_batch=None, ci_low=None, ci_high=None, cpu_seconds=None),
+        row(6, "nowhere", "gone"),
+    ]
+    ids = [f"{name}_1_B{i:02d}_1" for names in EXPERIMENTS.values() for name in names for i in range(12)]
+    perturbations = {"erm <&>": {site: f"gene<{i % 11}>" for i, site in enumerate(ids)}}
+    write_report(out / "report.html", TITLE, NOTES, rows, runs, COMMAND, perturbations)
+    source = (out / "report.html").read_text()
+    return Page(source), source, out
+
+
+def test_the_page_needs_nothing_from_outside(made):
+    page, source, _ = made
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    assert page.values("src") and all(v.startswith("data:image/") for v in page.values("src"))
+    assert all(v.startswith("#") and v[1:] in page.values("id") for v in page.values("href"))
+    assert "http" not in source and "@import" not in source and "url(" not in source
+    assert len(set(page.values("id"))) == len(page.values("id"))
+    assert len(source) < 6_000_000
+
+
+def test_title_notes_command_and_versions_are_shown_as_given(made):
+    page, source, _ = made
+    for text in (TITLE, *NOTES, COMMAND, f"rxrx_jax {rxrx_jax.__version__}", "jax ", "flax "):
+        assert text in page.text
+    assert re.search(r"20\d\d-\d\d-\d\d", page.text)
+    assert f'<p class="warning">{html.escape(NOTES[0])}</p>' in source
+
+
+def test_every_row_and_run_is_named_and_escaped(made):
+    page, source, _ = made
+    for text in (
+        "ERM <b>",
+        "AdaBN",
+        "DANN",
+        "unfinished",
+        "damaged",
+        "nowhere",
+        "erm <&>",
+        "mae",
+        "late",
+        "odd",
+        "gone",
+    ):
+        assert text in page.text
+    assert "layout: fixed" in page.text and "layout: re&mix" in page.text
+    assert "<b>ERM" not in source and "erm <&>" not in source and "extra<" not in source
+    assert source.count('title="transductive">T</abbr>') == 2  # in the table and by experiment
+
+
+def cells(source, method):
+    body = next(r for r in re.findall(r'<tr class="\w+ductive">.*?</tr>', source) if method in r)
+    found = re.findall(r'<td data-label="([^"]*)">(.*?)</td>', body)
+    return {name: re.sub("<title>.*?</title>|<text.*?</text>|<[^>]*>", "", text) for name, text in found}
+
+
+def test_numbers_are_those_given(made):
+    _, source, _ = made
+    erm, adabn, dann = (cells(source, m) for m in ("ERM &lt;b&gt;", "AdaBN", "DANN"))
+    assert erm["in-batch"] == "0.812 ± 0.012" and erm["cross-batch"] == "0.300 ± 0.057"
+    assert erm["95 % interval"] == "0.211 to 0.400" and erm["leakage"] == "0.875" and erm["CPU s"] == "72"
+    assert adabn["cross-batch"] == "0.457" and adabn["validation"] == "–" and adabn["seeds"] == "1"
+    assert dann["validation"] == "0.314" and dann["per well"] == "0.272" and dann["CPU s"] == "123"
+    assert "chance 0.250" in made[0].text
+
+
+def test_marks_stand_where_the_numbers_say(made):
+    _, source, _ = made
+    strip = re.search(r'<svg class="strip"[^>]*AdaBN.*?</svg>', source).group()
+    at = {kind: float(x) for kind, x in re.findall(r'circle class="(\w+)[^"]*" cx="([\d.]+)%"', strip)}
+    top = 0.9  # the next tenth above the largest number of the table
+    assert at["in"] == pytest.approx(100 * 0.81234 / top, abs=0.01)
+    assert at["cross"] == pytest.approx(100 * 0.45678 / top, abs=0.01)
+
+
+def test_every_experiment_of_every_seed_has_a_dot(made):
+    page, _, out = made
+    final = [records.read_seed(out / "runs" / f"dann-seed{s}").final for s in range(2)]
+    for split, names in EXPERIMENTS.items():
+        for name in names:
+            for seed in range(2):
+                value = final[seed][f"{split}/site_accuracy/{name}"]
+                assert f"{name} ({split.replace('_', '-')}, seed {seed}) {value:.3f}" in page.text
+    assert "HUVEC (" not in page.text  # a cell type is no experiment
+
+
+def test_what_is_missing_is_said(made):
+    page, _, _ = made
+    missing = page.text[page.text.index("Missing from this page") : page.text.index("Table")]
+    for text in (
+        "late, runs/late-seed0: the run did not finish",
+        "late, runs/late-seed1: the run was never started",
+        "odd, runs/odd-seed0: metrics.jsonl cannot be read",
+        "config.json cannot be read",
+        "gone: no workdir is known",
+    ):
+        assert text in missing
+    for text in ("no accuracies by experiment", "no training lines", "dann: no embeddings.parquet", "No config."):
+        assert text in page.text
+    assert "late: embeddings.parquet cannot be read" in page.text
+    assert "The perturbations of its sites are not known." in page.text  # of the pretraining run
+    assert "Missing: runs/mae-seed1/reconstruction.png" in page.text
+
+
+def test_curves_reconstruction_and_maps_are_drawn(made):
+    page, _, _ = made
+    alts = page.values("alt")
+    assert {f"training curves of {name}" for name in ("erm <&>", "dann", "mae", "late")} <= set(alts)
+    assert "reconstructions of mae" in alts and "cross-batch 0.765" in page.text
+    panels = [f"erm <&>: {a} by {b}" for a in ("held-out", "in-batch") for b in ("experiment", "perturbation")]
+    assert set(panels) <= set(alts)
+    assert "8 of 11 perturbations" in page.text
+    assert "first row with embeddings, highest cross-batch accuracy, lowest leakage; 48 sites" in page.text
+    assert "no row of its own; 48 sites" in page.text
+
+
+@pytest.mark.parametrize(
+    "splits, values, words",
+    [
+        (["test"] * 3, [[1, 2], [3, np.nan], [5, 6]], "holds numbers that are not finite"),
+        (["test"] * 2 + ["train"], [[1, 2], [3, 4], [5, 6]], "is too small for a map"),
+        (["test"] * 3, [[1], [3], [5]], "is too small for a map"),
+    ],
+)
+def test_embeddings_without_a_map(tmp_path, splits, values, words):
+    columns = {"split": np.array(splits), "site_id": np.array(["a", "b", "c"])}
+    embeddings_file.write(tmp_path / embeddings_file.NAME, columns, np.array(values, float))
+    assert records.read_embeddings(tmp_path) == f"embeddings.parquet {words}"
+
+
+def test_provenance(made):
+    page, _, _ = made
+    text = page.text[page.text.rindex("Provenance") :]
+    assert "sha-of-erm <&>-seed1" in text and "runs/dann-seed0" in text
+    assert "sites scored: in-batch 421, validation 421, cross-batch 421" in text
+    assert "optim.lr = 0.125" in text and "optim.lr = 0.5" in text and "extra< = 1" in text
+    assert "config: 2 differences from erm <&>" in text  # of dann: optim.lr and extra<
+    assert "optim.lr is not set" in text and 'init.path = "runs/x"' in text
+
+
+def test_the_same_runs_give_the_same_page(made, tmp_path):
+    out = made[2]
+    runs = {"mae": [out / "runs" / "mae-seed0"]}
+    pages = []
+    for name in ("a.html", "b.html"):
+        write_report(tmp_path / name, "t", [], [], runs, "c")
+        pages.append(re.sub(r" on 20[^<]*UTC", "", (tmp_path / name).read_text()))
+    assert pages[0] == pages[1]
+    Page(pages[0])
+
+
+def test_a_page_without_anything(tmp_path):
+    write_report(tmp_path / "r.html", "t", [], [], {}, "c")
+    assert "No run has embeddings to show." in Page((tmp_path / "r.html").read_text()).text

@@ -1,0 +1,405 @@
+"""Embedding a dataset: tiles, wells, channels and blocks by hand, a kill and what it leaves, devices, the command."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny
+import weights_tools
+from paths import REFERENCE
+
+from rxrx_jax import data, embed, models, probe_embeddings, weights
+from rxrx_jax.base import embeddings
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.augment import Augment, plate_statistics
+from rxrx_jax.weights import export
+
+AGNOSTIC = {"model.channel_agnostic": True, "normalisation": "image"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs: plain (crop 16, plate statistics) and agnostic, of a prepared dataset with images of 32 pixels."""
+    folder = tmp_path_factory.mktemp("embed")
+    weights_tools.make_run(folder / "plain", folder)
+    weights_tools.make_run(folder / "agnostic", folder, seed=1, **AGNOSTIC)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    builder = tiny.values("mae_vit.py", folder)["data"]["builder"]
+    return data.open_dataset("rxrx_sim", builder, str(folder))
+
+
+@pytest.fixture(scope="module")
+def plain(folder, dataset):
+    """The embeddings file of the plain run."""
+    assert command(folder / "plain", dataset.folder, folder / "plain.parquet") == 0
+    return folder / "plain.parquet"
+
+
+def command(checkpoint, dataset, out, *more):
+    return embed.main([f"--checkpoint={checkpoint}", f"--data={dataset}", f"--out={out}", "--minibatch=16", *more])
+
+
+def by_hand(folder, dataset, corners=((0, 0), (0, 16), (16, 0), (16, 16)), crop=16, read=None):
+    """[n, ...] what `read` takes from the intermediates, mean over the tiles, of every site by row of the table."""
+    run = json.loads((folder / "config.json").read_text())
+    encoder = models.make_encoder(Config(run["model"]))
+    params = embed.open_model(str(folder), 6).params
+    augment = Augment(run["normalisation"], crop, False, False, 0.0)
+    statistics = jax.tree.map(jnp.asarray, plate_statistics(dataset, run["normalisation"]))
+    read = read or (lambda found: found["embedding"])
+
+    @jax.jit
+    def apply(minibatch):
+        images = augment.evaluation(minibatch, statistics)
+        return read(encoder.apply({"params": params}, images)[1])
+
+    rows = np.arange(len(dataset.sites))
+    whole = data.read_minibatch(dataset, dataset.sites, rows)
+    tiles = []
+    for y, x in corners:
+        tiles.append(apply({"image": whole["image"][:, y : y + crop, x : x + crop], "plate": whole["plate"]}))
+    return np.mean(tiles, axis=0, dtype=np.float64)
+
+
+def rows_of(columns, dataset):
+    """The row of the dataset's table of every row of an embeddings file."""
+    row = {name: i for i, name in enumerate(dataset.sites.site_id.tolist())}
+    return np.array([row[name] for name in columns["site_id"]])
+
+
+def test_tiles_of_the_crop_are_averaged(plain, folder, dataset):
+    columns, embedding = embeddings.read(plain)
+    rows = rows_of(columns, dataset)
+    assert sorted(rows) == list(range(len(dataset.sites)))  # every site once
+    expected = by_hand(folder / "plain", dataset)
+    np.testing.assert_allclose(embedding, expected[rows], rtol=1e-5, atol=1e-5)
+    assert (np.diff(dataset.sites.plate[rows]) >= 0).all()  # plate by plate
+    np.testing.assert_array_equal(columns["perturbation_id"], dataset.sites.label[rows])
+    np.testing.assert_array_equal(columns["split"], dataset.sites.split[rows])
+
+
+def test_the_last_tile_is_moved_inwards():
+    assert embed.corners(512, 256) == [0, 256]
+    assert embed.corners(256, 256) == [0]
+    assert embed.corners(600, 256) == [0, 256, 344]
+    assert embed.corners(257, 256) == [0, 1]
+
+
+def test_tiles_that_overlap(folder, dataset, tmp_path):
+    weights_tools.make_run(tmp_path / "run", folder, crop=24)
+    assert command(tmp_path / "run", dataset.folder, tmp_path / "out") == 0
+    columns, embedding = embeddings.read(tmp_path / "out")
+    expected = by_hand(tmp_path / "run", dataset, ((0, 0), (0, 8), (8, 0), (8, 8)), 24)
+    np.testing.assert_allclose(embedding, expected[rows_of(columns, dataset)], rtol=1e-5, atol=1e-5)
+
+
+def test_wells_are_the_means_of_their_sites(plain, folder, dataset, tmp_path):
+    assert command(folder / "plain", dataset.folder, tmp_path / "wells", "--per=well") == 0
+    columns, embedding = embeddings.read(tmp_path / "wells")
+    sites, of_sites = embeddings.read(plain)
+    assert len(set(sites["well_id"])) == len(embedding) < len(of_sites)
+    mixed = 0
+    for i, well in enumerate(columns["well_id"]):
+        chosen = sites["well_id"] == well
+        np.testing.assert_allclose(embedding[i], of_sites[chosen].mean(0), rtol=1e-5, atol=1e-6)
+        splits = set(sites["split"][chosen])
+        mixed += len(splits) > 1
+        assert columns["split"][i] == ("train" if "train" in splits else splits.pop())
+        assert columns["perturbation_id"][i] == sites["perturbation_id"][chosen][0]
+        assert (columns["site"][i], columns["site_id"][i]) == (0, f"{well}_0")
+    assert mixed  # so that the rule above is tested
+
+
+def test_wells_keep_their_order_and_are_in_train_if_any_site_is():
+    part = {
+        "split": np.array(["id_test", "test", "train", "test"]),
+        "site_id": np.array(["Z_1", "A_1", "Z_2", "A_2"]),
+        "well_id": np.array(["Z", "A", "Z", "A"]),
+        "site": np.array([1, 1, 2, 2], np.int32),
+        "perturbation_id": np.array([7, 3, 7, 3], np.int32),
+    }
+    columns, embedding = embed.by_well(part, np.float32([[0, 1], [10, 20], [2, 3], [30, 40]]))
+    np.testing.assert_array_equal(embedding, [[1, 2], [20, 30]])
+    found = {name: values.tolist() for name, values in columns.items()}
+    assert found == {
+        "split": ["train", "test"],
+        "site_id": ["Z_0", "A_0"],
+        "well_id": ["Z", "A"],
+        "site": [0, 0],
+        "perturbation_id": [7, 3],
+    }
+
+
+def test_channels_are_concatenated(folder, dataset, tmp_path):
+    assert command(folder / "agnostic", dataset.folder, tmp_path / "out", "--pool=channels") == 0
+    columns, embedding = embeddings.read(tmp_path / "out")
+    expected = by_hand(folder / "agnostic", dataset, read=lambda found: found["channel_embeddings"])
+    assert expected.shape[1:] == (6, 96)
+    rows = rows_of(columns, dataset)
+    np.testing.assert_allclose(embedding, expected[rows].reshape(len(rows), -1), rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_count_from_one(folder, dataset, tmp_path):
+    assert command(folder / "plain", dataset.folder, tmp_path / "out", "--block=2") == 0
+    columns, embedding = embeddings.read(tmp_path / "out")
+    expected = by_hand(folder / "plain", dataset, read=lambda found: found["block_embeddings"][1])
+    np.testing.assert_allclose(embedding, expected[rows_of(columns, dataset)], rtol=1e-5, atol=1e-5)
+
+
+def test_the_mean_of_a_class_token_model(folder, dataset, tmp_path):
+    changes = {"model.class_token": True, "model.pool": "class", "model.final_norm": False}
+    weights_tools.make_run(tmp_path / "run", folder, crop=32, **changes)
+    for pool, read in (("mean", lambda f: f["blocks"][-1][:, 1:].mean(1)), (None, lambda f: f["blocks"][-1][:, 0])):
+        out = tmp_path / f"{pool}.parquet"
+        assert command(tmp_path / "run", dataset.folder, out, *([f"--pool={pool}"] if pool else [])) == 0
+        columns, embedding = embeddings.read(out)
+        expected = by_hand(tmp_path / "run", dataset, ((0, 0),), 32, read)
+        np.testing.assert_allclose(embedding, expected[rows_of(columns, dataset)], rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_its_checkpoint_and_its_export_give_the_same_bytes(plain, folder, dataset, tmp_path):
+    export.export(str(folder / "plain"), tmp_path / "exported")
+    for checkpoint in (folder / "plain" / "checkpoints" / "2", tmp_path / "exported"):
+        out = tmp_path / f"{checkpoint.name}.parquet"
+        assert command(checkpoint, dataset.folder, out) == 0
+        assert out.read_bytes() == plain.read_bytes()
+
+
+def test_published_weights_see_images_normalised_by_themselves(dataset, tmp_path, capsys):
+    assert command(REFERENCE / "weights_openphenom.bin", dataset.folder, tmp_path / "out") == 0
+    assert "fc_norm is left out" in capsys.readouterr().err
+    columns, embedding = embeddings.read(tmp_path / "out")
+    imported = weights.load(REFERENCE / "weights_openphenom.bin")
+    images = data.read_minibatch(dataset, dataset.sites, rows_of(columns, dataset)[:4])["image"]
+    augment, plate = Augment("image", 12, False, False, 0.0), jnp.zeros(4, jnp.int32)
+    apply = jax.jit(lambda params, x: imported.encoder.apply({"params": params}, x)[1]["embedding"])
+    tiles = []
+    for y in (0, 12, 20):
+        for x in (0, 12, 20):
+            tile = augment.evaluation({"image": images[:, y : y + 12, x : x + 12], "plate": plate}, {})
+            tiles.append(apply(imported.params["encoder"], tile))
+    np.testing.assert_allclose(embedding[:4], np.mean(tiles, axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_for_other_channels(dataset, tmp_path, capsys):
+    assert command(REFERENCE / "weights_timm.safetensors", dataset.folder, tmp_path / "out") == 0
+    assert "adapted from 2 to 6 channels" in capsys.readouterr().err
+    assert embeddings.read(tmp_path / "out")[1].shape[1] == 12
+
+
+def test_the_file_says_what_made_it(plain):
+    said = json.loads(pq.read_schema(plain).metadata[embed.KEY])
+    assert said["transductive"] is True and said["normalisation"] == "plate"
+    assert (said["pool"], said["per"], said["block"], said["crop"]) == ("mean", "site", None, 16)
+
+
+def test_a_probe_reads_the_file(plain, capsys):
+    assert probe_embeddings.main([str(plain)]) == 0
+    assert "cross_batch" in capsys.readouterr().out
+
+
+def test_row_groups_hold_whole_plates(plain, folder, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "GROUP", 1)
+    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 0
+    assert pq.ParquetFile(tmp_path / "out").num_row_groups == len(dataset.plates)
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "out")[1], embeddings.read(plain)[1])
+
+
+def test_a_finished_file_is_left_and_another_is_refused(plain, folder, dataset, capsys):
+    before = plain.stat().st_mtime_ns
+    assert command(folder / "plain", dataset.folder, plain) == 0
+    assert "is finished; nothing to do" in capsys.readouterr().err
+    assert command(folder / "plain", dataset.folder, plain, "--block=1") == 2
+    assert "exists and holds other embeddings" in capsys.readouterr().err
+    assert plain.stat().st_mtime_ns == before
+
+
+def test_plates_of_another_job_are_refused(folder, dataset, tmp_path, capsys):
+    (tmp_path / "out.parts").mkdir()
+    (tmp_path / "out.parts" / "job.json").write_text("{}")
+    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 2
+    assert "out.parts holds plates of other embeddings" in capsys.readouterr().err
+
+
+def test_finished_plates_are_not_done_again(plain, folder, dataset, tmp_path, monkeypatch):
+    read = data.evaluation_minibatches
+    seen = []
+
+    def counting(dataset, rows, *rest, **more):
+        seen.append(rows)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return read(dataset, rows, *rest, **more)
+
+    monkeypatch.setattr(data, "evaluation_minibatches", counting)
+    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 130
+    parts = sorted(path.name for path in (tmp_path / "out.parts").iterdir())
+    assert parts == ["job.json", "plate-000000.npy", "plate-000001.npy"] and not (tmp_path / "out").exists()
+    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 0
+    assert len(seen) == len(dataset.plates) + 1  # the third plate twice, no other
+    assert (tmp_path / "out").read_bytes() == plain.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(plain, folder, dataset, tmp_path):
+    out = tmp_path / "out.parquet"
+    flags = [f"--checkpoint={folder / 'plain'}", f"--data={dataset.folder}", f"--out={out}", "--minibatch=16"]
+    slow = (
+        "import sys, time\nfrom rxrx_jax import embed\nsave = embed.save\n"
+        "def slowly(*found):\n    save(*found)\n    time.sleep(0.5)\n"
+        f"embed.save = slowly\nsys.exit(embed.main({flags!r}))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.DEVNULL)
+    first = out.with_name("out.parquet.parts") / "plate-000000.npy"
+    deadline = time.monotonic() + 120
+    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and first.exists() and not out.exists()
+
+    subprocess.run([sys.executable, "-m", "rxrx_jax.embed", *flags], check=True, capture_output=True)
+    assert out.read_bytes() == plain.read_bytes()
+
+
+@pytest.mark.slow
+def test_one_device_and_eight_give_the_same_numbers(plain, folder, dataset, tmp_path):
+    flags = [f"--checkpoint={folder / 'plain'}", f"--data={dataset.folder}", f"--out={tmp_path / 'out'}"]
+    odd = [*flags[:2], f"--out={tmp_path / 'odd'}", "--minibatch=12"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    program = (
+        "import sys, jax\nfrom rxrx_jax import embed\nassert jax.device_count() == 8\n"
+        f"assert embed.main({flags!r}) == 0\nsys.exit(embed.main({odd!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "--minibatch=12 does not divide over 8 devices" in done.stderr, done.stderr
+    (columns, found), (expected_columns, expected) = embeddings.read(tmp_path / "out"), embeddings.read(plain)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(columns["site_id"], expected_columns["site_id"])
+
+
+@pytest.mark.parametrize(
+    "run, more, message",
+    [
+        ("plain", ["--pool=channels"], "--pool=channels needs a channel-agnostic model, and no --block"),
+        (
+            "agnostic",
+            ["--pool=channels", "--block=1"],
+            "--pool=channels needs a channel-agnostic model, and no --block",
+        ),
+        ("plain", ["--block=0"], "--block=0: the model has blocks 1 to 4"),
+        ("plain", ["--block=5"], "--block=5: the model has blocks 1 to 4"),
+        ("nowhere", [], "no checkpoint there"),
+        (".", [], "no checkpoint there"),
+        ("plain", ["--minibatch=0"], "--minibatch=0 does not divide"),
+        ("plain", ["--data=/nowhere/data"], "--data=/nowhere/data is no folder"),
+        ("plain", ["--data=rxrx9"], "no dataset is called 'rxrx9'"),
+    ],
+)
+def test_mistakes_are_one_line(folder, dataset, tmp_path, capsys, run, more, message):
+    assert command(folder / run, dataset.folder, tmp_path / "out", *more) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_smaller_than_the_crop_and_other_channels(folder, dataset, tmp_path, capsys):
+    weights_tools.make_run(tmp_path / "run", folder, crop=40)
+    assert command(tmp_path / "run", dataset.folder, tmp_path / "out") == 2
+    assert "trained on 40 pixels and the images have 32x32" in capsys.readouterr().err
+    with pytest.raises(UserError, match="embed/kernel is"):
+        embed.open_model(str(folder / "plain"), 5)
+    export.export(str(folder / "plain"), tmp_path / "exported")
+    with pytest.raises(UserError, match="takes images of 6 channels and the dataset has 5"):
+        embed.open_model(str(tmp_path / "exported"), 5)
+
+
+def test_a_dataset_is_found_by_its_name(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(data, "open_dataset", lambda *arguments: asked.append(arguments))
+    embed.open_data("rxrx1", str(folder))
+    assert asked == [("rxrx1", {}, str(folder))]
+
+
+def test_the_part_that_was_evaluated_is_embedded_unless_another_is_named(folder, tmp_path, capsys):
+    runs = {}
+    for name, task in (("distilled", {"task.name": "distill"}), ("averaged", {})):
+        runs[name] = weights_tools.make_run(tmp_path / name, folder, parts=True, **task)["encoder"]
+    for name, part, factor in (
+        ("distilled", None, 3),
+        ("distilled", "params", 1),
+        ("averaged", None, 1),
+        ("averaged", "ema", 2),
+    ):
+        found = embed.open_model(str(tmp_path / name), 6, part).params
+        jax.tree.map(np.testing.assert_array_equal, found, weights_tools.times(factor, runs[name]))
+    with pytest.raises(UserError, match="has no parameters 'encoder' in ema; it has nothing there"):
+        embed.open_model(str(folder / "plain"), 6, "ema")
+    with pytest.raises(UserError, match="--parameters=ema is a part of a run's state, and .* is no run"):
+        embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6, "ema")
+
+
+def test_the_parameters_of_the_command(folder, dataset, tmp_path):
+    weights_tools.make_run(tmp_path / "run", folder, parts=True)
+    said = {}
+    for part in ("params", "ema"):
+        assert command(tmp_path / "run", dataset.folder, tmp_path / part, f"--parameters={part}") == 0
+        said[part] = json.loads(pq.read_schema(tmp_path / part).metadata[embed.KEY])["parameters_sha256"]
+    assert said["params"] != said["ema"]
+
+
+def test_what_published_weights_had_seen_is_unknown(folder, tmp_path):
+    assert embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6).transductive is None
+    assert embed.open_model(str(folder / "agnostic"), 6).transductive is False
+    assert embed.open_model(str(folder / "plain"), 6).transductive is True
+    weights_tools.make_run(tmp_path / "run", folder, normalisation="image")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["resolved"]["foreign_weights"] = "vit.safetensors"
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert embed.open_model(str(tmp_path / "run"), 6).transductive is None
+
+
+def test_a_dataset_without_sites(folder, dataset, tmp_path):
+    none = {f.name: getattr(dataset.sites, f.name)[:0] for f in dataclasses.fields(dataset.sites)}
+    empty = dataclasses.replace(dataset, sites=dataclasses.replace(dataset.sites, **none))
+    with pytest.raises(UserError, match="holds no sites; there is nothing to embed"):
+        embed.embed_dataset(embed.open_model(str(folder / "plain"), 6), empty, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_plates_that_a_kill_left_beside_a_finished_file_are_removed(plain, folder, dataset, tmp_path):
+    (tmp_path / "out").write_bytes(plain.read_bytes())
+    (tmp_path / "out.parts").mkdir()
+    (tmp_path / "out.parts" / "plate-000000.npy").write_bytes(b"")
+    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_plates_of_a_half_removed_folder_are_not_used(tmp_path):
+    parts = tmp_path / "out.parts"
+    parts.mkdir()
+    (parts / "plate-000000.npy").write_bytes(b"")  # of which job no file says any more
+    embed.claim(parts, "{}")
+    assert [path.name for path in parts.iterdir()] == ["job.json"]
+
+
+def test_only_sharding_knows_of_devices():
+    files = [pathlib.Path(embed.__file__), *pathlib.Path(weights.__file__).parent.glob("*.py")]
+    for path in files:
+        assert not re.search(r"device_put|devices\(|SingleDeviceSharding", path.read_text()), path

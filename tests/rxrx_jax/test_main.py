@@ -1,0 +1,93 @@
+"""The command line: what it finds, what it says, what it imports."""
+
+import pytest
+from commands import python
+from paths import ROOT
+
+
+def main(*arguments, cwd=ROOT):
+    return python("-m", "rxrx_jax.main", *arguments, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "pass --config=mae_vit.py"),
+        (["--config=mea_vit.py"], "--config=mea_vit.py: no such file here or in"),
+        (["--config=mae_vit.py:foo=1"], "config argument 'foo' is unknown; this config takes encoder"),
+        (["--config=mae_vit.py:seed=x"], "config argument 'seed=x': expected seed=int"),
+        (["--config=mae_vit.py", "--config.optim.lrr=1"], 'Did you mean "lr"'),
+        (["--config=mae_vit.py", "--config.optim.lr=x"], "could not convert string to float"),
+        (["--config=mae_vit.py", "--confg.seed=1"], "Unknown command line flag 'confg"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    result = main(*arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ") and message in result.stderr
+    assert result.stderr.count("\n") == 1 and not result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bare_name_is_found_from_anywhere_and_a_path_wins(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from rxrx_jax.base.errors import UserError\ndef get_config(a): raise UserError(f'mine {a}')\n"
+    )
+    assert "error: mine 1,b\n" == main("--config=mine.py:1,b", cwd=tmp_path).stderr
+    assert "error: mine 2\n" == main(f"--config={tmp_path / 'mine.py'}:2").stderr
+    assert "error: mine 3\n" == main("--config", "mine.py:3", cwd=tmp_path).stderr
+
+
+@pytest.mark.slow
+def test_the_main_command_trains_and_is_idempotent(tmp_path):
+    """The real command on a shortened run of the embedded default, with overrides, twice."""
+    arguments = [
+        "--config=mae_vit.py:layout=reshuffled,variant=XXS/16",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.folder={tmp_path / 'data'}",
+        "--config.total_epochs=0.08",
+        "--config.data.minibatch=16",
+        "--config.data.builder.seed=3",
+        "--config.tensorboard=True",
+    ]
+    first = main(*arguments, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "ETA" in first.stderr and "images/s" in first.stderr and "data wait" in first.stderr
+    assert first.stdout.startswith("done: ")
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "tensorboard",
+    }
+    assert (tmp_path / "data" / "rxrx_sim" / "layout_reshuffled-seed_3").is_dir()
+    second = main(*arguments, cwd=tmp_path)
+    assert second.returncode == 0 and "is finished; nothing to do" in second.stderr
+
+
+def test_import_is_quick_and_touches_no_device_and_no_tensorflow():
+    code = """
+import sys, time
+begin = time.perf_counter()
+import rxrx_jax
+seconds = time.perf_counter() - begin
+assert seconds < 2, seconds
+import rxrx_jax.main, rxrx_jax.training.train, rxrx_jax.reproduce, tfds_builders.prepare, rxrx_jax.report.page
+bad = [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "torch", "tensorboard")]
+assert not bad, bad
+import jax
+assert not jax._src.xla_bridge._backends, "a device was touched"
+"""
+    result = python("-W", "error", "-c", code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_nothing_in_the_project_imports_tensorflow():
+    for folder in ("rxrx_jax", "tfds_builders", "configs", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for line in path.read_text().splitlines():
+                words = line.split()
+                assert not (words[:1] in (["import"], ["from"]) and words[1].split(".")[0] == "tensorflow"), (
+                    path,
+                    line,
+                )

@@ -1,0 +1,148 @@
+"""The step compiled for devices that are not here: emulated ones, and TPU slices where TPUs' compiler is installed."""
+
+import json
+
+import pytest
+from commands import python
+from paths import ROOT
+
+from rxrx_jax import aot
+from rxrx_jax.base import config
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.models import vit
+from rxrx_jax.training.speed import hlo
+
+# As TPUs' compiler writes it: a reduce-scatter as an all-reduce of that name, one gather in two places of one channel.
+PROGRAM = """\
+HloModule jit_update
+
+%add.1 (x.1: bf16[], y.1: bf16[]) -> bf16[] {
+  ROOT %sum = bf16[] add(%x.1, %y.1)
+}
+
+%all-reduce-scatter.5.clone (input.1: bf16[384,1152]) -> bf16[96,1152] {
+  %input.1 = bf16[384,1152]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-reduce.100 = bf16[384,1152]{1,0:T(8,128)(2,1)} all-reduce(%input.1), channel_id=63, to_apply=%add.1
+  ROOT %slice = bf16[96,1152]{1,0} slice(%all-reduce.100)
+}
+
+%body.1 (state.1: (s32[], bf16[8])) -> (s32[], bf16[8]) {
+  %gather.1 = bf16[1,384,1536]{2,1,0:T(8,128)(2,1)S(1)} all-gather(%param_0.1), channel_id=99, dimensions={1}
+  %gather.2 = bf16[1,384,1536]{2,1,0:T(8,128)(2,1)} all-gather(%param_0.2), channel_id=99, dimensions={1}
+  %fusion.1 = bf16[96,1152]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.5.clone
+}
+
+%condition.1 (state.2: (s32[], bf16[8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(12)
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+ENTRY %main.1 (param.1: f32[8,2048]) -> f32[] {
+  %while.1 = (s32[]{:T(128)}, /*index=1*/bf16[8]{0}) while(%state), condition=%condition.1, body=%body.1
+  %pair = (f32[8,512]{1,0:T(8,128)S(1)}, pred[16]) all-reduce(%a, %b), channel_id=78, to_apply=%add.1
+  %small = f32[4]{0} constant({1,2,3,4})
+  %start = (f32[4]{0}, f32[16]{0}) all-gather-start(%small), channel_id=7, dimensions={0}
+  ROOT %done = f32[16]{0} all-gather-done(%start)
+}
+"""
+
+
+def test_collectives_of_a_program():
+    assert hlo.collectives(PROGRAM) == {
+        "all-gather": {"count": 12 + 1, "bytes": 12 * 384 * 1536 * 2 + 16 * 4},
+        "all-reduce": {"count": 1, "bytes": 8 * 512 * 4 + 16},
+        "reduce-scatter": {"count": 12, "bytes": 12 * 384 * 1152 * 2},
+    }
+    known = PROGRAM.replace("body=%body.1", 'body=%body.1, backend_config={"known_trip_count":{"n":"3"}}')
+    assert hlo.collectives(known)["reduce-scatter"]["count"] == 3
+    unknown = PROGRAM.replace("constant(12)", "parameter(1)")
+    assert hlo.collectives(unknown)["reduce-scatter"]["count"] == 1
+
+
+def command(*arguments, cwd=ROOT):
+    return python("-m", "rxrx_jax.aot", *arguments, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config=mae_vit.py"], "--topology=None: expected v5e:4x4"),
+        (["--topology=cpu:8", "--config=mae_vit.py", "--config.data.minibatch=12"], "use a multiple of 8"),
+        (["--topology=cpu:8", "--config=mae_vit.py", "--workdir=x"], "Unknown command line flag 'workdir'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    result = command(*arguments, cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and message in result.stderr, result.stderr
+    assert result.stderr.count("\n") == 1 and not result.stdout and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("topology", ["", "v5e", "v5e:", "v5e:4x", ":8"])
+def test_a_topology_has_a_kind_and_a_shape(topology):
+    with pytest.raises(UserError, match=f"^--topology={topology}: expected v5e:4x4"):
+        aot.devices(topology)
+
+
+def test_the_command_compiles_for_emulated_devices(tmp_path):
+    arguments = ["--topology=cpu:8", "--config=mae_vit.py:variant=XXS/16", "--config.mesh.fsdp=2"]
+    arguments += ["--config.task.decoder=(16,1,4)"]
+    result = command(*arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    *lines, last = result.stdout.splitlines()
+    found = json.loads(last)
+    assert found["arguments"] == arguments and found["topology"] == "cpu:8"
+    assert (found["chips"], found["mesh"]) == (8, {"data": 4, "fsdp": 2, "tensor": 1})
+    assert (found["minibatch"], found["minibatch_per_chip"]) == (32, 4)
+    assert found["fits"] is None and found["total_bytes"] >= found["temporary_bytes"] > 0
+    assert found["collectives"]["all-reduce"]["count"] > 0 and found["collectives"]["all-gather"]["bytes"] > 0
+    assert 0 < found["compiler_flops_per_chip"] and 0 < found["flops_per_image"]
+    text = "\n".join(lines)
+    assert "8 x cpu" in text and "loop bodies once" in text and "not run" in text
+
+
+def test_the_table_says_what_does_not_fit():
+    result = json.loads((ROOT / "docs/aot.json").read_text())[0] | {"hbm_bytes": 2**30, "fits": False}
+    assert any("a chip of 1.00 GiB: DOES NOT FIT" in line for line in aot.table({"compile_seconds": 1} | result))
+
+
+# TPU slices.
+
+
+def slice_of(variant, topology, fsdp, minibatch, **model):
+    pytest.importorskip("libtpu")
+    values = config.load(f"mae_vit.py:rxrx1,variant={variant}")
+    values["mesh"]["fsdp"], values["data"]["minibatch"] = fsdp, minibatch
+    values["model"] |= {"dtype": "bfloat16"} | model
+    return aot.compile_step(values, aot.devices(topology))
+
+
+@pytest.mark.slow
+def test_the_step_compiles_for_a_tpu_slice():
+    found = slice_of("S/16", "v5e:4x4", 4, 128)
+    assert (found["chips"], found["device_kind"], found["fits"]) == (16, "TPU v5 lite", True)
+    assert found["collectives"].keys() >= {"all-gather", "reduce-scatter", "all-reduce"}
+    # Every block's four kernels are gathered forward and backward, in encoder (12 blocks) and decoder (8).
+    assert found["collectives"]["all-gather"]["count"] >= 2 * 4 * (12 + 8)
+    per_chip = found["flops_per_image"] * found["minibatch_per_chip"]
+    assert 0.02 < found["compiler_flops_per_chip"] / per_chip < 0.5  # loop bodies once
+
+
+@pytest.mark.slow
+def test_without_the_constraint_on_tokens_memory_of_a_pod_explodes(monkeypatch):
+    """With it, 256 chips share parameters and minibatch; without, their chips gather activations (and run out)."""
+    held = slice_of("S/16", "v5e:16x16", 16, 4096)["temporary_bytes"]
+    monkeypatch.setattr(vit, "constrain_tokens", lambda x: x)
+    try:
+        free = slice_of("S/16", "v5e:16x16", 16, 4096)["temporary_bytes"]
+    except UserError as e:
+        assert "does not fit the chip's memory" in str(e)
+    else:
+        assert free > 3 * held
+
+
+@pytest.mark.slow
+def test_a_topology_that_does_not_exist_is_one_line():
+    pytest.importorskip("libtpu")
+    for topology in ("v9x:4x4", "v5e:3x5"):
+        result = command(f"--topology={topology}", "--config=mae_vit.py")
+        assert result.returncode == 2 and f"error: --topology={topology}: " in result.stderr, result.stderr

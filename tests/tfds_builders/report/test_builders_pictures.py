@@ -1,0 +1,93 @@
+"""tfds_builders.report.pictures: colours, plates and histograms against arithmetic by hand."""
+
+import numpy as np
+import pytest
+from composite_tools import CHANNELS, COLOURS, HIGH, rgb
+
+from rxrx_jax.base.errors import UserError
+from tfds_builders.report import pictures
+
+
+def test_composites_have_the_published_colours():
+    image = np.random.default_rng(0).integers(0, 60, (12, 10, 6), np.uint8)
+    image[0, 0], image[1, 1] = 0, 255
+    made = pictures.colour(image, pictures.stains(CHANNELS), np.array(pictures.RANGES))
+    assert made.dtype == np.uint8 and np.array_equal(made, rgb(image, HIGH))
+    assert made[0, 0].tolist() == [0, 0, 0] and made[1, 1].tolist() == [255, 255, 255]
+    five = ["nucleus", "endoplasmic reticulum", "actin", "nucleolus and RNA", "Golgi"]
+    made = pictures.colour(image[..., :5], pictures.stains(five), HIGH[[0, 1, 2, 3, 5]])
+    chosen = [0, 1, 2, 3, 5]
+    assert np.array_equal(made, rgb(image[..., :5], HIGH[chosen], COLOURS[chosen]))
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (CHANNELS, [0, 1, 2, 3, 4, 5]),
+        (["Hoechst", "ConA", "Phalloidin", "Syto14", "WGA"], [0, 1, 2, 3, 5]),
+        (["actin", "DNA", "mitochondria"], [2, 0, 4]),
+        (["actin", "actin again"], [0, 1]),
+        (["a", "Golgi"], [0, 1]),
+        (["internal Golgi", "RNA"], [5, 3]),
+        (list("abcdefg"), [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_stains_are_known_by_name(names, expected):
+    assert pictures.stains(names) == expected
+
+
+def test_shrunk_images_are_means_of_blocks():
+    image = np.random.default_rng(0).integers(0, 65536, (7, 9, 2), np.uint16)
+    small = pictures.shrink(image, 4)
+    assert small.shape == (2, 3, 2)
+    np.testing.assert_allclose(small[1, 2], image[3:6, 6:9].mean((0, 1)), rtol=1e-6)
+    assert np.array_equal(pictures.shrink(image, 9), image)
+
+
+def test_wells_have_their_place_on_the_plate():
+    assert pictures.position("A01") == (0, 0) and pictures.position("P24") == (15, 23)
+    assert pictures.position("Z9") == (25, 8) and pictures.position("AF48") == (31, 47)
+    for well in ("AG01", "A49", "A00", "BA01", "a01", "A1x", "A001", ""):
+        with pytest.raises(UserError, match="is none of A01 to AF48"):
+            pictures.position(well)
+
+
+def test_the_edge_is_measured_against_the_other_wells():
+    nan = np.nan
+    plate = np.array([[nan] * 5, [nan, 1, 2, 3, 4], [nan, 5, 6, nan, 8], [nan, 9, 10, 11, 12], [nan] * 5])
+    assert pictures.edge(plate) == pytest.approx(np.mean([1, 2, 3, 4, 5, 8, 9, 10, 11, 12]) - 6)
+    assert np.isnan(pictures.edge(plate[:, :3]))  # nothing but edge
+    plate[[1, 3]] = nan
+    assert np.isnan(pictures.edge(plate)) and np.isnan(pictures.edge(np.full((3, 3), nan)))
+
+
+def test_standardised_values_have_mean_0_and_deviation_1():
+    values = np.random.default_rng(0).normal(5, 3, (50, 3))
+    values[:, 1] = 0.1  # its mean is not 0.1 to the last digit
+    made = pictures.standardise(values)
+    np.testing.assert_allclose(made.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(made.std(0), [1, 0, 1], atol=1e-12)
+    assert made[:, 1].tolist() == [0] * 50 and pictures.standardise(values[:1]).tolist() == [[0, 0, 0]]
+
+
+def test_histograms_are_lines_of_shares_in_the_colour_of_the_cell_type():
+    counts = {"a": np.zeros(256, np.int64), "b": np.zeros(256, np.int64), "none": np.zeros(256, np.int64)}
+    counts["a"][[0, 1, 255]] = [6, 3, 1]
+    counts["b"][[10, 11]] = [1, 3]
+    figure = pictures.histogram_figure(counts, {"a": "#ff0000", "b": "#00ff00", "none": "#0000ff"}, 256)
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log" and [line.get_label() for line in axes.lines] == ["a", "b"]
+    a, b = axes.lines
+    assert np.array_equal(a.get_xdata(), 256 * np.arange(256)) and a.get_color() == "#ff0000"
+    y = np.asarray(a.get_ydata())
+    assert y[[0, 1, 255]].tolist() == [0.6, 0.3, 0.1] and np.isnan(y[2:255]).all()
+    assert a.get_markevery() == [255] and b.get_markevery() == [] and b.get_color() == "#00ff00"
+    assert np.asarray(b.get_ydata())[[10, 11]].tolist() == [0.25, 0.75]
+
+
+def test_percentiles_of_histograms():
+    counts = np.zeros(256, np.int64)
+    assert pictures.percentile(counts, 0.5) == pictures.percentile(counts, 0.5, 256) == 0
+    counts[[3, 7]] = [999, 1]
+    assert pictures.percentile(counts, 0.999) == 3 and pictures.percentile(counts, 0.9995) == 7
+    assert pictures.percentile(counts, 0.5, 256) == 4 * 256 - 1

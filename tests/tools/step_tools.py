@@ -1,0 +1,108 @@
+"""The real train step of a config on a tiny simulated screen that is only described, with random parameters."""
+
+import contextlib
+import dataclasses
+import functools
+from unittest import mock
+
+import jax
+import numpy as np
+import tiny
+from parameters import random_variables
+
+from rxrx_jax import data, models
+from rxrx_jax.base import config, sharding
+from rxrx_jax.models import vit
+from rxrx_jax.models.resnet import ResNet
+from rxrx_jax.models.vit import Size
+from rxrx_jax.tasks import make_task
+from rxrx_jax.training.step import Step, make_step
+
+MINIBATCH, SIDE, TOTAL_STEPS = 16, 8, 10
+PARALLEL = {
+    f"model.{key}": value
+    for key, value in dict(block="parallel", qk_norm=True, layer_scale=0.1, drop_path=0.2, class_token=True).items()
+}
+PARALLEL |= {"model.qkv_bias": False, "task.normalise_target": True}
+AGNOSTIC = {"model.channel_agnostic": True, "model.final_norm": False, "task.fourier_weight": 0.1}
+SGD = dict(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01, clip_norm=1.0, warmup_steps=1)
+CONFIGS = {
+    "mae": ("mae_vit.py", PARALLEL | {"task.decoder": (8, 1, 2)}),
+    "channel-agnostic mae": ("mae_vit.py", PARALLEL | AGNOSTIC | {"task.decoder": (8, 2, 2)}),
+    "distill": ("distill_vit.py", {"task.head": (16, 8, 12)}),
+    "classify": ("convnet.py:method=dann", {"model.widths": (4, 6)}),
+    "resnet": ("convnet.py:model=resnet50", {}),
+}
+
+
+@contextlib.contextmanager
+def small_models():
+    """Within it the ViT called XXS is smaller still, and resnet50 is no ResNet-50."""
+    few = functools.partial(ResNet, (1, 1), 4)
+    with mock.patch.dict(vit.SIZES, XXS=Size(16, 2, 32, 2)), mock.patch.object(models, "ResNet", few):
+        yield
+
+
+def values(name: str, **changes) -> dict:
+    """The config of CONFIGS[name], with SGD unless changed: Adam makes full steps of rounding errors where gradients
+    are zero (those of the keys' bias)."""
+    file, own = CONFIGS[name]
+    if "vit" in file:
+        own = {"model.variant": "XXS/4"} | own
+    return tiny.values(file, "", **{"augment.crop": SIDE, "optim": SGD} | own | changes)
+
+
+def task(name: str):
+    """The task of CONFIGS[name]."""
+    found = values(name)
+    return make_task(config.Config(found), data.describe("rxrx_sim", found["data"]["builder"]))
+
+
+def make(name: str, mesh, minibatch: int = MINIBATCH, **changes) -> tuple[Step, data.Description]:
+    """The step of CONFIGS[name] on a mesh that is set, and its dataset."""
+    found = values(name, **{"data.minibatch": minibatch} | changes)
+    dataset = data.describe("rxrx_sim", found["data"]["builder"])
+    with small_models():
+        return make_step(config.Config(found), dataset, mesh, minibatch, TOTAL_STEPS, dataset.train_images), dataset
+
+
+def random_state(step: Step):
+    """A state at step 0 whose every parameter is random, biases and norms too; the moving average starts from it."""
+    shapes = step.arguments[0]
+    channels = step.arguments[1]["image"].shape[-1]
+    variables = random_variables(step.task.init, np.zeros((1, SIDE, SIDE, channels), np.float32))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    ema = variables["params"] if shapes.ema else {}
+    state = dataclasses.replace(zeros, params=variables["params"], batch_stats=variables["batch_stats"], ema=ema)
+    return jax.device_put(state, jax.tree.map(lambda x: x.sharding, shapes))
+
+
+def minibatches(dataset, step: Step, count: int) -> list[dict]:
+    """Random ones; one label in four is hidden, as many in every quarter of four neighbours."""
+    size, side = step.arguments[1]["image"].shape[:2]
+    found = []
+    for seed in range(count):
+        minibatch = next(data.synthetic_minibatches(dataset, size, side, seed))
+        del minibatch["row"]
+        minibatch["label"][::4] = -1
+        minibatch["stop"] = np.zeros(size, bool)
+        found.append(minibatch)
+    return found
+
+
+def run(name: str, mesh, steps: int = 3, minibatch: int = MINIBATCH, **changes):
+    """Random state, then `steps` updates: (states as numpy arrays, the first one before any; metrics)."""
+    numpy = functools.partial(jax.tree.map, np.array)
+    with jax.set_mesh(mesh):
+        step, dataset = make(name, mesh, minibatch, **changes)
+        # Without optimisation, because compiling is most of it.
+        update = step.update.lower(*step.arguments).compile({"xla_backend_optimization_level": 0})
+        state = random_state(step)
+        constants = sharding.to_every_device((data.synthetic_statistics(dataset), step.keys), mesh)
+        states, metrics = [numpy(state)], []
+        for one in minibatches(dataset, step, steps):
+            state, found = update(state, sharding.to_device(one, mesh), *constants)
+            states.append(numpy(state))
+            metrics.append(numpy(found))
+        shares = jax.tree.map(lambda x: x.addressable_shards[0].data.size / x.size, state.params)
+    return states, metrics, shares

@@ -1,0 +1,72 @@
+"""A tiny simulated dataset and tiny versions of the configs, for tests of the trainer. As a script it runs one:
+
+python tests/tools/tiny.py CONFIG WORKDIR FOLDER KEY=VALUE ...
+"""
+
+import ast
+import dataclasses
+import pathlib
+import sys
+
+import numpy as np
+from paths import ROOT
+
+from rxrx_jax.base.config import load
+from rxrx_jax.data import dataset
+
+CONFIGS = ROOT / "configs"
+SCREEN = dict(
+    image_size=32,
+    treatments=4,
+    positive_controls=1,
+    replicates=2,
+    untreated_wells=1,
+    train=("SIMA-01", "SIMA-02"),
+    val=("SIMA-03",),
+    test=("SIMB-01", "SIMB-02"),
+)
+
+
+def values(config: str, folder, **changes) -> dict:
+    """The nested dict of `config` ("mae_vit.py:layout=fixed") on the tiny screen, prepared in `folder`. Changes are
+    named by dotted keys; a value of None removes the key."""
+    found = load(config)
+    found["data"] |= {"folder": str(folder), "minibatch": 8, "builder": found["data"]["builder"] | SCREEN}
+    if found["data"]["unlabelled_minibatch"]:
+        found["data"]["unlabelled_minibatch"] = 4
+    if found["model"].get("widths"):
+        found["model"]["widths"] = (8, 16)
+    found["augment"]["crop"] = 32
+    found |= {"evaluation_minibatch": 16, "log_steps": 1, "total_steps": 2}
+    del found["total_epochs"]
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        node = found
+        for parent in parents:
+            node = node[parent]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+    return found
+
+
+def shuffle_held_out_labels(monkeypatch) -> None:
+    """From now on every dataset that is opened has the labels outside its train split permuted."""
+    original = dataset.read_dataset
+
+    def shuffled(path):
+        found = original(path)
+        label, outside = found.sites.label.copy(), found.sites.split != "train"
+        label[outside] = np.random.default_rng(0).permutation(label[outside])
+        return dataclasses.replace(found, sites=dataclasses.replace(found.sites, label=label))
+
+    monkeypatch.setattr(dataset, "read_dataset", shuffled)
+
+
+if __name__ == "__main__":
+    from rxrx_jax.training import train
+
+    config, workdir, folder, *changes = sys.argv[1:]
+    changes = {k: ast.literal_eval(v) for k, _, v in (change.partition("=") for change in changes)}
+    train.run(values(config, folder, **changes), pathlib.Path(workdir))

@@ -1,0 +1,50 @@
+"""Finished runs without training: random parameters where `train.run` would have left its own."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import tiny
+from parameters import random_variables
+
+from rxrx_jax import models
+from rxrx_jax.base.config import Config
+from rxrx_jax.training.checkpoint import LAYOUT, Checkpoints
+from rxrx_jax.training.state import TrainState, parameters_sha256
+
+STEPS = 2
+CHANNELS = 6
+FINAL = {"final": True, "reconstruction/in_batch/loss": 0.8125, "leakage/accuracy": 0.25}
+
+
+def make_run(
+    workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: int = 0, parts=False, **changes
+) -> dict:
+    """A workdir as a finished pretraining on the tiny screen in `folder` leaves it; changes are dotted config keys.
+    With `parts` the state also holds a moving average and a teacher, 2 and 3 times the parameters. Returns the
+    parameters."""
+    values = tiny.values("mae_vit.py", folder, **{"augment.crop": crop, "model.variant": "XXS/8"} | changes)
+    transductive = values["normalisation"] in ("experiment", "plate")
+    encoder = models.make_encoder(Config(values["model"]))
+    params = {
+        "encoder": random_variables(encoder.init, jnp.zeros((1, crop, crop, CHANNELS)), seed=seed)["params"],
+        "pixels": {"kernel": jnp.arange(12.0).reshape(3, 4), "bias": jnp.ones(4)},
+    }
+    clock = {"train_seconds": 3600.0, "cpu_seconds": 5400.0}
+    with Checkpoints(workdir / "checkpoints", 1) as checkpoints:
+        stats, ema = ({"teacher": times(3, params)}, times(2, params)) if parts else ({}, {})
+        checkpoints.save(TrainState(jnp.int32(STEPS), times(1, params), stats, {}, ema), clock)
+    resolved = values | {"resolved": {"total_steps": STEPS, "transductive": transductive, "layout": LAYOUT}}
+    (workdir / "config.json").write_text(json.dumps(resolved))
+    lines = (
+        {"images_per_second": 100.0, "images_per_second_per_chip": 50.0, "loss": 1.0},
+        FINAL,
+        {"done": True, "parameters_sha256": parameters_sha256(params), "transductive": transductive} | clock,
+    )
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps({"step": STEPS} | line) + "\n" for line in lines))
+    return params
+
+
+def times(factor: int, tree):
+    return jax.tree.map(lambda x: factor * jnp.asarray(x), tree)
