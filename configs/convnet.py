@@ -6,10 +6,10 @@
     python -m rxrx_jax.main --config=convnet.py:rxrx1,model=resnet50,normalisation=image
 
 model: convnet, a small one of this project; resnet50; densenet161 (no published recipe: this file's own).
-method: erm, empirical risk minimisation (with dataset normalisation its accuracy is also read with BatchNorm statistics
-re-estimated per experiment, the post-hoc AdaBN row); adabn, batch-pure AdaBN; dann, gradient reversal on the
-experiment, inductive or with unlabelled images of the held-out experiments (`transductive=True`); `weight=0` is its
-control.
+method: erm, empirical risk minimisation, or a file of rxrx_jax/adapt/ by its name; what it needs of the sampler is set with
+it, its own keys are `config.adapt`'s (`--config.adapt.grl_weight=0` is the control of dann). transductive: unlabelled
+images of the held-out experiments beside each minibatch. post_hoc: a method to also read the trained network by (adabn:
+BatchNorm statistics re-estimated per experiment), whose metrics begin with its name.
 
 `:rxrx1,model=resnet50` trains as the ERM baseline of WILDS (Koh et al. 2021, arXiv 2012.07421): 90 epochs, cosine
 schedule after 10 epochs of warm-up, weight decay 1e-5, no label smoothing, flips and quarter turns alone; minibatch 72
@@ -23,7 +23,7 @@ run at full size yet, with no model: no hours, no number.
 """
 
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import base_config, domain_adversary
+from rxrx_jax.training.base_config import adaptation, base_config
 
 
 def get_config(argument=None):
@@ -34,7 +34,7 @@ def get_config(argument=None):
         method="erm",
         normalisation="dataset",
         transductive=False,
-        weight=1.0,
+        post_hoc="",
         layout="fixed",
         seed=0,
     )
@@ -49,20 +49,10 @@ def get_config(argument=None):
     config.total_epochs = 90.0 if arg.rxrx1 else 12.0
     if arg.rxrx1 and arg.model == "resnet50":
         wilds(config)
-    if arg.method == "dann":
-        domain_adversary(config, arg)
-    else:
-        config.adapt = dict(name={"erm": "none"}.get(arg.method, arg.method))
-    if arg.method == "adabn":
-        config.data.groups_per_minibatch = 1
-    # BatchNorm statistics to read the network with; the first ones are those of the other evaluators.
-    read_with = ("experiment",) if arg.method == "adabn" else ("running",)
-    post_hoc = ("experiment",) if (arg.method, arg.normalisation) == ("erm", "dataset") else ()
-    config.evaluators = dict(
-        accuracy=dict(statistics=read_with + post_hoc),
-        leakage=dict(statistics=read_with[0]),
-        embeddings=dict(statistics=read_with[0]),
-    )
+    adaptation(config, arg.method, arg.transductive)
+    if arg.post_hoc:
+        config.post_hoc = {arg.post_hoc: dict(name=arg.post_hoc)}
+    config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
     return config
 
 

@@ -5,10 +5,10 @@
     python -m rxrx_jax.main --config=dann_vit.py:encoder=channel_agnostic --config.init.path=runs/channel_agnostic_mae
     python -m rxrx_jax.main --config=dann_vit.py:rxrx1,variant=B/16 --config.init.path=gs://bucket/mae
 
-Without `init.path` it starts from fresh parameters; `--config.init.parameters=ema` takes the average of a stage that
-kept one. `encoder` is that of the stage before: plain, microscopy (with `:rxrx1` the default, as in mae_vit.py) or
-channel_agnostic. `transductive=True` shows the adversary unlabelled images of the held-out experiments; `weight=0` is
-the control without reversal.
+Without `init.path` it starts from fresh parameters; a stage that kept an average of its parameters
+gives that. `encoder` is that of the stage before: plain, microscopy (with `:rxrx1` the default, as in mae_vit.py) or
+channel_agnostic. `transductive=True` shows the adversary unlabelled images of the held-out experiments; `--config.adapt.grl_weight=0`
+is the control without reversal.
 
 `:rxrx1` fine-tunes as the released code of MAE (He et al. 2022, arXiv 2111.06377, FINETUNE.md): AdamW, weight decay
 0.05, label smoothing 0.1, 5 epochs of warm-up, and for S and B learning rate 5e-4 at a minibatch of 256, layer decay
@@ -21,7 +21,7 @@ run at full size yet: no hours, no number.
 """
 
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import base_config, domain_adversary, encoder, is_large
+from rxrx_jax.training.base_config import adaptation, base_config, encoder, is_large
 
 
 def get_config(argument=None):
@@ -32,15 +32,14 @@ def get_config(argument=None):
         encoder="",
         normalisation="",
         transductive=False,
-        weight=1.0,
         layout="fixed",
         seed=0,
     )
     config = base_config(arg)
     config.task = dict(name="classify", label_smoothing=0.1)
     config.model = encoder(arg)
-    domain_adversary(config, arg)
     config.optim = dict(name="adamw", lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0)
+    adaptation(config, "dann", arg.transductive)
     config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
     if not arg.rxrx1:
         config.optim.warmup_percent = 10.0

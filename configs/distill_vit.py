@@ -5,8 +5,8 @@ perturbation in two experiments (CDCL, Haslum et al. 2023, arXiv 2212.11595).
     python -m rxrx_jax.main --config=linear_probe.py --config.init.path=runs/distill_vit
     python -m rxrx_jax.main --config=distill_vit.py:rxrx1
 
-linear_probe.py starts from the teacher, with which this run is evaluated; `--config.init.parameters=params` takes the
-student.
+linear_probe.py starts from the teacher, the average of the parameters, with which this run is evaluated;
+`--config.init.parameters=params` takes the student.
 
 The loss uses no label, the pairs use the training perturbations: compare it with a masked autoencoder knowing that.
 Collapse shows as kl near 0 with teacher_entropy at the logarithm of the number of prototypes, or at 0.

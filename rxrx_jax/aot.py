@@ -22,10 +22,10 @@ import time
 import jax
 from absl import flags
 
-from rxrx_jax import data
 from rxrx_jax.base import command, sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import noise
 from rxrx_jax.training.speed import hlo
 
 # Memory of a chip in GiB, by jax's device_kind.
@@ -97,16 +97,13 @@ def _gpus(shape: str) -> list:
 def compile_step(values: dict, chips: list) -> dict:
     """What there is to know of a config's train step on these devices. Raises UserError where it does not fit."""
     from rxrx_jax.training.step import make_step, memory_per_chip, parameter_count
-    from rxrx_jax.training.train import run_length
+    from rxrx_jax.training.train import lengths_of, run_length
 
     config = Config(values)
-    dataset = data.describe(config.data.name, config.data.builder.as_kwargs())
+    source = noise.make(config)
     mesh = sharding.make_mesh(config.mesh.fsdp, config.mesh.tensor, chips)
-    labelled, examples = config.data.minibatch, dataset.train_images
-    minibatch = labelled + config.data.unlabelled_minibatch
     with jax.set_mesh(mesh):
-        total_steps = run_length(config, minibatch=labelled, examples=examples)
-        step = make_step(config, dataset, mesh, minibatch, total_steps, examples)
+        step = make_step(config, source, mesh, run_length(config, **lengths_of(source)))
         begin = time.perf_counter()
         try:
             compiled = step.update.lower(*step.arguments).compile(COMPILER_OPTIONS.get(chips[0].platform))
@@ -122,8 +119,8 @@ def compile_step(values: dict, chips: list) -> dict:
         "device_kind": chips[0].device_kind,
         "chips": len(chips),
         "mesh": dict(mesh.shape),
-        "minibatch": minibatch,
-        "minibatch_per_chip": minibatch / sharding.minibatch_devices(mesh),
+        "minibatch": sum(next(iter(columns.values())).shape[0] for columns in source.spec.values()),
+        "minibatch_per_chip": 0,
         "parameters": parameter_count(step.arguments[0].params),
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,

@@ -1,28 +1,85 @@
-"""Domain adaptation and generalisation, one file a method.
+"""Domain adaptation and generalisation, one file a method, in rooms by family. `method.py` says what a method may change;
+`adapt.name` names the file, in one of the rooms here or, as a path, anywhere."""
 
-A domain objective has `init(key, features) -> params` and
-`objective(params, features, logits, labels, domains, masks, progress) -> (loss, metrics)`:
-features [B, D] float32, logits [B, classes], labels [B] (-1 = unlabelled), domains [B] int32, masks a dict of bool [B]
-(`labelled`), progress in [0, 1], the finished part of the run. A method that needs a certain sampler or normalisation
-says so in its `check(config)`, which the tasks call.
-"""
+import dataclasses
 
-from rxrx_jax.adapt import adabn
-from rxrx_jax.adapt.dann import Dann
+from rxrx_jax import adapt
+from rxrx_jax.adapt.method import Method, Needs
+from rxrx_jax.base import plugins
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.batch import TRAIN
+
+OURS = ("shares", "groups")  # fields that the run sets, not a config
 
 
-def make_objective(config: Config, domains: dict[str, int]):
-    """The domain objective of `config.adapt`, or None for plain empirical risk minimisation and for AdaBN, which
-    changes the sampler and the evaluation instead of the loss. `domains` is the number of experiments and plates."""
-    adapt = config.adapt
-    if adapt.name == "none":
-        return None
-    if adapt.name == "adabn":
-        return adabn.check(config)
-    if adapt.name == "dann":
-        if adapt.domain not in domains:
-            raise UserError(f"adapt.domain={adapt.domain!r}: expected {' or '.join(domains)}")
-        return Dann(adapt.domain, domains[adapt.domain], adapt.weight, adapt.hidden)
-    raise UserError(f"adapt.name={adapt.name!r}: expected none, adabn or dann")
+def method_class(name: str, key: str = "adapt.name") -> type[Method]:
+    """The method of this name or file. Raises UserError for an unknown one, and for hooks that do not exist."""
+    if name == "erm":
+        return Method
+    if name in ("method", "__init__"):
+        raise UserError(f"{key}={name!r} is not a method")
+    found = plugins.only_class(plugins.load(name, adapt, key), Method, key)
+    hooks = [hook for hook in vars(Method) if not hook.startswith("_")]
+    for hook in vars(found):
+        if not hook.startswith("_") and hook not in hooks and hook not in found.__dataclass_fields__:
+            known = ", ".join(h for h in hooks if h not in Method.__dataclass_fields__)
+            raise UserError(f"{key}={name}: {found.__name__}.{hook} is not a hook; the hooks are {known}")
+    return found
+
+
+def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: int = 0, key: str = "adapt") -> Method:
+    """The method of a config's section.
+
+    Args:
+      settings: `name` and the method's own fields.
+      shares: by kind of domain, the share of each domain in the training images.
+      groups: domains that a minibatch is drawn from, 0 = all.
+    Raises UserError naming the key.
+    """
+    settings = dict(settings)
+    kind = method_class(settings.pop("name"), f"{key}.name")
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in OURS}
+    for name, value in settings.items():
+        if name not in fields:
+            raise UserError(f"{key}.{name}: {kind.__name__} takes {', '.join(fields)}")
+        default = fields[name].default
+        if isinstance(default, (int, float)) and not isinstance(default, bool):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise UserError(f"{key}.{name}={value!r}: expected a number")
+    domain = settings.get("domain", fields["domain"].default)
+    if domain not in shares:
+        raise UserError(f"{key}.domain={domain!r}: expected {' or '.join(shares)}")
+    return kind(**settings, shares=shares[domain], groups=groups)
+
+
+def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...], key: str = "adapt") -> None:
+    """Raises UserError, in one line, where a run does not give what its method needs. The one place that does."""
+    needs, name = method.needs, config.adapt.name
+    if needs.batch_norm and not has_batch_norm:
+        raise UserError(f"adapt.name={name} needs a model with BatchNorm, and model.name={config.model.name} has none")
+    groups = config.data.groups_per_minibatch
+    if needs.groups and not needs.groups[0] <= groups <= needs.groups[1]:
+        low, high = needs.groups
+        wanted = f"{low}" if low == high else f"{low} or more"
+        raise UserError(f"adapt.name={name} needs data.groups_per_minibatch={wanted}, not {groups}")
+    if needs.groups and config.data.group != method.domain:
+        raise UserError(f"adapt.name={name} needs data.group={method.domain}, its domain, not {config.data.group}")
+    pairs = config.data.get("pairs", "")
+    if needs.pairs and pairs != needs.pairs:
+        raise UserError(f"adapt.name={name} needs data.pairs={needs.pairs}, not {pairs!r}")
+    if missing := [stream for stream in needs.streams if stream not in streams]:
+        raise UserError(f"adapt.name={name} needs the stream {missing[0]}: set data.unlabelled_minibatch above 0")
+    if needs.averages and not config.optim.get("ema_decay", 0.0):
+        raise UserError(f"adapt.name={name} needs optim.ema_decay above 0, the average that it teaches with")
+    if needs.whole_minibatch and config.get("accumulate", 1) > 1:
+        raise UserError(f"adapt.name={name}: its loss is not a mean over images, so accumulate must be 1")
+
+
+def check_post_hoc(name: str, method: Method, has_batch_norm: bool) -> None:
+    """Raises UserError where a trained network cannot be read by this method."""
+    if method.needs.batch_norm and not has_batch_norm:
+        raise UserError(f"post_hoc.{name}: this model has no BatchNorm to re-estimate")
+
+
+__all__ = ["TRAIN", "Method", "Needs", "check", "check_post_hoc", "make_method", "method_class"]

@@ -86,7 +86,7 @@ RULES = (
     (r"(out|mlp2)/kernel$", ("tensor", "fsdp")),  # cross_out too
     (r"(qkv|mlp1)/bias$", ("tensor",)),
     (r"kernel$", (None, "fsdp")),
-    (r"(bias|scale|tokens?|positions|mean|var)$", ()),
+    (r"(bias|scale|tokens?|positions)$", ()),
 )
 
 
@@ -96,7 +96,10 @@ def path_name(path) -> str:
 
 
 def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The first matching rule's spec for one array; an axis that does not divide its dimension is left whole."""
+    """The first matching rule's spec for one array of a train state; an axis that does not divide its dimension is left
+    whole. Collections are replicated, but for averages of parameters, which follow these."""
+    if name.startswith("collections/") and not name.startswith("collections/averages/params/"):
+        return P()
     matches = [spec for pattern, spec in RULES if re.search(pattern, name)]
     if not matches:
         raise UserError(f"no sharding rule matches parameter {name}; add one to RULES in sharding.py")
@@ -123,10 +126,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def to_device(minibatch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's part of a global minibatch -> global arrays split over the mesh along their first dimension."""
+def to_device(minibatch, mesh: Mesh):
+    """This host's part of a global minibatch, a tree of arrays -> global arrays split over the mesh along their first
+    dimension."""
     sharding = minibatch_sharding(mesh)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in minibatch.items()}
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), minibatch)
 
 
 def one_device() -> SingleDeviceSharding:

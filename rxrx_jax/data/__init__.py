@@ -11,10 +11,9 @@ from rxrx_jax.data.dataset import (
     select,
 )
 from rxrx_jax.data.minibatches import describe_record, evaluation_minibatches, read_minibatch, training_minibatches
+from rxrx_jax.data.noise import Description, describe
 from rxrx_jax.data.sites import Sites, hide_labels
-from rxrx_jax.data.synthetic import Description, describe, synthetic_minibatches, synthetic_statistics
 
 __all__ = ["HELD_OUT", "SPLITS", "Dataset", "Description", "Sites", "describe", "describe_record",
            "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler", "open_dataset", "read_dataset",
-           "read_minibatch", "select", "synthetic_minibatches", "synthetic_statistics",
-           "training_minibatches"]  # fmt: skip
+           "read_minibatch", "select", "training_minibatches"]  # fmt: skip

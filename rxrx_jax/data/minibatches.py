@@ -116,7 +116,7 @@ def crop_corners(seed: int, step: int, count: int, image_shape: tuple, crop: int
 class _Steps:
     """A Grain random-access source whose element number i is this host's part of minibatch number i."""
 
-    def __init__(self, dataset: Dataset, samplers: list[Sampler], steps: int, crop: int, seed: int):
+    def __init__(self, dataset: Dataset, samplers: dict[str, Sampler], steps: int, crop: int, seed: int):
         self.dataset, self.samplers, self.steps, self.crop, self.seed = dataset, samplers, steps, crop, seed
         self.sites = hide_labels(dataset.sites)
 
@@ -125,18 +125,20 @@ class _Steps:
 
     def __getitem__(self, step):
         step = int(step)
-        rows = [sampler.rows(step) for sampler in self.samplers]
+        rows = [sampler.rows(step) for sampler in self.samplers.values()]
         total = sum(map(len, rows))
         corners = crop_corners(self.seed, step, total, self.dataset.image_shape, self.crop)
         of_sampler = np.split(corners, np.cumsum([len(r) for r in rows])[:-1])
         here, corners = (list(map(host_part, parts)) for parts in (rows, of_sampler))
         rows, corners = np.concatenate(here), np.concatenate(corners)
         minibatch = read_minibatch(self.dataset, self.sites, rows, self.crop, corners, go_on=True)
-        first = 0
-        for sampler, part in zip(self.samplers, here):
-            stand_in(minibatch, slice(first, first + len(part)), sampler.unit)
+        streams, first = {}, 0
+        for (name, sampler), part in zip(self.samplers.items(), here):
+            lanes = slice(first, first + len(part))
+            stand_in(minibatch, lanes, sampler.unit)
+            streams[name] = {key: values[lanes] for key, values in minibatch.items() if key != "row"}
             first += len(part)
-        return minibatch
+        return streams
 
 
 def host_part(rows: np.ndarray) -> np.ndarray:
@@ -163,9 +165,9 @@ def stand_in(minibatch: dict[str, np.ndarray], lanes: slice, unit: int) -> None:
             values[lost] = values[following]
 
 
-def training_minibatches(dataset: Dataset, samplers: list[Sampler], steps: int, start: int, crop: int, seed: int):
-    """Iterator over this host's part of minibatches start, start+1, .. steps-1; each draws from every sampler in turn,
-    and of each record a random window of `crop` x `crop` pixels (`crop_corners`).
+def training_minibatches(dataset: Dataset, samplers: dict[str, Sampler], steps: int, start: int, crop: int, seed: int):
+    """Iterator over this host's part of minibatches start, start+1, .. steps-1: {stream: {name: [n, ...]}}, each stream
+    from its own sampler, of each record a random window of `crop` x `crop` pixels (`crop_corners`).
 
     Labels outside the train split are hidden here, before anything else sees a minibatch. In the place of a record that
     cannot be read, which is named on stderr, stands another of this host's part (`stand_in`), with `valid` False: the

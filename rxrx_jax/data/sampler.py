@@ -33,7 +33,7 @@ class Sampler:
             raise UserError(f"minibatch {size} is not a multiple of data.groups_per_minibatch={groups_per_minibatch}")
         if len(names) < groups_per_minibatch:
             raise UserError(f"data.groups_per_minibatch={groups_per_minibatch}, but {len(names)} groups are selected")
-        self.size, self.seed, self.groups = size, seed, groups_per_minibatch
+        self.size, self.seed, self.groups, self.drawn_from = size, seed, groups_per_minibatch, rows
         self.members = np.split(rows[np.argsort(group, kind="stable")], np.cumsum(sizes)[:-1])  # by group
         self.chunk = size // groups_per_minibatch
         self.chunks = np.array([math.ceil(n / self.chunk) for n in sizes])
@@ -96,7 +96,7 @@ class PairSampler:
         self._number = np.bincount(kind)[kind]  # places of each place's kind
         self._first_place = np.searchsorted(kind, kind)  # of each place's kind
         self._paired = np.flatnonzero(self._number[self._place] > 1)
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.drawn_from = size, seed, rows
         self.examples = len(self._paired)
         self.left_out = len(rows) - self.examples
         if not self.examples:

@@ -5,6 +5,8 @@
 
 import inspect
 
+from rxrx_jax import adapt
+from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate import accuracy, embeddings, leakage, probe, reconstruction
@@ -18,11 +20,8 @@ EVALUATORS = {
 }
 
 
-def make_evaluators(config: Config, has_statistics: bool = True) -> list:
-    """[(name, function, settings)] for every key of `config`.
-
-    Raises UserError for an unknown name or setting, and when a model without BatchNorm (`has_statistics` False) is to
-    be read with re-estimated statistics."""
+def make_evaluators(config: Config) -> list:
+    """[(name, function, settings)] for every key of `config`. Raises UserError for an unknown name or setting."""
     chosen = []
     for name in config:
         if name not in EVALUATORS:
@@ -31,8 +30,16 @@ def make_evaluators(config: Config, has_statistics: bool = True) -> list:
         known = list(inspect.signature(EVALUATORS[name]).parameters)[1:]
         if unknown := [key for key in settings if key not in known]:
             raise UserError(f"evaluators.{name}.{unknown[0]}: {name} takes {', '.join(known) or 'no settings'}")
-        kinds = settings.get("statistics", "running")
-        if not has_statistics and set((kinds,) if isinstance(kinds, str) else kinds) != {"running"}:
-            raise UserError(f"evaluators.{name}.statistics={kinds}: this model has no BatchNorm to re-estimate")
         chosen.append((name, EVALUATORS[name], settings))
     return chosen
+
+
+def make_readings(config: Config, method: Method, shares: dict, has_batch_norm: bool) -> dict[str, Method]:
+    """How the network is read, by the prefix of the metrics: "" by the run's own method, NAME by each of
+    `config.post_hoc`. Raises UserError where one of these cannot read this model."""
+    readings = {"": method}
+    for name in config.post_hoc if "post_hoc" in config else ():
+        settings = getattr(config.post_hoc, name).as_kwargs()
+        readings[name] = adapt.make_method(settings, shares, key=f"post_hoc.{name}")
+        adapt.check_post_hoc(name, readings[name], has_batch_norm)
+    return readings

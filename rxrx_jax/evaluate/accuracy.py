@@ -6,23 +6,17 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Sites
 from rxrx_jax.evaluate.predict import SPLIT_NAMES
 
 
-def evaluate(context, statistics=("running",)) -> Iterator[tuple[str, float]]:
-    """`in_batch/...`, `validation/...` and `cross_batch/...` accuracies of the task's logits.
-
-    statistics: which BatchNorm statistics to read the network with: "running", "experiment", "plate"; the last two
-    re-estimate them (AdaBN) and their metrics are called `adabn_experiment/cross_batch/...`.
-    """
-    for kind in statistics:
-        if kind not in ("running", "experiment", "plate"):
-            raise UserError(f"evaluators.accuracy.statistics={kind!r}: expected running, experiment or plate")
-        prefix = "" if kind == "running" else f"adabn_{kind}/"
+def evaluate(context) -> Iterator[tuple[str, float]]:
+    """`in_batch/...`, `validation/...` and `cross_batch/...` accuracies of the task's logits; as `NAME/cross_batch/...`
+    also those of each method NAME of `config.post_hoc`."""
+    for reading in context.readings:
+        prefix = f"{reading}/" if reading else ""
         for split, name in SPLIT_NAMES.items():
-            out = context.predict(split, kind)
+            out = context.predict(split, reading)
             if len(out["row"]):
                 yield from summarise(f"{prefix}{name}", out["logits"], out["row"], context.dataset)
 

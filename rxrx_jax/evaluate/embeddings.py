@@ -7,10 +7,10 @@ import numpy as np
 from rxrx_jax.base import embeddings, hosts
 
 
-def evaluate(context, statistics="running") -> Iterator[tuple[str, float]]:
+def evaluate(context) -> Iterator[tuple[str, float]]:
     """The columns of sites.csv and embedding [n, D] float32, as `rxrx_jax.base.embeddings` reads them, in the order
     of the dataset's splits. Yields `embeddings/sites`."""
-    rows, embedding = context.embeddings(statistics)
+    rows, embedding = context.embeddings()
     path, table = context.workdir / embeddings.NAME, columns(context.dataset, rows)
     hosts.on_first_host(lambda: embeddings.write(path, table, embedding.astype(np.float32)))
     yield "embeddings/sites", len(rows)

@@ -7,13 +7,13 @@ import numpy as np
 from rxrx_jax.evaluate.linear import fit_linear
 
 
-def evaluate(context, statistics="running") -> Iterator[tuple[str, float]]:
+def evaluate(context) -> Iterator[tuple[str, float]]:
     """`leakage/experiment_accuracy` and `leakage/chance` (the share of the largest experiment).
 
     A logistic regression from the embedding to the experiment, fitted on every second well of every experiment
     (training and held-out) and scored on the others. No perturbation label is used.
     """
-    rows, features = context.embeddings(statistics)
+    rows, features = context.embeddings()
     experiment = context.dataset.sites.experiment[rows]
     if len(np.unique(experiment)) < 2:
         return

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from rxrx_jax import data
-from rxrx_jax.adapt.adabn import average_statistics
+from rxrx_jax.adapt.method import Group, Method, Network
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import replicated, to_device
 from rxrx_jax.data.augment import Augment
@@ -25,6 +25,7 @@ class Context:
     those of this state; more than `unreadable` of them raise UserError, on all hosts alike."""
 
     task: object
+    readings: dict[str, Method]  # by the prefix of their metrics: "" for the run's own method, then those post hoc
     dataset: data.Dataset
     augment: Augment
     statistics: dict[str, np.ndarray]
@@ -32,8 +33,7 @@ class Context:
     minibatch: int
     workdir: epath.Path
     seed: int
-    params: object = None
-    batch_stats: object = None
+    network: Network | None = None
     between: Callable = lambda: None  # called between minibatches
     unreadable: int = 0
 
@@ -42,34 +42,55 @@ class Context:
 
     def use(self, state, between: Callable = lambda: None) -> "Context":
         """The context of another state; predictions of the former one are forgotten."""
-        self.params, self.batch_stats, self.between = state.params, state.batch_stats, between
+        self.network, self.between = Network(*state.network()), between
         self.__post_init__()
         return self
 
-    def predict(self, split: str, statistics: str = "running") -> dict[str, np.ndarray]:
-        """Outputs of the task for a split's rows (`row` [n] and what the task predicts), remembered for this state.
-
-        statistics: "running", or "experiment" or "plate" for BatchNorm statistics re-estimated on all images of each
-        (AdaBN, transductive).
-        """
-        if (split, statistics) not in self._cache:
+    def predict(self, split: str, reading: str = "") -> dict[str, np.ndarray]:
+        """Outputs of the task for a split's rows (`row` [n] and what the task predicts), remembered for this state, as
+        one of the `readings` has it."""
+        if (split, reading) not in self._cache:
             rows = data.select(self.dataset, splits=split)
-            run = functools.partial(self.outputs, self.params, self.batch_stats)
-            self._cache[split, statistics] = run(rows) if statistics == "running" else self._by_group(rows, statistics)
-        return self._cache[split, statistics]
+            self._cache[split, reading] = self._read(self.readings[reading], rows)
+        return self._cache[split, reading]
 
-    def embeddings(self, statistics: str = "running") -> tuple[np.ndarray, np.ndarray]:
+    def embeddings(self, reading: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Rows [n] and embeddings [n, D] of every site of the dataset, for this state."""
-        parts = [self.predict(split, statistics) for split in data.SPLITS]
+        parts = [self.predict(split, reading) for split in data.SPLITS]
         parts = [part for part in parts if len(part["row"])]
         return np.concatenate([p["row"] for p in parts]), np.concatenate([p["embedding"] for p in parts])
 
-    def outputs(self, params, batch_stats, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs of the task under any parameters: each of `rows` [n] that can be read once, in order."""
-        found, readable = self._collect(self._predict, rows, params, batch_stats)
+    def _read(self, method: Method, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What a method's `at_test` says of rows [n], in order."""
+        sites = self.dataset.sites
+        of = getattr(sites, method.read_by) if method.read_by else np.zeros(len(sites), np.int64)
+        groups = [(rows[of[rows] == g], np.flatnonzero(of == g)) for g in np.unique(of[rows])]
+        groups = groups or [(rows, rows)]
+        found = [method.at_test(self, self.network, Group(*group, self.minibatch)) for group in groups]
+        order = np.argsort(np.concatenate([f["row"] for f in found]), kind="stable")
+        return {key: np.concatenate([f[key] for f in found])[order] for key in found[0]}
+
+    def __call__(self, network: Network, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs of the task by any network: each of `rows` [n] that can be read once, in order, and `row`."""
+        found, readable = self._collect(self._predict, rows, network.params, network.batch_stats)
         if readable.all():
             return found | {"row": rows}
         return {key: values[readable] for key, values in found.items()} | {"row": rows[readable]}
+
+    def batch_statistics(self, network: Network, rows: np.ndarray) -> dict:
+        """BatchNorm statistics of exactly the images of rows [n], as if they were one minibatch; the network's own where
+        none of them can be read."""
+        parts = []
+        minibatches = data.evaluation_minibatches(self.dataset, rows, self.minibatch, self.augment.crop, True)
+        for number, minibatch in enumerate(minibatches):
+            self.between()
+            found, valid = self._statistics(*network, to_device(minibatch, self.mesh), self.statistics)
+            here = rows[number * self.minibatch :][: self.minibatch]  # images of all hosts
+            readable = np.asarray(valid)[: len(here)]
+            self.leave_out(here[~readable])
+            if readable.any():
+                parts.append((int(readable.sum()), found))
+        return average_statistics(parts) if parts else network.batch_stats
 
     def of_images(self, function, rows: np.ndarray, *arguments) -> dict[str, np.ndarray]:
         """What function(images [B, S, S, C], *arguments), compiled here, gives for each of `rows` [n] once, in order: a
@@ -120,30 +141,6 @@ class Context:
                 f"data.unreadable={self.unreadable}"
             )
 
-    def _by_group(self, rows, group):
-        groups = getattr(self.dataset.sites, group)
-        found = []
-        for g in np.unique(groups[rows]):
-            parts = []
-            members = np.flatnonzero(groups == g)
-            minibatches = data.evaluation_minibatches(self.dataset, members, self.minibatch, self.augment.crop, True)
-            for number, minibatch in enumerate(minibatches):
-                self.between()
-                found_here, valid = self._batch_statistics(
-                    self.params, self.batch_stats, to_device(minibatch, self.mesh), self.statistics
-                )
-                here = members[number * self.minibatch :][: self.minibatch]  # images of all hosts
-                readable = np.asarray(valid)[: len(here)]
-                self.leave_out(here[~readable])
-                if readable.any():  # without an image there are no statistics
-                    parts.append((int(readable.sum()), found_here))
-            if parts:
-                found.append(self.outputs(self.params, average_statistics(parts), rows[groups[rows] == g]))
-        if not found:
-            return {"row": rows[:0]}
-        order = np.argsort(np.concatenate([f["row"] for f in found]), kind="stable")
-        return {key: np.concatenate([f[key] for f in found])[order] for key in found[0]}
-
     @functools.cached_property
     def _predict(self):
         def run(params, batch_stats, minibatch, statistics):
@@ -153,10 +150,29 @@ class Context:
         return jax.jit(run, out_shardings=replicated(self.mesh))
 
     @functools.cached_property
-    def _batch_statistics(self):
+    def _statistics(self):
         def run(params, batch_stats, minibatch, statistics):
             images = self.augment.evaluation(minibatch, statistics)
             valid = minibatch["valid"]
             return self.task.minibatch_statistics(params, batch_stats, images, valid), valid
 
         return jax.jit(run, out_shardings=replicated(self.mesh))
+
+
+def average_statistics(parts: list[tuple[float, dict]]) -> dict:
+    """Pools BatchNorm statistics of minibatches: parts are (number of images, batch_stats tree with mean and var).
+
+    The pooled variance is that of all images together: E[var + mean^2] - E[mean]^2.
+    """
+    total = sum(n for n, _ in parts)
+
+    moments = [_each_norm(tree, lambda mean, var: (mean, var + mean**2)) for _, tree in parts]  # var: second moment
+    pooled = jax.tree.map(lambda *xs: sum(n * x for (n, _), x in zip(parts, xs)) / total, *moments)
+    return _each_norm(pooled, lambda mean, second: (mean, second - mean**2))
+
+
+def _each_norm(tree: dict, function) -> dict:
+    """The tree with function(mean, var) in place of every BatchNorm's mean and var."""
+    if "mean" in tree and "var" in tree:
+        return dict(zip(("mean", "var"), function(tree["mean"], tree["var"])))
+    return {key: _each_norm(value, function) for key, value in tree.items()}

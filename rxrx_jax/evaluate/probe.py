@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from rxrx_jax import data
+from rxrx_jax.adapt.method import Network
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
@@ -49,8 +50,7 @@ def score_blocks(context, numbers: tuple[int, ...], rows: np.ndarray) -> Iterato
         _, found = context.task.encoder.apply({"params": params}, images)
         return {"embedding": found["block_embeddings"][chosen].swapaxes(0, 1)}
 
-    evaluated = getattr(context.task, "evaluated", lambda params, _: params["encoder"])
-    by_block = context.of_images(run, rows, evaluated(context.params, context.batch_stats))["embedding"]
+    by_block = context.of_images(run, rows, context.network.params["encoder"])["embedding"]
     found = {}
     for i, number in enumerate(numbers):
         found[number] = dict(score("", by_block[:, i], rows, context.dataset))
@@ -93,6 +93,6 @@ def _baselines(context, rows):
     """Yields (encoder name, embeddings [n, D])."""
     shape = (1, context.augment.crop, context.augment.crop, context.dataset.image_shape[2])
     fresh = jax.jit(context.task.init)(jax.random.key(context.seed + 1), np.zeros(shape, np.float32))
-    yield "untrained", context.outputs(fresh["params"], fresh["batch_stats"], rows)["embedding"]
+    yield "untrained", context(Network(fresh["params"], fresh.get("batch_stats", {})), rows)["embedding"]
     hand_made = lambda images: {"embedding": Statistics().apply({}, images)[0]}  # noqa: E731
     yield "statistics", context.of_images(hand_made, rows)["embedding"]

@@ -41,7 +41,7 @@ def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
             continue
         crop = context.augment.crop
         minibatch = next(data.evaluation_minibatches(context.dataset, rows, context.minibatch, crop, go_on=True))
-        found = run(context.params, to_device(minibatch, context.mesh), context.statistics)
+        found = run(context.network.params, to_device(minibatch, context.mesh), context.statistics)
         valid, *found = (np.asarray(x)[: len(rows)] for x in found)
         loss, *pictures = (x[valid] for x in found)
         context.leave_out(rows[~valid])

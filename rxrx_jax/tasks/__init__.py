@@ -1,49 +1,46 @@
-"""Tasks: what a stage trains. A task is a dataclass with
+"""Tasks: what a stage trains, one file each. `task.name` names one of TASKS, or the path of a file with a function
+`make(config, source, method)`. A task is a dataclass with
 
-init(key, images) -> {"params", "batch_stats"}    images [B, S, S, C] float32, used for shapes
-loss(params, batch_stats, images, minibatch, key, progress) -> (loss, (batch_stats, metrics))
-predict(params, batch_stats, images, mask) -> {"embedding": [B, D], ...}
+init(key, view) -> {"params", and of the collections "batch_stats", "carry", "averages" those that it has}
+    view [1, ...] is like those of its source, used for shapes
+loss(params, collections, batch, key, progress) -> (loss, (collections, metrics))
+predict(params, batch_stats, images, mask) -> {"embedding": [B, D], ...}; for tasks whose source has images
+method: what the step asks for the update
 frozen: a regular expression of parameter paths that are not trained, or None
-inherits: the parameter subtree that comes from the stage before
-It may also have
-examples_per_unit: neighbours in a minibatch that gradient accumulation and devices must not part (1 if absent)
-evaluated(params, batch_stats) -> the encoder's parameters that predict uses (params["encoder"] if absent)
-published: the part of the state that holds them, and that others should use ("params" if absent)
-inherit(batch_stats, part) -> batch_stats that hold the inherited parameters too
-key is one key an image, [B]; progress the finished part of the run, 0 to 1.
+inherits: the parameter subtree that comes from the stage before, or None
+
+key is one for the step, `batch.keys` [B] one for each example; progress is the finished part of the run, 0 to 1. What is
+read at test, published and inherited is `averages` where a state has any, else its parameters (`state.network`). A task
+that has averages in `init` moves them in its loss; else `optim.ema_decay` asks the step for them.
 """
 
-from rxrx_jax import adapt, models
+import sys
+
+from rxrx_jax import adapt
+from rxrx_jax.base import plugins
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import Dataset
-from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
 from rxrx_jax.tasks.distill import Distill
 from rxrx_jax.tasks.mae import Mae
 
-CLASSES = {"mae": Mae, "distill": Distill, "classify": Classify, "probe": Classify}
+TASKS = {
+    "mae": Mae.from_config,
+    "distill": Distill.from_config,
+    "classify": Classify.from_config,
+    "probe": Classify.probe_from_config,
+}
 
 
-def make_task(config: Config, dataset: Dataset):
-    """The task of `config.task` for a dataset's classes and domains."""
+def make_task(config: Config, source):
+    """The task of `config.task` for what a source gives, with the method of `config.adapt`."""
     name = config.task.name
-    if name == "mae":
-        return Mae.from_config(config)
-    if name == "distill":
-        return Distill.from_config(config, dataset)
-    if name in ("classify", "probe"):
-        domains = {"experiment": len(dataset.experiments), "plate": len(dataset.plates)}
-        return Classify(
-            encoder=models.make_encoder(config.model),
-            head=Head(len(dataset.classes), normalise=name == "probe"),
-            objective=adapt.make_objective(config, domains) if name == "classify" else None,
-            label_smoothing=config.task.label_smoothing,
-            frozen="encoder/" if name == "probe" else None,
-        )
-    raise UserError(f"task.name={name!r}: expected mae, distill, classify or probe")
-
-
-def published(name: str) -> str:
-    """The part of a state that the task of this name publishes."""
-    return getattr(CLASSES.get(name), "published", "params")
+    method = adapt.Method()
+    if "adapt" in config:
+        shares, groups = source.shares, config.data.groups_per_minibatch
+        method = adapt.make_method(config.adapt.as_kwargs(), shares, groups)
+    if name.endswith(".py"):
+        return plugins.load(name, sys.modules[__name__], "task.name").make(config, source, method)
+    if name not in TASKS:
+        raise UserError(f"task.name={name!r}: expected {', '.join(TASKS)}, or the path of a .py file")
+    return TASKS[name](config, source, method)

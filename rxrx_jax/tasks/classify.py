@@ -1,4 +1,4 @@
-"""Perturbation classification: fine-tuning with a domain objective, or a linear probe of a frozen encoder."""
+"""Perturbation classification: fine-tuning with a method of adaptation, or a linear probe of a frozen encoder."""
 
 import dataclasses
 
@@ -7,21 +7,36 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rxrx_jax import models
+from rxrx_jax.adapt.method import Encoded, Method, Outputs
+from rxrx_jax.base.config import Config
+from rxrx_jax.models.heads import Head
+
 
 @dataclasses.dataclass(frozen=True)
 class Classify:
-    """objective: a domain objective of `adapt` or None; frozen: "encoder/" for a linear probe.
+    """frozen: "encoder/" for a linear probe.
 
-    Minibatches may hold images with label -1 (unlabelled images of held-out experiments): they take part in the domain
-    objective and in minibatch statistics, and in nothing else.
+    Minibatches may hold images with label -1 (unlabelled images of held-out experiments): they take part in what the
+    method does with them and in minibatch statistics, and in nothing else.
     """
 
     encoder: nn.Module
     head: nn.Module
-    objective: object | None
+    method: Method
     label_smoothing: float
     frozen: str | None = None
     inherits = "encoder"
+
+    @classmethod
+    def from_config(cls, config: Config, source, method: Method) -> "Classify":
+        return cls(models.make_encoder(config.model), Head(source.classes), method, config.task.label_smoothing)
+
+    @classmethod
+    def probe_from_config(cls, config: Config, source, method: Method) -> "Classify":
+        """The linear probe: a frozen encoder, and BatchNorm without scale and bias before the linear layer."""
+        encoder, head = models.make_encoder(config.model), Head(source.classes, normalise=True)
+        return cls(encoder, head, method, config.task.label_smoothing, frozen="encoder/")
 
     def init(self, key, images):
         keys = jax.random.split(key, 3)
@@ -29,39 +44,42 @@ class Classify:
         _, found = self.encoder.apply(encoder, images, train=False)
         head = self.head.init(keys[1], found["embedding"], train=False)
         params = {"encoder": encoder.get("params", {}), "head": head["params"]}
-        if self.objective:
-            params["domain"] = self.objective.init(keys[2], found["embedding"])
+        of_method, carry = self.method.init(keys[2], found["embedding"])
+        if of_method:
+            params["domain"] = of_method
         stats = {"encoder": encoder.get("batch_stats", {}), "head": head.get("batch_stats", {})}
-        return {"params": params, "batch_stats": stats}
+        return {"params": params, "batch_stats": stats, "carry": carry}
 
-    def loss(self, params, batch_stats, images, minibatch, key, progress):
-        labels = minibatch["label"]
+    def loss(self, params, collections, batch, key, progress):
+        labels, domains = batch.columns["label"], batch.columns[self.method.domain]
         labelled = labels >= 0
-        features, logits, stats = self._apply(params, batch_stats, images, None, train=True, key=key[0])
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), self.label_smoothing)
-        count = jnp.maximum(labelled.sum(), 1)
-        errors = optax.softmax_cross_entropy(logits, targets)
-        loss = jnp.where(labelled, errors, 0).sum() / count
-        metrics = {"accuracy": jnp.where(labelled, logits.argmax(-1) == labels, False).sum() / count}
-        if self.objective:
-            domains, masks = minibatch[self.objective.domain], {"labelled": labelled}
-            extra, found = self.objective(params["domain"], features, logits, labels, domains, masks, progress)
-            metrics |= found | {"class_loss": loss}
-            loss = loss + extra
-        return loss, (stats, metrics)
+        of_mix, of_loss = jax.random.split(batch.keys[0])
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, self.head.classes), self.label_smoothing)
+        images, targets = self.method.mix(of_mix, batch.images, targets, domains)
+
+        def encode(images, average=False):
+            network = collections["averages"] if average else {"params": params, **collections}
+            return self._apply(network["params"], network["batch_stats"], images, None, train=True, key=batch.keys[0])
+
+        encoded, extra = self.method.forward(encode, images, batch)
+        errors = jnp.where(labelled, optax.softmax_cross_entropy(encoded.logits, targets), 0)
+        out = Outputs(encoded.features, encoded.logits, errors, labels, labelled, domains, batch, extra)
+        loss, carry, found = self.method.loss(params.get("domain", {}), collections["carry"], out, progress, of_loss)
+        right = jnp.where(labelled, encoded.logits.argmax(-1) == labels, False)
+        metrics = {"accuracy": right.sum() / batch.labelled, "class_loss": out.risk} | found
+        return loss, (collections | {"batch_stats": encoded.batch_stats, "carry": carry}, metrics)
 
     def predict(self, params, batch_stats, images, mask):
-        features, logits, _ = self._apply(params, batch_stats, images, mask, train=False)
-        return {"embedding": features, "logits": logits}
+        found = self._apply(params, batch_stats, images, mask, train=False)
+        return {"embedding": found.features, "logits": found.logits}
 
     def minibatch_statistics(self, params, batch_stats, images, mask):
         """BatchNorm statistics of exactly these images (where mask [B] is true): a tree like batch_stats."""
         # With momentum 0 the running statistics become those of the minibatch.
         pure = dataclasses.replace(self, encoder=self.encoder.clone(momentum=0.0))
-        _, _, stats = pure._apply(params, batch_stats, images, mask, train=True)
-        return stats
+        return pure._apply(params, batch_stats, images, mask, train=True).batch_stats
 
-    def _apply(self, params, batch_stats, images, mask, train, key=None):
+    def _apply(self, params, batch_stats, images, mask, train, key=None) -> Encoded:
         variables = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
         rngs = None if key is None else {"drop_path": key}
         options = dict(train=train and not self.frozen, mask=mask, mutable=["batch_stats"], rngs=rngs)
@@ -71,4 +89,5 @@ class Classify:
             features = jax.lax.stop_gradient(features)
         variables = {"params": params["head"], "batch_stats": batch_stats["head"]}
         logits, new_head = self.head.apply(variables, features, train=train, mask=mask, mutable=["batch_stats"])
-        return features, logits, {"encoder": new.get("batch_stats", {}), "head": new_head.get("batch_stats", {})}
+        stats = {"encoder": new.get("batch_stats", {}), "head": new_head.get("batch_stats", {})}
+        return Encoded(features, logits, stats)

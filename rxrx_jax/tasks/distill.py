@@ -10,9 +10,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rxrx_jax import data, models
+from rxrx_jax import models
+from rxrx_jax.adapt.method import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.heads import Projection
@@ -23,11 +23,11 @@ from rxrx_jax.models.vit import Encoder
 class Distill:
     """Minibatches hold pairs of views at positions 2i and 2i+1, as `sampler.PairSampler` draws them.
 
-    The teacher is in `batch_stats`, where no gradient reaches it: {"teacher": like params, "centre": {"mean":
-    [domains or 1, K]}}. At the start of the loss it moves towards the student. This is the same sequence of teachers as
+    The teacher is the run's average of the parameters, which the task moves itself; the centre [domains or 1, K] is
+    carried. At the start of the loss it moves towards the student. This is the same sequence of teachers as
     DINO's, which moves after the optimiser's step, only done at the beginning of the step after; momentum and
     temperature are read at this step's `progress`. Every move is linear in the minibatch's sums, but for the bound of
-    `move_centre`, so that the mean `batch_stats` of equal parts of a minibatch, each from the same state, is that of
+    `move_centre`, so that the mean of the collections of equal parts of a minibatch, each from the same state, is that of
     the whole where no part reaches it.
 
     momentum: the teacher's, rises to 1 on a cosine; temperatures: the teacher's first and last, reached on a line after
@@ -43,12 +43,12 @@ class Distill:
     centre_momentum: float
     shares: tuple[float, ...] = ()
     frozen = None
-    inherits = "encoder"  # the student's
-    published = "batch_stats/teacher"
-    examples_per_unit = 2  # a pair stays together
+    inherits = "encoder"
+    method = Method()
 
     @classmethod
-    def from_config(cls, config: Config, dataset: data.Dataset) -> "Distill":
+    def from_config(cls, config: Config, source, method: Method) -> "Distill":
+        del method
         task, encoder = config.task, models.make_encoder(config.model)
         if not isinstance(encoder, Encoder):
             raise UserError(f"model.name={config.model.name!r}: task.name=distill needs vit")
@@ -69,7 +69,7 @@ class Distill:
             task.warmup_percent / 100,
             task.student_temperature,
             task.centre_momentum,
-            training_shares(config, dataset) if task.centre == "experiment" else (),
+            source.shares["experiment"] if task.centre == "experiment" else (),
         )
 
     def init(self, key, images):
@@ -79,21 +79,17 @@ class Distill:
         head = self.head.init(keys[1], found["embedding"])["params"]
         params = {"encoder": encoder, "head": head}
         centre = jnp.zeros((len(self.shares) or 1, self.head.prototypes))
-        return {"params": params, "batch_stats": {"teacher": params, "centre": {"mean": centre}}}
+        return {"params": params, "carry": {"centre": centre}, "averages": {"params": params, "batch_stats": {}}}
 
-    def inherit(self, batch_stats, encoder):
-        """The teacher starts from what the student starts from."""
-        return batch_stats | {"teacher": batch_stats["teacher"] | {"encoder": jax.tree.map(jnp.copy, encoder)}}
-
-    def loss(self, params, batch_stats, images, minibatch, key, progress):
-        m = self.momentum_at(progress)
-        teacher = jax.tree.map(lambda t, s: m * t + (1 - m) * s, batch_stats["teacher"], params)
-        teacher, centre = jax.lax.stop_gradient((teacher, batch_stats["centre"]["mean"]))
+    def loss(self, params, collections, batch, key, progress):
+        images, m = batch.images, self.momentum_at(progress)
+        teacher = jax.tree.map(lambda t, s: m * t + (1 - m) * s, collections["averages"]["params"], params)
+        teacher, centre = jax.lax.stop_gradient((teacher, collections["carry"]["centre"]))
         _, outputs = self.project(teacher, images)  # [B, K]
-        domain = minibatch["experiment"] if self.shares else jnp.zeros_like(minibatch["experiment"])
+        domain = batch.columns["experiment"] if self.shares else jnp.zeros_like(batch.columns["experiment"])
         logits = (outputs - centre[domain]) / self.temperature_at(progress)
         p = swap(jax.nn.softmax(logits))  # of the pair's other view
-        _, outputs_student = self.project(params, images, train=True, rngs={"drop_path": key[0]})
+        _, outputs_student = self.project(params, images, train=True, rngs={"drop_path": batch.keys[0]})
         log_q = jax.nn.log_softmax(outputs_student / self.student_temperature)
         loss = -(p * log_q).sum(1).mean()
         entropy = entropies(p).mean()
@@ -104,18 +100,14 @@ class Distill:
             "teacher_marginal_entropy": entropies(p.mean(0)),
             "agreement": (p.argmax(1) == log_q.argmax(1)).mean(),
         }
-        stats = {"teacher": teacher, "centre": {"mean": self.move_centre(centre, outputs, domain)}}
-        return loss, (stats, metrics)
+        carry = {"centre": self.move_centre(centre, outputs, domain)}
+        averages = {"params": teacher, "batch_stats": {}}
+        return loss, (collections | {"carry": carry, "averages": averages}, metrics)
 
     def predict(self, params, batch_stats, images, mask):
-        """The teacher's embedding, as DINO is evaluated."""
-        del params, mask
-        return {"embedding": self.project(batch_stats["teacher"], images)[0]}
-
-    def evaluated(self, params, batch_stats):
-        """The teacher's encoder."""
-        del params
-        return batch_stats["teacher"]["encoder"]
+        """Of the average, the teacher: its embedding, as DINO is evaluated."""
+        del batch_stats, mask
+        return {"embedding": self.project(params, images)[0]}
 
     def project(self, params, images, train=False, rngs=None):
         """Images [B, S, S, C] -> (embedding [B, D], output of the head [B, K]), of student or teacher."""
@@ -143,16 +135,6 @@ class Distill:
         over = count / len(outputs) / jnp.where(shares > 0, shares, 1)
         rate = jnp.minimum((1 - self.centre_momentum) * over, 1)[:, None]
         return (1 - rate) * centre + rate * mean
-
-
-def training_shares(config: Config, dataset: data.Dataset) -> tuple[float, ...]:
-    """The share of each experiment in the selected sites of the train split; equal ones where no table is known (a
-    `data.Description`)."""
-    counts = np.ones(len(dataset.experiments))
-    if hasattr(dataset, "sites"):
-        rows = data.select(dataset, splits="train", **config.data.select.as_kwargs())
-        counts = np.bincount(dataset.sites.experiment[rows], minlength=len(counts))
-    return tuple((counts / counts.sum()).tolist())
 
 
 def swap(x: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import math
 import jax
 
 from rxrx_jax import models
+from rxrx_jax.adapt.method import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.channel_agnostic import CROSS_HEADS
@@ -24,9 +25,11 @@ class Mae:
     fourier_weight: float = 0.0
     frozen = None
     inherits = "encoder"
+    method = Method()
 
     @classmethod
-    def from_config(cls, config: Config) -> "Mae":
+    def from_config(cls, config: Config, source, method: Method) -> "Mae":
+        del source, method
         task, encoder = config.task, models.make_encoder(config.model)
         if not isinstance(encoder, Encoder):
             raise UserError(f"model.name={config.model.name!r}: task.name=mae needs vit")
@@ -46,14 +49,15 @@ class Mae:
 
     def init(self, key, images):
         noise = self.noise(jax.random.split(key, len(images)), images)
-        return {"params": self.module.init(key, images, noise)["params"], "batch_stats": {}}
+        return {"params": self.module.init(key, images, noise)["params"]}
 
-    def loss(self, params, batch_stats, images, minibatch, key, progress):
-        del minibatch, progress
-        noise, rngs = self.noise(key, images), {"drop_path": key[0]}
+    def loss(self, params, collections, batch, key, progress):
+        del progress
+        images = batch.images
+        noise, rngs = self.noise(batch.keys, images), {"drop_path": batch.keys[0]}
         prediction, found = self.module.apply({"params": params}, images, noise, train=True, rngs=rngs)
         loss, metrics = self.score(prediction, images, found["mask"])
-        return loss.mean(), (batch_stats, {name: value.mean() for name, value in metrics.items()})
+        return loss.mean(), (collections, {name: value.mean() for name, value in metrics.items()})
 
     def score(self, prediction, images, mask):
         """(loss [B], {"pixel_loss": [B], "fourier_loss": [B]}, empty when the loss is of one kind)."""

@@ -4,7 +4,9 @@ import dataclasses
 
 import ml_collections
 
+from rxrx_jax.adapt import OURS, method_class
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.batch import HELD_OUT
 from rxrx_jax.models.vit import Style
 
 
@@ -27,13 +29,14 @@ def base_config(arg) -> ml_collections.ConfigDict:
         group="experiment",
         groups_per_minibatch=0,  # 0 = drawn from all
         unlabelled_minibatch=0,  # images of held-out experiments beside each minibatch, without labels
+        unlabelled_splits=("val", "test"),  # where these come from
         select=dict(),
         unreadable=0,  # images an epoch, or an evaluation, that may be left out because their records are damaged
     )
     # By default what encoders of that kind are published with; the simulated screen has whole plates to normalise by.
     config.normalisation = arg.normalisation or ("image" if real else "plate")
     config.augment = dict(crop=256 if real else 64, flips=True, rot90=True, intensity_jitter=0.1)
-    # The stage before: its workdir, or weights; "ema" or another part of its state, "" = the one it was evaluated with.
+    # The stage before: its workdir, or weights; the part of its state, params or averages, "" = the one it published.
     config.init = dict(path="", parameters="")
     config.accumulate = 1  # parts of a minibatch whose gradients are summed one after the other
     config.evaluation_minibatch = 256
@@ -114,9 +117,20 @@ def is_large(variant: str) -> bool:
     return variant.partition("/")[0] in ("L", "H", "g", "G")
 
 
-def domain_adversary(config, arg) -> None:
-    """Adds the gradient-reversal adversary on the experiment; with `arg.transductive` every minibatch also holds half
-    as many unlabelled images of held-out experiments, for the adversary alone."""
-    config.adapt = dict(name="dann", domain="experiment", weight=arg.weight, hidden=128)
-    if arg.transductive:
+def adaptation(config, name: str, transductive: bool = False) -> None:
+    """Adds the method `name` with its defaults, and what it needs of the sampler, the streams and the optimiser.
+
+    transductive: every minibatch also holds half as many unlabelled images of held-out experiments, for a method that
+    can do without. Call it when `config.data` and `config.optim` are complete."""
+    kind = method_class(name)
+    needs, fields = kind().needs, [f for f in dataclasses.fields(kind) if f.name not in OURS]
+    config.adapt = dict(name=name, **{f.name: f.default for f in fields})
+    if needs.groups:
+        fewest, most = needs.groups
+        config.data.groups_per_minibatch = min(max(fewest, 4), most)
+    if needs.pairs:
+        config.data.pairs = needs.pairs
+    if transductive or HELD_OUT in needs.streams:
         config.data.unlabelled_minibatch = config.data.minibatch // 2
+    if needs.averages:
+        config.optim.ema_decay = 0.999

@@ -9,6 +9,7 @@ import jax
 
 from rxrx_jax.base import hosts, sharding
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import metrics
 from rxrx_jax.training.checkpoint import Checkpoints
@@ -41,7 +42,7 @@ class Loop:
     mesh: jax.sharding.Mesh
 
     evaluators: list  # of (name, function, settings)
-    context: Context
+    context: Context | None  # None where there are no evaluators
     checkpoints: Checkpoints | None
     writer: metrics.Writer
     clock: metrics.Clock
@@ -93,8 +94,9 @@ class Loop:
         begin = time.perf_counter()
         minibatch = next(self.minibatches)
         self.clock.waited(time.perf_counter() - begin)
-        del minibatch["row"]  # only evaluators look rows up
-        return minibatch | {"stop": self.preemption.flag(len(minibatch["label"]))}
+        train = minibatch[TRAIN]
+        size = len(next(iter(train.values())))
+        return minibatch | {TRAIN: train | {"stop": self.preemption.flag(size)}}
 
     def _one_step(self, minibatch: dict) -> None:
         self.watchdog.at(DEVICES, self.step)
@@ -137,15 +139,17 @@ class Loop:
         if not self.checkpoints:
             return
         self._catch_up()
-        self.context.use(self.state, self._between)
+        found = {}
         with self.clock.pause(self.state):
-            found = {}
+            if self.evaluators:
+                self.context.use(self.state, self._between)
             for _, function, settings in self.evaluators:
                 for name, value in function(self.context, **settings):
                     found[name] = value
                     self._between()
-            left_out = {"unreadable": len(self.context.left_out)} if self.context.left_out else {}
-            self.writer.write(self.step, found | left_out | {"final": final})
+            if self.evaluators and self.context.left_out:
+                found["unreadable"] = len(self.context.left_out)
+            self.writer.write(self.step, found | {"final": final})
 
     def _between(self) -> None:
         """Called between the minibatches of an evaluation."""

@@ -3,24 +3,39 @@
 import sys
 
 from rxrx_jax import weights
+from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
 from rxrx_jax.training import checkpoint
 
 
-def is_transductive(config: Config) -> bool:
-    """Whether anything in the run's training or evaluation sees unlabelled images of held-out experiments."""
+def resolve(config: Config, task, total_steps: int) -> dict:
+    """What config.json keeps beside the config itself."""
+    resolved = {
+        "total_steps": total_steps,
+        "transductive": is_transductive(config, task.method),
+        "layout": checkpoint.LAYOUT,
+    }
+    if path := config.init.path:
+        resolved["transductive"] |= inherits_transductive(path)
+        if foreign := foreign_weights(path):
+            resolved["foreign_weights"] = foreign
+    return resolved
+
+
+def is_transductive(config: Config, method: Method) -> bool:
+    """Whether anything in the run's training or reading sees unlabelled images of held-out experiments."""
     return bool(
-        config.normalisation in TRANSDUCTIVE_NORMALISATIONS
-        or config.data.unlabelled_minibatch
-        or ("adapt" in config and config.adapt.name == "adabn")
+        config.get("normalisation") in TRANSDUCTIVE_NORMALISATIONS
+        or config.data.get("unlabelled_minibatch", 0)
+        or method.needs.transductive
     )
 
 
 def former_encoder(path: str, source: str, config: Config, task, shapes):
-    """The encoder to start from: of a run's checkpoint, there the part `source` of the state ("params", "ema",
-    "batch_stats/teacher"; "" is the part that run was evaluated with), or of a file or folder of weights."""
+    """The encoder to start from: of a run's checkpoint, there the part `source` of the state ("params", "averages";
+    "" is the part that run was evaluated with), or of a file or folder of weights."""
     if checkpoint.is_run(path):
         former = checkpoint.read_config(path)["normalisation"]
         if former != config.normalisation:

@@ -8,18 +8,32 @@ import jax
 
 from rxrx_jax.base.sharding import path_name, whole
 
+COLLECTIONS = ("batch_stats", "carry", "averages")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class TrainState:
-    """step: int32 scalar, the number of finished updates; the rest are pytrees of arrays. `ema` is the moving average
-    of the parameters, or an empty dict where the config asks for none."""
+    """step: int32 scalar, the number of finished updates; the rest are pytrees of arrays.
+
+    collections holds what no gradient reaches: `batch_stats`, running statistics of BatchNorm; `carry`, what a task or
+    method hands from step to step; `averages`, {} or {"params", "batch_stats"} averaged over the steps."""
 
     step: jax.Array
     params: Any
-    batch_stats: Any
+    collections: dict[str, Any]
     opt_state: Any
-    ema: Any
+
+    @property
+    def published(self) -> str:
+        """The part of the state that is read at test and published: the averages where there are any."""
+        return "averages" if self.collections["averages"] else "params"
+
+    def network(self) -> tuple[Any, Any]:
+        """(params, batch_stats) of that part."""
+        if averages := self.collections["averages"]:
+            return averages["params"], averages["batch_stats"]
+        return self.params, self.collections["batch_stats"]
 
 
 def parameters_sha256(params) -> str:

@@ -7,17 +7,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from rxrx_jax import adapt
 from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.augment import Augment
+from rxrx_jax.data.batch import TRAIN, Batch, in_order, join, label_count
 from rxrx_jax.models import attention
 from rxrx_jax.tasks import make_task
 from rxrx_jax.training import optim
 from rxrx_jax.training.speed import flops
-from rxrx_jax.training.state import TrainState
+from rxrx_jax.training.state import COLLECTIONS, TrainState
 
 # One seed a run; each purpose folds its own number into it, each step then folds in the step and each image its place
 # in the minibatch.
@@ -26,11 +26,10 @@ PURPOSES = {"init": 0, "augment": 1, "task": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """initialise(key) -> TrainState; update(state, minibatch, statistics, keys) -> (state, metrics), jitted, the state
+    """initialise(key) -> TrainState; update(state, minibatch, constants, keys) -> (state, metrics), jitted, the state
     donated; arguments: their shapes and shardings, the first is the state's; flops_per_image: of a training step."""
 
     task: object
-    augment: Augment
     seed: int
     initialise: Callable
     update: Callable
@@ -42,12 +41,13 @@ class Step:
         """One for each purpose; not made before they are asked for, as a mesh of described devices holds no arrays."""
         return make_keys(self.seed)
 
-    def inherit(self, state: TrainState, part) -> TrainState:
+    def warm_start(self, state: TrainState, part) -> TrainState:
         """The fresh state with the former stage's `part` of the parameters, wherever it is kept."""
-        name, copy = self.task.inherits, lambda: jax.tree.map(jnp.copy, part)
-        stats = self.task.inherit(state.batch_stats, part) if hasattr(self.task, "inherit") else state.batch_stats
-        ema = state.ema | {name: copy()} if state.ema else state.ema
-        return dataclasses.replace(state, params=state.params | {name: part}, batch_stats=stats, ema=ema)
+        name, collections = self.task.inherits, state.collections
+        if averages := collections["averages"]:
+            params = averages["params"] | {name: jax.tree.map(jnp.copy, part)}
+            collections = collections | {"averages": averages | {"params": params}}
+        return dataclasses.replace(state, params=state.params | {name: part}, collections=collections)
 
     def compile(self):
         """The update compiled for these arguments: jax.stages.Compiled."""
@@ -58,113 +58,170 @@ def make_keys(seed: int) -> dict[str, jax.Array]:
     return {name: jax.random.fold_in(jax.random.key(seed), n) for name, n in PURPOSES.items()}
 
 
-def make_step(config: Config, dataset, mesh, minibatch: int, total_steps: int, examples: int) -> Step:
-    """The step of `config` on `mesh`, which must be set (jax.set_mesh).
+def make_step(config: Config, source, mesh, total_steps: int) -> Step:
+    """The step of `config` on `mesh`, which must be set (jax.set_mesh), for what `source` gives.
 
-    Args: dataset, a data.Dataset or data.Description; minibatch, images a step, of which config.data.minibatch are
-    labelled; examples, images an epoch. Raises UserError for what does not fit.
-    """
-    task = make_task(config, dataset)
-    augment = Augment(config.normalisation, **config.augment.as_kwargs())
-    if augment.crop > min(dataset.image_shape[:2]):
-        raise UserError(f"augment.crop={augment.crop} is larger than the images, {dataset.image_shape[:2]}")
-    accumulate, unit = config.get("accumulate", 1), getattr(task, "examples_per_unit", 1)
-    sharding.check_minibatch(mesh, minibatch, "data.minibatch", accumulate, unit)
+    Raises UserError for what does not fit."""
+    task = make_task(config, source)
+    accumulate = config.get("accumulate", 1)
+    for stream, columns in source.spec.items():
+        sharding.check_minibatch(mesh, _size(columns), source.lengths[stream], accumulate, source.units[stream])
     keys = jax.eval_shape(lambda: make_keys(config.seed))
-    channels = dataset.image_shape[2]
-    view = jax.ShapeDtypeStruct((1, augment.crop, augment.crop, channels), jnp.float32)
-    schedule = optim.make_schedule(config.optim, total_steps, config.data.minibatch, examples)
-    params = jax.eval_shape(task.init, keys["init"], view)["params"]
-    optimiser = optim.make_optimiser(config.optim, schedule, params, task.frozen)
+    variables = jax.eval_shape(task.init, keys["init"], source.view)
+    if "adapt" in config:
+        adapt.check(task.method, config, _has_batch_norm(task, variables.get("batch_stats", {})), tuple(source.spec))
+    schedule = optim.make_schedule(config.optim, total_steps, _size(source.spec[TRAIN]), source.examples)
+    optimiser = optim.make_optimiser(config.optim, schedule, variables["params"], task.frozen)
     ema_decay = optim.ema_decay(config.optim)
+    if ema_decay and "averages" in variables:
+        raise UserError(
+            f"optim.ema_decay={ema_decay}: task.name={config.task.name} has an average of its own; set it to 0"
+        )
 
     def initialise(key):
-        variables = task.init(key, jnp.zeros(view.shape, view.dtype))
+        variables = task.init(key, jnp.zeros(source.view.shape, source.view.dtype))
         params = variables["params"]
-        ema = jax.tree.map(jnp.copy, params) if ema_decay else {}
-        return TrainState(jnp.int32(0), params, variables["batch_stats"], optimiser.init(params), ema)
+        collections = {name: variables.get(name, {}) for name in COLLECTIONS}
+        if ema_decay:
+            averaged = {"params": params, "batch_stats": collections["batch_stats"]}
+            collections["averages"] = jax.tree.map(jnp.copy, averaged)
+        return TrainState(jnp.int32(0), params, collections, optimiser.init(params))
+
+    def update(state, minibatch, constants, keys):
+        minibatch, stop = _without(minibatch, "stop")
+        minibatch = _numbered(minibatch)
+        keys = {name: jax.random.fold_in(keys[name], state.step) for name in ("augment", "task")}
+        differentiate = _differentiate(task, source, constants, keys, state.step / total_steps)
+        if accumulate > 1:
+            differentiate = _accumulated(differentiate, accumulate, source.units)
+        params, collections, opt_state, found = task.method.update(differentiate, optimiser, state, minibatch)
+        if ema_decay:
+            # Early on a shorter average, or the first values would stay in it (as TensorFlow's with num_updates).
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            latest = {"params": params, "batch_stats": collections["batch_stats"]}
+            collections = collections | {"averages": optim.ema_update(state.collections["averages"], latest, decay)}
+        # Examples that another one stands in for, because they could not be read, on all hosts.
+        unreadable = sum((~columns["valid"]).sum() for columns in minibatch.values() if "valid" in columns)
+        found |= {"learning_rate": schedule(state.step), "unreadable": jnp.int32(unreadable), "stop": stop.sum()}
+        return TrainState(state.step + 1, params, collections, opt_state), found
 
     shapes = jax.eval_shape(initialise, keys["init"])
     placement = sharding.state_shardings(shapes, mesh)
-    images = jax.ShapeDtypeStruct((minibatch, *view.shape[1:]), jnp.uint8)
-    indices = dict.fromkeys(("label", "experiment", "plate", "cell_type"), jax.ShapeDtypeStruct((minibatch,), np.int32))
-    flags = dict.fromkeys(("valid", "stop"), jax.ShapeDtypeStruct((minibatch,), bool))
-    of_minibatch = {"image": images} | flags | indices
-    of_plates = dict.fromkeys(("mean", "std"), jax.ShapeDtypeStruct((len(dataset.plates), channels), jnp.float32))
-
-    def gradient(params, batch_stats, minibatch, statistics, keys, index, progress):
-        """Gradients, and (loss, batch_stats, metrics), of the images at places `index` [B] of the minibatch."""
-        keys = {name: jax.vmap(jax.random.fold_in, (None, 0))(key, index) for name, key in keys.items()}
-
-        def loss(params):
-            images = augment.train(minibatch, statistics, keys["augment"])
-            return task.loss(params, batch_stats, images, minibatch, keys["task"], progress)
-
-        (value, (batch_stats, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        return gradients, (value, batch_stats, found)
-
-    def accumulated(params, batch_stats, minibatch, statistics, keys, index, progress):
-        """The same in `accumulate` parts, one after the other, which needs memory for one. All parts start from the
-        same batch_stats and their results are averaged: that is the whole minibatch's gradient where the loss is a mean
-        over images (BatchNorm sees parts, a part with more labels than another counts the same, and stochastic depth
-        draws for each part)."""
-        parts = jax.tree.map(lambda x: sharding.split_parts(x, accumulate, unit), (minibatch, index))
-        one = lambda part: gradient(params, batch_stats, part[0], statistics, keys, part[1], progress)  # noqa: E731
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)))
-        summed, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None), zeros, parts)
-        return jax.tree.map(lambda x: x / accumulate, summed)
-
-    def update(state, minibatch, statistics, keys):
-        keys = {name: jax.random.fold_in(keys[name], state.step) for name in ("augment", "task")}
-        index = jnp.arange(len(minibatch["label"]))
-        compute = gradient if accumulate == 1 else accumulated
-        gradients, (loss, batch_stats, found) = compute(
-            state.params, state.batch_stats, minibatch, statistics, keys, index, state.step / total_steps
-        )
-        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        # Early on a shorter average, or the first values would stay in it (as TensorFlow's with num_updates).
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema = optim.ema_update(state.ema, params, decay) if ema_decay else state.ema
-        norm = optax.tree.norm(gradients)
-        unreadable = (~minibatch["valid"]).sum()  # images that another one stands in for, on all hosts
-        found |= {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step)}
-        found |= {"unreadable": unreadable, "stop": minibatch["stop"].sum()}
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), found
-
-    place = lambda shapes, shardings: jax.tree.map(  # noqa: E731
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    stop = jax.ShapeDtypeStruct((_size(source.spec[TRAIN]),), bool)
+    spec = source.spec | {TRAIN: source.spec[TRAIN] | {"stop": stop}}
+    constants = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.constants)
+    everywhere, split = sharding.replicated(mesh), sharding.minibatch_sharding(mesh)
+    place = lambda shapes, sharding: jax.tree.map(  # noqa: E731
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
     )
-    everywhere = sharding.replicated(mesh)
-    whole = lambda shapes: place(shapes, jax.tree.map(lambda _: everywhere, shapes))  # noqa: E731
-    split = sharding.minibatch_sharding(mesh)
-    arguments = (
-        place(shapes, placement),
-        place(of_minibatch, jax.tree.map(lambda _: split, of_minibatch)),
-        whole(of_plates),
-        whole(keys),
-    )
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placement)
+    arguments = (state, place(spec, split), place(constants, everywhere), place(keys, everywhere))
     return Step(
         task,
-        augment,
         config.seed,
         initialise=jax.jit(initialise, out_shardings=placement),
         update=jax.jit(update, donate_argnums=0, out_shardings=(placement, everywhere)),
         arguments=arguments,
-        flops_per_image=flops_per_image(config, dataset, mesh, view, shapes),
+        flops_per_image=flops_per_image(config, source, shapes),
     )
 
 
-def flops_per_image(config: Config, dataset, mesh, view, shapes: TrainState) -> float:
-    """Model FLOPs of the forward and backward pass, without rematerialisation, an image."""
-    task = make_task(config.replace("model", remat="none") if "remat" in config.model else config, dataset)
-    size = sharding.minibatch_devices(mesh) * getattr(task, "examples_per_unit", 1)
-    images = jax.ShapeDtypeStruct((size, *view.shape[1:]), view.dtype)
-    indices = dict.fromkeys(("label", "experiment", "plate", "cell_type"), jax.ShapeDtypeStruct((size,), jnp.int32))
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
-    gradient, progress = jax.value_and_grad(task.loss, has_aux=True), jax.ShapeDtypeStruct((), jnp.float32)
+def has_batch_norm(task, state: TrainState) -> bool:
+    """Whether the task's network has BatchNorm that training moves. Args: state, or its shapes."""
+    return _has_batch_norm(task, state.collections["batch_stats"])
+
+
+def _has_batch_norm(task, batch_stats: dict) -> bool:
+    return bool(jax.tree.leaves(batch_stats.get("encoder", {}))) and not task.frozen
+
+
+def _differentiate(task, source, constants, keys, progress) -> Callable:
+    """differentiate(params, collections, minibatch, labelled=None) -> (gradients, collections, metrics) of any part of a
+    minibatch; `labelled` is what sums over labelled examples are divided by, their number unless given."""
+
+    def differentiate(params, collections, minibatch, labelled=None):
+        columns, streams = join(minibatch)
+        index = columns.pop("index")
+        labelled = label_count(minibatch) if labelled is None else labelled
+        own = {name: jax.vmap(jax.random.fold_in, (None, 0))(key, index) for name, key in keys.items()}
+
+        def loss(params):
+            views = source.views(columns, constants, own["augment"], task.method.needs.views)
+            batch = Batch(views, columns, own["task"], streams, labelled)
+            return task.loss(params, collections, batch, keys["task"], progress)
+
+        (value, (new, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return gradients, new, found | {"loss": value}
+
+    return differentiate
+
+
+def _accumulated(differentiate: Callable, count: int, units: dict[str, int]) -> Callable:
+    """The same in `count` parts, one after the other, which needs memory for one. All parts start from the same
+    collections and their results are averaged: that is the whole minibatch's gradient where the loss is a mean over
+    examples, since sums over labelled ones are divided by the same number in every part (BatchNorm sees parts, and
+    stochastic depth draws for each)."""
+
+    def accumulated(params, collections, minibatch):
+        labelled = label_count(minibatch) / count
+        parts = {
+            stream: jax.tree.map(lambda x, unit=units[stream]: sharding.split_parts(x, count, unit), columns)
+            for stream, columns in minibatch.items()
+        }
+        one = lambda part: differentiate(params, collections, part, labelled)  # noqa: E731
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)))
+        summed, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None), zeros, parts)
+        return jax.tree.map(lambda x: x / count, summed)
+
+    return accumulated
+
+
+def _size(columns: dict) -> int:
+    return next(iter(columns.values())).shape[0]
+
+
+def _without(minibatch: dict, name: str) -> tuple[dict, jax.Array]:
+    """(the minibatch without one column of its first stream, that column)."""
+    columns = dict(minibatch[TRAIN])
+    column = columns.pop(name)
+    return minibatch | {TRAIN: columns}, column
+
+
+def _numbered(minibatch: dict) -> dict:
+    """The minibatch with `index`, the place of each example among all streams."""
+    first, found = 0, {}
+    for stream in in_order(minibatch):
+        columns = minibatch[stream]
+        found[stream] = columns | {"index": first + jnp.arange(_size(columns))}
+        first += _size(columns)
+    return found
+
+
+def flops_per_image(config: Config, source, shapes: TrainState) -> float:
+    """Model FLOPs of the forward and backward passes of one step, without rematerialisation, per example of all streams."""
+    task = make_task(
+        config.replace("model", remat="none") if "model" in config and "remat" in config.model else config, source
+    )
+    keys = jax.eval_shape(lambda: {name: jax.random.key(0) for name in ("augment", "task")})
+    constants = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.constants)
+    size = sum(map(_size, source.spec.values()))
+
+    def gradients(params, collections, minibatch, constants, keys, progress):
+        state = TrainState(jnp.int32(0), params, collections, {})
+        differentiate = _differentiate(task, source, constants, keys, progress)
+        return task.method.update(differentiate, _Nothing(), state, _numbered(minibatch))
+
+    progress = jax.ShapeDtypeStruct((), np.float32)
     with attention.unfused():  # a fused kernel's operations are hidden in it
-        return flops.count(gradient, shapes.params, shapes.batch_stats, images, indices, keys, progress) / size
+        arguments = shapes.params, shapes.collections, source.spec, constants, keys, progress
+        return flops.count(gradients, *arguments) / size
+
+
+class _Nothing:
+    """An optimiser whose update is the gradient: of FLOPs, only those of the passes count."""
+
+    def update(self, gradients, state, params):
+        return gradients, state
 
 
 def memory_per_chip(compiled) -> int:

@@ -8,12 +8,12 @@ import sys
 import jax
 from etils import epath
 
-from rxrx_jax import data
 from rxrx_jax.base import files, hosts, sharding
 from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.augment import plate_statistics
-from rxrx_jax.evaluate import make_evaluators
+from rxrx_jax.data.batch import TRAIN
+from rxrx_jax.data.source import make_source
+from rxrx_jax.evaluate import make_evaluators, make_readings
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import checkpoint, metrics, provenance
 from rxrx_jax.training.loop import Every, Loop
@@ -21,20 +21,21 @@ from rxrx_jax.training.safety import guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import Watchdog
 from rxrx_jax.training.speed import flops
-from rxrx_jax.training.state import parameters_sha256
-from rxrx_jax.training.step import make_step, memory_per_chip, parameter_count
+from rxrx_jax.training.state import TrainState, parameters_sha256
+from rxrx_jax.training.step import Step, has_batch_norm, make_step, memory_per_chip, parameter_count
 
 
 def run(values: dict, workdir: epath.PathLike) -> dict:
     """Trains and evaluates what a config (nested dict) says, in `workdir`, a folder or an object store's address that
-    all hosts see; continues there after a stop.
+    all hosts see; resumes there after a stop.
 
     With `measure="synthetic"` it trains on noise, reading nothing, and with `measure="loader"` it only reads: neither
     evaluates or keeps anything. Returns the last line of metrics.jsonl. Raises UserError for anything in the config or
-    the data that the user can mend, and Stopped when the process was asked to stop (SIGTERM) and its state is kept.
+    the data that the user can fix, and Stopped when the process was asked to stop (SIGTERM) and its state is kept.
     """
     workdir = files.locate(workdir)
-    hosts.check_equal_across_hosts({"config": to_json(values), "code": hosts.code_version(), "jax": jax.__version__})
+    facts = {"config": to_json(values), "code": hosts.code_version(), "jax": jax.__version__}
+    hosts.check_equal_across_hosts(facts)
     workdir.mkdir(parents=True, exist_ok=True)
     # What only reads holds nothing that a stop could lose.
     with contextlib.nullcontext() if values.get("measure") == "loader" else Preemption() as preemption:
@@ -58,75 +59,35 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     patience = config.watchdog_timeout_seconds * (measure != "loader")
     watchdog = stack.enter_context(Watchdog(workdir, patience, jax.process_index(), jax.process_count()))
 
-    # Data: labelled minibatches, and unlabelled held-out ones beside them if asked for.
-    if measure not in ("", "synthetic", "loader"):
-        raise UserError(f"measure={measure!r}: expected synthetic, loader or nothing")
-    synthetic = measure == "synthetic"
-    unreadable, max_loss_ratio, may_roll_back = (
-        config.data.unreadable,
-        config.guard.max_loss_ratio,
-        config.guard.rollback,
-    )
-    if synthetic:
-        dataset = data.describe(config.data.name, config.data.builder.as_kwargs())
-        config.data.as_kwargs(), config.data.select.as_kwargs()  # read, though nothing is chosen
-        samplers, labelled, examples = [], config.data.minibatch, dataset.train_images
-        minibatch = labelled + config.data.unlabelled_minibatch
-    else:
-        dataset = open_dataset(config)
-        samplers = make_samplers(config, dataset, mesh)
-        labelled, examples = samplers[0].size, samplers[0].size * samplers[0].steps_per_epoch
-        minibatch = sum(s.size for s in samplers)
-    lengths = dict(minibatch=labelled, examples=examples)
+    # What is drawn, for how long, and the step with the shapes of the state.
+    source = make_source(config)
+    hosts.check_equal_across_hosts({"data": source.fingerprint})
+    minibatch = sum(next(iter(columns.values())).shape[0] for columns in source.spec.values())
+    lengths = lengths_of(source)
     total_steps = run_length(config, **lengths)
     steps = functools.partial(duration, config, total_steps=total_steps, **lengths)
     every = Every(log=steps("log"), checkpoint=steps("checkpoint"), evaluate=steps("evaluate"))
-    inherited, source = config.init.path, config.init.get("parameters", "")
-    transductive = provenance.is_transductive(config) or (
-        bool(inherited) and provenance.inherits_transductive(inherited)
-    )
+    the_step = make_step(config, source, mesh, total_steps)
+    shapes = the_step.arguments[0]
+    evaluators, context = make_evaluation(config, source, the_step, mesh, workdir)
 
-    # The step: task, augmentation, optimiser, and the shapes of the state.
-    the_step = make_step(config, dataset, mesh, minibatch, total_steps, examples)
-    task, augment, shapes = the_step.task, the_step.augment, the_step.arguments[0]
-    statistics = data.synthetic_statistics(dataset) if synthetic else plate_statistics(dataset, config.normalisation)
-
-    # Evaluators, and everything in the config must have been read by now.
-    sharding.check_minibatch(mesh, config.evaluation_minibatch, "evaluation_minibatch")
-    size = config.evaluation_minibatch
-    context = Context(task, dataset, augment, statistics, mesh, size, workdir, config.seed, unreadable=unreadable)
-    has_statistics = bool(jax.tree.leaves(shapes.batch_stats.get("encoder", {}))) and not task.frozen
-    evaluators = make_evaluators(config.evaluators, has_statistics)
-    keep, tensorboard, profile = config.keep_checkpoints, config.tensorboard, config.get("profile_steps")
+    # Everything in the config must have been read by now; the workdir is claimed, or its finished run returned.
+    settings, resolved = settings_of(config), provenance.resolve(config, the_step.task, total_steps)
     config.check_all_read()
-    resolved = {"total_steps": total_steps, "transductive": transductive, "layout": checkpoint.LAYOUT}
-    if inherited and (foreign := provenance.foreign_weights(inherited)):
-        resolved["foreign_weights"] = foreign
     if done := hosts.on_first_host(lambda: claim(workdir, values | {"resolved": resolved}, bool(measure))):
         return done
     hosts.on_all_hosts(lambda: check_shared(workdir))
     if measure == "loader":
-        minibatches = data.training_minibatches(dataset, samplers, total_steps, 0, augment.crop, config.seed)
-        return metrics.measure_loader(minibatches, workdir, total_steps, minibatch, every.log)
+        return metrics.measure_loader(source.minibatches(0, total_steps), workdir, total_steps, minibatch, every.log)
     rolled_back = hosts.on_first_host(lambda: guard.rolled_back(workdir))
     if rolled_back is not None:  # what stands in for the minibatch that was left out comes after all others
-        samplers = [guard.LeavingOut(s, step=rolled_back - 1, instead=total_steps) for s in samplers]
+        source = source.without(step=rolled_back - 1, instead=total_steps)
 
     # State: this run's newest checkpoint, else fresh parameters with the former stage's encoder.
-    checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", keep))
-    restored = checkpoints.restore(shapes)
-    keys = the_step.keys
-    if restored:
-        state, carried = restored
-        hosts.say(f"continuing {workdir} from step {int(state.step)}")
-    else:
-        state, carried = the_step.initialise(keys["init"]), {}
-        if inherited:
-            part = provenance.former_encoder(inherited, source, config, task, shapes.params[task.inherits])
-            state = the_step.inherit(state, part)
-    step = int(state.step)
-    writer = stack.enter_context(metrics.Writer(workdir, step, tensorboard))
-    watchdog.at("compiling", step)
+    checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", settings["keep"]))
+    state, carried = starting_state(config, the_step, checkpoints, workdir)
+    writer = stack.enter_context(metrics.Writer(workdir, int(state.step), settings["tensorboard"]))
+    watchdog.at("compiling", int(state.step))
     train_step = the_step.compile()
     about = {
         "parameters": parameter_count(shapes.params),
@@ -135,26 +96,21 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     }
     metrics.first_line(about)
 
-    # The loop, and what it looks at and writes to.
-    if synthetic:
-        minibatches = data.synthetic_minibatches(dataset, minibatch, augment.crop, config.seed)
-    else:
-        minibatches = data.training_minibatches(dataset, samplers, total_steps, step, augment.crop, config.seed)
     loop = Loop(
         state=state,
         total_steps=total_steps,
         every=every,
         train_step=train_step,
-        minibatches=minibatches,
-        constants=sharding.to_every_device((statistics, keys), mesh),
+        minibatches=source.minibatches(int(state.step), total_steps),
+        constants=sharding.to_every_device((source.constants, the_step.keys), mesh),
         mesh=mesh,
         evaluators=evaluators,
         context=context,
-        checkpoints=None if synthetic else checkpoints,
+        checkpoints=None if measure == "synthetic" else checkpoints,
         writer=writer,
         clock=metrics.Clock(minibatch, total_steps, carried, the_step.flops_per_image, flops.peak()),
-        trace=stack.enter_context(metrics.Trace(workdir / "profile", profile)),
-        guard=guard.Guard(max_loss_ratio, unreadable, -(-examples // labelled), carried),
+        trace=stack.enter_context(metrics.Trace(workdir / "profile", settings["profile"])),
+        guard=guard.Guard(*settings["guard"], -(-lengths["examples"] // lengths["minibatch"]), carried),
         watchdog=watchdog,
         preemption=preemption,
     )
@@ -162,19 +118,83 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
         loop.run()
     except guard.Diverged as bad:
         writer.flush()
-        rows = [s.rows(bad.step - 1) for s in samplers]
-        hosts.on_first_host(functools.partial(guard.stop_or_roll_back, workdir, bad, dataset, rows, may_roll_back))
+        found, may = source.rows(bad.step - 1), settings["rollback"]
+        hosts.on_first_host(functools.partial(guard.stop_or_roll_back, workdir, bad, found, may))
         raise
 
     # The line that says that the run is finished, when all of it is kept.
     watchdog.at("saving", total_steps)
     checkpoints.wait()
-    last = {"done": True, "parameters_sha256": parameters_sha256(loop.state.params), "transductive": transductive}
-    last |= loop.clock.carry() | about | {"unreadable": loop.guard.unreadable}
-    last |= {} if rolled_back is None else {"rolled_back": rolled_back}
+    last = {"done": True, "parameters_sha256": parameters_sha256(loop.state.params)}
+    last |= {"transductive": resolved["transductive"]} | loop.clock.carry() | about
+    last |= {"unreadable": loop.guard.unreadable} | ({} if rolled_back is None else {"rolled_back": rolled_back})
     last |= metrics.best(workdir / metrics.NAME) if writer.active else {}
     writer.write(total_steps, last)
     return {"step": total_steps} | last
+
+
+def lengths_of(source) -> dict[str, int]:
+    """{"minibatch", "examples"} of a source's labelled stream, as `duration` takes them."""
+    return {"minibatch": next(iter(source.spec[TRAIN].values())).shape[0], "examples": source.examples}
+
+
+def settings_of(config: Config) -> dict:
+    """The keys that are used only while the run is under way."""
+    return {
+        "keep": config.keep_checkpoints,
+        "tensorboard": config.tensorboard,
+        "profile": config.get("profile_steps"),
+        "guard": (config.guard.max_loss_ratio, config.data.get("unreadable", 0)),
+        "rollback": config.guard.rollback,
+        "init": (config.init.path, config.init.get("parameters", "")),
+    }
+
+
+def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Path) -> tuple[list, Context | None]:
+    """The evaluators of a config and what they work with; no context where the source has no dataset to evaluate."""
+    evaluators, size = make_evaluators(config.evaluators), config.evaluation_minibatch
+    sharding.check_minibatch(mesh, size, "evaluation_minibatch")
+    if not hasattr(source, "dataset"):
+        if evaluators and config.get("measure", "") != "synthetic":
+            raise UserError(f"evaluators.{evaluators[0][0]}: this source has no dataset to evaluate; remove it")
+        if "post_hoc" in config:
+            [getattr(config.post_hoc, name).as_kwargs() for name in config.post_hoc]
+        return [], None
+    readings = make_readings(config, step.task.method, source.shares, has_batch_norm(step.task, step.arguments[0]))
+    unreadable = config.data.unreadable
+    context = Context(
+        task=step.task,
+        readings=readings,
+        dataset=source.dataset,
+        augment=source.augment,
+        statistics=source.constants,
+        mesh=mesh,
+        minibatch=size,
+        workdir=workdir,
+        seed=config.seed,
+        unreadable=unreadable,
+    )
+    return evaluators, context
+
+
+def starting_state(config: Config, step: Step, checkpoints, workdir) -> tuple[TrainState, dict]:
+    """This run's newest checkpoint, else fresh parameters, those of the former stage among them; and what the clock and
+    the guard carry over."""
+    shapes = step.arguments[0]
+    if restored := checkpoints.restore(shapes):
+        hosts.say(f"resuming {workdir} from step {int(restored[0].step)}")
+        return restored
+    state = step.initialise(step.keys["init"])
+    path, parameters = settings_of(config)["init"]
+    if path:
+        if not step.task.inherits:
+            raise UserError(
+                f"init.path={path}: task.name={config.task.name} starts from nothing; remove it"
+            )
+        like = shapes.params[step.task.inherits]
+        part = provenance.former_encoder(path, parameters, config, step.task, like)
+        state = step.warm_start(state, part)
+    return state, {}
 
 
 def run_length(config: Config, **lengths: int) -> int:
@@ -183,37 +203,6 @@ def run_length(config: Config, **lengths: int) -> int:
     if not total_steps:
         raise UserError("the config sets no length: add total_steps, total_epochs or total_examples")
     return total_steps
-
-
-def open_dataset(config: Config) -> data.Dataset:
-    """The dataset of a config, the same on all hosts. Where it is still to be made, the first host makes it."""
-    find = lambda: data.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))  # noqa: E731
-    hosts.on_first_host(lambda: find() and None)
-    dataset = hosts.on_all_hosts(find)
-    hosts.check_equal_across_hosts({"data": data.fingerprint(dataset)})
-    return dataset
-
-
-def make_samplers(config: Config, dataset: data.Dataset, mesh) -> list:
-    """The labelled sampler (train split only) and, for transductive methods, the unlabelled held-out one."""
-    c = config.data
-    sharding.check_minibatch(mesh, c.minibatch, "data.minibatch")
-    rows = data.select(dataset, splits="train", **checked(c.select.as_kwargs()))
-    drawn = c.minibatch, c.group, c.groups_per_minibatch, config.seed, c.get("pairs", "")
-    samplers = [data.make_sampler(dataset, rows, *drawn)]
-    if c.unlabelled_minibatch:
-        sharding.check_minibatch(mesh, c.unlabelled_minibatch, "data.unlabelled_minibatch")
-        held_out = data.select(dataset, splits=data.HELD_OUT)
-        samplers.append(data.make_sampler(dataset, held_out, c.unlabelled_minibatch, c.group, 0, config.seed + 1))
-    return samplers
-
-
-def checked(criteria: dict) -> dict:
-    """The keys of data.select, which may not name splits: tasks train on the train split alone."""
-    known = ("experiments", "cell_types", "well_types", "sites")
-    if unknown := [key for key in criteria if key not in known]:
-        raise UserError(f"data.select.{unknown[0]}: expected {', '.join(known)}")
-    return criteria
 
 
 def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:

@@ -4,8 +4,7 @@ from rxrx_jax.data.builders import builders
 
 _PARTS = {
     "params": "those of the last step",
-    "ema": "the moving average over the steps",
-    "batch_stats/teacher": "the teacher's",
+    "averages": "the moving average over the steps",
 }
 
 

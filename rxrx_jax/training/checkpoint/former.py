@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from rxrx_jax import tasks
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import one_device
@@ -16,9 +15,10 @@ from rxrx_jax.training.checkpoint import manifest
 from rxrx_jax.training.checkpoint.run import steps
 
 # How parameters lie and what is stored beside them, which no shape shows: 2 = qkv columns head by head, 3 = with a
-# manifest. A run's config.json says it.
-LAYOUT = 3
-PARTS = ("params", "ema", "batch_stats/teacher")  # of the state, that hold parameters
+# manifest, 4 = collections. A run's config.json says it.
+LAYOUT = 4
+# Parts of the state that hold parameters, and where: what `init.parameters` may be.
+PARTS = {"params": "params", "averages": "collections/averages/params"}
 
 
 def load_parameters(path: epath.PathLike, subtree: str, shapes, source: str = "params") -> dict:
@@ -51,8 +51,12 @@ def stored_parameters(path: epath.PathLike, source: str = "params") -> dict:
 
 
 def published_part(path: epath.PathLike) -> str:
-    """The part of a run's state that its evaluation used, which is what others should use: one of PARTS."""
-    return tasks.published(read_config(path)["task"]["name"])
+    """The part of a run's state that its evaluation used, which is what others should use: one of PARTS. All hosts must
+    call it."""
+    folder = find_checkpoint(path)
+    check_layout(folder)
+    with _whole(folder):
+        return manifest.read(folder)["published"]
 
 
 def check_layout(folder: epath.Path) -> None:
@@ -99,21 +103,24 @@ def _load(folder: epath.Path, table: dict, subtree: str, shapes, source: str) ->
     if subtree not in there:
         there = ", ".join(sorted(there)) or "nothing there"
         raise UserError(f"checkpoint {folder} has no parameters {subtree!r} in {source}; it has {there}")
-    like = {subtree: shapes}
-    for key in reversed(source.split("/")):
+    like, keys = {subtree: shapes}, PARTS[source].split("/")
+    for key in reversed(keys):
         like = {key: like}
-    tree = manifest.load(folder, table, like, f"{source}/{subtree}/")
-    for key in source.split("/"):
+    tree = manifest.load(folder, table, like, f"{PARTS[source]}/{subtree}/")
+    for key in keys:
         tree = tree[key]
     return tree[subtree]
 
 
 def _shapes(table: dict, source: str) -> dict:
     """The nested shapes of the arrays in a part of the state, for one device; {} where there are none."""
+    if source not in PARTS:
+        raise UserError(f"parameters={source!r}: the parts of a run's state are {' and '.join(PARTS)}")
     tree: dict = {}
+    place = f"{PARTS[source]}/"
     for name, (shape, dtype, _) in table["arrays"].items():
-        if name.startswith(f"{source}/"):
-            *parents, last = name.removeprefix(f"{source}/").split("/")
+        if name.startswith(place):
+            *parents, last = name.removeprefix(place).split("/")
             node = tree
             for key in parents:
                 node = node.setdefault(key, {})

@@ -1,7 +1,7 @@
 """What a checkpoint holds, written into it, and reading it against that: no array comes back with a wrong bit.
 
 A checkpoint has two parts: the state, and its manifest with the shape, dtype and digest of every array by
-name, the run's clock, and a SHA-256 of the table itself.
+name, the part of the state that is published, the run's clock, and a SHA-256 of the table itself.
 """
 
 import errno
@@ -28,11 +28,12 @@ class Damaged(Exception):
     """A checkpoint is not as it was written; the text says why, in a few words. All hosts raise it together."""
 
 
-def describe(state: dict, clock: dict[str, float]) -> dict:
-    """The manifest of a state, for JSON. All hosts must call it."""
+def describe(state: dict, clock: dict[str, float], published: str = "params") -> dict:
+    """The manifest of a state, for JSON; `published` names the part that is read at test and that others should use, a
+    key of former.PARTS. All hosts must call it."""
     found = digests(state)
     arrays = {name: [*_form(x), f"{found[name]:016x}"] for name, x in flat(state).items()}
-    table = {"arrays": arrays, "clock": clock}
+    table = {"arrays": arrays, "clock": clock, "published": published}
     return table | {"sha256": _sha256(table)}
 
 
@@ -60,7 +61,10 @@ def load(folder: epath.Path, table: dict, like: dict, among: str = "") -> dict:
     for name in sorted(stored.keys() | wanted.keys()):
         if stored.get(name) != wanted.get(name):
             there, here = stored.get(name, "absent"), wanted.get(name, "absent")
-            raise UserError(f"checkpoint {folder} does not fit: {name} is {there} there and {here} in this model")
+            raise UserError(
+                f"checkpoint {folder} does not fit: {name} is {there} there and {here} here; "
+                "use the run's own config (config.json), or another --workdir to train again"
+            )
     tree = _on_all_hosts(lambda: _load(folder, {STATE: like})[STATE])
     if wrong := differing(tree, {name: int(arrays[name][-1], 16) for name in wanted}):
         raise Damaged(f"{wrong[0]}: digest differs" + f", and of {len(wrong) - 1} more" * (len(wrong) > 1))

@@ -49,7 +49,7 @@ class Checkpoints:
         self._under_way = int(state.step)
         # asdict copies the arrays: the train step donates the state's buffers while the save is still under way.
         tree = dataclasses.asdict(state)
-        parts = {manifest.STATE: tree, manifest.MANIFEST: manifest.describe(tree, clock)}
+        parts = {manifest.STATE: tree, manifest.MANIFEST: manifest.describe(tree, clock, state.published)}
         with self._writing():
             self._checkpointer.save_checkpointables_async(self._under_way, parts, force=True)
 

@@ -1,13 +1,11 @@
 """Losses that are no number or explode, and images that cannot be read: what stops a run, and going back once."""
 
 import collections
-import dataclasses
 import json
 import math
 import statistics
 import sys
 
-import numpy as np
 from etils import epath
 
 from rxrx_jax.base import files
@@ -63,19 +61,8 @@ class Guard:
         self._losses.append(loss)
 
 
-def save_minibatch(workdir: epath.Path, diverged: Diverged, dataset, rows: np.ndarray) -> epath.Path:
-    """Writes which images a bad step was made of: WORKDIR/diverged-STEP.json. Args: rows [B] of dataset.sites."""
-    sites = dataset.sites
-    images = [
-        {
-            "row": int(row),
-            "site_id": str(sites.site_id[row]),
-            "split": str(sites.split[row]),
-            "experiment": dataset.experiments[sites.experiment[row]],
-            "plate": dataset.plates[sites.plate[row]],
-        }
-        for row in rows
-    ]
+def save_minibatch(workdir: epath.Path, diverged: Diverged, images: list[dict]) -> epath.Path:
+    """Writes what a bad step was made of, as its source describes it: WORKDIR/diverged-STEP.json."""
     path = workdir / f"diverged-{diverged.step}.json"
     number = lambda x: x if math.isfinite(x) else str(x)  # noqa: E731
     metrics = {name: number(value) for name, value in diverged.found.items()}
@@ -83,33 +70,18 @@ def save_minibatch(workdir: epath.Path, diverged: Diverged, dataset, rows: np.nd
     return path
 
 
-@dataclasses.dataclass(frozen=True)
-class LeavingOut:
-    """A sampler (of rxrx_jax.data) without the minibatch number `step`, in whose place stands number `instead`."""
-
-    sampler: object
-    step: int
-    instead: int
-
-    def rows(self, step: int) -> np.ndarray:
-        return self.sampler.rows(self.instead if step == self.step else step)
-
-    def __getattr__(self, name):
-        return getattr(self.sampler, name)
-
-
-def stop_or_roll_back(workdir: epath.Path, bad: Diverged, dataset, rows, may_roll_back: bool) -> None:
-    """Keeps what the bad minibatch was made of (`rows`, a list of [n]; nothing on noise), and that the run goes back,
-    if it may and has not before; else raises UserError."""
-    where = f"its images are in {save_minibatch(workdir, bad, dataset, np.concatenate(rows))}" if rows else "of noise"
-    if may_roll_back and rows and rolled_back(workdir) is None:
+def stop_or_roll_back(workdir: epath.Path, bad: Diverged, images: list[dict], may_roll_back: bool) -> None:
+    """Keeps what the bad minibatch was made of (nothing where it was noise), and that the run goes back, if it may and
+    has not before; else raises UserError."""
+    where = f"its images are in {save_minibatch(workdir, bad, images)}" if images else "of noise"
+    if may_roll_back and images and rolled_back(workdir) is None:
         files.write(workdir / ROLLBACK, json.dumps({"step": bad.step}))
         print(f"WARNING: {bad}; going back to the last checkpoint, once, without that minibatch: {where}",
               file=sys.stderr, flush=True)  # fmt: skip
         return
-    again = " again after going back once" if may_roll_back and rows else ""
+    again = " again after going back once" if may_roll_back and images else ""
     hint = "" if may_roll_back else ", or pass --config.guard.rollback=True to go back once and leave it out"
-    raise UserError(f"{bad}{again}: {where}; earlier checkpoints are kept: lower optim.lr or mend the data{hint}")
+    raise UserError(f"{bad}{again}: {where}; earlier checkpoints are kept: lower optim.lr or fix the data{hint}")
 
 
 def rolled_back(workdir: epath.Path) -> int | None:

@@ -1,4 +1,4 @@
-"""A dataset that is not there: what a compiled step must know of it, and minibatches of its shape made of noise."""
+"""The source of noise: minibatches in the shape of a dataset that need not be there."""
 
 import collections
 import dataclasses
@@ -6,8 +6,12 @@ import dataclasses
 import jax
 import numpy as np
 
+from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.augment import Augment
+from rxrx_jax.data.batch import HELD_OUT, TRAIN
 from rxrx_jax.data.builders import builders
+from rxrx_jax.data.images import ImageViews
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
 # are classes of their own, and the sites to train on where they are not all.
@@ -78,27 +82,71 @@ def _describe_simulated(screen) -> Description:
     )
 
 
-def synthetic_minibatches(dataset, size: int, crop: int, seed: int):
-    """This host's part of one random minibatch, again and again without end.
+@dataclasses.dataclass(frozen=True)
+class Noise(ImageViews):
+    """Images of uniform noise in the shape of a dataset: what the compute does by itself, and what it is compiled for."""
 
-    Args: dataset, a Description or a Dataset. Keys, shapes and dtypes are those of data.training_minibatches.
-    """
-    random = np.random.default_rng([seed, jax.process_index()])
-    local = size // jax.process_count()
-    minibatch = {
-        "image": random.integers(0, 256, (local, crop, crop, dataset.image_shape[2]), dtype=np.uint8),
-        "valid": np.ones(local, bool),
-    }
-    ranges = {"label": "classes", "experiment": "experiments", "plate": "plates", "cell_type": "cell_types"}
-    for key, values in ranges.items():
-        minibatch[key] = random.integers(0, len(getattr(dataset, values)), local, dtype=np.int32)
-    minibatch["row"] = np.full(local, -1, np.int64)
-    while True:
-        yield dict(minibatch)  # its own: the trainer takes keys out
+    description: Description
+    seed: int
+    pairs: bool
+    fingerprint = "noise"
+
+    @property
+    def units(self) -> dict[str, int]:
+        return {name: 2 if self.pairs and name == TRAIN else 1 for name in self.sizes}
+
+    @property
+    def examples(self) -> int:
+        return self.description.train_images
+
+    @property
+    def classes(self) -> int:
+        return len(self.description.classes)
+
+    @property
+    def shares(self) -> dict[str, tuple[float, ...]]:
+        equal = lambda domains: (1 / len(domains),) * len(domains)  # noqa: E731
+        return {"experiment": equal(self.description.experiments), "plate": equal(self.description.plates)}
+
+    def minibatches(self, start: int, steps: int):
+        """One random minibatch, again and again."""
+        random = np.random.default_rng([self.seed, jax.process_index()])
+        minibatch = {name: self._random(random, size // jax.process_count()) for name, size in self.sizes.items()}
+        for _ in range(start, steps):
+            yield {name: dict(columns) for name, columns in minibatch.items()}
+
+    def _random(self, random, size: int) -> dict[str, np.ndarray]:
+        crop = self.augment.crop
+        found = {
+            "image": random.integers(0, 256, (size, crop, crop, self.image_shape[2]), dtype=np.uint8),
+            "valid": np.ones(size, bool),
+        }
+        ranges = {"label": "classes", "experiment": "experiments", "plate": "plates", "cell_type": "cell_types"}
+        for key, values in ranges.items():
+            found[key] = random.integers(0, len(getattr(self.description, values)), size, dtype=np.int32)
+        return found
+
+    def rows(self, step: int) -> list[dict]:
+        return []
+
+    def without(self, step: int, instead: int) -> "Noise":
+        return self
 
 
-def synthetic_statistics(dataset) -> dict[str, np.ndarray]:
-    """Statistics of that noise, as augment.plate_statistics gives them: {"mean", "std"}, float32 [plates, C]."""
-    shape = len(dataset.plates), dataset.image_shape[2]
+def make(config: Config) -> Noise:
+    """Noise in the shape of `config.data`'s dataset; nothing is read or prepared."""
+    c = config.data
+    description = describe(c.name, c.builder.as_kwargs())
+    c.as_kwargs(), c.select.as_kwargs()  # read, though nothing is chosen
+    sizes = {TRAIN: c.minibatch} | ({HELD_OUT: c.unlabelled_minibatch} if c.unlabelled_minibatch else {})
+    shape = len(description.plates), description.image_shape[2]
     mean, std = 255 / 2, ((256**2 - 1) / 12) ** 0.5
-    return {"mean": np.full(shape, mean, np.float32), "std": np.full(shape, std, np.float32)}
+    return Noise(
+        augment=Augment(config.normalisation, **config.augment.as_kwargs()),
+        sizes=sizes,
+        image_shape=description.image_shape,
+        constants={"mean": np.full(shape, mean, np.float32), "std": np.full(shape, std, np.float32)},
+        description=description,
+        seed=config.seed,
+        pairs=bool(c.get("pairs", "")),
+    )

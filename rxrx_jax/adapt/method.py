@@ -1,0 +1,160 @@
+"""What a method of domain adaptation or generalisation may change: a dataclass whose hooks default to empirical risk
+minimisation. A method is one file beside this one, or anywhere, and overrides what it needs.
+
+Terms: a *domain* is the group that a method must not depend on (an experiment, or a plate); B the images of a
+minibatch, those of every stream one after the other; K the classes; D the width of the features.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rxrx_jax.data.batch import TRAIN, Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a method needs of a run, checked in one place (`adapt.check`).
+
+    groups: (fewest, most) domains that a training minibatch is drawn from, None for any. pairs: the kind of pairs
+    (`data.pairs`). streams: beside the labelled one. views: random views of each image. averages: of the parameters
+    (`optim.ema_decay`). batch_norm: a model with BatchNorm. transductive: unlabelled held-out images take part, in
+    training or when they are read. whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be
+    accumulated in parts.
+    """
+
+    groups: tuple[int, int] | None = None
+    pairs: str = ""
+    streams: tuple[str, ...] = ()
+    views: int = 1
+    averages: bool = False
+    batch_norm: bool = False
+    transductive: bool = False
+    whole_minibatch: bool = False
+
+
+class Encoded(NamedTuple):
+    """What a classifier makes of images: features [B, D], logits [B, K], and its new batch_stats."""
+
+    features: jax.Array
+    logits: jax.Array
+    batch_stats: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What `Method.loss` is computed from.
+
+    features [B, D]; logits [B, K]; losses [B], the cross-entropy of each image, 0 where it has no label; labels [B], -1
+    where there is none; labelled [B] bool; domains [B]; batch, what they were computed from; extra, what the method's
+    own `forward` added.
+    """
+
+    features: jax.Array
+    logits: jax.Array
+    losses: jax.Array
+    labels: jax.Array
+    labelled: jax.Array
+    domains: jax.Array
+    batch: Batch
+    extra: dict
+
+    @property
+    def risk(self) -> jax.Array:
+        """The empirical risk: the mean of the labelled images' losses."""
+        return self.losses.sum() / self.batch.labelled
+
+
+class Network(NamedTuple):
+    """What is read at test: the moving average of a run where it keeps one, else its last state."""
+
+    params: dict
+    batch_stats: dict
+
+
+class Group(NamedTuple):
+    """What is read together: rows [n] of the dataset that are asked for, and all `members` [m] of their domain, of
+    whichever split; `size`, rows per minibatch."""
+
+    rows: np.ndarray
+    members: np.ndarray
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Empirical risk minimisation. Fields that no config sets: shares, of each domain in the training images, 0 for one
+    that is held out; groups, that each training minibatch is drawn from (0 = all)."""
+
+    domain: str = "experiment"
+    shares: tuple[float, ...] = ()
+    groups: int = 0
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    @property
+    def read_by(self) -> str:
+        """What `at_test` gets one group of at a time: "" for everything, "experiment" or "plate"."""
+        return ""
+
+    def init(self, key: jax.Array, features: jax.Array) -> tuple[dict, dict]:
+        """(parameters, trained with the network's; carry, which `loss` hands on). Args: features [B, D], for shapes."""
+        return {}, {}
+
+    def mix(self, key: jax.Array, images: jax.Array, targets: jax.Array, domains: jax.Array):
+        """(images [B, S, S, C], targets [B, K]) to train on in place of these."""
+        return images, targets
+
+    def forward(self, encode: Callable[..., Encoded], images: jax.Array, batch: Batch) -> tuple[Encoded, dict]:
+        """What the network makes of the (mixed) images, and what `loss` needs beside it.
+
+        Args: encode(images, average=False), the network in training mode, or the average of its past (`Needs.averages`);
+        batch, with `batch.views` other views of the same images.
+        """
+        return encode(images), {}
+
+    def loss(self, params: dict, carry: dict, out: Outputs, progress: jax.Array, key: jax.Array):
+        """(loss, carry, metrics). Args: progress, the finished part of the run, 0 to 1."""
+        return out.risk, carry, {}
+
+    def update(self, differentiate: Callable, optimiser: optax.GradientTransformation, state, minibatch: dict):
+        """One step: (params, collections, opt_state, metrics).
+
+        Args:
+          differentiate(params, collections, minibatch) -> (gradients, collections, metrics), of any part of the
+            minibatch, {stream: {name: [n, ...]}}.
+          state: has params, collections and opt_state.
+        """
+        gradients, collections, found = differentiate(state.params, state.collections, minibatch)
+        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+        found |= {"gradient_norm": optax.tree.norm(gradients)}
+        return optax.apply_updates(state.params, updates), collections, opt_state, found
+
+    def at_test(self, predict, network: Network, group: Group) -> dict[str, np.ndarray]:
+        """The task's outputs, each [n, ...], with the `row` [n] of each, for the rows of a group.
+
+        Args: predict(network, rows) gives them for any network; predict.batch_statistics(network, rows) the BatchNorm
+        statistics of exactly the images of these rows.
+        """
+        return predict(network, group.rows)
+
+
+def by_group(minibatch: dict, groups: int) -> list[dict]:
+    """The labelled stream of a minibatch that was drawn from `groups` domains, one part for each: [n / groups, ...]."""
+    split = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), minibatch[TRAIN])
+    return [{TRAIN: jax.tree.map(lambda x, g=g: x[g], split)} for g in range(groups)]
+
+
+def mean_by_domain(values: jax.Array, domains: jax.Array, chosen: jax.Array, count: int):
+    """(mean of `values` [B] in each domain [count], 0 where there are none; number of images in each [count]), of the
+    `chosen` [B] alone."""
+    one_hot = jax.nn.one_hot(domains, count) * chosen[:, None]  # [B, domains]
+    number = one_hot.sum(0)
+    return values @ one_hot / jnp.maximum(number, 1), number

@@ -1,0 +1,25 @@
+"""AdaBN: BatchNorm statistics of the domain that is being read (Li et al. 2016, arXiv 1603.04779).
+
+Post hoc (`config.post_hoc`): any trained network, its statistics re-estimated on each domain's unlabelled images before
+it reads them. As the method of a run, batch-pure: training minibatches come from one domain each as well, so that the
+network has only ever seen statistics of one domain (Lin & Lu 2022, bioRxiv 2022.10.14.512286). Both are transductive.
+"""
+
+import dataclasses
+
+from rxrx_jax.adapt.method import Method, Needs
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaBN(Method):
+    @property
+    def needs(self):
+        return Needs(groups=(1, 1), batch_norm=True, transductive=True)
+
+    @property
+    def read_by(self):
+        return self.domain
+
+    def at_test(self, predict, network, group):
+        statistics = predict.batch_statistics(network, group.members)
+        return predict(network._replace(batch_stats=statistics), group.rows)

@@ -1,0 +1,55 @@
+"""Files that a config names: one of a package's own, by its name, or anybody's, by its path."""
+
+import importlib
+import importlib.util
+import pathlib
+import types
+
+from rxrx_jax.base.errors import UserError
+
+
+def load(name: str, package: types.ModuleType, key: str) -> types.ModuleType:
+    """The module that a config key names.
+
+    Args:
+      name: `dann` for the file dann.py anywhere in the package, or the path of a Python file.
+      package: where names are looked up.
+      key: the config key, for messages.
+
+    Raises UserError where there is no such file, or where a user's file cannot be imported.
+    """
+    root = pathlib.Path(package.__file__).parent
+    if name.endswith(".py"):
+        return _from_path(pathlib.Path(name).expanduser(), key)
+    files = {path.stem: path for path in sorted(root.rglob("[a-z]*.py"))}
+    if name not in files:
+        raise UserError(f"{key}={name!r}: expected {', '.join(files)}, or the path of a .py file")
+    parts = files[name].relative_to(root).with_suffix("").parts
+    return importlib.import_module(".".join((package.__name__, *parts)))
+
+
+def _from_path(path: pathlib.Path, key: str) -> types.ModuleType:
+    if not path.is_file():
+        raise UserError(f"{key}={path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{key}={path} cannot be imported ({type(error).__name__}: {error})") from error
+    return module
+
+
+def only_class(module: types.ModuleType, base: type, key: str) -> type:
+    """The one public class of a module that is a `base`. Raises UserError where there is none, or several."""
+    found = [
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+        if not name.startswith("_")
+    ]
+    if len(found) != 1:
+        raise UserError(f"{key}: {module.__file__} must define one {base.__name__}, and defines {len(found)}")
+    return found[0]

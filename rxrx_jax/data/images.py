@@ -1,0 +1,171 @@
+"""The source of images: records of a prepared dataset, drawn by samplers, cut on the hosts and augmented on device."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rxrx_jax.base import hosts
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import dataset as datasets
+from rxrx_jax.data.augment import Augment, plate_statistics
+from rxrx_jax.data.batch import HELD_OUT, TRAIN
+from rxrx_jax.data.minibatches import KEYS, training_minibatches
+
+LENGTHS = {TRAIN: "data.minibatch", HELD_OUT: "data.unlabelled_minibatch"}
+SELECT = ("experiments", "cell_types", "well_types", "sites")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageViews:
+    """What sources of images have in common. sizes: images per minibatch of each stream; image_shape [H, W, C];
+    constants: {"mean", "std"}, float32 [plates, C]."""
+
+    augment: Augment
+    sizes: dict[str, int]
+    image_shape: tuple[int, int, int]
+    constants: dict[str, np.ndarray]
+
+    def __post_init__(self):
+        if self.augment.crop > min(self.image_shape[:2]):
+            raise UserError(f"augment.crop={self.augment.crop} is larger than the images, {self.image_shape[:2]}")
+
+    @property
+    def lengths(self) -> dict[str, str]:
+        return LENGTHS
+
+    @property
+    def view(self) -> jax.ShapeDtypeStruct:
+        crop = self.augment.crop
+        return jax.ShapeDtypeStruct((1, crop, crop, self.image_shape[2]), jnp.float32)
+
+    @property
+    def spec(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+        def stream(size):
+            image = jax.ShapeDtypeStruct((size, *self.view.shape[1:]), jnp.uint8)
+            indices = dict.fromkeys(KEYS, jax.ShapeDtypeStruct((size,), np.int32))
+            return {"image": image, "valid": jax.ShapeDtypeStruct((size,), bool)} | indices
+
+        return {name: stream(size) for name, size in self.sizes.items()}
+
+    def views(self, columns, constants, keys, number):
+        """Of each image [B, S, S, C] uint8 `number` random views, [B, S, S, C] float32 each."""
+        of = lambda i: keys if i == 0 else jax.vmap(jax.random.fold_in, (0, None))(keys, i)  # noqa: E731
+        return tuple(self.augment.train(columns, constants, of(i)) for i in range(number))
+
+
+@dataclasses.dataclass(frozen=True)
+class Images(ImageViews):
+    """dataset: a datasets.Dataset; samplers: by stream."""
+
+    dataset: datasets.Dataset
+    samplers: dict
+    seed: int
+
+    @property
+    def units(self) -> dict[str, int]:
+        return {name: sampler.unit for name, sampler in self.samplers.items()}
+
+    @property
+    def examples(self) -> int:
+        return self.samplers[TRAIN].size * self.samplers[TRAIN].steps_per_epoch
+
+    @property
+    def classes(self) -> int:
+        return len(self.dataset.classes)
+
+    @functools.cached_property
+    def shares(self) -> dict[str, tuple[float, ...]]:
+        """By kind of domain, the share of each domain in the images that are trained on."""
+        found = {}
+        for kind, names in (("experiment", self.dataset.experiments), ("plate", self.dataset.plates)):
+            values = getattr(self.dataset.sites, kind)[self.samplers[TRAIN].drawn_from]
+            counts = np.bincount(values, minlength=len(names))
+            found[kind] = tuple((counts / counts.sum()).tolist())
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        return datasets.fingerprint(self.dataset)
+
+    def minibatches(self, start: int, steps: int):
+        return training_minibatches(self.dataset, self.samplers, steps, start, self.augment.crop, self.seed)
+
+    def rows(self, step: int) -> list[dict]:
+        sites, data = self.dataset.sites, self.dataset
+        return [
+            {
+                "stream": stream,
+                "row": int(row),
+                "site_id": str(sites.site_id[row]),
+                "split": str(sites.split[row]),
+                "experiment": data.experiments[sites.experiment[row]],
+                "plate": data.plates[sites.plate[row]],
+            }
+            for stream, sampler in self.samplers.items()
+            for row in sampler.rows(step)
+        ]
+
+    def without(self, step: int, instead: int) -> "Images":
+        return dataclasses.replace(
+            self, samplers={name: LeavingOut(s, step, instead) for name, s in self.samplers.items()}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LeavingOut:
+    """A sampler without the minibatch number `step`, in whose place stands number `instead`."""
+
+    sampler: object
+    step: int
+    instead: int
+
+    def rows(self, step: int) -> np.ndarray:
+        return self.sampler.rows(self.instead if step == self.step else step)
+
+    def __getattr__(self, name):
+        return getattr(self.sampler, name)
+
+
+def make(config: Config) -> Images:
+    """The source of `config.data`. All hosts call it; where the dataset is still to be made, the first host makes it.
+
+    Raises UserError for what cannot be drawn."""
+    find = lambda: datasets.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))  # noqa: E731
+    hosts.on_first_host(lambda: find() and None)
+    dataset = hosts.on_all_hosts(find)
+    c = config.data
+    selected = checked(c.select.as_kwargs())
+    rows = datasets.select(dataset, splits="train", **selected)
+    drawn = c.minibatch, c.group, c.groups_per_minibatch, config.seed, c.get("pairs", "")
+    samplers = {TRAIN: datasets.make_sampler(dataset, rows, *drawn)}
+    if c.unlabelled_minibatch:
+        held_out = datasets.select(dataset, splits=c.unlabelled_splits, **selected)
+        if not len(held_out):
+            raise UserError(
+                "data.unlabelled_minibatch: no held-out image matches data.select and data.unlabelled_splits"
+            )
+        samplers[HELD_OUT] = datasets.make_sampler(
+            dataset, held_out, c.unlabelled_minibatch, c.group, 0, config.seed + 1
+        )
+    else:
+        c.get("unlabelled_splits")
+    return Images(
+        augment=Augment(config.normalisation, **config.augment.as_kwargs()),
+        sizes={name: sampler.size for name, sampler in samplers.items()},
+        image_shape=dataset.image_shape,
+        constants=plate_statistics(dataset, config.normalisation),
+        dataset=dataset,
+        samplers=samplers,
+        seed=config.seed,
+    )
+
+
+def checked(criteria: dict) -> dict:
+    """The keys of data.select, which may not name splits: tasks train on the train split alone."""
+    if unknown := [key for key in criteria if key not in SELECT]:
+        raise UserError(f"data.select.{unknown[0]}: expected {', '.join(SELECT)}")
+    return criteria

@@ -1,0 +1,44 @@
+"""Sources: what the trainer draws minibatches from. `data.source` names one of the files here or, as a path, anybody's
+file with a function `make(config) -> source`.
+
+A source is an object with
+
+spec {stream: {name: ShapeDtypeStruct [B, ...]}}   a global minibatch, "train" first
+units {stream: int}          neighbours in a minibatch that accumulation and devices must not part
+lengths {stream: key}        the config key of each stream's size, for messages
+examples                     of the stream "train" in an epoch
+constants                    a tree of arrays that every device holds
+view                         ShapeDtypeStruct [1, ...]: what `views` makes of one example
+views(columns, constants, keys, number) -> tuple of [B, ...]   on device: `number` random views, by one key each
+minibatches(start, steps) -> iterator of {stream: {name: this host's part}}, of steps start .. steps-1
+fingerprint                  a text that must be equal on all hosts
+rows(step)                   JSON-able descriptions of what a minibatch was made of
+without(step, instead)       the source with minibatch `instead` in the place of `step`
+
+What tasks ask of it is between them: those of images need `classes` and `shares`, evaluators `dataset`.
+"""
+
+import sys
+
+from rxrx_jax.base import plugins
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
+
+
+def make_source(config: Config, *arguments):
+    """The source of a config: noise where only the compute is measured, else what `data.source` names."""
+    measure = config.get("measure", "")
+    if measure not in ("", "synthetic", "loader"):
+        raise UserError(f"measure={measure!r}: expected synthetic, loader or nothing")
+    name = config.data.get("source", "images")
+    if name.endswith(".py"):
+        return plugins.load(name, sys.modules[__package__], "data.source").make(config, *arguments)
+    if name != "images":
+        raise UserError(f"data.source={name!r}: expected images, or the path of a .py file")
+    if measure == "synthetic":
+        from rxrx_jax.data import noise
+
+        return noise.make(config)
+    from rxrx_jax.data import images
+
+    return images.make(config, *arguments)
