@@ -6,10 +6,10 @@
     python -m rxrx_jax.main --config=convnet.py:rxrx1,model=resnet50,normalisation=image
 
 model: convnet, a small one of this project; resnet50; densenet161 (no published recipe: this file's own).
-method: erm, empirical risk minimisation, or a file of rxrx_jax/adapt/ by its name; what it needs of the sampler is set with
-it, its own keys are `config.adapt`'s (`--config.adapt.grl_weight=0` is the control of dann). transductive: unlabelled
-images of the held-out experiments beside each minibatch. post_hoc: a method to also read the trained network by (adabn:
-BatchNorm statistics re-estimated per experiment), whose metrics begin with its name.
+method: erm, empirical risk minimisation, or a file of rxrx_jax/adapt/ by its name; what it needs of the sampler is set
+with it, its own keys are `config.adapt`'s (`--config.adapt.grl_weight=0` is the control of dann). transductive:
+unlabelled images of the held-out experiments beside each minibatch. post_hoc: a method to also read the trained
+network by (adabn: BatchNorm statistics re-estimated per experiment), whose metrics begin with its name.
 
 `:rxrx1,model=resnet50` trains as the ERM baseline of WILDS (Koh et al. 2021, arXiv 2012.07421): 90 epochs, cosine
 schedule after 10 epochs of warm-up, weight decay 1e-5, no label smoothing, flips and quarter turns alone; minibatch 72

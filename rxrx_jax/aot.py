@@ -26,6 +26,7 @@ from rxrx_jax.base import command, sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import noise
+from rxrx_jax.data.source import minibatch_size
 from rxrx_jax.training.speed import hlo
 
 # Memory of a chip in GiB, by jax's device_kind.
@@ -119,8 +120,8 @@ def compile_step(values: dict, chips: list) -> dict:
         "device_kind": chips[0].device_kind,
         "chips": len(chips),
         "mesh": dict(mesh.shape),
-        "minibatch": sum(next(iter(columns.values())).shape[0] for columns in source.spec.values()),
-        "minibatch_per_chip": 0,
+        "minibatch": minibatch_size(source),
+        "minibatch_per_chip": minibatch_size(source) / sharding.minibatch_devices(mesh),
         "parameters": parameter_count(step.arguments[0].params),
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,

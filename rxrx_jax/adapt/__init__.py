@@ -1,5 +1,5 @@
-"""Domain adaptation and generalisation, one file a method, in rooms by family. `method.py` says what a method may change;
-`adapt.name` names the file, in one of the rooms here or, as a path, anywhere."""
+"""Domain adaptation and generalisation, one file a method, in rooms by family. `method.py` says what a method may
+change; `adapt.name` names the file, in one of the rooms here or, as a path, anywhere."""
 
 import dataclasses
 

@@ -115,8 +115,8 @@ class Method:
     def forward(self, encode: Callable[..., Encoded], images: jax.Array, batch: Batch) -> tuple[Encoded, dict]:
         """What the network makes of the (mixed) images, and what `loss` needs beside it.
 
-        Args: encode(images, average=False), the network in training mode, or the average of its past (`Needs.averages`);
-        batch, with `batch.views` other views of the same images.
+        Args: encode(images, average=False), the network in training mode, or the average of its past
+        (`Needs.averages`); batch, with `batch.views` other views of the same images.
         """
         return encode(images), {}
 

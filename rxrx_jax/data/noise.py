@@ -84,7 +84,8 @@ def _describe_simulated(screen) -> Description:
 
 @dataclasses.dataclass(frozen=True)
 class Noise(ImageViews):
-    """Images of uniform noise in the shape of a dataset: what the compute does by itself, and what it is compiled for."""
+    """Images of uniform noise in the shape of a dataset: what the compute does by itself, and what it is compiled
+    for."""
 
     description: Description
     seed: int

@@ -42,3 +42,8 @@ def make_source(config: Config, *arguments):
     from rxrx_jax.data import images
 
     return images.make(config, *arguments)
+
+
+def minibatch_size(source) -> int:
+    """Examples of all streams per minibatch."""
+    return sum(next(iter(columns.values())).shape[0] for columns in source.spec.values())

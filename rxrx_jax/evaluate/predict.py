@@ -78,8 +78,8 @@ class Context:
         return {key: values[readable] for key, values in found.items()} | {"row": rows[readable]}
 
     def batch_statistics(self, network: Network, rows: np.ndarray) -> dict:
-        """BatchNorm statistics of exactly the images of rows [n], as if they were one minibatch; the network's own where
-        none of them can be read."""
+        """BatchNorm statistics of exactly the images of rows [n], as if they were one minibatch; the network's own
+        where none of them can be read."""
         parts = []
         minibatches = data.evaluation_minibatches(self.dataset, rows, self.minibatch, self.augment.crop, True)
         for number, minibatch in enumerate(minibatches):

@@ -9,9 +9,9 @@ method: what the step asks for the update
 frozen: a regular expression of parameter paths that are not trained, or None
 inherits: the parameter subtree that comes from the stage before, or None
 
-key is one for the step, `batch.keys` [B] one for each example; progress is the finished part of the run, 0 to 1. What is
-read at test, published and inherited is `averages` where a state has any, else its parameters (`state.network`). A task
-that has averages in `init` moves them in its loss; else `optim.ema_decay` asks the step for them.
+key is one for the step, `batch.keys` [B] one for each example; progress is the finished part of the run, 0 to 1. What
+is read at test, published and inherited is `averages` where a state has any, else its parameters (`state.network`). A
+task that has averages in `init` moves them in its loss; else `optim.ema_decay` asks the step for them.
 """
 
 import sys

@@ -27,8 +27,8 @@ class Distill:
     carried. At the start of the loss it moves towards the student. This is the same sequence of teachers as
     DINO's, which moves after the optimiser's step, only done at the beginning of the step after; momentum and
     temperature are read at this step's `progress`. Every move is linear in the minibatch's sums, but for the bound of
-    `move_centre`, so that the mean of the collections of equal parts of a minibatch, each from the same state, is that of
-    the whole where no part reaches it.
+    `move_centre`, so that the mean of the collections of equal parts of a minibatch, each from the same state, is that
+    of the whole where no part reaches it.
 
     momentum: the teacher's, rises to 1 on a cosine; temperatures: the teacher's first and last, reached on a line after
     the share `warmup` of the run; shares: of each domain in the training data, or () for one centre for all.

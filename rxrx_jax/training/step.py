@@ -13,6 +13,7 @@ from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN, Batch, in_order, join, label_count
+from rxrx_jax.data.source import minibatch_size
 from rxrx_jax.models import attention
 from rxrx_jax.tasks import make_task
 from rxrx_jax.training import optim
@@ -136,8 +137,8 @@ def _has_batch_norm(task, batch_stats: dict) -> bool:
 
 
 def _differentiate(task, source, constants, keys, progress) -> Callable:
-    """differentiate(params, collections, minibatch, labelled=None) -> (gradients, collections, metrics) of any part of a
-    minibatch; `labelled` is what sums over labelled examples are divided by, their number unless given."""
+    """differentiate(params, collections, minibatch, labelled=None) -> (gradients, collections, metrics) of any part of
+    a minibatch; `labelled` is what sums over labelled examples are divided by, their number unless given."""
 
     def differentiate(params, collections, minibatch, labelled=None):
         columns, streams = join(minibatch)
@@ -198,13 +199,12 @@ def _numbered(minibatch: dict) -> dict:
 
 
 def flops_per_image(config: Config, source, shapes: TrainState) -> float:
-    """Model FLOPs of the forward and backward passes of one step, without rematerialisation, per example of all streams."""
-    task = make_task(
-        config.replace("model", remat="none") if "model" in config and "remat" in config.model else config, source
-    )
+    """Model FLOPs of the forward and backward passes of one step, without rematerialisation, per example of all
+    streams."""
+    plain = config.replace("model", remat="none") if "model" in config and "remat" in config.model else config
+    task = make_task(plain, source)
     keys = jax.eval_shape(lambda: {name: jax.random.key(0) for name in ("augment", "task")})
     constants = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.constants)
-    size = sum(map(_size, source.spec.values()))
 
     def gradients(params, collections, minibatch, constants, keys, progress):
         state = TrainState(jnp.int32(0), params, collections, {})
@@ -214,7 +214,7 @@ def flops_per_image(config: Config, source, shapes: TrainState) -> float:
     progress = jax.ShapeDtypeStruct((), np.float32)
     with attention.unfused():  # a fused kernel's operations are hidden in it
         arguments = shapes.params, shapes.collections, source.spec, constants, keys, progress
-        return flops.count(gradients, *arguments) / size
+        return flops.count(gradients, *arguments) / minibatch_size(source)
 
 
 class _Nothing:

@@ -12,7 +12,7 @@ from rxrx_jax.base import files, hosts, sharding
 from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN
-from rxrx_jax.data.source import make_source
+from rxrx_jax.data.source import make_source, minibatch_size
 from rxrx_jax.evaluate import make_evaluators, make_readings
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import checkpoint, metrics, provenance
@@ -62,7 +62,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     # What is drawn, for how long, and the step with the shapes of the state.
     source = make_source(config)
     hosts.check_equal_across_hosts({"data": source.fingerprint})
-    minibatch = sum(next(iter(columns.values())).shape[0] for columns in source.spec.values())
+    minibatch = minibatch_size(source)
     lengths = lengths_of(source)
     total_steps = run_length(config, **lengths)
     steps = functools.partial(duration, config, total_steps=total_steps, **lengths)
@@ -188,9 +188,7 @@ def starting_state(config: Config, step: Step, checkpoints, workdir) -> tuple[Tr
     path, parameters = settings_of(config)["init"]
     if path:
         if not step.task.inherits:
-            raise UserError(
-                f"init.path={path}: task.name={config.task.name} starts from nothing; remove it"
-            )
+            raise UserError(f"init.path={path}: task.name={config.task.name} starts from nothing; remove it")
         like = shapes.params[step.task.inherits]
         part = provenance.former_encoder(path, parameters, config, step.task, like)
         state = step.warm_start(state, part)

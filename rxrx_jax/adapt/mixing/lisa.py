@@ -12,8 +12,8 @@ from rxrx_jax.adapt.method import Method, Needs
 @dataclasses.dataclass(frozen=True)
 class Lisa(Method):
     """Each image gets a rectangle of its pair's other image (CutMix, Yun et al. 2019, arXiv 1905.04899), of a share of
-    the area 1 - lambda with lambda ~ Beta(alpha, alpha). Both have one label, so targets stay. Images of a minibatch lie
-    in pairs, 2i and 2i+1, whose two images share their lambda and rectangle."""
+    the area 1 - lambda with lambda ~ Beta(alpha, alpha). Both have one label, so targets stay. Images of a minibatch
+    lie in pairs, 2i and 2i+1, whose two images share their lambda and rectangle."""
 
     alpha: float = 2.0
 

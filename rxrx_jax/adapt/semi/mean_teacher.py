@@ -14,8 +14,8 @@ from rxrx_jax.data.batch import HELD_OUT
 class MeanTeacher(Method):
     """The loss gains weight * ramp * the mean squared difference of student's and teacher's class probabilities on the
     held-out images, each of which both see in a view of their own. The teacher is the run's moving average
-    (`optim.ema_decay`), which is also what is evaluated. ramp: exp(-5 (1 - t)^2) over the share `ramp_up` of the run, as
-    in the paper's code."""
+    (`optim.ema_decay`), which is also what is evaluated. ramp: exp(-5 (1 - t)^2) over the share `ramp_up` of the run,
+    as in the paper's code."""
 
     weight: float = 1.0
     ramp_up: float = 0.25

@@ -1,8 +1,8 @@
 """ARM-BN: meta-learning to adapt by BatchNorm statistics (Zhang et al. 2021, arXiv 2007.02931, section 4.2).
 
 Every domain of a training minibatch is normalised by the statistics of its own images there, and the loss is that of
-the network thus adapted; at test each minibatch of a domain's unlabelled images is normalised by its own (transductive).
-Running statistics are averages over the domains, for evaluators that read without adaptation.
+the network thus adapted; at test each minibatch of a domain's unlabelled images is normalised by its own
+(transductive). Running statistics are averages over the domains, for evaluators that read without adaptation.
 """
 
 import dataclasses
