@@ -17,9 +17,7 @@ def method_class(name: str, key: str = "adapt.name") -> type[Method]:
     """The method of this name or file. Raises UserError for an unknown one, and for hooks that do not exist."""
     if name == "erm":
         return Method
-    if name in ("method", "__init__"):
-        raise UserError(f"{key}={name!r} is not a method")
-    found = plugins.only_class(plugins.load(name, adapt, key), Method, key)
+    found = plugins.only_class(plugins.load(name, adapt, key, "*/[a-z]*.py"), Method, key)
     hooks = [hook for hook in vars(Method) if not hook.startswith("_")]
     for hook in vars(found):
         if not hook.startswith("_") and hook not in hooks and hook not in found.__dataclass_fields__:

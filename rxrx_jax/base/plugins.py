@@ -8,20 +8,21 @@ import types
 from rxrx_jax.base.errors import UserError
 
 
-def load(name: str, package: types.ModuleType, key: str) -> types.ModuleType:
+def load(name: str, package: types.ModuleType, key: str, pattern: str = "[a-z]*.py") -> types.ModuleType:
     """The module that a config key names.
 
     Args:
-      name: `dann` for the file dann.py anywhere in the package, or the path of a Python file.
+      name: `dann` for the file dann.py of the package, or the path of a Python file.
       package: where names are looked up.
       key: the config key, for messages.
+      pattern: which of its files can be named.
 
     Raises UserError where there is no such file, or where a user's file cannot be imported.
     """
     root = pathlib.Path(package.__file__).parent
     if name.endswith(".py"):
         return _from_path(pathlib.Path(name).expanduser(), key)
-    files = {path.stem: path for path in sorted(root.rglob("[a-z]*.py"))}
+    files = {path.stem: path for path in sorted(root.glob(pattern), key=lambda path: path.stem)}
     if name not in files:
         raise UserError(f"{key}={name!r}: expected {', '.join(files)}, or the path of a .py file")
     parts = files[name].relative_to(root).with_suffix("").parts

@@ -1,0 +1,367 @@
+"""Each method against its formula, in float64 numpy, on a network of one linear layer."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rxrx_jax.adapt.invariance.fish import Fish
+from rxrx_jax.adapt.invariance.groupdro import GroupDRO
+from rxrx_jax.adapt.method import Group, Method, Network
+from rxrx_jax.adapt.mixing.lisa import Lisa, rectangle
+from rxrx_jax.adapt.semi.mean_teacher import MeanTeacher
+from rxrx_jax.adapt.statistics.arm_bn import ArmBN
+from rxrx_jax.data.batch import HELD_OUT, TRAIN, Batch, join, label_count
+from rxrx_jax.models.convnet import ConvNet
+from rxrx_jax.models.heads import Head
+from rxrx_jax.tasks.classify import Classify
+from rxrx_jax.training.state import TrainState
+
+CLASSES, SHARES = 3, (0.25, 0.5, 0.0, 0.25)
+
+
+class Pixels(nn.Module):
+    """An encoder that changes nothing: [B, S, S, C] -> [B, S*S*C]."""
+
+    @nn.compact
+    def __call__(self, images, train=False, mask=None):
+        x = images.reshape(len(images), -1)
+        return x, {"embedding": x}
+
+
+def draw(size, seed=0, side=2, domains=(0, 1, 3)):
+    random = np.random.default_rng(seed)
+    return {
+        "image": random.normal(size=(size, side, side, 2)),
+        "label": random.integers(0, CLASSES, size),
+        "experiment": np.array([domains[i % len(domains)] for i in range(size)]),
+    }
+
+
+def batch_of(minibatch, views=None):
+    columns, streams = join(minibatch)
+    images = columns["image"]
+    keys = jax.random.split(jax.random.key(0), len(images))
+    return Batch(views or (images,), columns, keys, streams, label_count(minibatch))
+
+
+def make(method, encoder=None, smoothing=0.0):
+    return Classify(encoder or Pixels(), Head(CLASSES), method, smoothing)
+
+
+def start(task, seed=1):
+    """Random parameters and collections, float64."""
+    view = np.zeros((1, 2, 2, 2))
+    variables = task.init(jax.random.key(0), view)
+    random = np.random.default_rng(seed)
+    params = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)), variables["params"])
+    collections = {key: variables.get(key, {}) for key in ("batch_stats", "carry", "averages")}
+    collections["carry"] = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), collections["carry"])
+    return params, collections
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def linear(params, images):
+    head = jax.tree.map(np.asarray, params["head"]["linear"])
+    return np.asarray(images).reshape(len(images), -1) @ head["kernel"] + head["bias"]
+
+
+def errors(params, columns):
+    return -np.log(softmax(linear(params, columns["image"]))[np.arange(len(columns["label"])), columns["label"]])
+
+
+def gradient(params, columns, weights):
+    """Of the sum of weights [B] times the cross-entropy of each image: (kernel, bias)."""
+    x = columns["image"].reshape(len(columns["label"]), -1)
+    d = (softmax(linear(params, columns["image"])) - np.eye(CLASSES)[columns["label"]]) * weights[:, None]
+    return x.T @ d, d.sum(0)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def close(found, expected, rtol=1e-6):
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-9)
+
+
+def value_and_gradient(task, params, collections, batch, progress=0.5):
+    loss = lambda p: task.loss(p, collections, batch, jax.random.key(1), progress)  # noqa: E731
+    (value, (new, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    return value, new, found, gradients["head"]["linear"]
+
+
+# Group DRO.
+
+
+def test_groupdro_weighs_domains_by_their_losses():
+    task = make(GroupDRO(rate=0.7, shares=SHARES))
+    params, collections = start(task)
+    close(collections["carry"]["q"], [1 / 3, 1 / 3, 0, 1 / 3])  # the third domain is held out
+    columns = draw(9)
+    columns["label"][4] = -1  # no label, no part in it
+    value, new, _, found = value_and_gradient(task, params, collections, batch_of({TRAIN: columns}))
+
+    known = columns["label"] >= 0
+    losses = np.where(known, errors(params, columns | {"label": np.maximum(columns["label"], 0)}), 0)
+    members = np.array([(columns["experiment"] == g) & known for g in range(4)])
+    risks = members @ losses / np.maximum(members.sum(1), 1)
+    q = np.array([1 / 3, 1 / 3, 0, 1 / 3]) * np.exp(0.7 * risks)
+    q /= q.sum()
+    close(value, q @ risks)
+    close(new["carry"]["q"], q)
+    weights = (q / np.maximum(members.sum(1), 1)) @ members
+    kernel, bias = gradient(params, columns | {"label": np.maximum(columns["label"], 0)}, weights)
+    close(found["kernel"], kernel)
+    close(found["bias"], bias)
+
+
+def test_groupdro_of_equal_domains_is_the_mean_and_a_harder_one_counts_more():
+    task = make(GroupDRO(rate=0.5, shares=(0.5, 0.5)))
+    params, collections = start(task)
+    one = draw(4, domains=(0,))
+    same = {k: np.concatenate([v, v]) for k, v in one.items()} | {"experiment": np.repeat([0, 1], 4)}
+    value, new, _, _ = value_and_gradient(task, params, collections, batch_of({TRAIN: same}))
+    close(value, errors(params, one).mean())
+    close(new["carry"]["q"], [0.5, 0.5])
+    harder = same | {"label": np.concatenate([one["label"], linear(params, one["image"]).argmin(1)])}
+    _, new, _, _ = value_and_gradient(task, params, collections, batch_of({TRAIN: harder}))
+    assert new["carry"]["q"][1] > 0.5
+
+
+# Fish.
+
+
+def fish_by_hand(params, parts, rate, meta):
+    kernel, bias = (np.asarray(params["head"]["linear"][name]) for name in ("kernel", "bias"))
+    inner = {"head": {"linear": {"kernel": kernel, "bias": bias}}}
+    for part in parts:
+        g = gradient(inner, part, np.full(len(part["label"]), 1 / len(part["label"])))
+        old = inner["head"]["linear"]
+        inner = {"head": {"linear": {"kernel": old["kernel"] - rate * g[0], "bias": old["bias"] - rate * g[1]}}}
+    new = inner["head"]["linear"]
+    return kernel + meta * (new["kernel"] - kernel), bias + meta * (new["bias"] - bias)
+
+
+def one_update(task, params, collections, minibatch, optimiser):
+    state = TrainState(jnp.int32(0), params, collections, optimiser.init(params))
+
+    def differentiate(params, collections, part):
+        loss = lambda p: task.loss(p, collections, batch_of(part), jax.random.key(1), 0.5)  # noqa: E731
+        (value, (new, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return gradients, new, found | {"loss": value}
+
+    return task.method.update(differentiate, optimiser, state, minibatch)
+
+
+def test_fish_steps_through_the_domains_and_moves_part_of_the_way():
+    task = make(Fish(meta_rate=0.3, shares=SHARES, groups=3))
+    params, collections = start(task)
+    parts = [draw(4, seed, domains=(seed,)) for seed in (0, 1, 3)]
+    minibatch = {TRAIN: {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}}
+    found, _, _, metrics = one_update(task, params, collections, minibatch, optax.sgd(0.2))
+    kernel, bias = fish_by_hand(params, parts, rate=0.2, meta=0.3)
+    close(found["head"]["linear"]["kernel"], kernel)
+    close(found["head"]["linear"]["bias"], bias)
+    assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] > 0
+    # One domain and the whole way: plain gradient descent.
+    alone = make(Fish(meta_rate=1.0, shares=SHARES, groups=1))
+    plain = make(Method(shares=SHARES))
+    first = one_update(alone, params, collections, {TRAIN: parts[0]}, optax.sgd(0.2))[0]
+    second = one_update(plain, params, collections, {TRAIN: parts[0]}, optax.sgd(0.2))[0]
+    jax.tree.map(close, first, second)
+
+
+# LISA.
+
+
+def test_lisa_cuts_a_rectangle_of_the_pairs_other_image():
+    method = Lisa(alpha=2.0)
+    random = np.random.default_rng(0)
+    images = jnp.asarray(random.normal(size=(6, 16, 12, 2)))
+    targets = jnp.asarray(random.normal(size=(6, CLASSES)))
+    mixed, same = jax.jit(method.mix, static_argnums=3)(jax.random.key(3), images, targets, None)
+    close(same, targets)
+    of_lambda, of_place = jax.random.split(jax.random.key(3))
+    lam = jax.random.beta(of_lambda, 2.0, 2.0, (3,))
+    middle = jax.random.uniform(of_place, (2, 3))
+    changed = 0
+    for i in range(6):
+        share = float(lam[i // 2])
+        h, w = int(16 * np.sqrt(1 - share)), int(12 * np.sqrt(1 - share))
+        top = int(float(middle[0, i // 2]) * 16) - h // 2
+        left = int(float(middle[1, i // 2]) * 12) - w // 2
+        expected = np.array(images[i])
+        rows, columns = slice(max(top, 0), max(top + h, 0)), slice(max(left, 0), max(left + w, 0))
+        expected[rows, columns] = images[i ^ 1][rows, columns]  # its pair's other one
+        np.testing.assert_array_equal(mixed[i], expected)
+        changed += (expected != images[i]).any()
+    assert changed >= 4
+
+
+def test_rectangles_have_the_area_that_lambda_says():
+    lam = jnp.array([0.0, 0.75, 1.0])
+    found = rectangle(lam, jnp.full((2, 3), 0.5), 40, 20)
+    np.testing.assert_array_equal(found.sum((1, 2)), [800, 200, 0])
+
+
+# Mean teacher.
+
+
+def test_mean_teacher_pulls_the_held_out_predictions_to_those_of_the_average():
+    task = make(MeanTeacher(weight=2.0, ramp_up=0.8, shares=SHARES))
+    params, collections = start(task)
+    teacher, _ = start(task, seed=5)
+    collections = collections | {"averages": {"params": teacher, "batch_stats": {"encoder": {}, "head": {}}}}
+    minibatch = {TRAIN: draw(4), HELD_OUT: draw(3, seed=2) | {"label": np.full(3, -1)}}
+    images, _ = join(minibatch)
+    other = images["image"] + 0.3  # the teacher's view
+    batch = batch_of(minibatch, views=(images["image"], other))
+    value, _, found, gradients = value_and_gradient(task, params, collections, batch, progress=0.2)
+
+    def by_hand(params):
+        student = softmax(linear(params, minibatch[HELD_OUT]["image"]))
+        taught = softmax(linear(teacher, minibatch[HELD_OUT]["image"] + 0.3))
+        weight = 2.0 * np.exp(-5 * (1 - 0.2 / 0.8) ** 2)
+        return errors(params, minibatch[TRAIN]).mean() + weight * np.square(student - taught).mean()
+
+    close(value, by_hand(params))
+    close(found["consistency_weight"], 2.0 * np.exp(-5 * 0.75**2))
+    for index in ((0, 0), (5, 2)):
+
+        def moved(by, index=index):
+            kernel = np.array(params["head"]["linear"]["kernel"])
+            kernel[index] += by
+            return by_hand(params | {"head": {"linear": params["head"]["linear"] | {"kernel": kernel}}})
+
+        close(gradients["kernel"][index], (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-5)
+
+
+# ARM-BN.
+
+
+def test_arm_bn_normalises_each_domain_by_its_own_images():
+    method = ArmBN(shares=SHARES, groups=2)
+    task = make(method, ConvNet((3,)))
+    random = np.random.default_rng(0)
+    minibatch = draw(8, side=4)
+    images = minibatch["image"] * np.repeat([1.0, 5.0], 4)[:, None, None, None]  # the second domain is brighter
+    params = task.init(jax.random.key(0), np.zeros((1, 4, 4, 2)))["params"]
+    params = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)), params)
+    stats = {"encoder": {"norm0": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}, "head": {}}
+
+    def encode(images, average=False):
+        return task._apply(params, stats, images, None, train=True)
+
+    found, extra = method.forward(encode, images, None)
+    kernel = np.asarray(params["encoder"]["conv0"]["kernel"])
+    scale, bias = (np.asarray(params["encoder"]["norm0"][name]) for name in ("scale", "bias"))
+    expected, means = [], []
+    for part in (images[:4], images[4:]):
+        x = np.tensordot(part, kernel, 3)
+        means.append(x.mean(0))
+        x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+        expected.append(np.maximum(x * scale + bias, 0))
+    close(found.features, np.concatenate(expected), rtol=1e-4)
+    close(found.batch_stats["encoder"]["norm0"]["mean"], 0.1 * np.mean(means, axis=0), rtol=1e-4)  # momentum 0.9
+    assert extra == {}
+
+
+def test_arm_bn_reads_each_minibatch_of_a_domain_by_its_own_statistics():
+    class Predict:
+        """Notes which rows' statistics which rows were read with."""
+
+        def __init__(self):
+            self.read = []
+
+        def __call__(self, network, rows):
+            self.read.append((network.batch_stats, rows.tolist()))
+            return {"row": rows, "logits": np.zeros((len(rows), 2))}
+
+        def batch_statistics(self, network, rows):
+            return rows.tolist()
+
+    predict, rows = Predict(), np.array([3, 5, 6, 8, 9])
+    found = ArmBN(support=2).at_test(predict, Network({}, {}), Group(rows, np.arange(20), 4))
+    assert predict.read == [([3, 5], [3, 5]), ([6, 8], [6, 8]), ([8, 9], [9])]  # the last one is not alone
+    np.testing.assert_array_equal(found["row"], rows)
+
+
+# What all have in common.
+
+EVERY = {
+    "erm": Method(shares=SHARES),
+    "groupdro": GroupDRO(shares=SHARES),
+    "fish": Fish(shares=SHARES, groups=3, meta_rate=1.0),
+    "lisa": Lisa(shares=SHARES),
+    "mean_teacher": MeanTeacher(shares=SHARES),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_renaming_the_domains_changes_nothing(name):
+    task = make(EVERY[name])
+    params, collections = start(task)
+    if name == "mean_teacher":
+        collections["averages"] = {"params": params, "batch_stats": {"encoder": {}, "head": {}}}
+    train, held_out = draw(12), draw(4, seed=1) | {"label": np.full(4, -1)}
+    train["experiment"] = np.repeat([0, 1, 3], 4)
+
+    def update(rename):
+        part = train | {"experiment": rename[train["experiment"]]}
+        minibatch = {TRAIN: part} | ({HELD_OUT: held_out} if name == "mean_teacher" else {})
+        method = dataclasses.replace(task.method, shares=tuple(np.array(SHARES)[np.argsort(rename)]))
+        renamed = dataclasses.replace(task, method=method)
+        again = collections | {"carry": renamed.method.init(jax.random.key(0), None)[1]}
+
+        def differentiate(params, collections, part):
+            columns, _ = join(part)
+            batch = batch_of(part, views=(columns["image"],) * 2)
+            loss = lambda p: renamed.loss(p, collections, batch, jax.random.key(1), 0.5)  # noqa: E731
+            (value, (new, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+            return gradients, new, found | {"loss": value}
+
+        optimiser = optax.sgd(0.1)
+        state = TrainState(jnp.int32(0), params, again, optimiser.init(params))
+        return renamed.method.update(differentiate, optimiser, state, minibatch)[0]
+
+    jax.tree.map(close, update(np.arange(4)), update(np.array([3, 0, 2, 1])))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_three_updates_lower_the_loss(name):
+    task = make(EVERY[name])
+    params, collections = start(task)
+    if name == "mean_teacher":
+        collections["averages"] = {"params": params, "batch_stats": {"encoder": {}, "head": {}}}
+    train = draw(12)
+    train["experiment"] = np.repeat([0, 1, 3], 4)
+    train["label"] = np.repeat(np.arange(6) % CLASSES, 2)  # pairs have one label
+    minibatch = {TRAIN: train}
+    if name == "mean_teacher":
+        minibatch[HELD_OUT] = draw(4, seed=1) | {"label": np.full(4, -1)}
+
+    def differentiate(params, collections, part):
+        columns, _ = join(part)
+        batch = batch_of(part, views=(columns["image"],) * 2)
+        loss = lambda p: task.loss(p, collections, batch, jax.random.key(1), 0.5)  # noqa: E731
+        (value, (new, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return gradients, new, found | {"loss": value}
+
+    optimiser, losses = optax.sgd(0.1), []
+    state = TrainState(jnp.int32(0), params, collections, optimiser.init(params))
+    for _ in range(4):
+        params, collections, opt_state, found = task.method.update(differentiate, optimiser, state, minibatch)
+        state = TrainState(state.step + 1, params, collections, opt_state)
+        losses.append(float(found["loss"]))
+    assert losses[0] > losses[1] > losses[2] > losses[3]
