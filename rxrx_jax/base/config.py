@@ -55,6 +55,15 @@ def parse_arguments(argument: str | None, **defaults) -> ml_collections.ConfigDi
     return values
 
 
+def flatten(values: dict, prefix: str = "") -> dict[str, object]:
+    """A nested config as {"optim.lr": value}; an empty section keeps its key."""
+    flat = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
+
+
 class Config:
     """Read-only view of a nested config that remembers what was read.
 
@@ -98,14 +107,8 @@ class Config:
         return Config(values, self._prefix, self._seen)
 
     def unread(self) -> list[str]:
-        def leaves(values, prefix):
-            for key, value in values.items():
-                if isinstance(value, dict):
-                    yield from leaves(value, f"{prefix}{key}.")
-                else:
-                    yield prefix + key
-
-        return sorted(set(leaves(self._values, self._prefix)) - self._seen)
+        leaves = flatten(self._values, self._prefix).items()
+        return sorted(name for name, value in leaves if name not in self._seen and value != {})
 
     def check_all_read(self) -> None:
         if unread := self.unread():

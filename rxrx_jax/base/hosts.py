@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import rxrx_jax
+from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError
 
 MEND, AGAIN = 2, 75  # exit codes: the user must mend something; a host is stuck or lost, start again (EX_TEMPFAIL)
@@ -145,17 +146,10 @@ def check_equal_across_hosts(facts: dict[str, str]) -> None:
 def _difference(one: str, other: str) -> str:
     """The first key in which two JSON objects differ, else both texts, cut short."""
     with contextlib.suppress(ValueError, AttributeError):
-        one, other = _flat(json.loads(one)), _flat(json.loads(other))
+        one, other = flatten(json.loads(one)), flatten(json.loads(other))
         key = next(k for k in sorted(one.keys() | other.keys()) if one.get(k) != other.get(k))
         return f"{key} is {other.get(key)!r}, not {one.get(key)!r}"
     return f"{other[:16]}, not {one[:16]}"
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    found = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return found
 
 
 def code_version() -> str:

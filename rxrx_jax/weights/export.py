@@ -16,14 +16,13 @@ import pathlib
 import shutil
 import sys
 
-import jax
 import numpy as np
 import safetensors.numpy
 
 from rxrx_jax import models
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.sharding import path_name
+from rxrx_jax.base.sharding import named_leaves
 from rxrx_jax.data.builders import builders
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint, metrics
@@ -59,7 +58,7 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    flat = {path_name(at): np.ascontiguousarray(leaf) for at, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    flat = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(params).items()}
     safetensors.numpy.save_file(flat, partial / FILE, metadata={"format": "rxrx_jax"})
     (partial / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
     (partial / "README.md").write_text(card.write(run, about, records, evaluated))
