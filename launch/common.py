@@ -32,8 +32,11 @@ class Step:
     command: str
 
 
-class Stopped(Exception):
-    """The user asked the launcher to stop (Ctrl-C, SIGTERM)."""
+class Stopped(SystemExit):
+    """The user asked the launcher to stop (Ctrl-C, SIGTERM), which exits as a shell says of SIGTERM."""
+
+    def __init__(self):
+        super().__init__(128 + signal.SIGTERM)
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -54,18 +57,6 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
     options.workdir = given[-1] if is_remote(given[-1]) else os.path.expanduser(given[-1])
     trainer = [f"--workdir={options.workdir}" if a.startswith("--workdir=") else a for a in trainer]
     return options, trainer
-
-
-def command(main: Callable[[], int]) -> None:
-    """Ends the process with main()'s exit code, or after one line about a user's mistake with 2. What the user stopped
-    before it was done exits as a shell says of SIGTERM."""
-    try:
-        sys.exit(main())
-    except Stopped:
-        sys.exit(128 + signal.SIGTERM)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(MEND)
 
 
 # Exit codes

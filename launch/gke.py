@@ -12,10 +12,12 @@ import argparse
 import contextlib
 import math
 import shlex
+import sys
 
 import yaml
 
 from launch import common
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 
 PORT = 8476
@@ -179,4 +181,4 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
 
 
 if __name__ == "__main__":
-    common.command(main)
+    sys.exit(command.run(main))

@@ -165,4 +165,4 @@ def first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    command.run(functools.partial(main, sys.argv[1:]))
+    sys.exit(command.run(command.with_config(functools.partial(main, sys.argv[1:]))))

@@ -49,4 +49,4 @@ def _default_name(argv) -> str:
 
 if __name__ == "__main__":
     allocator.use_huge_pages()
-    command.run(main)
+    sys.exit(command.run(command.with_config(main)))

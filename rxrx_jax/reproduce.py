@@ -20,6 +20,7 @@ import time
 
 import numpy as np
 
+from rxrx_jax.base import command
 from rxrx_jax.base.config import load, to_json
 from rxrx_jax.base.cores import cores
 from rxrx_jax.base.errors import UserError
@@ -84,7 +85,8 @@ class Row:
     transductive: bool = False
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rxrx_jax.reproduce", description=__doc__.split("\n")[0])
     tables = sorted(p.stem for p in (pathlib.Path(__file__).parent / "tables").glob("[a-z]*.py"))
     parser.add_argument("table", choices=tables)
@@ -94,11 +96,7 @@ def main(argv=None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.seeds < 1 or arguments.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1")
-    try:
-        reproduce(arguments.table, arguments.out, arguments.seeds, arguments.jobs)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+    reproduce(arguments.table, arguments.out, arguments.seeds, arguments.jobs)
 
 
 def reproduce(table: str, out: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
@@ -254,4 +252,4 @@ def markdown(rows: list[dict], title: str, notes: list[str], command: str) -> st
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -1,4 +1,4 @@
-"""The flag --config of the commands that take one, and how they report a user's mistake: one line, exit code 2."""
+"""How every command of the project starts and ends: arguments, one line for what the user can fix, the exit status."""
 
 import sys
 from collections.abc import Callable
@@ -7,32 +7,42 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rxrx_jax.base import config as config_lib
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, to_the_user
 
+FIX, INTERRUPTED = 2, 130
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/ or a path, with arguments after a colon.")
 
 
-def run(main: Callable[[dict], None]) -> None:
-    """Calls main(values), the nested dict of --config, when all flags are known to be good."""
+def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
+    """main(argv)'s exit status, where None is 0; `argv` None means sys.argv[1:].
+
+    After one line on stderr 2 for what the user can fix, 130 for Ctrl-C. Any other error is raised.
+    """
+    try:
+        return main(argv) or 0
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept; start the same command again", file=sys.stderr)
+        return INTERRUPTED
+    except (UserError, OSError) as error:
+        if (line := to_the_user(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return FIX
+
+
+def with_config(main: Callable[[dict], None]) -> Callable[[list[str] | None], None]:
+    """main(values) as a function for `run`: absl's flags are parsed first, `values` is the nested dict of --config."""
 
     def called(_):
         if CONFIG.value is None:
-            fail(f"pass --config=mae_vit.py or another file of {config_lib.CONFIGS}")
-        try:
-            main(CONFIG.value.to_dict())
-        except UserError as e:
-            fail(e)
+            raise UserError(f"pass --config=mae_vit.py or another file of {config_lib.CONFIGS}")
+        return main(CONFIG.value.to_dict())
 
-    try:
-        sys.argv = resolve(sys.argv)
-    except UserError as e:
-        fail(e)
-    app.run(called, argv=sys.argv, flags_parser=parse_flags)
+    def start(argv):
+        sys.argv = resolve(sys.argv if argv is None else [sys.argv[0], *argv])
+        app.run(called, argv=sys.argv, flags_parser=parse_flags)  # ends with SystemExit
 
-
-def fail(error) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    return start
 
 
 def resolve(argv: list[str]) -> list[str]:
@@ -47,10 +57,11 @@ def resolve(argv: list[str]) -> list[str]:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, with one line for what the config file or an override of it gets wrong."""
+    """absl's parsing; raises UserError for what the config file or an override of it gets wrong."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as e:  # a UserError raised in a config file arrives here with its traceback as text
-        fail(str(e).rpartition("rxrx_jax.base.errors.UserError: ")[2].strip())
+        raise UserError(str(e).rpartition("rxrx_jax.base.errors.UserError: ")[2].strip()) from None
     except (AttributeError, KeyError, TypeError, ValueError) as e:  # what ml_collections raises for a bad override
-        fail(f"--config: {str(e).strip(chr(39) + chr(34))}".replace("\\'", "'").replace("\\n", " "))
+        message = f"--config: {str(e).strip(chr(39) + chr(34))}"
+        raise UserError(message.replace("\\'", "'").replace("\\n", " ")) from None

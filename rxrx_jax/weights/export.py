@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.numpy
 
 from rxrx_jax import models
+from rxrx_jax.base import command
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import named_leaves
@@ -108,8 +109,8 @@ def dataset_statistics(run: dict) -> dict:
         raise UserError(f"{path} has the mean and deviation to normalise with and cannot be read ({error})") from error
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m rxrx_jax.weights.export", description="Makes a folder to give away from a run."
     )
@@ -121,14 +122,9 @@ def main(argv: list[str] | None = None) -> int:
         help="part of the state (default: the one that the run was evaluated with)",
     )
     flags = parser.parse_args(argv)
-    try:
-        export(flags.checkpoint, flags.out, flags.parameters)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    export(flags.checkpoint, flags.out, flags.parameters)
     print(f"{flags.out}: {', '.join(sorted(path.name for path in flags.out.iterdir()))}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

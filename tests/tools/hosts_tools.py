@@ -4,7 +4,6 @@ They are forked from a process that has imported everything, so that each starts
 read at import, so that what differs between them is set in jax's config.
 """
 
-import contextlib
 import dataclasses
 import importlib
 import multiprocessing
@@ -102,8 +101,7 @@ def host(workdir, values, index, count, devices, port, log, faults):
         getattr(importlib.import_module(module), function)(*arguments)
     sys.argv = ["main", f"--config={HERE / 'tiny_config.py'}", f"--workdir={workdir}"]
     os.environ["TINY"] = repr(values)
-    with contextlib.suppress(KeyboardInterrupt):
-        command.run(main.main)
+    sys.exit(command.run(command.with_config(main.main)))
 
 
 def values(folder, config: str = "convnet.py", **changes) -> dict:
