@@ -23,8 +23,9 @@ import numpy as np
 from rxrx_jax.base import command
 from rxrx_jax.base.config import load, to_json
 from rxrx_jax.base.cores import cores
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, missing_extra
 from rxrx_jax.evaluate.accuracy import confidence_interval
+from rxrx_jax.report.page import write_report
 from rxrx_jax.report.records import by_experiment
 from rxrx_jax.training import metrics
 
@@ -101,6 +102,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def reproduce(table: str, out: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
     """Runs what is missing of a table and writes its files into `out`. Returns the rows."""
+    if importlib.util.find_spec("matplotlib") is None:  # asked for hours before it draws
+        raise missing_extra("matplotlib", "report")
     module = importlib.import_module(f"rxrx_jax.tables.{table}")
     out.mkdir(parents=True, exist_ok=True)
     module.prepare(range(seeds))
@@ -109,8 +112,6 @@ def reproduce(table: str, out: pathlib.Path, seeds: int, jobs: int) -> list[dict
     command = f"python -m rxrx_jax.reproduce {table} --out=DIR --seeds={seeds}"
     write_csv(out / "table.csv", rows)
     (out / "table.md").write_text(markdown(rows, module.TITLE, module.NOTES, command))
-
-    from rxrx_jax.report.page import write_report  # matplotlib and scikit-learn, only now
 
     workdirs = {run.name: [run.workdir(out, s) for s in range(seeds)] for run in module.RUNS}
     perturbations = {run.name: module.perturbations(run) for run in module.RUNS}

@@ -9,8 +9,8 @@ import ml_collections
 from rxrx_jax.base.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
-# Beside the package in a clone, inside it where a wheel put it.
-CONFIGS = next((p for p in (_PACKAGE.parent / "configs", _PACKAGE / "configs") if p.is_dir()), _PACKAGE / "configs")
+# Inside the package where a wheel put it, beside it in a clone.
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
 
 def find(argument: str) -> str:

@@ -1,6 +1,7 @@
 """TFDS's own command builds every folder of builders too; it needs TensorFlow, Apache Beam and mlcroissant."""
 
 import importlib.util
+import inspect
 import os
 import pathlib
 import subprocess
@@ -40,9 +41,10 @@ def test_tfds_build_makes_the_same_bytes(tmp_path, name):
         source = tmp_path / "tree"
         WRITERS[name](SCREEN, source)
         arguments.append(f"--manual_dir={source}")
+    folder = pathlib.Path(inspect.getfile(prepare.builder_class(name))).parent
     command = pathlib.Path(sys.executable).with_name("tfds")
     done = subprocess.run(
-        [command, "build", *arguments], cwd=ROOT / "tfds_builders" / name, capture_output=True, text=True,
+        [command, "build", *arguments], cwd=folder, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
