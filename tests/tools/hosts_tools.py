@@ -94,14 +94,14 @@ def host(workdir, values, index, count, devices, port, log, faults):
         coordinator = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
         os.environ.update(coordinator | {"JAX_PROCESS_ID": str(index)})
     from rxrx_jax import main
-    from rxrx_jax.base import command
+    from rxrx_jax.base import command, config_flag
 
     for name, arguments in faults:
         module, _, function = name.partition(":")
         getattr(importlib.import_module(module), function)(*arguments)
     sys.argv = ["main", f"--config={HERE / 'tiny_config.py'}", f"--workdir={workdir}"]
     os.environ["TINY"] = repr(values)
-    sys.exit(command.run(command.with_config(main.main)))
+    sys.exit(command.run(config_flag.with_config(main.main)))
 
 
 def values(folder, config: str = "convnet.py", **changes) -> dict:
