@@ -13,7 +13,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/ or 
 
 
 def with_config(main: Callable[[dict], None]) -> Callable[[list[str] | None], None]:
-    """main(values) as a function for `command.run`: absl's flags are parsed first, `values` is the nested dict of --config."""
+    """main(values) as a function for `command.run`, called with the nested dict of --config when all flags are good."""
 
     def called(_):
         if CONFIG.value is None:
