@@ -20,7 +20,7 @@ from rxrx_jax.base.errors import UserError
 MEND, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must mend something; start again
 UNFINISHED = 85  # what launch.worker makes of its 0 when a checkpoint was written and the run is not finished
 LOST_CONNECTION = 255  # what ssh exits with
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent  # of the clone; an installed package has none
 POLL_SECONDS = 0.05
 
 
@@ -32,8 +32,11 @@ class Step:
     command: str
 
 
-class Stopped(Exception):
-    """The user asked the launcher to stop (Ctrl-C, SIGTERM)."""
+class Stopped(SystemExit):
+    """The user asked the launcher to stop (Ctrl-C, SIGTERM), which exits as a shell says of SIGTERM."""
+
+    def __init__(self):
+        super().__init__(128 + signal.SIGTERM)
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -54,18 +57,6 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
     options.workdir = given[-1] if is_remote(given[-1]) else os.path.expanduser(given[-1])
     trainer = [f"--workdir={options.workdir}" if a.startswith("--workdir=") else a for a in trainer]
     return options, trainer
-
-
-def command(main: Callable[[], int]) -> None:
-    """Ends the process with main()'s exit code, or after one line about a user's mistake with 2. What the user stopped
-    before it was done exits as a shell says of SIGTERM."""
-    try:
-        sys.exit(main())
-    except Stopped:
-        sys.exit(128 + signal.SIGTERM)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(MEND)
 
 
 # Exit codes
@@ -115,7 +106,13 @@ def add_commit(parser: argparse.ArgumentParser) -> None:
 
 
 def resolve_commit(commit: str | None) -> str:
-    """The full hash. UserError when the clone holds changes that no commit has, unless a commit is named."""
+    """The full hash. UserError when the clone holds changes that no commit has, unless a commit is named, and where
+    this is no clone."""
+    if not (ROOT / ".git").exists():
+        raise UserError(
+            "other machines get the code of a commit, and this is an installed package: clone the repository, "
+            "`pip install -e .` there, and start the launcher in the clone (launch.local and launch.host work here too)"
+        )
     if commit and re.fullmatch("[0-9a-f]{40}", commit):
         return commit
     if not commit and git("status", "--porcelain"):

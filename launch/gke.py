@@ -12,11 +12,11 @@ import argparse
 import contextlib
 import math
 import shlex
-
-import yaml
+import sys
 
 from launch import common
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base import command
+from rxrx_jax.base.errors import UserError, missing_extra
 
 PORT = 8476
 DATA = "/mnt/data"  # where a bucket of datasets is mounted
@@ -65,6 +65,10 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
     name = options.name or common.name_of(options.workdir)
     platform = "tpu" if options.tpu else "gpu"
     image = f"{options.image}:{platform}-{commit}"
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        raise missing_extra("PyYAML", "launch") from None
     text = yaml.safe_dump(manifest(options, trainer, name, image), sort_keys=False, width=200)
     first = f"jobset.sigs.k8s.io/jobset-name={name},batch.kubernetes.io/job-completion-index=0"
     return {
@@ -179,4 +183,4 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
 
 
 if __name__ == "__main__":
-    common.command(main)
+    sys.exit(command.run(main))

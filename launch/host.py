@@ -8,8 +8,10 @@ One process drives all the host's GPUs: jax shards over them, and minibatches ar
 import argparse
 import pathlib
 import shlex
+import sys
 
 from launch import common, local, remote
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 
 
@@ -71,4 +73,4 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
 
 
 if __name__ == "__main__":
-    common.command(main)
+    sys.exit(command.run(main))

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from launch import common
+from rxrx_jax.base import command
 
 TRAINER = "rxrx_jax.main"
 
@@ -174,4 +175,4 @@ def follow(path: pathlib.Path) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    common.command(main)
+    sys.exit(command.run(main))

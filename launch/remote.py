@@ -23,7 +23,7 @@ def install(commit: str, extra: str) -> str:
             f"set -e; cd rxrx_jax/{commit}",
             "test -x ~/.local/bin/uv || curl -LsSf https://astral.sh/uv/install.sh | sh",
             "test -d .venv || ~/.local/bin/uv venv --quiet --python 3.12 .venv",
-            f"~/.local/bin/uv pip install --quiet --python .venv/bin/python -e '.[{extra}]' gcsfs",
+            f"~/.local/bin/uv pip install --quiet --python .venv/bin/python -e '.[{extra},gcs]'",
         ]
     )
 

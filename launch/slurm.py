@@ -13,6 +13,7 @@ import shlex
 import sys
 
 from launch import common
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 
 BODY = r"""
@@ -141,4 +142,4 @@ def script(options: argparse.Namespace, trainer: list[str], folder: pathlib.Path
 
 
 if __name__ == "__main__":
-    common.command(main)
+    sys.exit(command.run(main))

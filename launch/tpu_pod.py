@@ -10,8 +10,10 @@ after a preemption, and deletes the slice in the end.
 import argparse
 import contextlib
 import shlex
+import sys
 
 from launch import common, remote
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 
 BRING_UP = ("create", "wait", "pack", "copy", "install")
@@ -157,4 +159,4 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
 
 
 if __name__ == "__main__":
-    common.command(main)
+    sys.exit(command.run(main))

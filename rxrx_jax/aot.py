@@ -22,7 +22,7 @@ import time
 import jax
 from absl import flags
 
-from rxrx_jax.base import command, sharding
+from rxrx_jax.base import command, config_flag, sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import noise
@@ -163,4 +163,4 @@ def first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    command.run(functools.partial(main, sys.argv[1:]))
+    sys.exit(command.run(config_flag.with_config(functools.partial(main, sys.argv[1:]))))

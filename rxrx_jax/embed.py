@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import tqdm
 
 from rxrx_jax import data, weights
-from rxrx_jax.base import embeddings, sharding
+from rxrx_jax.base import command, embeddings, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS, Augment, plate_statistics
 from rxrx_jax.evaluate.embeddings import columns
@@ -230,8 +230,8 @@ def open_data(name: str, folder: str | None) -> data.Dataset:
     return data.open_dataset(name, {}, folder)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rxrx_jax.embed", description="Embeds a whole prepared dataset.")
     parser.add_argument("--checkpoint", required=True, help="a run's workdir, an exported folder or a file of weights")
     parser.add_argument("--data", required=True, help="name of a dataset, or its prepared folder")
@@ -247,18 +247,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minibatch", type=int, default=64, help="images at a time (default: 64)")
     parser.add_argument("--folder", help="of prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)")
     flags = parser.parse_args(argv)
-    try:
-        dataset = open_data(flags.data, flags.folder)
-        model = open_model(flags.checkpoint, dataset.image_shape[2], flags.parameters)
-        embed_dataset(model, dataset, flags.out, flags.pool, flags.per, flags.block, flags.minibatch)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
-    return 0
+    dataset = open_data(flags.data, flags.folder)
+    model = open_model(flags.checkpoint, dataset.image_shape[2], flags.parameters)
+    embed_dataset(model, dataset, flags.out, flags.pool, flags.per, flags.block, flags.minibatch)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

@@ -7,7 +7,7 @@ from logging import CRITICAL, getLogger
 import jax
 from absl import flags, logging
 
-from rxrx_jax.base import command, hosts
+from rxrx_jax.base import command, config_flag, hosts
 from rxrx_jax.training.safety.preemption import Stopped
 from rxrx_jax.training.speed import allocator
 
@@ -49,4 +49,4 @@ def _default_name(argv) -> str:
 
 if __name__ == "__main__":
     allocator.use_huge_pages()
-    command.run(main)
+    sys.exit(command.run(config_flag.with_config(main)))

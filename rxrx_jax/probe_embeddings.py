@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rxrx_jax.base import embeddings
+from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Sites
 from rxrx_jax.evaluate.accuracy import summarise
@@ -79,28 +79,23 @@ def probe(columns: dict[str, np.ndarray], embedding: np.ndarray) -> Iterator[tup
         yield name, metrics
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m rxrx_jax.probe_embeddings", description="Linear probe of an embeddings file."
     )
     parser.add_argument("path", type=pathlib.Path, help="embeddings.parquet, or a folder that holds one")
     parser.add_argument("--per-experiment", action="store_true", help=f"also {TRANSDUCTIVE}")
     flags = parser.parse_args(argv)
-    try:
-        columns, embedding = embeddings.read(flags.path)
-        dataset = as_dataset(columns)
-        train = (dataset.sites.split == "train") & (dataset.sites.label >= 0)
-        classes = len(np.unique(dataset.sites.label[train]))
-        print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {train.sum():,} train rows with a label, "
-              f"{classes:,} classes", flush=True)  # fmt: skip
-        _print("as they are", probe(columns, embedding))
-        if flags.per_experiment:
-            _print(TRANSDUCTIVE, probe(columns, standardise_by_group(embedding, dataset.sites.experiment)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    columns, embedding = embeddings.read(flags.path)
+    dataset = as_dataset(columns)
+    train = (dataset.sites.split == "train") & (dataset.sites.label >= 0)
+    classes = len(np.unique(dataset.sites.label[train]))
+    print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {train.sum():,} train rows with a label, "
+          f"{classes:,} classes", flush=True)  # fmt: skip
+    _print("as they are", probe(columns, embedding))
+    if flags.per_experiment:
+        _print(TRANSDUCTIVE, probe(columns, standardise_by_group(embedding, dataset.sites.experiment)))
 
 
 def _print(title: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
@@ -119,4 +114,4 @@ def _print(title: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

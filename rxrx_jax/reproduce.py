@@ -20,10 +20,12 @@ import time
 
 import numpy as np
 
+from rxrx_jax.base import command
 from rxrx_jax.base.config import load, to_json
 from rxrx_jax.base.cores import cores
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, missing_extra
 from rxrx_jax.evaluate.accuracy import confidence_interval
+from rxrx_jax.report.page import write_report
 from rxrx_jax.report.records import by_experiment
 from rxrx_jax.training import metrics
 
@@ -84,7 +86,8 @@ class Row:
     transductive: bool = False
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rxrx_jax.reproduce", description=__doc__.split("\n")[0])
     tables = sorted(p.stem for p in (pathlib.Path(__file__).parent / "tables").glob("[a-z]*.py"))
     parser.add_argument("table", choices=tables)
@@ -94,15 +97,13 @@ def main(argv=None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.seeds < 1 or arguments.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1")
-    try:
-        reproduce(arguments.table, arguments.out, arguments.seeds, arguments.jobs)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+    reproduce(arguments.table, arguments.out, arguments.seeds, arguments.jobs)
 
 
 def reproduce(table: str, out: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
     """Runs what is missing of a table and writes its files into `out`. Returns the rows."""
+    if importlib.util.find_spec("matplotlib") is None:  # asked for hours before it draws
+        raise missing_extra("matplotlib", "report")
     module = importlib.import_module(f"rxrx_jax.tables.{table}")
     out.mkdir(parents=True, exist_ok=True)
     module.prepare(range(seeds))
@@ -111,8 +112,6 @@ def reproduce(table: str, out: pathlib.Path, seeds: int, jobs: int) -> list[dict
     command = f"python -m rxrx_jax.reproduce {table} --out=DIR --seeds={seeds}"
     write_csv(out / "table.csv", rows)
     (out / "table.md").write_text(markdown(rows, module.TITLE, module.NOTES, command))
-
-    from rxrx_jax.report.page import write_report  # matplotlib and scikit-learn, only now
 
     workdirs = {run.name: [run.workdir(out, s) for s in range(seeds)] for run in module.RUNS}
     perturbations = {run.name: module.perturbations(run) for run in module.RUNS}
@@ -254,4 +253,4 @@ def markdown(rows: list[dict], title: str, notes: list[str], command: str) -> st
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -28,23 +28,16 @@ def drawn_once():
     """The report of a tiny folder is mostly histograms; those of the same numbers are drawn once a process."""
     from tfds_builders.report import pictures
 
-    draw, png = pictures.histogram_figure, pictures.figure_png
-    figures, pngs = {}, {}
+    draw, drawn = pictures.histogram, {}
 
     def draw_once(*args):
         key = pickle.dumps(args)
-        if key not in figures:
-            figures[key] = draw(*args)
-        return figures[key]
-
-    def png_once(figure):
-        if figure not in pngs:
-            pngs[figure] = png(figure)
-        return pngs[figure]
+        if key not in drawn:
+            drawn[key] = draw(*args)
+        return drawn[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "histogram_figure", draw_once)
-        patch.setattr(pictures, "figure_png", png_once)
+        patch.setattr(pictures, "histogram", draw_once)
         yield
 
 

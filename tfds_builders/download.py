@@ -12,6 +12,7 @@ import json
 import pathlib
 import sys
 
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 from tfds_builders import prepare
 from tfds_builders.downloads import fetch, unpack
@@ -136,28 +137,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="metadata, images, embeddings (default: all three)")
     flags = parser.parse_args(argv)
     to = pathlib.Path(flags.to).expanduser().absolute()
-    try:
-        parts = _parts(flags.only)
-        if flags.name not in known:
-            raise UserError(f"no dataset to download is called {flags.name!r}; there are: {', '.join(known)}")
-        about = prepare.builder_class(flags.name).about
-        print(
-            f"licence    {about['license']}\nhomepage   {about['homepage']}\ncite       {_one_line(about['citation'])}"
-        )
-        if flags.name in MANUAL:
-            print(MANUAL[flags.name].format(to=to))
-        else:
-            download(flags.name, to, parts)
-        for command, needs in (("prepare", "images"), ("prepare_embeddings", "embeddings")):
-            if needs in parts:
-                print(f"then       python -m tfds_builders.{command} {flags.name} --source={to}")
-        return 2 if flags.name in MANUAL else 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    parts = _parts(flags.only)
+    if flags.name not in known:
+        raise UserError(f"no dataset to download is called {flags.name!r}; there are: {', '.join(known)}")
+    about = prepare.builder_class(flags.name).about
+    print(f"licence    {about['license']}\nhomepage   {about['homepage']}\ncite       {_one_line(about['citation'])}")
+    if flags.name in MANUAL:
+        print(MANUAL[flags.name].format(to=to))
+    else:
+        download(flags.name, to, parts)
+    for module, needs in (("prepare", "images"), ("prepare_embeddings", "embeddings")):
+        if needs in parts:
+            print(f"then       python -m tfds_builders.{module} {flags.name} --source={to}")
+    return 2 if flags.name in MANUAL else 0
 
 
 def _one_line(citation: str) -> str:
@@ -165,4 +157,4 @@ def _one_line(citation: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

@@ -16,6 +16,7 @@ import shlex
 import sys
 from typing import Any
 
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 
 # TFDS is imported inside the functions: spawned workers import this module again and need none of it.
@@ -103,8 +104,8 @@ def split_sizes(folder: pathlib.Path) -> dict[str, int]:
     return sizes
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tfds_builders.prepare", description="Prepares a dataset for training."
     )
@@ -126,30 +127,22 @@ def main(argv: list[str] | None = None) -> int:
         help="build on Apache Beam with these pipeline options: '--runner=FlinkRunner ...'",
     )
     flags = parser.parse_args(argv)
-    try:
-        settings = dict(_setting(text) for text in flags.set)
-        for key in ("experiments", "plates", "cell_types", "encoding"):
-            if getattr(flags, key) is not None:
-                settings[key] = getattr(flags, key)
-        beam = None if flags.beam is None else _options(flags.beam)
-        builder_class(flags.name)
-        folder = find(flags.name, flags.out, **settings)
-        if folder.exists():
-            print(f"{folder} exists and is left as it is", flush=True)
-        else:
-            print(f"preparing {folder}", flush=True)
-        prepare(flags.name, flags.source, flags.out, flags.workers, True, flags.strict, beam, **settings)
-        _summarise(folder)
-        source = details(folder)["source"]
-        if flags.source and source != str(pathlib.Path(flags.source).expanduser().resolve()):
-            print(f"note       it was prepared from {source}, not from {flags.source}; use another --out")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
-    return 0
+    settings = dict(_setting(text) for text in flags.set)
+    for key in ("experiments", "plates", "cell_types", "encoding"):
+        if getattr(flags, key) is not None:
+            settings[key] = getattr(flags, key)
+    beam = None if flags.beam is None else _options(flags.beam)
+    builder_class(flags.name)
+    folder = find(flags.name, flags.out, **settings)
+    if folder.exists():
+        print(f"{folder} exists and is left as it is", flush=True)
+    else:
+        print(f"preparing {folder}", flush=True)
+    prepare(flags.name, flags.source, flags.out, flags.workers, True, flags.strict, beam, **settings)
+    _summarise(folder)
+    source = details(folder)["source"]
+    if flags.source and source != str(pathlib.Path(flags.source).expanduser().resolve()):
+        print(f"note       it was prepared from {source}, not from {flags.source}; use another --out")
 
 
 def _options(text: str) -> list[str]:
@@ -177,4 +170,4 @@ def _summarise(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from typing import Any
 
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 from tfds_builders import prepare as prepare_lib
 
@@ -70,8 +71,8 @@ def details(folder: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a folder that prepare_embeddings made ({error}): delete it") from error
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tfds_builders.prepare_embeddings",
         description="Joins published embeddings with the table of their dataset.",
@@ -83,20 +84,12 @@ def main(argv: list[str] | None = None) -> int:
         "--out", help="folder of all prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
     )
     flags = parser.parse_args(argv)
-    try:
-        folder = find(flags.name, flags.out)
-        print(f"{folder} exists and is left as it is" if folder.exists() else f"preparing {folder}", flush=True)
-        for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
-            print(f"note       {left} is of a killed build: delete it if none runs")
-        prepare(flags.name, flags.source, flags.embeddings, flags.out)
-        _summarise(folder)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was kept", file=sys.stderr)
-        return 130
-    return 0
+    folder = find(flags.name, flags.out)
+    print(f"{folder} exists and is left as it is" if folder.exists() else f"preparing {folder}", flush=True)
+    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        print(f"note       {left} is of a killed build: delete it if none runs")
+    prepare(flags.name, flags.source, flags.embeddings, flags.out)
+    _summarise(folder)
 
 
 def _summarise(folder: pathlib.Path) -> None:
@@ -113,4 +106,4 @@ def _summarise(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from rxrx_jax.base import command
 from rxrx_jax.base.cores import cores
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common.types import SITE_COLUMNS, SPLITS
@@ -262,14 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=pathlib.Path, help="the folder with dataset_info.json")
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     flags = parser.parse_args(argv)
-    try:
-        wrong = verify(flags.folder.expanduser().absolute(), flags.workers, progress=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    wrong = verify(flags.folder.expanduser().absolute(), flags.workers, progress=True)
     for line in wrong[:SHOWN]:
         print(line)
     if wrong:
@@ -281,4 +275,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

@@ -9,8 +9,8 @@ import ml_collections
 from rxrx_jax.base.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
-# Beside the package in a clone, inside it where a wheel put it.
-CONFIGS = next((p for p in (_PACKAGE.parent / "configs", _PACKAGE / "configs") if p.is_dir()), _PACKAGE / "configs")
+# Inside the package where a wheel put it, beside it in a clone.
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
 
 def find(argument: str) -> str:
@@ -53,6 +53,15 @@ def parse_arguments(argument: str | None, **defaults) -> ml_collections.ConfigDi
         except (KeyError, ValueError):
             raise UserError(f"config argument {token!r}: expected {key}={type(default).__name__}") from None
     return values
+
+
+def flatten(values: dict, prefix: str = "") -> dict[str, object]:
+    """A nested config as {"optim.lr": value}; an empty section keeps its key."""
+    flat = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
 
 
 class Config:
@@ -98,14 +107,8 @@ class Config:
         return Config(values, self._prefix, self._seen)
 
     def unread(self) -> list[str]:
-        def leaves(values, prefix):
-            for key, value in values.items():
-                if isinstance(value, dict):
-                    yield from leaves(value, f"{prefix}{key}.")
-                else:
-                    yield prefix + key
-
-        return sorted(set(leaves(self._values, self._prefix)) - self._seen)
+        leaves = flatten(self._values, self._prefix).items()
+        return sorted(name for name, value in leaves if name not in self._seen and value != {})
 
     def check_all_read(self) -> None:
         if unread := self.unread():

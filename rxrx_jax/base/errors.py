@@ -1,5 +1,27 @@
-"""The one exception that is meant for the user: `main` prints it as a single line and exits with 2."""
+"""What the user can fix: one line instead of a traceback."""
+
+import errno
+
+# What the operating system says of a path or a disk that the user has named, rather than of a fault in the code.
+FIXABLE = (
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+)
 
 
 class UserError(ValueError):
     """Bad input: the message names the file, key or value and says what to do."""
+
+
+def to_the_user(error: BaseException) -> str | None:
+    """The line that tells the user what to fix; None for an error that is not theirs."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FIXABLE:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+    return None
+
+
+def missing_extra(package: str, extra: str) -> UserError:
+    """What to raise where a package that comes with an extra of pyproject.toml cannot be imported."""
+    return UserError(f"{package} is not installed; it comes with the extra [{extra}]: pip install 'rxrx_jax[{extra}]'")

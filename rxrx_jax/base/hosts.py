@@ -15,7 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import rxrx_jax
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.config import flatten
+from rxrx_jax.base.errors import UserError, to_the_user
 
 MEND, AGAIN = 2, 75  # exit codes: the user must mend something; a host is stuck or lost, start again (EX_TEMPFAIL)
 PACKAGES = ("rxrx_jax", "tfds_builders")  # whose code decides what a run computes
@@ -145,17 +146,10 @@ def check_equal_across_hosts(facts: dict[str, str]) -> None:
 def _difference(one: str, other: str) -> str:
     """The first key in which two JSON objects differ, else both texts, cut short."""
     with contextlib.suppress(ValueError, AttributeError):
-        one, other = _flat(json.loads(one)), _flat(json.loads(other))
+        one, other = flatten(json.loads(one)), flatten(json.loads(other))
         key = next(k for k in sorted(one.keys() | other.keys()) if one.get(k) != other.get(k))
         return f"{key} is {other.get(key)!r}, not {one.get(key)!r}"
     return f"{other[:16]}, not {one[:16]}"
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    found = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return found
 
 
 def code_version() -> str:
@@ -185,14 +179,14 @@ def leaving(*passing: type[BaseException]):
         code, line = 1, None
         if isinstance(e, SystemExit):
             code = e.code if isinstance(e.code, int) else bool(e.code)
-        elif isinstance(e, UserError):
-            code, line = MEND, f"error: {e}"
+        elif to_the_user(e) is not None:
+            code, line = MEND, f"error: {to_the_user(e)}"
         elif away or is_lost(e):
             what = "the storage does not answer" if away else "another host is lost"
             again = "start all hosts again" if several else "start again"
             why = str(e).partition("\n")[0][:200]
             code, line = AGAIN, f"error: {what} ({why}): {again}"
-        if not isinstance(e, (SystemExit, UserError)):
+        if not isinstance(e, SystemExit) and code != MEND:
             traceback.print_exc()
         if line:
             print(line, file=sys.stderr)

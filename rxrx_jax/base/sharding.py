@@ -95,6 +95,11 @@ def path_name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def named_leaves(tree) -> dict:
+    """`path_name` -> leaf, in the tree's order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The first matching rule's spec for one array of a train state; an axis that does not divide its dimension is left
     whole. Collections are replicated, but for averages of parameters, which follow these."""

@@ -3,10 +3,6 @@
 import warnings
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from rxrx_jax.base.errors import UserError
 
@@ -19,6 +15,12 @@ def fit_linear(features: np.ndarray, labels: np.ndarray, iterations: int = 300):
         raise UserError(
             "a linear probe needs sites of two classes in the train split; evaluators.probe cannot run here"
         )
+    # Only now: importing them takes longer than many runs without a probe need to start.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the iteration cap is part of the protocol

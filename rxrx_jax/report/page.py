@@ -10,6 +10,7 @@ from html import escape as e
 
 import numpy as np
 
+from rxrx_jax.base.config import flatten
 from rxrx_jax.report import markup, pictures, records
 from rxrx_jax.report.markup import SPLITS, anchor, image, legend, number, relative, with_spread
 
@@ -152,7 +153,7 @@ def _experiments(rows, found):
 
 
 def _curves(found):
-    flat = {name: records.flatten(seeds[0].config) if seeds else {} for name, seeds in found.items()}
+    flat = {name: flatten(seeds[0].config) if seeds else {} for name, seeds in found.items()}
     tasks = {name: config.get("task.name", name) for name, config in flat.items()}
     figures = []
     for name, seeds in found.items():
@@ -180,7 +181,7 @@ def _reconstructions(found, base):
         for seed in seeds:
             file = seed.workdir / "reconstruction.png"
             if not file.is_file():
-                settings = records.flatten(seed.config)
+                settings = flatten(seed.config)
                 wanted = any(key.startswith("evaluators.reconstruction") for key in settings)
                 missing += [f"<code>{e(relative(file, base))}</code>"] * wanted
                 continue

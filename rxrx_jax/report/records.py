@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from rxrx_jax.base import embeddings
+from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.training import metrics
 
@@ -78,17 +79,6 @@ def by_experiment(final: dict, name: str) -> dict[str, float]:
 def experiment(site_id: str) -> str:
     """The experiment of a site id EXPERIMENT_PLATE_WELL_SITE."""
     return site_id.rsplit("_", 3)[0]
-
-
-def flatten(config: dict, prefix: str = "") -> dict[str, object]:
-    """A nested config as {"optim.lr": value}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def choose_for_map(rows: list[dict], usable: list[str], limit: int = 4) -> list[tuple[str, str]]:

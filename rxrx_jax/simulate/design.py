@@ -17,6 +17,7 @@ import typing
 
 import numpy as np
 
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.simulate.morphology import BASE, generator
 
 LAYOUTS = ("fixed", "reshuffled")
@@ -127,20 +128,21 @@ def _check_types(screen: Screen) -> None:
 
 
 def parse(settings: typing.Iterable[str]) -> Screen:
-    """A screen from strings 'name=value', as given on a command line; experiments are separated by commas."""
+    """A screen from strings 'name=value', as given on a command line; experiments are separated by commas.
+    Raises UserError."""
     types = {field.name: field.type for field in dataclasses.fields(Screen)}
     values = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or name not in types:
-            raise ValueError(f"setting {setting!r}: use NAME=VALUE with a name of {', '.join(types)}")
+            raise UserError(f"setting {setting!r}: use NAME=VALUE with a name of {', '.join(types)}")
         try:
             if types[name] in (int, float, str):
                 values[name] = types[name](text)
             else:
                 values[name] = tuple(part for part in text.split(",") if part)
         except ValueError:
-            raise ValueError(f"{name}={text!r}: use a value of type {types[name].__name__}") from None
+            raise UserError(f"{name}={text!r}: use a value of type {types[name].__name__}") from None
     return Screen(**values)
 
 

@@ -9,7 +9,10 @@ All forms are what the builders of the real data read, so a simulated screen exe
 import argparse
 import functools
 import pathlib
+import sys
 
+from rxrx_jax.base import command
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.simulate import layouts
 from rxrx_jax.simulate.design import Screen, parse, sites
 from rxrx_jax.simulate.layouts import write_channels, write_csv, write_splits
@@ -73,7 +76,8 @@ def write_kaggle(screen: Screen, root, strings: bool = False) -> None:
         write_channels(row, render_site(screen, row), root / dataset(screen, row["experiment"]))
 
 
-def main(arguments=None) -> None:
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     forms = {
         "published": write_published,
         "kaggle": write_kaggle,
@@ -89,19 +93,13 @@ def main(arguments=None) -> None:
     parser.add_argument("--out", required=True, type=pathlib.Path, help="an empty or new folder")
     parser.add_argument("--form", choices=forms, default="published")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the screen")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     if options.out.exists() and any(options.out.iterdir()):
-        parser.error(f"--out={options.out} is not empty; choose a new folder")
-    try:
-        screen = parse(options.set)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        forms[options.form](screen, options.out)
-    except ModuleNotFoundError as error:  # pyarrow is no dependency
-        parser.error(f"--form={options.form} needs {error.name}: pip install {error.name}")
+        raise UserError(f"--out={options.out} is not empty; choose a new folder")
+    screen = parse(options.set)
+    forms[options.form](screen, options.out)
     print(f"wrote the simulated screen to {options.out} as {options.form}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

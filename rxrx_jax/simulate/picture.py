@@ -4,9 +4,11 @@ python -m rxrx_jax.simulate.picture --out sheet.png --set seed=1 image_size=128
 """
 
 import argparse
+import sys
 
 import numpy as np
 
+from rxrx_jax.base import command
 from rxrx_jax.report.pictures import composite
 from rxrx_jax.simulate.design import Screen, parse, sites
 from rxrx_jax.simulate.render import render_site
@@ -32,17 +34,15 @@ def montage(screen: Screen, path, perturbations: int = 10) -> None:
     Image.fromarray((255 * np.concatenate(lines)).astype(np.uint8)).save(path)
 
 
-def main(arguments=None) -> None:
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, help="PNG file to write")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the screen")
-    options = parser.parse_args(arguments)
-    try:
-        screen = parse(options.set)
-    except ValueError as error:
-        parser.error(str(error))
+    options = parser.parse_args(argv)
+    screen = parse(options.set)
     montage(screen, options.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

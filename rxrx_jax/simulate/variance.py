@@ -28,9 +28,11 @@ RxRx1's. One world of 12 experiments scatters around that (seeds 0 to 5: 14 to 2
 """
 
 import argparse
+import sys
 
 import numpy as np
 
+from rxrx_jax.base import command
 from rxrx_jax.simulate.design import Screen, parse, sites
 from rxrx_jax.simulate.morphology import generator
 from rxrx_jax.simulate.render import render_site
@@ -113,17 +115,15 @@ def table(values: dict[str, tuple[float, float]]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments=None) -> None:
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the screen")
     parser.add_argument("--wells", type=int, default=1400, help="how many wells to draw")
-    options = parser.parse_args(arguments)
-    try:
-        screen = parse(options.set)
-    except ValueError as error:
-        parser.error(str(error))
+    options = parser.parse_args(argv)
+    screen = parse(options.set)
     print(table(shares(screen, options.wells)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

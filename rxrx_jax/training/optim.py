@@ -9,7 +9,7 @@ import optax
 
 from rxrx_jax.base.config import Config, duration
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.sharding import path_name
+from rxrx_jax.base.sharding import named_leaves, path_name
 
 # First match wins: does weight decay apply? A parameter that nothing matches is an error.
 DECAYS = ((r"kernel$", True), (r"(bias|scale|tokens?|positions)$", False))
@@ -103,7 +103,7 @@ def decay_by_layer(decay: float, params) -> optax.GradientTransformation:
     """
     if not 0 < decay <= 1:
         raise UserError(f"optim.layer_decay={decay}: expected a number above 0 and at most 1 (1 = none)")
-    named = ((path_name(path), leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
+    named = ((name, leaf.shape) for name, leaf in named_leaves(params).items())
     depth = next((shape[0] for name, shape in named if name.startswith("encoder/blocks/block/")), None)
     if depth is None:
         raise UserError(f"optim.layer_decay={decay} needs a model of transformer blocks (model.name=vit); remove it")

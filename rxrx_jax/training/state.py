@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from rxrx_jax.base.sharding import path_name, whole
+from rxrx_jax.base.sharding import named_leaves, whole
 
 COLLECTIONS = ("batch_stats", "carry", "averages")
 
@@ -39,7 +39,7 @@ class TrainState:
 def parameters_sha256(params) -> str:
     """SHA-256 over every parameter's path, dtype, shape and bytes, in path order: equal only for identical bits. All
     hosts must call it: parameters that are spread over hosts are gathered, one at a time."""
-    leaves = sorted((path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
+    leaves = sorted(named_leaves(params).items())
     digest = hashlib.sha256()
     for name, leaf in leaves:
         array = whole(leaf)

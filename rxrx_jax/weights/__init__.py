@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.sharding import path_name, place_like
+from rxrx_jax.base.sharding import named_leaves, place_like
 from rxrx_jax.models.vit import Encoder, Size, Style
 from rxrx_jax.weights import openphenom, timm
 from rxrx_jax.weights.layout import Imported, model_keys
@@ -49,12 +49,12 @@ def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None
 
     Raises UserError naming the first parameter that does not fit and the keys of config.model to set.
     """
-    wanted = _flat(shapes)
+    wanted = named_leaves(shapes)
     file, tensors = _read(path)
     imported = _convert(file, tensors, None, None)
     if imported.channels:
         imported = _convert(file, tensors, *_view(wanted, imported.encoder.patch))
-    found = _flat(imported.params["encoder"])
+    found = named_leaves(imported.params["encoder"])
     keys = _advice(imported.encoder, encoder)
     for name in sorted(found.keys() | wanted.keys()):
         there, here = (tuple(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
@@ -126,10 +126,6 @@ def _convert(path: pathlib.Path, tensors: dict, channels: int | None, side: int 
     raise UserError(f"{path}: no kind of model known here has tensors like {names}; expected OpenPhenom or a timm ViT")
 
 
-def _flat(tree) -> dict:
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:
     beside = path.with_name(ABOUT)
     try:
@@ -139,7 +135,7 @@ def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:
         encoder = Encoder(size, fields.pop("patch"), Style(**fields))
         about = {key: config[key] for key in ("channels", "crop", "normalisation", "transductive")}
         view = jax.ShapeDtypeStruct((1, config["crop"], config["crop"], config["channels"] or 1), jnp.float32)
-        wanted = _flat(jax.eval_shape(encoder.init, jax.random.key(0), view)["params"])
+        wanted = named_leaves(jax.eval_shape(encoder.init, jax.random.key(0), view)["params"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{beside} does not describe {path.name}; export the run again ({error})") from error
     found = {name.removeprefix("encoder/"): x for name, x in tensors.items() if name.startswith("encoder/")}

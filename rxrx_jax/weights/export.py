@@ -16,14 +16,14 @@ import pathlib
 import shutil
 import sys
 
-import jax
 import numpy as np
 import safetensors.numpy
 
 from rxrx_jax import models
+from rxrx_jax.base import command
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.sharding import path_name
+from rxrx_jax.base.sharding import named_leaves
 from rxrx_jax.data.builders import builders
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint, metrics
@@ -59,7 +59,7 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    flat = {path_name(at): np.ascontiguousarray(leaf) for at, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    flat = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(params).items()}
     safetensors.numpy.save_file(flat, partial / FILE, metadata={"format": "rxrx_jax"})
     (partial / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
     (partial / "README.md").write_text(card.write(run, about, records, evaluated))
@@ -109,8 +109,8 @@ def dataset_statistics(run: dict) -> dict:
         raise UserError(f"{path} has the mean and deviation to normalise with and cannot be read ({error})") from error
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m rxrx_jax.weights.export", description="Makes a folder to give away from a run."
     )
@@ -122,14 +122,9 @@ def main(argv: list[str] | None = None) -> int:
         help="part of the state (default: the one that the run was evaluated with)",
     )
     flags = parser.parse_args(argv)
-    try:
-        export(flags.checkpoint, flags.out, flags.parameters)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    export(flags.checkpoint, flags.out, flags.parameters)
     print(f"{flags.out}: {', '.join(sorted(path.name for path in flags.out.iterdir()))}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

@@ -20,7 +20,7 @@ import weights_tools
 from paths import REFERENCE
 
 from rxrx_jax import data, embed, models, probe_embeddings, weights
-from rxrx_jax.base import embeddings
+from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import Augment, plate_statistics
@@ -47,12 +47,14 @@ def dataset(folder):
 @pytest.fixture(scope="module")
 def plain(folder, dataset):
     """The embeddings file of the plain run."""
-    assert command(folder / "plain", dataset.folder, folder / "plain.parquet") == 0
+    assert embed_into(folder / "plain", dataset.folder, folder / "plain.parquet") == 0
     return folder / "plain.parquet"
 
 
-def command(checkpoint, dataset, out, *more):
-    return embed.main([f"--checkpoint={checkpoint}", f"--data={dataset}", f"--out={out}", "--minibatch=16", *more])
+def embed_into(checkpoint, dataset, out, *more):
+    return command.run(
+        embed.main, [f"--checkpoint={checkpoint}", f"--data={dataset}", f"--out={out}", "--minibatch=16", *more]
+    )
 
 
 def by_hand(folder, dataset, corners=((0, 0), (0, 16), (16, 0), (16, 16)), crop=16, read=None):
@@ -103,14 +105,14 @@ def test_the_last_tile_is_moved_inwards():
 
 def test_tiles_that_overlap(folder, dataset, tmp_path):
     weights_tools.make_run(tmp_path / "run", folder, crop=24)
-    assert command(tmp_path / "run", dataset.folder, tmp_path / "out") == 0
+    assert embed_into(tmp_path / "run", dataset.folder, tmp_path / "out") == 0
     columns, embedding = embeddings.read(tmp_path / "out")
     expected = by_hand(tmp_path / "run", dataset, ((0, 0), (0, 8), (8, 0), (8, 8)), 24)
     np.testing.assert_allclose(embedding, expected[rows_of(columns, dataset)], rtol=1e-5, atol=1e-5)
 
 
 def test_wells_are_the_means_of_their_sites(plain, folder, dataset, tmp_path):
-    assert command(folder / "plain", dataset.folder, tmp_path / "wells", "--per=well") == 0
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "wells", "--per=well") == 0
     columns, embedding = embeddings.read(tmp_path / "wells")
     sites, of_sites = embeddings.read(plain)
     assert len(set(sites["well_id"])) == len(embedding) < len(of_sites)
@@ -147,7 +149,7 @@ def test_wells_keep_their_order_and_are_in_train_if_any_site_is():
 
 
 def test_channels_are_concatenated(folder, dataset, tmp_path):
-    assert command(folder / "agnostic", dataset.folder, tmp_path / "out", "--pool=channels") == 0
+    assert embed_into(folder / "agnostic", dataset.folder, tmp_path / "out", "--pool=channels") == 0
     columns, embedding = embeddings.read(tmp_path / "out")
     expected = by_hand(folder / "agnostic", dataset, read=lambda found: found["channel_embeddings"])
     assert expected.shape[1:] == (6, 96)
@@ -156,7 +158,7 @@ def test_channels_are_concatenated(folder, dataset, tmp_path):
 
 
 def test_blocks_count_from_one(folder, dataset, tmp_path):
-    assert command(folder / "plain", dataset.folder, tmp_path / "out", "--block=2") == 0
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out", "--block=2") == 0
     columns, embedding = embeddings.read(tmp_path / "out")
     expected = by_hand(folder / "plain", dataset, read=lambda found: found["block_embeddings"][1])
     np.testing.assert_allclose(embedding, expected[rows_of(columns, dataset)], rtol=1e-5, atol=1e-5)
@@ -167,7 +169,7 @@ def test_the_mean_of_a_class_token_model(folder, dataset, tmp_path):
     weights_tools.make_run(tmp_path / "run", folder, crop=32, **changes)
     for pool, read in (("mean", lambda f: f["blocks"][-1][:, 1:].mean(1)), (None, lambda f: f["blocks"][-1][:, 0])):
         out = tmp_path / f"{pool}.parquet"
-        assert command(tmp_path / "run", dataset.folder, out, *([f"--pool={pool}"] if pool else [])) == 0
+        assert embed_into(tmp_path / "run", dataset.folder, out, *([f"--pool={pool}"] if pool else [])) == 0
         columns, embedding = embeddings.read(out)
         expected = by_hand(tmp_path / "run", dataset, ((0, 0),), 32, read)
         np.testing.assert_allclose(embedding, expected[rows_of(columns, dataset)], rtol=1e-5, atol=1e-5)
@@ -177,12 +179,12 @@ def test_a_run_its_checkpoint_and_its_export_give_the_same_bytes(plain, folder, 
     export.export(str(folder / "plain"), tmp_path / "exported")
     for checkpoint in (folder / "plain" / "checkpoints" / "2", tmp_path / "exported"):
         out = tmp_path / f"{checkpoint.name}.parquet"
-        assert command(checkpoint, dataset.folder, out) == 0
+        assert embed_into(checkpoint, dataset.folder, out) == 0
         assert out.read_bytes() == plain.read_bytes()
 
 
 def test_published_weights_see_images_normalised_by_themselves(dataset, tmp_path, capsys):
-    assert command(REFERENCE / "weights_openphenom.bin", dataset.folder, tmp_path / "out") == 0
+    assert embed_into(REFERENCE / "weights_openphenom.bin", dataset.folder, tmp_path / "out") == 0
     assert "fc_norm is left out" in capsys.readouterr().err
     columns, embedding = embeddings.read(tmp_path / "out")
     imported = weights.load(REFERENCE / "weights_openphenom.bin")
@@ -198,7 +200,7 @@ def test_published_weights_see_images_normalised_by_themselves(dataset, tmp_path
 
 
 def test_weights_for_other_channels(dataset, tmp_path, capsys):
-    assert command(REFERENCE / "weights_timm.safetensors", dataset.folder, tmp_path / "out") == 0
+    assert embed_into(REFERENCE / "weights_timm.safetensors", dataset.folder, tmp_path / "out") == 0
     assert "adapted from 2 to 6 channels" in capsys.readouterr().err
     assert embeddings.read(tmp_path / "out")[1].shape[1] == 12
 
@@ -210,22 +212,22 @@ def test_the_file_says_what_made_it(plain):
 
 
 def test_a_probe_reads_the_file(plain, capsys):
-    assert probe_embeddings.main([str(plain)]) == 0
+    assert command.run(probe_embeddings.main, [str(plain)]) == 0
     assert "cross_batch" in capsys.readouterr().out
 
 
 def test_row_groups_hold_whole_plates(plain, folder, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "GROUP", 1)
-    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 0
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 0
     assert pq.ParquetFile(tmp_path / "out").num_row_groups == len(dataset.plates)
     np.testing.assert_array_equal(embeddings.read(tmp_path / "out")[1], embeddings.read(plain)[1])
 
 
 def test_a_finished_file_is_left_and_another_is_refused(plain, folder, dataset, capsys):
     before = plain.stat().st_mtime_ns
-    assert command(folder / "plain", dataset.folder, plain) == 0
+    assert embed_into(folder / "plain", dataset.folder, plain) == 0
     assert "is finished; nothing to do" in capsys.readouterr().err
-    assert command(folder / "plain", dataset.folder, plain, "--block=1") == 2
+    assert embed_into(folder / "plain", dataset.folder, plain, "--block=1") == 2
     assert "exists and holds other embeddings" in capsys.readouterr().err
     assert plain.stat().st_mtime_ns == before
 
@@ -233,7 +235,7 @@ def test_a_finished_file_is_left_and_another_is_refused(plain, folder, dataset, 
 def test_plates_of_another_job_are_refused(folder, dataset, tmp_path, capsys):
     (tmp_path / "out.parts").mkdir()
     (tmp_path / "out.parts" / "job.json").write_text("{}")
-    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 2
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 2
     assert "out.parts holds plates of other embeddings" in capsys.readouterr().err
 
 
@@ -248,10 +250,10 @@ def test_finished_plates_are_not_done_again(plain, folder, dataset, tmp_path, mo
         return read(dataset, rows, *rest, **more)
 
     monkeypatch.setattr(data, "evaluation_minibatches", counting)
-    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 130
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 130
     parts = sorted(path.name for path in (tmp_path / "out.parts").iterdir())
     assert parts == ["job.json", "plate-000000.npy", "plate-000001.npy"] and not (tmp_path / "out").exists()
-    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 0
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 0
     assert len(seen) == len(dataset.plates) + 1  # the third plate twice, no other
     assert (tmp_path / "out").read_bytes() == plain.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
@@ -264,7 +266,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(plain, folder, datase
     slow = (
         "import sys, time\nfrom rxrx_jax import embed\nsave = embed.save\n"
         "def slowly(*found):\n    save(*found)\n    time.sleep(0.5)\n"
-        f"embed.save = slowly\nsys.exit(embed.main({flags!r}))\n"
+        f"embed.save = slowly\nembed.main({flags!r})\n"
     )
     process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.DEVNULL)
     first = out.with_name("out.parquet.parts") / "plate-000000.npy"
@@ -284,8 +286,9 @@ def test_one_device_and_eight_give_the_same_numbers(plain, folder, dataset, tmp_
     odd = [*flags[:2], f"--out={tmp_path / 'odd'}", "--minibatch=12"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     program = (
-        "import sys, jax\nfrom rxrx_jax import embed\nassert jax.device_count() == 8\n"
-        f"assert embed.main({flags!r}) == 0\nsys.exit(embed.main({odd!r}))"
+        "import sys, jax\nfrom rxrx_jax import embed\nfrom rxrx_jax.base import command\n"
+        "assert jax.device_count() == 8\n"
+        f"embed.main({flags!r})\nsys.exit(command.run(embed.main, {odd!r}))"
     )
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "--minibatch=12 does not divide over 8 devices" in done.stderr, done.stderr
@@ -313,7 +316,7 @@ def test_one_device_and_eight_give_the_same_numbers(plain, folder, dataset, tmp_
     ],
 )
 def test_mistakes_are_one_line(folder, dataset, tmp_path, capsys, run, more, message):
-    assert command(folder / run, dataset.folder, tmp_path / "out", *more) == 2
+    assert embed_into(folder / run, dataset.folder, tmp_path / "out", *more) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
     assert not (tmp_path / "out").exists()
@@ -321,7 +324,7 @@ def test_mistakes_are_one_line(folder, dataset, tmp_path, capsys, run, more, mes
 
 def test_images_smaller_than_the_crop_and_other_channels(folder, dataset, tmp_path, capsys):
     weights_tools.make_run(tmp_path / "run", folder, crop=40)
-    assert command(tmp_path / "run", dataset.folder, tmp_path / "out") == 2
+    assert embed_into(tmp_path / "run", dataset.folder, tmp_path / "out") == 2
     assert "trained on 40 pixels and the images have 32x32" in capsys.readouterr().err
     with pytest.raises(UserError, match="embed/kernel is"):
         embed.open_model(str(folder / "plain"), 5)
@@ -359,7 +362,7 @@ def test_the_parameters_of_the_command(folder, dataset, tmp_path):
     weights_tools.make_run(tmp_path / "run", folder, parts=True)
     said = {}
     for part in ("params", "ema"):
-        assert command(tmp_path / "run", dataset.folder, tmp_path / part, f"--parameters={part}") == 0
+        assert embed_into(tmp_path / "run", dataset.folder, tmp_path / part, f"--parameters={part}") == 0
         said[part] = json.loads(pq.read_schema(tmp_path / part).metadata[embed.KEY])["parameters_sha256"]
     assert said["params"] != said["ema"]
 
@@ -387,7 +390,7 @@ def test_plates_that_a_kill_left_beside_a_finished_file_are_removed(plain, folde
     (tmp_path / "out").write_bytes(plain.read_bytes())
     (tmp_path / "out.parts").mkdir()
     (tmp_path / "out.parts" / "plate-000000.npy").write_bytes(b"")
-    assert command(folder / "plain", dataset.folder, tmp_path / "out") == 0
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

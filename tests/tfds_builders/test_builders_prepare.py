@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import tensorflow_datasets as tfds
-from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS
+from builders_tools import SCREEN, SCREEN_FIELDS
+from paths import ROOT
 
 from rxrx_jax.simulate import screen as simulate
 
@@ -18,7 +19,7 @@ SMALL_NAME = (
 
 
 def environment(**more):
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error", **more}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **more}
 
 
 def command(*arguments, **variables):
@@ -72,7 +73,7 @@ def test_says_what_the_user_should_know_about_a_source(tmp_path):
 )
 def test_mistakes_are_one_line_without_a_traceback(tmp_path, arguments, words):
     done = command(*arguments, f"--out={tmp_path}")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
 
@@ -105,13 +106,13 @@ def test_a_part_is_chosen_on_the_command_line(tmp_path):
     assert "/encoding_raw-experiments_SIMA-01+SIMA-02-plates_2/" in done.stdout
     assert "train 4, id_test 4, val 8, test 0" in done.stdout
     wrong = command("rxrx1", f"--source={tmp_path}/tree", f"--out={tmp_path}/out", "--plates=7")
-    assert wrong.returncode == 1 and "plates=7: the source has no such plate; it has 1, 2" in wrong.stderr
+    assert wrong.returncode == 2 and "plates=7: the source has no such plate; it has 1, 2" in wrong.stderr
 
 
-def test_strict_is_one_line_and_exit_status_1(tmp_path):
+def test_strict_is_one_line_and_exit_status_2(tmp_path):
     simulate.write_published(SCREEN, tmp_path / "tree")
     next((tmp_path / "tree").glob("images/SIMB-01/Plate2/*_s2_w4.png")).unlink()
     done = command("rxrx1", f"--source={tmp_path}/tree", f"--out={tmp_path}/out", "--strict", "--workers=2")
     errors = [line for line in done.stderr.splitlines() if line and not line.startswith("rxrx1:")]
-    assert done.returncode == 1 and len(errors) == 1, done.stderr
+    assert done.returncode == 2 and len(errors) == 1, done.stderr
     assert errors[0].startswith("error: SIMB-01_2_") and "missing w4" in errors[0]

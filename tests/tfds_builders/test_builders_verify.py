@@ -7,6 +7,7 @@ import shutil
 import pytest
 from builders_tools import SCREEN_FIELDS, read_csv, write_csv
 
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 from tfds_builders import prepare, verify
 
@@ -25,7 +26,7 @@ def folder(made, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_good_folder_has_no_difference(made, workers, capsys):
     assert verify.verify(made, workers) == []
-    assert verify.main([str(made), "--workers=1"]) == 0
+    assert command.run(verify.main, [str(made), "--workers=1"]) == 0
     assert "64 records are what the build wrote" in capsys.readouterr().out
 
 
@@ -112,7 +113,7 @@ DAMAGE = {
 def test_damage_is_found_and_named(folder, kind, capsys):
     damage, words = DAMAGE[kind]
     damage(folder)
-    assert verify.main([str(folder), "--workers=1"]) == 1
+    assert command.run(verify.main, [str(folder), "--workers=1"]) == 1
     printed = capsys.readouterr().out
     assert all(word in printed for word in words), printed
     assert "differences" in printed
@@ -124,7 +125,7 @@ NAMES = ("metadata.json", "sites.csv", "dataset_info.json", "features.json", "st
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_prepared_folder_is_one_line(folder, name, capsys):
     (folder / name).unlink()
-    assert verify.main([str(folder)]) == 2
+    assert command.run(verify.main, [str(folder)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and name in error and error.count("\n") == 1
 

@@ -4,7 +4,6 @@ They are forked from a process that has imported everything, so that each starts
 read at import, so that what differs between them is set in jax's config.
 """
 
-import contextlib
 import dataclasses
 import importlib
 import multiprocessing
@@ -95,15 +94,14 @@ def host(workdir, values, index, count, devices, port, log, faults):
         coordinator = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
         os.environ.update(coordinator | {"JAX_PROCESS_ID": str(index)})
     from rxrx_jax import main
-    from rxrx_jax.base import command
+    from rxrx_jax.base import command, config_flag
 
     for name, arguments in faults:
         module, _, function = name.partition(":")
         getattr(importlib.import_module(module), function)(*arguments)
     sys.argv = ["main", f"--config={HERE / 'tiny_config.py'}", f"--workdir={workdir}"]
     os.environ["TINY"] = repr(values)
-    with contextlib.suppress(KeyboardInterrupt):
-        command.run(main.main)
+    sys.exit(command.run(config_flag.with_config(main.main)))
 
 
 def values(folder, config: str = "convnet.py", **changes) -> dict:

@@ -39,7 +39,7 @@ def histograms(found: Contents) -> str:
         tops = [pictures.percentile(values, 0.999, found.step) for values in counts.values()]
         top = " to ".join(f"{value:,}" for value in sorted({min(tops), max(tops)}))
         text = f"w{i + 1} {channel}: 99.9 % of an experiment's pixels are at most {top}"
-        png = pictures.figure_png(pictures.histogram_figure(counts, of_experiment, found.step))
+        png = pictures.histogram(counts, of_experiment, found.step)
         figures.append(_figure(markup.image(png, "png", f"histograms of w{i + 1}; in numbers below"), text))
     marks = markup.legend(*(("bar", colour, name) for name, colour in palette.items()))
     return f'{marks}<div class="grid plots">{"".join(figures)}</div>'

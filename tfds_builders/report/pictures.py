@@ -1,14 +1,15 @@
 """The pictures of the build report: sites in colour, plates as heat maps, histograms of pixels.
 
-matplotlib is imported by the functions that draw with it.
+Drawn with Pillow alone: whatever prepares a dataset makes them, and matplotlib is an extra.
 """
 
 import functools
 import io
+import math
 import re
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.report import pictures
@@ -17,6 +18,16 @@ PLATE_1536 = (32, 48)  # rows A to AF, columns 1 to 48
 PLATE_384 = (16, 24)
 MAP_LIMIT = 2.0  # standard deviations at which the colours of a plate map end
 NO_WELL = (214, 214, 214)  # grey of a well without a record
+# Blue over white to red, ColorBrewer's RdBu in reverse (Harrower and Brewer 2003), in 256 steps as matplotlib has it.
+ANCHORS = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f".split()
+RAMP = np.rint(
+    [
+        np.interp(np.linspace(0, 1, 256), np.linspace(0, 1, len(ANCHORS)), channel)
+        for channel in zip(*map(bytes.fromhex, ANCHORS))
+    ]
+).T.astype(np.uint8)
+WIDTH, HEIGHT = 495, 375  # pixels of a histogram
+PLOT = (70, 12, 483, 320)  # left, top, right and bottom of what it plots
 # What a channel shows, as builders name it, in the order of RxRx1's channels w1..w6 and of pictures.COLOURS.
 STAINS = (
     ("nucleus", "nuclei", "hoechst", "dapi", "dna"),
@@ -137,46 +148,47 @@ def heat(plate: np.ndarray, scale: int = 1) -> np.ndarray:
 
     plate: [rows, columns] in standard deviations, NaN = no record.
     """
-    from matplotlib import colormaps
-
     share = np.clip((plate + MAP_LIMIT) / (2 * MAP_LIMIT), 0, 1)
     missing = np.isnan(share)
-    pixels = _bytes(colormaps["RdBu_r"](np.where(missing, 0.5, share))[..., :3])
+    pixels = RAMP[np.minimum(256 * np.where(missing, 0.5, share), 255).astype(int)]
     pixels[missing] = NO_WELL
     return pixels.repeat(scale, 0).repeat(scale, 1)
 
 
-def histogram_figure(counts: dict[str, np.ndarray], colours: dict[str, str], step: int):
-    """Returns a matplotlib figure of the share of pixels at each value, a line for each experiment.
+def histogram(counts: dict[str, np.ndarray], colours: dict[str, str], step: int) -> bytes:
+    """Returns a PNG of the share of pixels at each value, on a logarithmic scale, a line for each experiment.
+
+    A line has a gap where there are no pixels; a value by itself is a dot.
 
     Args:
       counts: experiment -> [256] pixels per bin of one channel; those without pixels are left out.
-      colours: experiment -> colour.
+      colours: experiment -> colour, #rrggbb.
       step: pixel values per bin.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.3, 2.5), layout="constrained")
-    axes = figure.subplots()
-    for name, values in counts.items():
-        if values.sum():
-            share = np.where(values > 0, values / values.sum(), np.nan)  # a gap where a logarithm has no value
-            near = np.convolve(values > 0, [1, 0, 1], "same")
-            alone = np.flatnonzero((values > 0) & (near == 0))  # a line of no length: a dot shows it
-            axes.plot(step * np.arange(len(values)), share, color=colours[name], linewidth=0.7, alpha=0.7,
-                      marker=".", markersize=3, markevery=alone.tolist(), label=name)  # fmt: skip
-    axes.set_yscale("log")
-    axes.set_xlim(0, step * 256)
-    axes.set_xlabel("pixel value", fontsize=8)
-    axes.set_ylabel("share of pixels", fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.grid(color="#eeeeee")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def figure_png(figure) -> bytes:
-    """Returns a PNG of a matplotlib figure."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=150)
-    return png(np.asarray(Image.open(out).convert("RGB")), 64)
+    shares = {name: values / values.sum() for name, values in counts.items() if values.sum()}
+    lowest = min((share[share > 0].min() for share in shares.values()), default=0.1)
+    decades = max(1, math.ceil(-math.log10(lowest)))
+    # Twice as large as it is kept: Pillow draws lines without smoothing.
+    picture = Image.new("RGB", (2 * WIDTH, 2 * HEIGHT), "white")
+    draw, font = ImageDraw.Draw(picture, "RGBA"), ImageFont.load_default(26)
+    left, top, right, bottom = (2 * x for x in PLOT)
+    across = lambda i: left + (right - left) * i / 256  # noqa: E731
+    down = lambda share: top - (bottom - top) * np.log10(share) / decades  # noqa: E731
+    for power in range(-decades, 1):
+        y = down(10.0**power)
+        draw.line((left, y, right, y), "#eeeeee", 2)
+        draw.text((left - 10, y), f"{100 * 10.0**power:g} %", "black", font, anchor="rm")
+    for i in range(0, 257, 64):
+        draw.line((across(i), top, across(i), bottom), "#eeeeee", 2)
+        draw.text((across(i), bottom + 10), f"{step * i:,}", "black", font, anchor="ma")
+    draw.line((left, top, left, bottom, right, bottom), "black", 2)
+    draw.text(((left + right) / 2, 2 * HEIGHT - 6), "pixel value", "black", font, anchor="md")
+    for name, share in shares.items():
+        there = np.flatnonzero(share)
+        for run in np.split(there, np.flatnonzero(np.diff(there) > 1) + 1):
+            points = [(across(i), down(share[i])) for i in run]
+            if len(run) > 1:
+                draw.line(points, f"{colours[name]}b0", 3)
+            else:
+                draw.circle(points[0], 4, f"{colours[name]}b0")
+    return png(np.asarray(picture.resize((WIDTH, HEIGHT), Image.Resampling.BOX)), 64)

@@ -13,14 +13,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rxrx_jax.base.sharding import path_name
+from rxrx_jax.base.sharding import named_leaves
 
 BITS = (1 << 64) - 1
-
-
-def flat(tree) -> dict:
-    """name -> leaf, in the tree's order; names as `params/encoder/embed/kernel`."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def digests(tree) -> dict[str, int]:
@@ -37,7 +32,7 @@ def differing(tree, expected: dict[str, int]) -> list[str]:
 
 def _totals(tree, replicas: bool) -> dict[str, tuple[int, int]]:
     """name -> the sum of the digests of an array's copies, and their number: all `replicas`, or one."""
-    arrays = flat(tree)
+    arrays = named_leaves(tree)
     with concurrent.futures.ThreadPoolExecutor() as threads:
         sums = dict(zip(arrays, threads.map(lambda x: _local(x, replicas), arrays.values())))
     if spread := [name for name, x in arrays.items() if not x.is_fully_addressable]:

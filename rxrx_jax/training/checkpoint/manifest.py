@@ -15,7 +15,8 @@ from orbax.checkpoint import v1 as ocp
 
 from rxrx_jax.base import hosts
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.training.checkpoint.digests import differing, digests, flat
+from rxrx_jax.base.sharding import named_leaves
+from rxrx_jax.training.checkpoint.digests import differing, digests
 
 STATE, MANIFEST = "state", "manifest"  # the parts
 # What goes wrong while reading and says nothing about the checkpoint, as exceptions and as words of their text.
@@ -32,7 +33,7 @@ def describe(state: dict, clock: dict[str, float], published: str = "params") ->
     """The manifest of a state, for JSON; `published` names the part that is read at test and that others should use, a
     key of former.PARTS. All hosts must call it."""
     found = digests(state)
-    arrays = {name: [*_form(x), f"{found[name]:016x}"] for name, x in flat(state).items()}
+    arrays = {name: [*_form(x), f"{found[name]:016x}"] for name, x in named_leaves(state).items()}
     table = {"arrays": arrays, "clock": clock, "published": published}
     return table | {"sha256": _sha256(table)}
 
@@ -57,7 +58,7 @@ def load(folder: epath.Path, table: dict, like: dict, among: str = "") -> dict:
     """
     arrays = table["arrays"]
     stored = {name: tuple(shape) for name, (shape, _, _) in arrays.items() if f"{name}/".startswith(among)}
-    wanted = {name: tuple(x.shape) for name, x in flat(like).items()}
+    wanted = {name: tuple(x.shape) for name, x in named_leaves(like).items()}
     for name in sorted(stored.keys() | wanted.keys()):
         if stored.get(name) != wanted.get(name):
             there, here = stored.get(name, "absent"), wanted.get(name, "absent")

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from rxrx_jax import probe_embeddings
-from rxrx_jax.base import embeddings
+from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate import embeddings as evaluator
 from rxrx_jax.evaluate import linear
@@ -321,7 +321,7 @@ def saved(screen, tmp_path):
 
 
 def run(*arguments):
-    return probe_embeddings.main([str(argument) for argument in arguments])
+    return command.run(probe_embeddings.main, [str(argument) for argument in arguments])
 
 
 def test_the_command(screen, saved, capsys):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+from PIL import Image
 
 from rxrx_jax.report import pictures, records
 
@@ -25,8 +26,30 @@ def test_more_experiments_than_colours_still_have_one():
     assert len(set(pictures.colours(names[:8]).values())) == 8
 
 
+def test_reconstructions_keep_what_was_visible(tmp_path):
+    images = np.full((2, 4, 4, 6), 0.0)
+    images[:, :2, :, 0] = 1.0  # the upper half has w1, blue, at its brightest
+    mask = np.zeros_like(images)
+    mask[:, :, 2:] = 1  # the right half is hidden
+    prediction = np.full_like(images, 0.0)
+    prediction[..., 2] = 1.0  # and reconstructed as w3, red
+    images[0, 3, 3, 2] = 1.0
+    pictures.save_reconstructions(tmp_path / "r.png", images, mask, prediction, ["A-01_1_B02_1", "b"])
+    sheet = np.asarray(Image.open(tmp_path / "r.png").convert("RGB"))
+    step, tile = pictures.TILE + pictures.GAP, pictures.TILE
+    left, top = sheet.shape[1] - 2 * step, sheet.shape[0] - 3 * step
+    at = lambda row, y, x: sheet[top + row * step + y, left + step + x].tolist()  # noqa: E731  of the second site
+    blue, red, black, grey = [19, 0, 249], [255, 0, 25], [0, 0, 0], [38, 38, 38]
+    near, far = tile // 4, 3 * tile // 4
+    assert [at(0, near, near), at(0, near, far), at(0, far, far)] == [blue, blue, black]
+    assert [at(1, near, near), at(1, near, far), at(1, far, near)] == [blue, grey, black]
+    assert [at(2, near, near), at(2, near, far), at(2, far, far)] == [blue, red, red]
+    assert (sheet[:top, left:] < 128).any() and (sheet[top:, : left - 2] < 128).any()  # titles and labels
+
+
 def test_composites_need_no_matplotlib():
-    code = "import sys, rxrx_jax.simulate.picture; print({'matplotlib', 'jax'} & set(sys.modules))"
+    code = "import sys, rxrx_jax.simulate.picture, tfds_builders.report.page\n"
+    code += "print({'matplotlib', 'jax'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     black = pictures.composite(np.zeros((2, 2, 6)), 0, np.full(6, 200))

@@ -1,7 +1,6 @@
 """The written forms of the simulated screen: columns, paths, labels, and pixels equal to render_site."""
 
 import csv
-import sys
 
 import numpy as np
 import pytest
@@ -83,7 +82,8 @@ def test_montage(tmp_path):
     assert sheet.shape == (3 * 34, 6 * 34, 3) and sheet.max() > 100
 
 
-def test_the_command_writes_a_tree(tmp_path, capsys, monkeypatch):
+def test_the_command_writes_a_tree(tmp_path, capsys):
+    from rxrx_jax.base import command
     from rxrx_jax.simulate import export
 
     settings = ["treatments=4", "replicates=1", "image_size=32", "train=SIMA-01", "val=SIMB-01", "test=SIMC-01"]
@@ -92,10 +92,7 @@ def test_the_command_writes_a_tree(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "tree" / "train_controls.csv").exists()
     export.main(["--out", str(tmp_path / "shards"), "--form", "rxrx3_core_webdataset", "--set", *settings])
     assert (tmp_path / "shards" / "data" / "00000.tar").exists()
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(SystemExit):
-        export.main(["--out", str(tmp_path / "rows"), "--form", "rxrx3_core", "--set", *settings])
-    assert "--form=rxrx3_core needs pyarrow: pip install pyarrow" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        export.main(["--out", str(tmp_path / "tree"), "--set", *settings])
+    assert command.run(export.main, ["--out", str(tmp_path / "tree"), "--set", *settings]) == 2
     assert "is not empty" in capsys.readouterr().err
+    assert command.run(export.main, ["--out", str(tmp_path / "new"), "--set", "seed=one"]) == 2
+    assert capsys.readouterr().err == "error: seed='one': use a value of type int\n"

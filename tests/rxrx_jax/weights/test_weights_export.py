@@ -14,6 +14,7 @@ import pytest
 import weights_tools
 
 from rxrx_jax import models, weights
+from rxrx_jax.base import command
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import Augment
@@ -198,7 +199,7 @@ def test_what_cannot_be_exported(tmp_path, capsys):
     run = tmp_path / "run"
     weights_tools.make_run(run, tmp_path)
     argv = [f"--checkpoint={run}", f"--out={tmp_path / 'out'}"]
-    assert export.main([f"--checkpoint={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
+    assert command.run(export.main, [f"--checkpoint={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
     assert "no checkpoint there" in capsys.readouterr().err
     for line, text, message in (
         (
@@ -211,14 +212,14 @@ def test_what_cannot_be_exported(tmp_path, capsys):
     ):
         before = (run / line).read_text()
         (run / line).write_text(text)
-        assert export.main(argv) == 2
+        assert command.run(export.main, argv) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: ") and message in said and said.count("\n") == 1
         (run / line).write_text(before)
     assert not (tmp_path / "out").exists()
-    assert export.main(argv) == 0
+    assert command.run(export.main, argv) == 0
     assert "README.md, config.json, embed.py, model.safetensors" in capsys.readouterr().out
-    assert export.main(argv) == 2
+    assert command.run(export.main, argv) == 2
     assert "exists and is not empty" in capsys.readouterr().err
 
 
@@ -238,7 +239,7 @@ def test_the_part_that_was_evaluated_is_exported_unless_another_is_named(tmp_pat
     last.write_text(last.read_text().replace(parameters_sha256(params), "0"))  # which is the hash of "params" alone
     for part, factor, flags in (("batch_stats/teacher", 3, []), ("ema", 2, ["--parameters=ema"])):
         out = tmp_path / part.replace("/", "-")
-        assert export.main([f"--checkpoint={run}", f"--out={out}", *flags]) == 0
+        assert command.run(export.main, [f"--checkpoint={run}", f"--out={out}", *flags]) == 0
         jax.tree.map(np.testing.assert_array_equal, weights.load(out).params, weights_tools.times(factor, params))
         assert json.loads((out / "config.json").read_text())["parameters"] == part
         card = (out / "README.md").read_text()

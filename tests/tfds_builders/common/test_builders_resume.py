@@ -13,7 +13,8 @@ import time
 
 import pytest
 import tensorflow_datasets as tfds
-from builders_tools import REPOSITORY, SCREEN_FIELDS, flat
+from builders_tools import SCREEN_FIELDS, flat
+from paths import ROOT
 from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
 from rxrx_jax.base.errors import UserError
@@ -126,7 +127,7 @@ def test_a_file_system_without_links(tmp_path, monkeypatch, whole):
 
 
 def environment(**more):
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error", **more}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **more}
 
 
 def command(out, *more):
@@ -199,7 +200,7 @@ def test_ctrl_c_says_that_the_build_goes_on(tmp_path):
         os.killpg(child.pid, signal.SIGINT)
         output = child.communicate(timeout=30)
     assert child.returncode == 130, output[1].decode()
-    assert output[1].endswith(b"interrupted; the same command goes on where it was\n") and b"Traceback" not in output[1]
+    assert output[1].endswith(b"start the same command again\n") and b"Traceback" not in output[1]
     again = subprocess.run(command(tmp_path, "--set=image_size=256"), env=environment(), capture_output=True, text=True)
     assert again.returncode == 0 and "going on: " in again.stdout
 
@@ -209,7 +210,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
     run = command(tmp_path, "--set=image_size=128", "--workers=1")
     small_files = ["bash", "-c", "trap '' XFSZ; ulimit -f 100; exec \"$@\"", "bash"]  # 100 kB
     full = subprocess.run([*small_files, *run], env=environment(), capture_output=True, text=True)
-    assert full.returncode == 1, full
+    assert full.returncode == 2, full
     lines = [line for line in full.stderr.splitlines() if line and not line.startswith("rxrx_sim:")]
     assert len(lines) == 1 and "free some space and run the same command" in lines[0], full.stderr
     assert not list(tmp_path.rglob("dataset_info.json"))
@@ -364,7 +365,7 @@ def test_strict_on_a_folder_that_lacks_sites_is_an_error(tmp_path, tree):
 def test_an_unusable_out_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = subprocess.run(command(tmp_path / "file"), env=environment(), capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_strict_does_not_take_over_what_was_set_aside_before(tmp_path, monkeypatch, tree):

@@ -6,6 +6,7 @@ import zipfile
 import pytest
 from download_tools import CONTENT, archive, serve, tree
 
+from rxrx_jax.base import command
 from tfds_builders import download, prepare
 from tfds_builders.downloads import fetch as fetch_lib
 
@@ -43,7 +44,7 @@ def base(server, monkeypatch):
 
 
 def run(*arguments):
-    return download.main([str(argument) for argument in arguments])
+    return command.run(download.main, [str(argument) for argument in arguments])
 
 
 def test_the_command(base, tmp_path, capsys):
@@ -119,7 +120,7 @@ def test_a_believed_address(server, tmp_path, monkeypatch, capsys):
     assert "RxRx19b/RxRx19b-metadata.zip (this address is believed, not checked)" in out
     assert (tmp_path / "metadata.csv").read_bytes() == TABLE
 
-    assert run("rxrx2", "--to", tmp_path / "two", "--only=images") == 1
+    assert run("rxrx2", "--to", tmp_path / "two", "--only=images") == 2
     error = capsys.readouterr().err
     assert "rxrx2/rxrx2-images.zip: HTTP 404" in error and "RxRx2/RxRx2-images.zip: HTTP 404" in error
     assert "by hand from https://www.rxrx.ai/rxrx2#Download, save them as" in error
@@ -150,7 +151,7 @@ def test_datasets_to_fetch_by_hand(tmp_path, monkeypatch, capsys, name, words):
     ],
 )
 def test_mistakes_are_one_line(capsys, arguments, words):
-    assert run(*arguments) == 1
+    assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert words in error and len(error.splitlines()) == 1
 
@@ -161,4 +162,4 @@ def test_interrupted(base, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(fetch_lib, "fetch", interrupt)
     assert run("rxrx1", "--to", tmp_path) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "start the same command again" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from builders_embeddings_tools import DIM, look, parquet, text
 
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 from tfds_builders import prepare_embeddings
 from tfds_builders.embeddings import join
@@ -27,7 +28,7 @@ def source(shared_data, tmp_path):
 
 
 def run(*arguments):
-    return prepare_embeddings.main([str(argument) for argument in arguments])
+    return command.run(prepare_embeddings.main, [str(argument) for argument in arguments])
 
 
 def test_the_command_on_real_rows(source, tmp_path, capsys):
@@ -59,7 +60,7 @@ def test_a_stopped_build_leaves_nothing(source, tmp_path, monkeypatch, capsys, e
 
     monkeypatch.setattr(join, "_write", stop)
     arguments = ("rxrx1", f"--source={source}", f"--out={tmp_path / 'out'}")
-    assert run(*arguments) == (130 if exception is KeyboardInterrupt else 1)
+    assert run(*arguments) == (130 if exception is KeyboardInterrupt else 2)
     assert capsys.readouterr().err.count("error: ") == (exception is not KeyboardInterrupt)
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
     monkeypatch.undo()
@@ -89,7 +90,7 @@ def test_mistakes_of_the_command(source, tmp_path, capsys):
         (("rxrx1", f"--source={source}", f"--embeddings={tmp_path / 'x.csv'}"), "x.csv does not exist"),
         (("rxrx1", f"--source={tmp_path}", f"--embeddings={source}"), "metadata.csv"),
     ]:
-        assert run(*arguments, f"--out={tmp_path / 'out'}") == 1
+        assert run(*arguments, f"--out={tmp_path / 'out'}") == 2
         error = capsys.readouterr().err
         assert words in error.splitlines()[-1] and error.count("error: ") == 1
     left = tmp_path / "out/rxrx1_embeddings/default"

@@ -1,8 +1,11 @@
 """tfds_builders.report.pictures: colours, plates and histograms against arithmetic by hand."""
 
+import io
+
 import numpy as np
 import pytest
 from composite_tools import CHANNELS, COLOURS, HIGH, rgb
+from PIL import Image
 
 from rxrx_jax.base.errors import UserError
 from tfds_builders.report import pictures
@@ -70,19 +73,34 @@ def test_standardised_values_have_mean_0_and_deviation_1():
     assert made[:, 1].tolist() == [0] * 50 and pictures.standardise(values[:1]).tolist() == [[0, 0, 0]]
 
 
+def pixels_of(colour, picture):
+    """Rows [n, 2] of (column, row) where a picture has more of one primary colour than of the others."""
+    strength = picture[..., colour].astype(int) - np.delete(picture, colour, -1).max(-1)
+    return np.argwhere(strength > 60)[:, ::-1]
+
+
 def test_histograms_are_lines_of_shares_in_the_colour_of_the_cell_type():
     counts = {"a": np.zeros(256, np.int64), "b": np.zeros(256, np.int64), "none": np.zeros(256, np.int64)}
-    counts["a"][[0, 1, 255]] = [6, 3, 1]
-    counts["b"][[10, 11]] = [1, 3]
-    figure = pictures.histogram_figure(counts, {"a": "#ff0000", "b": "#00ff00", "none": "#0000ff"}, 256)
-    (axes,) = figure.axes
-    assert axes.get_yscale() == "log" and [line.get_label() for line in axes.lines] == ["a", "b"]
-    a, b = axes.lines
-    assert np.array_equal(a.get_xdata(), 256 * np.arange(256)) and a.get_color() == "#ff0000"
-    y = np.asarray(a.get_ydata())
-    assert y[[0, 1, 255]].tolist() == [0.6, 0.3, 0.1] and np.isnan(y[2:255]).all()
-    assert a.get_markevery() == [255] and b.get_markevery() == [] and b.get_color() == "#00ff00"
-    assert np.asarray(b.get_ydata())[[10, 11]].tolist() == [0.25, 0.75]
+    counts["a"][[64, 65, 255]] = [60, 39, 1]
+    counts["b"][[10, 11]] = [1, 9]
+    png = pictures.histogram(counts, {"a": "#ff0000", "b": "#00ff00", "none": "#0000ff"}, 256)
+    picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    assert picture.shape == (pictures.HEIGHT, pictures.WIDTH, 3) and not len(pixels_of(2, picture))
+    left, top, right, bottom = pictures.PLOT
+
+    def place(value, share):  # two decades: the smallest share is 1 %
+        return left + (right - left) * value / 256, top - (bottom - top) * np.log10(share) / 2
+
+    red, green = pixels_of(0, picture), pixels_of(1, picture)
+    line = red[red[:, 0] < place(100, 1)[0]]
+    np.testing.assert_allclose([line[:, 0].min(), line[:, 1].min()], place(64, 0.6), atol=2)
+    np.testing.assert_allclose([line[:, 0].max(), line[:, 1].max()], place(65, 0.39), atol=2)
+    dot = red[red[:, 0] > place(100, 1)[0]]  # the gap before it is empty, and it is a dot
+    np.testing.assert_allclose(dot.mean(0), place(255, 0.01), atol=2)
+    np.testing.assert_allclose([green[:, 0].min(), green[:, 1].max()], place(10, 0.1), atol=2)
+    np.testing.assert_allclose([green[:, 0].max(), green[:, 1].min()], place(11, 0.9), atol=2)
+    nothing = pictures.histogram({"none": counts["none"]}, {"none": "#0000ff"}, 1)
+    assert Image.open(io.BytesIO(nothing)).size == (pictures.WIDTH, pictures.HEIGHT)
 
 
 def test_percentiles_of_histograms():

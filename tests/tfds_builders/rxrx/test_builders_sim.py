@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS, build, digests, flat, read_csv, same
+from builders_tools import SCREEN, SCREEN_FIELDS, build, digests, flat, read_csv, same
+from paths import ROOT
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.simulate import screen as simulate
@@ -111,7 +112,7 @@ def test_two_processes_may_prepare_the_same_folder(tmp_path):
     children = [
         subprocess.Popen(
             [sys.executable, "-c", code],
-            cwd=REPOSITORY / "tests" / "tools" / "builders",
+            cwd=ROOT / "tests" / "tools" / "builders",
             stdout=subprocess.PIPE,
             text=True,
         )

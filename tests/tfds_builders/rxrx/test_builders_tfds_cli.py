@@ -1,13 +1,15 @@
 """TFDS's own command builds every folder of builders too; it needs TensorFlow, Apache Beam and mlcroissant."""
 
 import importlib.util
+import inspect
 import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
-from builders_tools import REPOSITORY, SCREEN, digests
+from builders_tools import SCREEN, digests
+from paths import ROOT
 
 from rxrx_jax.simulate import layouts
 from rxrx_jax.simulate import screen as simulate
@@ -39,10 +41,11 @@ def test_tfds_build_makes_the_same_bytes(tmp_path, name):
         source = tmp_path / "tree"
         WRITERS[name](SCREEN, source)
         arguments.append(f"--manual_dir={source}")
+    folder = pathlib.Path(inspect.getfile(prepare.builder_class(name))).parent
     command = pathlib.Path(sys.executable).with_name("tfds")
     done = subprocess.run(
-        [command, "build", *arguments], cwd=REPOSITORY / "tfds_builders" / name, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, timeout=300,
+        [command, "build", *arguments], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     expected = digests(prepare.prepare(name, source, tmp_path / "expected", 1, progress=False))

@@ -7,7 +7,7 @@ import pytest
 from hosts_tools import finish, values
 
 from rxrx_jax.base import embeddings
-from rxrx_jax.base.sharding import path_name
+from rxrx_jax.base.sharding import named_leaves
 from rxrx_jax.training import checkpoint, metrics
 
 pytestmark = pytest.mark.slow
@@ -40,10 +40,7 @@ def runs(folder, tmp_path_factory):
 
 
 def parameters(workdir):
-    import jax
-
-    stored = checkpoint.stored_parameters(str(workdir))
-    return {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(stored)}
+    return named_leaves(checkpoint.stored_parameters(str(workdir)))
 
 
 def evaluation(workdir):

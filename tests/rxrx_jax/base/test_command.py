@@ -1,0 +1,88 @@
+"""Every command ends as rxrx_jax.base.command.run says: its status, and one line instead of a traceback."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT
+
+from rxrx_jax.base import command
+from rxrx_jax.base.errors import UserError
+
+COMMANDS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for package in ("rxrx_jax", "tfds_builders", "launch")
+    for path in (ROOT / package).rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
+)
+
+
+def raising(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (UserError("seed=x: use a number"), 2, "error: seed=x: use a number\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a/b"), 2, "error: a/b: No such file\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, "interrupted: what is finished is kept; start the same command again\n"),
+    ],
+)  # fmt: skip
+def test_what_the_user_can_fix_is_one_line(error, code, line, capsys):
+    assert command.run(raising(error)) == code
+    assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault"), OSError(errno.EIO, "the disk fails"), OSError("no number")])
+def test_any_other_error_is_raised(error):
+    with pytest.raises(type(error)):
+        command.run(raising(error))
+
+
+def test_the_status_is_main_s():
+    assert command.run(lambda argv: None) == 0 and command.run(lambda argv: 3) == 3
+    assert command.run(lambda argv: len(argv), ["a", "b"]) == 2
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path != "launch/worker.py"])
+def test_every_command_ends_through_it(path):
+    """launch/worker.py alone does not: it runs rxrx_jax.main in its own process and passes its status on."""
+    text = (ROOT / path).read_text()
+    last = text.rpartition('if __name__ == "__main__":\n')[2].splitlines()
+    assert last[-1].startswith("    sys.exit(command.run("), last
+    assert not re.search(
+        r"except .*(UserError|KeyboardInterrupt)", text.partition("\ndef main(")[2].partition("\ndef ")[0]
+    )
+
+
+def test_a_bad_flag_and_a_bad_config_are_one_line(tmp_path):
+    for flag, words in (
+        ("--config=nowhere.py", "nowhere.py: no such file"),
+        ("--nonsense=1", "nonsense"),
+        ("--config=mae_vit.py:colour=red", "config argument 'colour' is unknown"),
+        ("--config.seed=one", "flag --config.seed=one: "),
+    ):
+        argv = [sys.executable, "-m", "rxrx_jax.main", "--config=mae_vit.py", flag]
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+        assert words in done.stderr
+
+
+def test_a_script_of_one_s_own_may_use_it(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import sys\nfrom rxrx_jax.base import command\n"
+        "sys.exit(command.run(lambda argv: print(open(sys.argv[1]).read())))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, "nowhere"], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stderr) == (2, "error: nowhere: No such file or directory\n"), done
