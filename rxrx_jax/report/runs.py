@@ -23,6 +23,7 @@ from rxrx_jax.tables import Run
 from rxrx_jax.training import metrics
 
 DERIVED = ("resolved", "init")  # keys of config.json that a config file does not fix: init.path moves with the folder
+NAMED = 4  # changed keys of a config
 
 
 def workdir(name: str, out: pathlib.Path, seed: int) -> pathlib.Path:
@@ -55,7 +56,8 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
     then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
     missing = object()
     changed = sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))
-    found = [f"config ({', '.join(changed)})"] if changed else []
+    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    found = [f"config ({', '.join(changed[:NAMED])}{more})"] if changed else []
     provenance = stored.get("resolved", {}).get("provenance")
     if not provenance:
         return [*found, "provenance unknown"]
