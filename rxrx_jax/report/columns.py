@@ -38,14 +38,9 @@ class Found:
     simulated: bool  # whether each world is drawn, and others could have been
     baseline: "Found | None" = None
 
-    def name(self, metric: str) -> str | None:
-        """The whole name of a metric: after the row's prefix. What the run has once, as its leakage, is the row's too
-        if the run's network is read in the row's way alone, as that of batch-pure AdaBN is."""
-        prefix = self.row.prefix
-        if any(prefix + metric in line for line in self.lines):
-            return prefix + metric
-        alone = not any("cross_batch/site_accuracy" in line for line in self.lines)
-        return metric if alone and not prefix.startswith("probe/") else None
+    def name(self, metric: str) -> str:
+        """The whole name of a metric: after the row's prefix, or as it is behind a slash."""
+        return metric[1:] if metric.startswith("/") else self.row.prefix + metric
 
     @property
     def lines(self) -> list[dict]:
@@ -53,7 +48,8 @@ class Found:
 
     def values(self, metric: str) -> list[float]:
         """The metric for each seed; none unless all have it."""
-        values = [line.get(self.name(metric)) for line in self.lines]
+        name = self.name(metric)
+        values = [line.get(name) for line in self.lines]
         return [] if None in values else values
 
     def means(self, metric: str) -> list[float]:
@@ -65,14 +61,14 @@ class Found:
         """For each world experiment -> the metric, averaged over seeds."""
         found = []
         for world in self.worlds:
-            by_seed = [by_experiment(line, self.name(metric) or "") for line in world]
+            by_seed = [by_experiment(line, self.name(metric)) for line in world]
             found.append(
                 {name: float(np.mean([seed[name] for seed in by_seed if name in seed])) for name in by_seed[0]}
             )
         return found
 
     def strata(self, metric: str) -> dict[str, str]:
-        return {k: v for line in self.lines for k, v in cell_types(line, self.name(metric) or "").items()}
+        return {k: v for line in self.lines for k, v in cell_types(line, self.name(metric)).items()}
 
 
 def mean(found: Found, column: Column) -> Cell:

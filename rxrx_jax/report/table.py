@@ -61,7 +61,7 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
     made = []
     for number, row in enumerate(table.rows, 1):
         of_row = found(row, named.get(row.baseline))
-        known = [row.prefix + column.metric for column in table.columns if column.metric]
+        known = [of_row.name(column.metric) for column in table.columns if column.metric]
         if row.run and not any(name in final for name in known for final in of_row.lines):
             wanted = " or ".join(dict.fromkeys(known))
             raise UserError(f"table row {' | '.join(row.labels)}: run {row.run} has no metric {wanted}")

@@ -58,9 +58,10 @@ class Row:
 class Column:
     """One column of a table.
 
-    heading: as it is printed. metric: after the row's prefix, "cross_batch/site_accuracy". summary: a function of
-    `rxrx_jax.report.columns` that makes a row's cell of the metric, over seeds. format: of its numbers. key: of
-    table.csv; the heading if empty. strip: how the page draws it on the row's strip: in, cross, interval or not at all.
+    heading: as it is printed. metric: after the row's prefix, "cross_batch/site_accuracy"; "/NAME" is without it.
+    summary: a function of `rxrx_jax.report.columns` that makes a row's cell of the metric, over seeds. format: of its
+    numbers. key: of table.csv; the heading if empty. strip: how the page draws it on the row's strip: in, cross,
+    interval or not at all.
     """
 
     heading: str

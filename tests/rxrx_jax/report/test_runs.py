@@ -71,7 +71,7 @@ def test_runs_of_other_code_config_or_data_are_stale(fake, monkeypatch):
     assert runs.list_stale([(changed, 0)], fake) == ["first, seed 0: another config (config)"]
     monkeypatch.setattr(runs, "data_today", lambda settings: "e")
     assert runs.list_stale([(RUNS[1], 0)], fake) == ["first, seed 0: another data"]
-    monkeypatch.setattr(runs, "data_today", lambda settings: "d")
+    monkeypatch.setattr(runs, "data_today", lambda settings: "d")  # as it is stored
     assert runs.list_stale([(RUNS[1], 0)], fake) == []
     monkeypatch.setattr(runs.hosts, "code_version", lambda: "tomorrow")
     assert runs.list_stale(TODO[1:2] + TODO[3:], fake) == ["first, seed 0, 1: another code (today, now tomorrow)"]

@@ -152,22 +152,17 @@ def test_a_row_that_did_not_converge_says_so(tmp_path):
     assert shown == ["0.97", "0.97", "", ""]
 
 
-def test_leakage_is_of_the_way_in_which_the_network_is_read(tmp_path):
+def test_a_metric_follows_the_rows_prefix_or_a_slash(tmp_path):
     values = values_of(np.random.default_rng(3), 0.3)
-    leakage = {"leakage/experiment_accuracy": 0.5}
+    leakage = {"leakage/experiment_accuracy": 0.5, "adabn/leakage/experiment_accuracy": 0.4}
     write(tmp_path, "erm", 0, accuracies("", values) | accuracies("adabn/", values) | leakage)
-    write(tmp_path, "adabn", 0, accuracies("adabn/", values) | leakage)
-    write(
-        tmp_path,
-        "both",
-        0,
-        accuracies("", values) | accuracies("adabn/", values) | {f"adabn/{k}": 0.4 for k in leakage},
-    )
-    runs = dict.fromkeys(("erm", "adabn", "both"))
-    rows = [Row(("x",), "erm"), *(Row(("y",), run, "adabn/") for run in runs)]
-    made = make(rows, runs)
-    shown = [cells(made, line)["leakage"].text for line in table.measure(made, tmp_path, 1)]
-    assert shown == ["0.50", "", "0.50", "0.40"]  # post-hoc AdaBN's was not measured
+    rows = [Row(("x",), "erm"), Row(("y",), "erm", "adabn/")]
+    absolute = Column("of the run", "/leakage/experiment_accuracy", columns.mean, ".1f")
+    runs = [Run("erm", "x.py")]
+    made = Table(title="t", labels=("method",), columns=(*COLUMNS, absolute), rows=rows, runs=runs)
+    shown = [cells(made, line) for line in table.measure(made, tmp_path, 1)]
+    assert [cell["leakage"].text for cell in shown] == ["0.50", "0.40"]
+    assert [cell["of the run"].text for cell in shown] == ["0.5", "0.5"]
 
 
 def test_marks_are_those_of_the_metrics():
