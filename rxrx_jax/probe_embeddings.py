@@ -108,7 +108,10 @@ def _print(title: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
         print(f"{name:12} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {m['chance']:8.4f} "
               f"{m['commonest']:10.4f}", flush=True)  # fmt: skip
     if not empty:
-        print("interval: of the mean over experiments; commonest: always answering the commonest class of train")
+        print(
+            "interval: of the mean over experiments, stratified by cell type; "
+            "commonest: always answering the commonest class of train"
+        )
     else:
         print("no row outside train has a label: prepare the embeddings with a splits.csv that holds experiments out")
 

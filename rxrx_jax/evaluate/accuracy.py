@@ -1,12 +1,13 @@
 """In-batch and cross-batch accuracy, per site and per well, by cell type and experiment, with a confidence interval."""
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
 import scipy.special
-import scipy.stats
 
 from rxrx_jax.data import Sites
+from rxrx_jax.evaluate import intervals
 from rxrx_jax.evaluate.predict import SPLIT_NAMES
 
 
@@ -21,11 +22,13 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
                 yield from summarise(f"{prefix}{name}", out["logits"], out["row"], context.dataset)
 
 
-def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float]]:
+def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float | str]]:
     """Accuracies of logits [n, classes] for the dataset's `rows` [n]; rows whose label is unknown are left out.
 
     A well's prediction is the mean of its sites' class probabilities. Names: NAME/site_accuracy, NAME/well_accuracy,
-    each also with /CELL_TYPE and /EXPERIMENT; NAME/site_accuracy_ci_low and .._ci_high; NAME/sites, NAME/wells.
+    each also with /CELL_TYPE and /EXPERIMENT; NAME/site_accuracy_ci_low, .._ci_high and, in words, .._ci: the interval
+    of the mean over experiments, each weighing the same, stratified by cell type (`intervals.over_experiments`);
+    NAME/sites, NAME/wells; NAME/experiments, JSON of {cell type: [experiment]}.
     """
     sites: Sites = dataset.sites
     known = sites.label[rows] >= 0
@@ -34,6 +37,7 @@ def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Itera
         return
     probabilities = scipy.special.softmax(logits.astype(np.float64), axis=1)
     yield f"{name}/sites", len(rows)
+    yield f"{name}/experiments", json.dumps(_experiments(rows, dataset), ensure_ascii=False)
     yield from _by_group(f"{name}/site_accuracy", probabilities.argmax(1) == sites.label[rows], rows, dataset)
 
     wells, first, well = np.unique(sites.well_id[rows], return_index=True, return_inverse=True)
@@ -43,27 +47,27 @@ def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Itera
     yield from _by_group(f"{name}/well_accuracy", summed.argmax(1) == sites.label[rows[first]], rows[first], dataset)
 
 
+def _experiments(rows, dataset) -> dict[str, list[str]]:
+    """Cell type -> its experiments among the rows. An experiment on several cell types counts for that of its first."""
+    found: dict[str, list[str]] = {}
+    numbers, first = np.unique(dataset.sites.experiment[rows], return_index=True)
+    for number, cell_type in zip(numbers, dataset.sites.cell_type[rows[first]]):
+        found.setdefault(dataset.cell_types[cell_type], []).append(dataset.experiments[number])
+    return found
+
+
 def _by_group(name, correct, rows, dataset):
     yield name, float(correct.mean())
-    by_experiment = []
-    sites = dataset.sites
+    sites, by_experiment = dataset.sites, {}
     for names, groups in ((dataset.cell_types, sites.cell_type), (dataset.experiments, sites.experiment)):
         number, right = np.bincount(groups[rows]), np.bincount(groups[rows], correct)
         for g in np.flatnonzero(number):
             accuracy = float(right[g] / number[g])
             yield f"{name}/{names[g]}", accuracy
             if names is dataset.experiments:
-                by_experiment.append(accuracy)
-    low, high = confidence_interval(by_experiment)
-    yield f"{name}_ci_low", low
-    yield f"{name}_ci_high", high
-
-
-def confidence_interval(by_experiment, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean over experiments: the experiment is the unit, because the images of one share
-    its batch effect. (nan, nan) with fewer than two experiments. Clipped to [0, 1]."""
-    values = np.asarray(by_experiment, float)
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    half = scipy.stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(max(0.0, values.mean() - half)), float(min(1.0, values.mean() + half))
+                by_experiment[names[g]] = accuracy
+    strata = {name: cell_type for cell_type, names in _experiments(rows, dataset).items() for name in names}
+    found = intervals.clipped(intervals.over_experiments(by_experiment, strata))
+    yield f"{name}_ci_low", found.low
+    yield f"{name}_ci_high", found.high
+    yield f"{name}_ci", found.how

@@ -1,59 +1,62 @@
 """The report of a table: one HTML file of its numbers, curves, pictures and provenance; it needs no network.
 
-`write_report` is the whole interface. Whatever a run lacks is said in the page.
+`write_report` is the whole interface. Whatever a run lacks is said in the page, whose HTML is in report.html.
 """
 
 import datetime
 import importlib.metadata
+import os
 import pathlib
-from html import escape as e
 
 import numpy as np
 
+from rxrx_jax.base import page
 from rxrx_jax.base.config import flatten
-from rxrx_jax.report import markup, pictures, records
-from rxrx_jax.report.markup import SPLITS, anchor, image, legend, number, relative, with_spread
+from rxrx_jax.base.page import Picture, Strip, number
+from rxrx_jax.report import pictures, records
+from rxrx_jax.report.table import MARKS, Line
+from rxrx_jax.tables import Table
 
+# Where a split stands in relation to training: as metrics are named, and in words.
+SPLITS = {"in_batch": "in-batch", "validation": "validation", "cross_batch": "cross-batch"}
 MAX_RECONSTRUCTIONS = 2_000_000  # bytes of them in the page
 HIGHLIGHTED = 8  # perturbations in colour on the maps
 
 
 def write_report(
     path: pathlib.Path,
-    title: str,
+    table: Table,
     notes: list[str],
-    rows: list[dict],
+    lines: list[Line],
     runs: dict[str, list[pathlib.Path]],
     command: str,
-    perturbations: dict[str, dict[str, str]] | None = None,
 ) -> None:
     """Writes the page of a table to `path`.
 
-    notes: shown at the top as given. rows: the table, of `reproduce.measure`. runs: name -> workdirs, one a
-    seed. command: what makes the table. perturbations: run -> site_id -> name, in the first seed.
+    notes: shown at the top as given. lines: of `table.measure`. runs: name -> workdirs, one per seed. command: what
+    makes the table.
     """
     path = pathlib.Path(path)
-    base = path.parent
-    names = dict.fromkeys([row["run"] for row in rows] + list(runs))  # in the order of the table
+    names = dict.fromkeys([line.row.run for line in lines if line.row.run] + list(runs))  # in the order of the table
     found = {name: [records.read_seed(pathlib.Path(w)) for w in runs.get(name, [])] for name in names}
-    sections = {
-        "Table": _table(rows, found),
-        "Accuracy by experiment": _experiments(rows, found),
-        "Training curves": _curves(found),
-        "Reconstructions": _reconstructions(found, base),
-        "Embedding maps": _maps(rows, found, perturbations or {}),
-        "Provenance": _provenance(rows, found, base),
-    }
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    versions = ", ".join(_version(name) for name in ("rxrx_jax", "jax", "flax"))
-    links = (f'<a href="#{anchor(name)}">{name}</a>' for name in sections)
-    header = (
-        f"<h1>{e(title)}</h1>{_notes(notes)}"
-        f"<p>Made by <code>{e(command)}</code> with {e(versions)} on {now}.</p>{_missing(found, base)}"
-        f"<nav>{' · '.join(links)}</nav>"
-    )
-    body = "\n".join(f'<section id="{anchor(name)}"><h2>{name}</h2>{text}</section>' for name, text in sections.items())
-    path.write_text(markup.document(title, f"<header>{header}</header>\n{body}"), encoding="utf-8")
+    warnings = [note for note in notes if "simulated" in note.lower()][:1]  # it stands out
+    text = page.templates(pathlib.Path(__file__).parent).get_template("report.html").render(
+        title=table.title,
+        warnings=warnings,
+        notes=[note for note in notes if note not in warnings],
+        command=command,
+        versions=", ".join(_version(name) for name in ("rxrx_jax", "jax", "flax")),
+        now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        missing=_missing(found, path.parent),
+        spread=_spread(table, lines),
+        table=_table(table, lines),
+        experiments=_experiments(table, lines, found),
+        curves=_curves(found),
+        reconstructions=_reconstructions(found, path.parent),
+        maps=_maps(table, lines, found),
+        provenance=_provenance(lines, found, path.parent),
+    )  # fmt: skip
+    path.write_text(text, encoding="utf-8")
 
 
 def _version(name):
@@ -63,116 +66,132 @@ def _version(name):
         return f"{name} (not installed)"
 
 
-def _notes(notes):
-    """The first note that says SIMULATED stands out; the others are a list."""
-    simulated = [note for note in notes if "simulated" in note.lower()][:1]
-    others = "".join(f"<li>{e(note)}</li>" for note in notes if note not in simulated)
-    warning = "".join(f'<p class="warning">{e(note)}</p>' for note in simulated)
-    return warning + (others and f"<ul>{others}</ul>")
+def relative(value, base: pathlib.Path):
+    """A path, or text that names one below `base`, as seen from `base`; anything else as it is."""
+    if isinstance(value, str) and os.path.isabs(value):
+        for folder in (os.path.abspath(base), os.path.realpath(base)):
+            if value.startswith(folder + os.sep):
+                return os.path.relpath(value, folder)
+    return os.path.relpath(value, base) if isinstance(value, pathlib.Path) else value
 
 
 def _missing(found, base):
     lines = [f"{name}: no workdir is known" for name, seeds in found.items() if not seeds]
     for name, seeds in found.items():
         lines += [f"{name}, {relative(s.workdir, base)}: {'; '.join(s.missing)}" for s in seeds if s.missing]
-    items = "".join(f"<li>{e(line)}</li>" for line in lines)
-    return f'<div class="missing"><p>Missing from this page:</p><ul>{items}</ul></div>' if lines else ""
+    return lines
 
 
-def _table(rows, found):
-    top = markup.top_of_scale(row[key] for row in rows for key in ("in_batch", "cross_batch", "ci_high"))
-    columns = {
-        "method": lambda r: markup.row_name(r, f'<a href="#{anchor(r["run"])}">{e(r["method"])}</a>'),
-        "normalisation": lambda r: e(r["normalisation"]),
-        "strip": lambda r: markup.forest(r, top) + markup.axis(top),
-        "in-batch": lambda r: with_spread(r, "in_batch"),
-        "cross-batch": lambda r: with_spread(r, "cross_batch"),
-        "95 % interval": markup.interval,
-        "validation": lambda r: number(r["validation"]),
-        "per well": lambda r: number(r["cross_batch_well"]),
-        "leakage": lambda r: number(r["leakage"]),
-        "CPU s": lambda r: number(r["cpu_seconds"], 0),
-        "seeds": lambda r: e(str(r["seeds"])),
+def _spread(table, lines):
+    seeds = sorted({line.seeds for line in lines if line.row.run})
+    what = "seeds, each of another simulated world" if table.worlds > 1 else "seeds"
+    number = " or ".join(map(str, seeds))
+    return f"Mean, and ± standard deviation, over {number} {what}" if seeds not in ([], [1]) else "One seed"
+
+
+def _groups(table: Table, lines: list[Line], made: list) -> dict[str, list]:
+    """What was made of each line, by the label that parts the page."""
+    if not table.group:
+        return {"": made}
+    at, found = table.labels.index(table.group), {}
+    for line, of_line in zip(lines, made):
+        found.setdefault(f"{table.group}: {line.row.labels[at]}", []).append(of_line)
+    return found
+
+
+def _named(line: Line) -> dict:
+    words = "; ".join(MARKS[mark] for mark in line.marks if mark in MARKS)
+    return {"number": line.number, "name": line.row.labels[0], "run": line.row.run, "marks": line.marks, "words": words}
+
+
+def _table(table, lines):
+    strips = {column.strip: i for i, column in enumerate(table.columns) if column.strip}
+    values = [[line.cells[i].values.get(end) for end in ("", "_high")] for line in lines for i in strips.values()]
+    top = page.top_of_scale(value for pair in values for value in pair)
+    labels = [i for i, name in enumerate(table.labels) if i and name != table.group]
+    shown = []
+    for line in lines:
+        cells = [(table.labels[i], line.row.labels[i]) for i in labels]
+        cells += [(column.heading, cell.text) for column, cell in zip(table.columns, line.cells)]
+        shown.append(_named(line) | {"cells": cells, "strip": _forest(table, line, strips, top)})
+    headings = [heading for heading, _ in shown[0]["cells"]] if shown else []
+    words = {kind: table.columns[i].heading for kind, i in strips.items()} | {"interval": ""}
+    interval = f" with its {table.columns[strips['interval']].heading}" if "interval" in strips else ""
+    return {
+        "heading": table.labels[0],
+        "headings": headings,
+        "width": len(headings) + 1 + bool(strips),
+        "groups": _groups(table, lines, shown),
+        "top": top,
+        "strips": {"in": words.get("in", ""), "cross": words.get("cross", "") + interval} if strips else {},
     }
-    seeds = sorted({row["seeds"] for row in rows})
-    if len(seeds) == 1:
-        del columns["seeds"]
-    spread = f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds" if seeds != [1] else "one seed"
-    header = "".join(f"<th>{markup.axis(top) if name == 'strip' else name}</th>" for name in columns)
-    bodies = []
-    for layout in dict.fromkeys(row["layout"] for row in rows):
-        lines = [f'<tr class="group"><th colspan="{len(columns)}">layout: {e(layout)}</th></tr>']
-        for row in (r for r in rows if r["layout"] == layout):
-            cells = "".join(f'<td data-label="{name}">{cell(row)}</td>' for name, cell in columns.items())
-            lines.append(f'<tr class="{"transductive" if row["transductive"] else "inductive"}">{cells}</tr>')
-        bodies.append(f"<tbody>{''.join(lines)}</tbody>")
-    marks = legend(
-        ("in", "", "in-batch accuracy"),
-        ("cross", "", "cross-batch accuracy with its 95 % interval"),
-        ("cross trans", "", "the same, transductive (T)"),
-    )
-    chance = {number(s.final.get("leakage/chance")) for of_run in found.values() for s in of_run} - {"–"}
-    leakage = "how well the experiment can be read from the embedding, lower is better"
-    leakage += f" (chance {' or '.join(sorted(chance))})" if chance else ""
-    return (
-        f"<p>Accuracy per site, {spread}; <b>per well</b>: cross-batch, from the mean over a well's sites; "
-        f"<b>leakage</b>: {leakage}.</p>{marks}"
-        f'<div class="scroll"><table><thead><tr>{header}</tr></thead>{"".join(bodies)}</table></div>'
-    )
 
 
-def _experiments(rows, found):
-    """A strip a row, with a dot for every experiment of every seed."""
+def _forest(table: Table, line: Line, strips: dict[str, int], top: float) -> Strip:
+    """The strip of a row: what is drawn as in and cross, the drop between them, the interval."""
+    cell = lambda kind: line.cells[strips[kind]] if kind in strips else None  # noqa: E731
+    value = lambda kind, end="": cell(kind).values.get(end) if cell(kind) else None  # noqa: E731
+    shown = {kind: f"{table.columns[i].heading} {line.cells[i].text or '–'}" for kind, i in strips.items()}
+    strip = Strip(top, f"{line.number} {line.row.labels[0]}: {', '.join(shown.values())}")
+    inside, cross, low, high = value("in"), value("cross"), value("interval", "_low"), value("interval", "_high")
+    kind = "cross trans" if line.marks else "cross"
+    if inside is not None and cross is not None:
+        strip.line(inside, cross, "gap")
+    if low is not None:
+        strip.line(low, high, f"interval {kind}")
+    if inside is not None:
+        strip.dot(inside, shown["in"], "in")
+    if cross is not None:
+        strip.dot(cross, ", ".join(shown[k] for k in ("cross", "interval") if k in shown), kind)
+    return strip
+
+
+def _experiments(table, lines, found):
+    """A strip per row, with a dot for every experiment of every seed: those of metrics called site_accuracy."""
 
     def read(row, split):
-        return [records.by_experiment(seed.final, row["prefix"] + split) for seed in found[row["run"]]]
+        name = f"{row.prefix}{split}/site_accuracy"
+        return [records.by_experiment(seed.final, name) for seed in found.get(row.run, [])]
 
-    accuracies = [{split: read(row, split) for split in SPLITS} for row in rows]
+    accuracies = [{split: read(line.row, split) for split in SPLITS} for line in lines]
     names = {split: sorted({k for a in accuracies for seed in a[split] for k in seed}) for split in SPLITS}
     colours = pictures.colours(names["cross_batch"])
-    top = markup.top_of_scale(v for a in accuracies for seeds in a.values() for s in seeds for v in s.values())
-    scale = f'<div class="line"><div></div>{markup.axis(top)}</div>'
-    lines = [scale]
-    for layout in dict.fromkeys(row["layout"] for row in rows):
-        lines.append(f'<div class="group">layout: {e(layout)}</div>')
-        for row, accuracy in zip(rows, accuracies):
-            if row["layout"] == layout:
-                label = f"{row['method']}, {row['normalisation']}"
-                drawn = markup.experiments_strip(label, accuracy, colours, top)
-                lines.append(f'<div class="line"><div>{markup.row_name(row, e(label))}</div>{drawn}</div>')
-    marks = legend(
+    top = page.top_of_scale(v for a in accuracies for seeds in a.values() for s in seeds for v in s.values())
+    shown = []
+    for line, accuracy in zip(lines, accuracies):
+        label = ", ".join(label for label, name in zip(line.row.labels, table.labels) if label and name != table.group)
+        strip = Strip(top, f"{label}: accuracy by experiment")
+        for split, kind, y in (("in_batch", "in", 28), ("validation", "val", 28), ("cross_batch", "held", 72)):
+            for seed, values in enumerate(accuracy[split]):
+                for name, value in values.items():
+                    colour = colours[name] if split == "cross_batch" else ""
+                    strip.dot(value, f"{name} ({SPLITS[split]}, seed {seed}) {number(value)}", kind, colour, y)
+        shown.append(_named(line) | {"label": label, "strip": strip})
+    marks = [
         ("in", "", f"training experiments, in-batch ({', '.join(names['in_batch']) or 'none'})"),
         ("val", "", f"validation ({', '.join(names['validation']) or 'none'})"),
         *(("held", colour, f"{name}, held out") for name, colour in colours.items()),
-    )
-    return (
-        "<p>Accuracy per site in each experiment, a dot for each seed: training and validation experiments "
-        "in the upper half of a line, held-out ones in the lower.</p>"
-        f"{marks}<div>{''.join(lines)}{scale}</div>"
-    )
+    ]
+    return {"groups": _groups(table, lines, shown), "top": top, "legend": marks}
 
 
 def _curves(found):
     flat = {name: flatten(seeds[0].config) if seeds else {} for name, seeds in found.items()}
     tasks = {name: config.get("task.name", name) for name, config in flat.items()}
-    figures = []
+    figures = {}
     for name, seeds in found.items():
         lines = [s.training for s in seeds if s.training]
         same_task = [s.training for other in found if tasks[other] == tasks[name] for s in found[other]]
-        drawn = '<p class="absent">no training lines</p>'
+        figures[name] = None
         if lines:
             svg = pictures.curves(lines, pictures.loss_limits(same_task))
-            drawn = image(svg, "svg+xml", f"training curves of {name}")
-        figures.append(f"<figure><figcaption>{e(name)}</figcaption>{drawn}</figure>")
-    marks = legend(
+            figures[name] = Picture(svg, f"training curves of {name}", kind="svg+xml")
+    marks = [
         ("bar", pictures.PALETTE[0], "loss of the task (without an adversary's)"),
         ("bar", pictures.PALETTE[2], "accuracy on training minibatches"),
         ("bar", pictures.PALETTE[3], "dashed: accuracy of the adversary"),
-    )
-    return (
-        f"<p>One line a seed. Runs of the same task share the scale of the loss.</p>{marks}"
-        f'<div class="grid">{"".join(figures)}</div>'
-    )
+    ]
+    return {"figures": figures, "legend": marks}
 
 
 def _reconstructions(found, base):
@@ -183,111 +202,87 @@ def _reconstructions(found, base):
             if not file.is_file():
                 settings = flatten(seed.config)
                 wanted = any(key.startswith("evaluators.reconstruction") for key in settings)
-                missing += [f"<code>{e(relative(file, base))}</code>"] * wanted
+                missing += [relative(file, base)] * wanted
                 continue
             if seed is not seeds[0] or size + file.stat().st_size > MAX_RECONSTRUCTIONS:
-                others.append(f"<code>{e(relative(file, base))}</code>")
+                others.append(relative(file, base))
                 continue
             size += file.stat().st_size
             losses = (f"{w} {number(seed.final.get(f'reconstruction/{s}/loss'))}" for s, w in SPLITS.items())
-            caption = f"<b>{e(name)}</b>: loss on hidden patches {', '.join(losses)}"
-            picture = image(file.read_bytes(), "png", f"reconstructions of {name}")
-            shown.append(f'<figure class="wide">{picture}<figcaption>{caption}</figcaption></figure>')
-    more = f"<p>Not shown here: {', '.join(others)}.</p>" if others else ""
-    more += f'<p class="absent">Missing: {", ".join(missing)}.</p>' if missing else ""
-    if not shown:
-        return f'<p class="absent">No run has reconstructions to show.</p>{more}'
-    return (
-        "<p>Held-out sites: the image, the patches that the encoder saw, and the hidden patches as "
-        f"reconstructed; channels in the colours of RxRx1's published composites.</p>{''.join(shown)}{more}"
-    )
+            caption = f"{name}: loss on hidden patches {', '.join(losses)}"
+            shown.append(Picture(file.read_bytes(), f"reconstructions of {name}", caption))
+    return {"shown": shown, "others": others, "missing": missing}
 
 
-def _maps(rows, found, perturbations):
+def _maps(table, lines, found):
     absent = {}
     for name, seeds in found.items():
         read = records.read_embeddings(seeds[0].workdir) if seeds else "no workdir"
         if isinstance(read, str):  # else forgotten: a large dataset's of every run would fill the memory
             absent[name] = read
-    chosen = records.choose_for_map(rows, [name for name in found if name not in absent])
-    absent = "; ".join(f"{name}: {why}" for name, why in absent.items())
-    absent = f'<p class="absent">Without embeddings: {e(absent)}.</p>' if absent else ""
-    if not chosen:
-        return '<p class="absent">No run has embeddings to show.</p>' + absent
+    chosen = records.choose_for_map(table, lines, [name for name in found if name not in absent])
     embeddings = {run: records.read_embeddings(found[run][0].workdir) for run, _ in chosen}
 
-    names = {"test": set(), "id_test": set()}
-    for run, _ in chosen:
-        for site, split in zip(embeddings[run]["site_id"], embeddings[run]["split"]):
-            names[split].add(records.experiment(site))
-    known = sorted({p for run, _ in chosen for p in perturbations.get(run, {}).values()} - {"EMPTY"})
+    experiments = {"test": set(), "id_test": set()}
+    for of_run in embeddings.values():
+        for site, split in zip(of_run["site_id"], of_run["split"]):
+            experiments[split].add(records.experiment(site))
+    known = sorted({p for of_run in embeddings.values() for p in of_run.get("perturbation", ())} - {"EMPTY", ""})
     some = np.unique(np.linspace(0, len(known) - 1, min(HIGHLIGHTED, len(known))).astype(int))
-    palettes = {split: pictures.colours(sorted(names[split])) for split in names}
+    palettes = {split: pictures.colours(sorted(experiments[split])) for split in experiments}
     palettes["perturbation"] = pictures.colours([known[i] for i in some])
-    maps = [_map(run, why, embeddings[run], perturbations.get(run), palettes) for run, why in chosen]
     titles = {
         "test": "Held-out experiments",
         "id_test": "In-batch experiments",
         "perturbation": f"{len(some)} of {len(known)} perturbations, evenly spaced by name; others grey",
     }
-    marks = (
-        f"<div><b>{title}</b> {legend(*(('', colour, name) for name, colour in palettes[key].items()))}</div>"
-        for key, title in titles.items()
-        if palettes[key]
-    )
-    return (
-        "<p>The first two principal components of the embeddings of held-out and in-batch test sites "
-        "together (first seed), so the panels of a run share their axes. Where the batch effect is weak, the "
-        f"colours of experiments mix.</p>{''.join(marks)}{''.join(maps)}{absent}"
-    )
+    marks = {titles[key]: [("", colour, name) for name, colour in of.items()] for key, of in palettes.items() if of}
+    return {
+        "runs": [_map(run, why, embeddings[run], palettes) for run, why in chosen],
+        "legends": marks,
+        "absent": "; ".join(f"{name}: {why}" for name, why in absent.items()),
+    }
 
 
-def _map(run, why, found, perturbations, palettes):
+def _map(run, why, found, palettes):
     """The panels of one run: held-out and in-batch sites, each by experiment and by perturbation."""
-    title = lambda text: f"<h3>{e(run)} <small>{e(text)}</small></h3>"  # noqa: E731
     scores, shares = pictures.principal_components(found["embedding"])
     if scores is None:
-        return f'{title(why)}<p class="absent">All embeddings are the same.</p>'
+        return {"name": run, "words": why, "panels": [], "absent": "All embeddings are the same."}
     margin = 0.04 * np.ptp(scores, axis=0) + 1e-9
     limits = list(zip(scores.min(0) - margin, scores.max(0) + margin))
     panels = []
     for split, sites in (("test", "held-out"), ("id_test", "in-batch")):
         here = found["split"] == split
-        ids = found["site_id"][here].tolist()
-        colourings = {"experiment": ([records.experiment(s) for s in ids], palettes[split])}
-        if perturbations:
-            colourings["perturbation"] = [perturbations.get(s, "") for s in ids], palettes["perturbation"]
+        experiments = [records.experiment(site) for site in found["site_id"][here]]
+        colourings = {"experiment": (experiments, palettes[split])}
+        if "perturbation" in found:
+            colourings["perturbation"] = found["perturbation"][here].tolist(), palettes["perturbation"]
         for what, (labels, palette) in colourings.items():
             png = pictures.embedding_map(scores[here], labels, palette, limits, shares)
             text = f"{sites} by {what}"
-            picture = image(png, "png", f"{run}: {text}")
-            panels.append(f"<figure>{picture}<figcaption>{text}</figcaption></figure>")
+            panels.append(Picture(png, f"{run}: {text}", text))
     explained = f"PC 1 and 2 explain {100 * shares[0]:.1f} % and {100 * shares[1]:.1f} % of the variance"
-    unknown = "" if perturbations else '<p class="absent">The perturbations of its sites are not known.</p>'
-    heading = title(f"{why}; {len(scores)} sites; {explained}")
-    return f'{heading}<div class="maps">{"".join(panels)}</div>{unknown}'
+    unknown = "" if "perturbation" in found else "The perturbations of its sites are not known."
+    return {"name": run, "words": f"{why}; {len(scores)} sites; {explained}", "panels": panels, "absent": unknown}
 
 
-def _provenance(rows, found, base):
+def _provenance(lines, found, base):
     first = next((name for name, seeds in found.items() if seeds and seeds[0].config), None)
-    parts = []
+    runs = []
     for name, seeds in found.items():
-        items = [
-            f"row {r['row']}: {r['method']}, {r['normalisation']}, {r['layout']}; sites scored: "
-            + records.sites_scored(seeds, r["prefix"], SPLITS)
-            for r in rows
-            if r["run"] == name
-        ] or ["no row of its own"]
-        lines = "".join(f"<li>{e(item)}</li>" for item in items)
-        for s in seeds:
-            sha = e(str(s.done.get("parameters_sha256", "unknown")))
-            folder = e(str(relative(s.workdir, base)))
-            lines += f"<li><code>{folder}</code>, parameters_sha256 <code>{sha}</code></li>"
-        config = '<p class="absent">No config.</p>'
+        rows = [
+            f"row {line.number}: {', '.join(filter(None, line.row.labels))}; sites scored: "
+            + records.sites_scored(seeds, line.row.prefix, SPLITS)
+            for line in lines
+            if line.row.run == name
+        ]
+        summary = text = ""
         if seeds and seeds[0].config:
             reference = found[first][0].config if name != first else None
             summary, text = records.describe_config(seeds[0].config, reference, lambda v: relative(v, base))
             summary += f" from {first}" if reference else ""
-            config = f"<details><summary>{e(summary)}</summary><pre>{e(text)}</pre></details>"
-        parts.append(f'<article id="{anchor(name)}"><h3>{e(name)}</h3><ul>{lines}</ul>{config}</article>')
-    return "".join(parts)
+        shas = [(relative(s.workdir, base), s.done.get("parameters_sha256", "unknown")) for s in seeds]
+        rows = rows or ["no row of its own"]
+        runs.append({"name": name, "rows": rows, "seeds": shas, "summary": summary, "config": text})
+    return runs

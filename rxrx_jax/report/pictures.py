@@ -121,13 +121,14 @@ def loss_limits(seeds: list[list[dict]]) -> tuple[float, float]:
 def principal_components(embeddings: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Scores [n, 2] on the first two principal components of [n, D] and their shares of the variance; None
     and None where nothing varies. The sign is fixed: the largest loading of each component is positive."""
-    centred = embeddings.astype(np.float64) - embeddings.mean(0, dtype=np.float64)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    if values[-1] <= 1e-12 * len(centred):
+    from sklearn.decomposition import PCA
+
+    embeddings = embeddings.astype(np.float64)
+    if np.ptp(embeddings, axis=0).max(initial=0) <= 1e-6:
         return None, None
-    vectors = vectors[:, [-1, -2]]
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), [0, 1]])
-    return centred @ vectors, np.maximum(values[[-1, -2]], 0) / np.maximum(values, 0).sum()
+    fitted = PCA(2, svd_solver="covariance_eigh").fit(embeddings)
+    sign = np.sign(fitted.components_[[0, 1], np.abs(fitted.components_).argmax(1)])
+    return fitted.transform(embeddings) * sign, fitted.explained_variance_ratio_
 
 
 def embedding_map(points: np.ndarray, names: list[str], palette: dict[str, str], limits, shares) -> bytes:

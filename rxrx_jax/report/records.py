@@ -51,13 +51,14 @@ def read_seed(workdir: pathlib.Path) -> Seed:
 
 
 def read_embeddings(workdir: pathlib.Path) -> dict[str, np.ndarray] | str:
-    """site_id, split and embedding of embeddings.parquet, or why there are none."""
+    """site_id, split, embedding and, if it has them, perturbation of embeddings.parquet, or why there are none."""
     name = embeddings.NAME
     if not (workdir / name).exists():
         return f"no {name}"
     try:
         columns, embedding = embeddings.read(workdir / name)
         found = {"site_id": columns["site_id"], "split": columns["split"], "embedding": embedding}
+        found |= {"perturbation": columns["perturbation"]} if "perturbation" in columns else {}
     except (UserError, KeyError) as e:
         return f"{name} cannot be read ({type(e).__name__})"
     chosen = np.isin(found["split"], ("id_test", "test"))
@@ -69,11 +70,29 @@ def read_embeddings(workdir: pathlib.Path) -> dict[str, np.ndarray] | str:
 
 
 def by_experiment(final: dict, name: str) -> dict[str, float]:
-    """Accuracy of every experiment from the metrics `NAME/site_accuracy/...`. These also name cell types,
-    with which the experiments' names begin (HUVEC beside HUVEC-01)."""
-    start = f"{name}/site_accuracy/"
-    found = {k.removeprefix(start): v for k, v in final.items() if k.startswith(start) and v is not None}
-    return {k: v for k, v in found.items() if not any(other.startswith(f"{k}-") for other in found)}
+    """Accuracy of every experiment from the metrics `NAME/...`, NAME as cross_batch/site_accuracy."""
+    known = cell_types(final, name)
+    return {e: final[f"{name}/{e}"] for e in known if final.get(f"{name}/{e}") is not None}
+
+
+def cell_types(final: dict, name: str) -> dict[str, str]:
+    """Experiment -> cell type of a metric, as the line says beside it. Older lines do not; there the names of
+    experiments begin with their cell type's (HUVEC beside HUVEC-01)."""
+    if listed := final.get(f"{name.rpartition('/')[0]}/experiments"):
+        return {e: cell_type for cell_type, names in json.loads(listed).items() for e in names}
+    found = [key.removeprefix(f"{name}/") for key in final if key.startswith(f"{name}/")]
+    begins = {e: [c for c in found if e.startswith(f"{c}-")] for e in found}
+    first = {c for of in begins.values() for c in of}
+    return {e: max(of, key=len, default="") for e, of in begins.items() if e not in first}
+
+
+def marks_of(final: dict, prefix: str) -> str:
+    """What the accuracies of a prefix have seen, from the last evaluation and the last line as one dict: T, C, X or ?,
+    or several. Older lines only say whether the run is transductive, not whether its evaluation is."""
+    mark = final.get(f"marks/{prefix}cross_batch")
+    if mark is not None:
+        return mark
+    return "T" if final.get("transductive") else "?" if prefix else ""
 
 
 def experiment(site_id: str) -> str:
@@ -81,21 +100,32 @@ def experiment(site_id: str) -> str:
     return site_id.rsplit("_", 3)[0]
 
 
-def choose_for_map(rows: list[dict], usable: list[str], limit: int = 4) -> list[tuple[str, str]]:
-    """Up to `limit` (run, why it was chosen), by rule and not by picture: the first row's run; of its layout,
-    the highest cross-batch accuracy and the lowest leakage; runs without a row (pretraining); table order.
+def choose_for_map(table, lines: list, usable: list[str], limit: int = 4) -> list[tuple[str, str]]:
+    """Up to `limit` (run, why it was chosen), by rule and not by picture: the first row's run; of its group, the
+    highest cross-batch accuracy and the lowest leakage; runs without a row (pretraining); table order.
 
-    Only rows read without a prefix count, because the embeddings are those of the network as trained.
+    table: of `rxrx_jax.tables`; lines: its `report.table.Line`s. Only rows read without a prefix count, because the
+    embeddings are those of the network as trained.
     """
-    plain = [row for row in rows if not row["prefix"] and row["run"] in usable]
-    same = [row for row in plain if row["layout"] == plain[0]["layout"]]
-    candidates = [(row["run"], "first row with embeddings") for row in plain[:1]]
-    if found := [row for row in same if row["cross_batch"] is not None]:
-        candidates.append((max(found, key=lambda r: r["cross_batch"])["run"], "highest cross-batch accuracy"))
-    if found := [row for row in same if row["leakage"] is not None]:
-        candidates.append((min(found, key=lambda r: r["leakage"])["run"], "lowest leakage"))
-    candidates += [(run, "no row of its own") for run in usable if run not in {row["run"] for row in rows}]
-    candidates += [(row["run"], "next in the table") for row in same + plain]
+    at = {column.metric: i for i, column in reversed(list(enumerate(table.columns)))}
+
+    def group(line):
+        return line.row.labels[table.labels.index(table.group)] if table.group else ""
+
+    def value(line, metric):
+        return line.cells[at[metric]].values.get("") if metric in at else None
+
+    plain = [line for line in lines if not line.row.prefix and line.row.run in usable]
+    same = [line for line in plain if group(line) == group(plain[0])]
+    candidates = [(line.row.run, "first row with embeddings") for line in plain[:1]]
+    for metric, best, words in (
+        ("cross_batch/site_accuracy", max, "highest cross-batch accuracy"),
+        ("leakage/experiment_accuracy", min, "lowest leakage"),
+    ):
+        if found := [(value(line, metric), line.row.run) for line in same if value(line, metric) is not None]:
+            candidates.append((best(found, key=lambda pair: pair[0])[1], words))
+    candidates += [(run, "no row of its own") for run in usable if run not in {line.row.run for line in lines}]
+    candidates += [(line.row.run, "next in the table") for line in same + plain]
     chosen = {}
     for run, why in candidates:
         if run in chosen and why not in chosen[run] and not why.startswith("next"):

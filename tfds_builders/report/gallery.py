@@ -1,11 +1,10 @@
-"""The pictures of the build report as HTML: histograms, plate maps and sites, in bounded number."""
+"""The pictures of the build report: histograms, plate maps and sites, in bounded number."""
 
 from collections.abc import Callable
-from html import escape as e
 
 import numpy as np
 
-from rxrx_jax.report import markup
+from rxrx_jax.base.page import Picture
 from rxrx_jax.report.pictures import colours
 from tfds_builders.report import pictures
 from tfds_builders.report.contents import Contents, as_map, edges
@@ -15,20 +14,14 @@ THUMBNAIL, LARGE = 256, 512  # pixels, at most
 COLOUR_NAMES = ("blue", "green", "red", "cyan", "magenta", "yellow")
 
 
-def choose(names: list[str]) -> tuple[list[str], str]:
-    """Returns up to PICTURED of the names, evenly spread, and what to say of the others (HTML)."""
+def choose(names: list[str]) -> tuple[list[str], dict]:
+    """Returns up to PICTURED of the names, evenly spread, and the others with the number of all."""
     at = np.unique(np.linspace(0, len(names) - 1, min(PICTURED, len(names))).astype(int)) if names else []
     chosen = [names[i] for i in at]
-    others = [name for name in names if name not in chosen]
-    text = f"{len(others)} of {len(names)} experiments are not shown"
-    return chosen, f"<details><summary>{text}</summary>{e(', '.join(others))}</details>" if others else ""
+    return chosen, {"others": [name for name in names if name not in chosen], "number": len(names)}
 
 
-def _figure(picture: str, caption: str) -> str:
-    return f"<figure>{picture}<figcaption>{e(caption)}</figcaption></figure>"
-
-
-def histograms(found: Contents) -> str:
+def histograms(found: Contents) -> dict:
     """A figure for each channel, with a line for each experiment in the colour of its cell type."""
     palette = colours(sorted(set(found.cell_types.values())))
     names = [name for name in sorted(found.cell_types) if name in found.histograms]
@@ -40,51 +33,39 @@ def histograms(found: Contents) -> str:
         top = " to ".join(f"{value:,}" for value in sorted({min(tops), max(tops)}))
         text = f"w{i + 1} {channel}: 99.9 % of an experiment's pixels are at most {top}"
         png = pictures.histogram(counts, of_experiment, found.step)
-        figures.append(_figure(markup.image(png, "png", f"histograms of w{i + 1}; in numbers below"), text))
-    marks = markup.legend(*(("bar", colour, name) for name, colour in palette.items()))
-    return f'{marks}<div class="grid plots">{"".join(figures)}</div>'
+        figures.append(Picture(png, f"histograms of w{i + 1}; in numbers below", text))
+    return {"figures": figures, "legend": [("bar", colour, name) for name, colour in palette.items()]}
 
 
-def plate_maps(found: Contents) -> str:
+def plate_maps(found: Contents) -> dict:
     """Intensities by well: the mean over an experiment's plates for each channel, and its first plate."""
     chosen, left_out = choose(sorted(found.sums))
-    limit = f"{pictures.MAP_LIMIT:g}"
-    rows = []
+    rows = {}
     for name in chosen:
         maps, at_edge = as_map(found.sums[name]), edges(found.sums[name])
-        cells = [_plate(maps[..., i], f"{name} w{i + 1}", f"w{i + 1}", at_edge[i]) for i in range(maps.shape[-1])]
-        rows.append(f'<div class="row pixels"><h4>{e(name)}</h4>{"".join(cells)}</div>')
+        rows[name] = [_plate(maps[..., i], f"{name} w{i + 1}", f"w{i + 1}", at_edge[i]) for i in range(maps.shape[-1])]
     first = []
     for name in chosen:
         plate, sums = found.first[name]
         values = as_map(sums).mean(-1)
         label = f"{name} plate {plate}"
         first.append(_plate(values, label, label, pictures.edge(values)))
-    return (
-        "<p>How bright each well is, from its mean pixel values: standardised over the records of its plate and split "
-        "in each channel, then averaged over sites and plates, so that differences between plates do not show. A01 is "
-        "at the top left. Under each map: the outermost wells with records less the others.</p>"
-        f'<p class="legend">blue: -{limit} standard deviations<span class="ramp"></span>red: +{limit}; '
-        f'grey <span class="none"></span> no record</p>{left_out}'
-        "<h3>The first plate of each experiment, mean over channels</h3>"
-        f'<div class="grid sites pixels">{"".join(first)}</div>'
-        f"<h3>All plates of an experiment, by channel</h3>{''.join(rows)}"
-    )
+    return {"rows": rows, "first": first, "left_out": left_out, "limit": f"{pictures.MAP_LIMIT:g}"}
 
 
-def _plate(values: np.ndarray, name: str, label: str, at_edge: float) -> str:
+def _plate(values: np.ndarray, name: str, label: str, at_edge: float) -> Picture:
     caption = f"{label}: edge {round(at_edge, 2) + 0.0:+.2f}" if np.isfinite(at_edge) else label
     scale = 192 // values.shape[1]  # the same size for plates of 384 and of 1536 wells
     png = pictures.png(pictures.heat(values, scale), 256)
-    return _figure(markup.image(png, "png", f"plate map of {name}"), caption)
+    return Picture(png, f"plate map of {name}", caption)
 
 
-def sites(found: Contents, read: Callable[[str, int], np.ndarray]) -> str:
+def sites(found: Contents, read: Callable[[str, int], np.ndarray]) -> dict:
     """A thumbnail of one site of each experiment, and every channel of the first of them."""
     chosen, left_out = choose(sorted(found.samples))
     high, words = full_colour(found)
     channels = pictures.stains(found.channels)
-    figures, large = [], ""
+    figures, large = [], []
     for name in chosen:
         sample = found.samples[name]
         image = read(sample.split, sample.index)  # [H, W, C]; one at a time
@@ -92,14 +73,17 @@ def sites(found: Contents, read: Callable[[str, int], np.ndarray]) -> str:
         what = sample.well_type.replace("_", " ")
         what = what if sample.well_type == "negative_control" else f"{what} {sample.perturbation}"
         caption = f"{sample.site_id}, {found.cell_types[name]}, {what}"
-        figures.append(_figure(markup.image(pictures.png(small, 256), "png", f"site {sample.site_id}"), caption))
+        figures.append(Picture(pictures.png(small, 256), f"site {sample.site_id}", caption))
         large = large or _channels(found, pictures.shrink(image, LARGE), sample.site_id)
     painted = (f"{found.channels[i]} {COLOUR_NAMES[stain]}" for i, stain in enumerate(channels))
-    return (
-        "<p>A negative control of each experiment, or its first site where it has none. Channels in the colours of "
-        f"RxRx1's published composites ({e(', '.join(painted))}), {e(words)}, the same in every picture.</p>{left_out}"
-        f'<div class="grid sites">{"".join(figures)}</div>{large}'
-    )
+    return {
+        "painted": ", ".join(painted),
+        "scale": words,
+        "left_out": left_out,
+        "figures": figures,
+        "first": found.samples[chosen[0]].site_id if chosen else "",
+        "channels": large,
+    }
 
 
 def full_colour(found: Contents) -> tuple[np.ndarray, str]:
@@ -117,12 +101,12 @@ def full_colour(found: Contents) -> tuple[np.ndarray, str]:
     return high, f"{words} ({', '.join(f'{value:,}' for value in high)})"
 
 
-def _channels(found: Contents, image: np.ndarray, site_id: str) -> str:
+def _channels(found: Contents, image: np.ndarray, site_id: str) -> list[Picture]:
     """Every channel on a scale of its own, as RxRx1's is too bright or too dark for many a site."""
     figures = []
     for i, channel in enumerate(found.channels):
         high = float(np.quantile(image[..., i], 0.999))
         png = pictures.png(pictures.grey(image[..., i], high), 64)
         label = f"w{i + 1} {channel}"
-        figures.append(_figure(markup.image(png, "png", f"{label} of {site_id}"), f"{label}, from 0 to {high:,.0f}"))
-    return f'<h3>The channels of {e(site_id)}</h3><div class="grid plots">{"".join(figures)}</div>'
+        figures.append(Picture(png, f"{label} of {site_id}", f"{label}, from 0 to {high:,.0f}"))
+    return figures

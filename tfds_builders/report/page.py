@@ -6,12 +6,11 @@
 import collections
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from html import escape as e
 from typing import Any
 
 import numpy as np
 
-from rxrx_jax.report import markup
+from rxrx_jax.base import page
 from tfds_builders.common.types import SPLITS
 from tfds_builders.report import contents, gallery, pictures
 from tfds_builders.report.contents import LISTED, Contents
@@ -35,25 +34,6 @@ NOT_FACTS = (
     "facts",
 )
 WELL_TYPES = ("treatment", "positive_control", "negative_control")
-STYLE = """
-.number{text-align:right}table{width:auto;min-width:min(100%,24rem)}details,.scroll{margin:.5rem 0}
-dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.1rem 1rem;font-size:.9rem}
-dt{color:#555}dd{margin:0;overflow-wrap:anywhere}
-.sites{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
-.plots{grid-template-columns:repeat(auto-fill,minmax(300px,1fr))}
-.pixels img{image-rendering:pixelated}
-.row{display:grid;grid-template-columns:repeat(6,1fr);gap:.2rem .5rem;break-inside:avoid}
-.row h4{grid-column:1/-1;margin:.5rem 0 0;font-size:.9rem}
-.ramp{display:inline-block;width:8rem;height:.7em;margin:0 .4em;
-background:linear-gradient(90deg,#053061,#4393c3,#f7f7f7,#d6604d,#67001f)}
-.none{display:inline-block;width:1em;height:.7em;background:#d6d6d6}
-@media screen and (max-width:760px){table{display:table;font-size:.74rem}thead{display:table-header-group}
-tbody{display:table-row-group}tr{display:table-row}td{border-top:1px solid #eee}td::before{content:none}
-th,td{padding:.15rem .25rem}td:only-child{overflow-wrap:anywhere}
-.row{grid-template-columns:repeat(3,1fr)}.sites{grid-template-columns:1fr 1fr}dl{display:block}dd{margin-bottom:.4rem}}
-@media print{section>p,.legend{break-after:avoid}
-.sites{grid-template-columns:repeat(6,1fr)}.plots{grid-template-columns:repeat(3,1fr)}}
-"""
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:
@@ -64,25 +44,26 @@ def write(folder: pathlib.Path) -> pathlib.Path:
     """
     found = contents.read(folder)
     info = found.info
-    title = ", ".join((info["name"], info.get("configName", "default"), info["version"]))
-    sections = {
-        "Splits": _splits(found),
-        "Published design": _published(found),
-        "Experiments": _experiments(found),
-        "Plates": _plates(found),
-        "Classes": _classes(found),
-        "Set aside": _set_aside(found),
-        "Files without a row": _unlisted(found),
-        "Pixel values": _pixel_values(found),
-        "Plate maps": _plate_maps(found),
-        "Sites": gallery.sites(found, image_reader(folder)),
-    }
-    links = " · ".join(f'<a href="#{markup.anchor(name)}">{name}</a>' for name in sections)
-    header = f"<header><h1>{e(title)}</h1>{_about(found)}<nav>{links}</nav></header>"
-    body = (f'<section id="{markup.anchor(n)}"><h2>{n}</h2>{text}</section>' for n, text in sections.items())
-    page = markup.document(title, "\n".join([header, *body])).replace("</style>", f"{STYLE}</style>", 1)
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    text = page.templates(pathlib.Path(__file__).parent).get_template("report.html").render(
+        title=", ".join((info["name"], info.get("configName", "default"), info["version"])),
+        partial=_partial(found),
+        notes=found.metadata.get("notes") or [],
+        about=_about(found),
+        splits=_splits(found),
+        published=_published(found),
+        experiments=_experiments(found),
+        plates=_plates(found),
+        classes=_classes(found),
+        set_aside=_set_aside(found),
+        unlisted=_unlisted(found),
+        histograms=gallery.histograms(found),
+        pixel_values=_pixel_values(found),
+        maps=gallery.plate_maps(found),
+        edges=_edges(found),
+        sites=gallery.sites(found, image_reader(folder)),
+    )  # fmt: skip
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -111,22 +92,12 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], fold: str = "") -> str:
-    """A table; a long one is folded away behind the text `fold`, if there is one."""
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], fold: str = "") -> dict:
+    """A table for the template; a long one is folded away behind the text `fold`, if there is one."""
     rows = list(rows)
-    numbers = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(columns))]
-    kinds = [' class="number"' if number else "" for number in numbers]
-    head = "".join(f"<th{kind}>{e(name)}</th>" for name, kind in zip(columns, kinds))
-    lines = ("".join(f"<td{kind}>{e(_text(value))}</td>" for kind, value in zip(kinds, row)) for row in rows)
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    if fold and len(rows) > UNFOLDED:
-        return f"<details><summary>{e(fold)}</summary>{table}</details>"
-    return table
-
-
-def _list(items: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{e(item)}</li>' for item in items)}</ul>"
+    numeric = [i for i in range(len(columns)) if all(isinstance(row[i], (int, float, type(None))) for row in rows)]
+    fold = fold if len(rows) > UNFOLDED else ""
+    return {"columns": columns, "rows": [[*map(_text, row)] for row in rows], "numeric": numeric, "fold": fold}
 
 
 def _plural(number: int, one: str) -> str:
@@ -148,7 +119,7 @@ def _partial(found: Contents) -> str:
     return "; ".join(f"{key} {_text(value)}" for key, value in chosen if value)
 
 
-def _about(found: Contents) -> str:
+def _about(found: Contents) -> dict[str, str]:
     metadata = found.metadata
     height, width, _ = metadata["image_shape"]
     facts = {
@@ -160,14 +131,10 @@ def _about(found: Contents) -> str:
         **metadata.get("facts", {}),
         "settings": metadata.get("settings"),
     }
-    items = (f"<dt>{e(key.replace('_', ' '))}</dt><dd>{e(_text(value))}</dd>" for key, value in facts.items())
-    partial = _partial(found)
-    warning = f'<p class="warning">This is a partial build: {e(partial)}.</p>' if partial else ""
-    notes = metadata.get("notes") or []
-    return f"{warning}{_list(notes) if notes else ''}<dl>{''.join(items)}</dl>"
+    return {key.replace("_", " "): _text(value) for key, value in facts.items()}
 
 
-def _splits(found: Contents) -> str:
+def _splits(found: Contents) -> dict:
     rows = [(split, found.count(split), found.aside_splits[split]) for split in SPLITS]
     unknown = found.set_aside - sum(found.aside_splits[split] for split in SPLITS)
     if unknown:
@@ -176,7 +143,7 @@ def _splits(found: Contents) -> str:
     return _table(("split", "records", "set aside"), rows)
 
 
-def _published(found: Contents) -> str:
+def _published(found: Contents) -> dict:
     """What the design says, the source's tables hold and the records hold, with every difference in words."""
     published, records = found.metadata.get("published") or {}, found.facts()
     counts = found.metadata.get("counts", {})
@@ -205,7 +172,7 @@ def _published(found: Contents) -> str:
     if _partial(found):
         text = f"This build is partial, so it holds less than the whole dataset. {text}"
     columns = ("count", "published", "in the table", "records", "set aside")
-    return f"<p>{e(text)}</p>{_list(remarks) if remarks else ''}{_table(columns, rows)}"
+    return {"text": text, "remarks": remarks, "table": _table(columns, rows)}
 
 
 def _difference(number: int | None, reference: int | None, words: str) -> str:
@@ -214,7 +181,7 @@ def _difference(number: int | None, reference: int | None, words: str) -> str:
     return f"{abs(number - reference):,} {'fewer' if number < reference else 'more'} {words}"
 
 
-def _experiments(found: Contents) -> str:
+def _experiments(found: Contents) -> dict:
     names = sorted(found.experiments.keys() | (found.aside_experiments.keys() - {""}))
     plates = collections.Counter(experiment for experiment, _ in found.plates)
     rows = []
@@ -223,12 +190,12 @@ def _experiments(found: Contents) -> str:
         totals = (sum(counts.values()), found.aside_experiments[name], plates[name])
         rows.append((name, found.cell_types.get(name), *totals, *(counts.get(split, 0) for split in SPLITS)))
     without = found.aside_experiments[""]
-    note = f"<p>{_plural(without, 'site')} set aside without an experiment.</p>" if without else ""
+    note = f"{_plural(without, 'site')} set aside without an experiment." if without else ""
     columns = ("experiment", "cell type", "records", "set aside", "plates", *SPLITS)
-    return note + _table(columns, rows, f"The {len(rows):,} experiments")
+    return {"note": note, "table": _table(columns, rows, f"The {len(rows):,} experiments")}
 
 
-def _plates(found: Contents) -> str:
+def _plates(found: Contents) -> dict:
     key = lambda plate: (plate[0], int(plate[1]))  # noqa: E731
     names = sorted(found.plates.keys() | found.aside_plates.keys(), key=key)
     wells = {plate: int(wells.sum()) for plate, wells in found.wells.items()}
@@ -236,12 +203,15 @@ def _plates(found: Contents) -> str:
     columns = {"records": of(found.plates), "wells with a record": of(wells), "sites set aside": of(found.aside_plates)}
     spread = [(name, *_spread(values)) for name, values in columns.items()]
     rows = [(*plate, *counts) for plate, *counts in zip(names, *columns.values())]
-    text = f"<p>{_plural(len(names), 'plate')}; of each:</p>"
     head = ("experiment", "plate", "records", "wells", "set aside")
-    return text + _table(("", "fewest", "median", "most"), spread) + _table(head, rows, f"The {len(rows):,} plates")
+    return {
+        "number": _plural(len(names), "plate"),
+        "spread": _table(("", "fewest", "median", "most"), spread),
+        "table": _table(head, rows, f"The {len(rows):,} plates"),
+    }
 
 
-def _classes(found: Contents) -> str:
+def _classes(found: Contents) -> dict:
     labels = list(found.names) + [label for label in found.classes if label not in found.names]
     kinds = {label: found.names.get(label, ("", "unknown"))[1] for label in labels}
     rows = []
@@ -249,58 +219,56 @@ def _classes(found: Contents) -> str:
         of_kind = [found.classes[label] for label in labels if kinds[label] == kind]
         if of_kind:
             rows.append((kind.replace("_", " "), len(of_kind), *_spread(of_kind), of_kind.count(0)))
-    text = f"<p>{_plural(len(labels), 'class').replace('classs', 'classes')}; records of each:</p>"
-    if found.unlabelled:
-        text += f"<p>{_plural(found.unlabelled, 'record')} without a label (perturbation_id -1).</p>"
     rarest = sorted(labels, key=lambda label: (found.classes[label], int(label)))[:RAREST]
     rare = [
         (label, found.names.get(label, ("",))[0], kinds[label].replace("_", " "), found.classes[label])
         for label in rarest
     ]
     columns = ("well type", "classes", "fewest", "median", "most", "without a record")
-    return f"{text}{_table(columns, rows)}<h3>The rarest</h3>" + _table(
-        ("perturbation_id", "perturbation", "well type", "records"), rare
-    )
+    return {
+        "number": _plural(len(labels), "class").replace("classs", "classes"),
+        "unlabelled": _plural(found.unlabelled, "record") if found.unlabelled else "",
+        "table": _table(columns, rows),
+        "rarest": _table(("perturbation_id", "perturbation", "well type", "records"), rare),
+    }
 
 
-def _set_aside(found: Contents) -> str:
+def _set_aside(found: Contents) -> dict:
     if not found.set_aside:
-        return "<p>Nothing: every site of the source is a record.</p>"
+        return {"text": "Nothing: every site of the source is a record.", "reasons": None}
     shown = found.reasons.most_common(REASONS_SHOWN)
     others = found.set_aside - sum(number for _, number in shown)
-    rows = shown + [("other reasons", others)] * bool(others)
-    sites = _table(("site", "reason", "experiment", "split"), found.aside_listed, "The sites")
     verb = "is" if found.set_aside == 1 else "are"
-    text = f"{_plural(found.set_aside, 'site')} of the source {verb} not in the records:"
-    listed = f"<h3>Which sites</h3>{_which(found.set_aside, 'set_aside.csv')}{sites}"
-    return f"<p>{text}</p>{_table(('reason', 'sites'), rows)}{listed}"
+    return {
+        "text": f"{_plural(found.set_aside, 'site')} of the source {verb} not in the records:",
+        "reasons": _table(("reason", "sites"), shown + [("other reasons", others)] * bool(others)),
+        "which": _which(found.set_aside, "set_aside.csv"),
+        "sites": _table(("site", "reason", "experiment", "split"), found.aside_listed, "The sites"),
+    }
 
 
-def _unlisted(found: Contents) -> str:
+def _unlisted(found: Contents) -> dict:
     if not found.unlisted:
-        return "<p>None: a row asks for every image file.</p>"
-    files = _table(("file",), ([name] for name in found.unlisted_listed), "The files")
-    text = f"<p>No row asks for {_plural(found.unlisted, 'image file')} of the source.</p>"
-    return f"{text}{_which(found.unlisted, 'unlisted.csv')}{files}"
+        return {"text": "None: a row asks for every image file.", "files": None}
+    return {
+        "text": f"No row asks for {_plural(found.unlisted, 'image file')} of the source.",
+        "which": _which(found.unlisted, "unlisted.csv"),
+        "files": _table(("file",), ([name] for name in found.unlisted_listed), "The files"),
+    }
 
 
 def _which(number: int, file: str) -> str:
     """Says that a list stops."""
-    return f"<p>The first {LISTED:,} of {number:,}; {file} has all.</p>" if number > LISTED else ""
+    return f"The first {LISTED:,} of {number:,}; {file} has all." if number > LISTED else ""
 
 
-def _pixel_values(found: Contents) -> str:
+def _pixel_values(found: Contents) -> dict:
     names = sorted(found.experiments)
     rows = [(name, found.cell_types[name], *_numbers(found, name)) for name in names if name in found.histograms]
     whole = found.statistics["dataset"]
     if whole["mean"]:
         rows.insert(0, ("train split", None, *(f"{m:.2f} ± {s:.2f}" for m, s in zip(whole["mean"], whole["std"]))))
-    columns = ("experiment", "cell type", *(f"w{i + 1}" for i in range(len(found.channels))))
-    return (
-        "<p>How often each pixel value occurs, a line for each experiment. Where lines of one colour lie apart, "
-        f"experiments on the same cell type differ.</p>{gallery.histograms(found)}<details><summary>In numbers: mean ± "
-        f"standard deviation; 99.9th percentile</summary>{_table(columns, rows)}</details>"
-    )
+    return _table(("experiment", "cell type", *(f"w{i + 1}" for i in range(len(found.channels)))), rows)
 
 
 def _numbers(found: Contents, name: str) -> list[str]:
@@ -310,11 +278,7 @@ def _numbers(found: Contents, name: str) -> list[str]:
     return [f"{m:.2f} ± {s:.2f}; {t:,}" for m, s, t in zip(entry["mean"], entry["std"], top)]
 
 
-def _plate_maps(found: Contents) -> str:
+def _edges(found: Contents) -> dict:
     edges = {name: contents.edges(sums) for name, sums in sorted(found.sums.items())}
-    rows = [(name, *(markup.number(value, 2) for value in values)) for name, values in edges.items()]
-    columns = ("experiment", *(f"w{i + 1}" for i in range(len(found.channels))))
-    return (
-        f"{gallery.plate_maps(found)}<details><summary>In numbers: the outermost wells with records less the others, "
-        f"in standard deviations</summary>{_table(columns, rows)}</details>"
-    )
+    rows = [(name, *(page.number(value, 2) for value in values)) for name, values in edges.items()]
+    return _table(("experiment", *(f"w{i + 1}" for i in range(len(found.channels)))), rows)

@@ -6,13 +6,13 @@ import types
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Sites
 from rxrx_jax.evaluate import accuracy, make_evaluators
-from rxrx_jax.evaluate.accuracy import confidence_interval, summarise
+from rxrx_jax.evaluate.accuracy import summarise
+from rxrx_jax.evaluate.intervals import over_experiments
 
 
 def table(rows):
@@ -65,8 +65,8 @@ def logits_of(probabilities):
 
 def test_a_table_by_hand():
     found = dict(summarise("cross_batch", logits_of(PROBABILITIES), ROWS, DATASET))
-    low, high = confidence_interval([0.5, 1.0, 0.5])
-    well_low, well_high = confidence_interval([0.5, 1.0, 1.0])
+    strata = {"A-01": "A", "A-02": "A", "B-01": "B"}
+    sites, wells = (over_experiments(dict(zip(strata, values)), strata) for values in ([0.5, 1, 0.5], [0.5, 1, 1]))
     expected = {
         "cross_batch/sites": 7,
         "cross_batch/site_accuracy": 4 / 7,
@@ -75,8 +75,10 @@ def test_a_table_by_hand():
         "cross_batch/site_accuracy/A-01": 2 / 4,
         "cross_batch/site_accuracy/A-02": 1,
         "cross_batch/site_accuracy/B-01": 1 / 2,
-        "cross_batch/site_accuracy_ci_low": low,
-        "cross_batch/site_accuracy_ci_high": high,
+        "cross_batch/site_accuracy_ci_low": max(0, sites.low),
+        "cross_batch/site_accuracy_ci_high": min(1, sites.high),
+        "cross_batch/site_accuracy_ci": sites.how,
+        "cross_batch/experiments": '{"A": ["A-01", "A-02"], "B": ["B-01"]}',
         "cross_batch/wells": 4,
         "cross_batch/well_accuracy": 3 / 4,
         "cross_batch/well_accuracy/A": 2 / 3,
@@ -84,10 +86,12 @@ def test_a_table_by_hand():
         "cross_batch/well_accuracy/A-01": 1 / 2,
         "cross_batch/well_accuracy/A-02": 1,
         "cross_batch/well_accuracy/B-01": 1,
-        "cross_batch/well_accuracy_ci_low": well_low,
-        "cross_batch/well_accuracy_ci_high": well_high,
+        "cross_batch/well_accuracy_ci_low": max(0, wells.low),
+        "cross_batch/well_accuracy_ci_high": min(1, wells.high),
+        "cross_batch/well_accuracy_ci": wells.how,
     }
     assert found == pytest.approx(expected)
+    assert "t over 3 experiments within 2 cell types (2/1; A, B: fewer than 3" in sites.how
 
 
 def test_a_well_averages_probabilities_and_not_logits():
@@ -118,27 +122,6 @@ def test_one_experiment_has_no_interval():
 def test_a_class_that_a_probe_never_saw_has_probability_zero():
     logits = np.array([[-np.inf, np.log(0.3), np.log(0.7)]])
     assert dict(summarise("x", logits, ROWS[4:5], DATASET))["x/site_accuracy"] == 1
-
-
-@pytest.mark.parametrize("values", [[0.5, 0.6, 0.7], [0.41, 0.43], [0.2, 0.25, 0.3, 0.22]])
-def test_interval_against_scipy(values):
-    low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values))
-    assert confidence_interval(values) == pytest.approx((max(low, 0), min(high, 1)))
-    low, high = scipy.stats.t.interval(0.8, len(values) - 1, np.mean(values), scipy.stats.sem(values))
-    assert confidence_interval(values, level=0.8) == pytest.approx((low, high))
-
-
-def test_interval_by_hand():
-    # Mean 0.6, deviation 0.1, t of two degrees of freedom 4.3027: 0.6 -+ 4.3027 * 0.1 / sqrt(3)
-    assert confidence_interval([0.5, 0.6, 0.7]) == pytest.approx((0.35159, 0.84841), abs=1e-5)
-
-
-def test_edges_of_the_interval():
-    assert all(map(math.isnan, confidence_interval([])))
-    assert all(map(math.isnan, confidence_interval([0.5])))
-    assert confidence_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
-    assert confidence_interval([0.0, 1.0]) == (0, 1)  # clipped
-    assert confidence_interval([1.0, 0.99])[1] == 1
 
 
 class Context:

@@ -9,8 +9,11 @@ import pytest
 
 import rxrx_jax
 from rxrx_jax.base import embeddings as embeddings_file
-from rxrx_jax.report import pictures, records
+from rxrx_jax.report import columns, pictures, records
+from rxrx_jax.report.columns import Cell
 from rxrx_jax.report.page import write_report
+from rxrx_jax.report.table import Line
+from rxrx_jax.tables import Column, Row, Run, Table
 
 EXPERIMENTS = {
     "in_batch": ("HUVEC-01", "HUVEC-02"),
@@ -67,7 +70,7 @@ def accuracies(prefix, rng):
     return found
 
 
-def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=False, loss="loss"):
+def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=False, loss="loss", genes=False):
     """A workdir as train.py leaves it, with `embeddings` sites in every experiment."""
     workdir.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -84,8 +87,10 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
             for i in range(embeddings)
         ]
         ids, splits = (np.array(x) for x in zip(*sites))
-        columns = {"split": splits, "site_id": ids}
-        embeddings_file.write(workdir / embeddings_file.NAME, columns, rng.normal(size=(len(ids), 5)))
+        table = {"split": splits, "site_id": ids}
+        if genes:
+            table["perturbation"] = np.array([f"gene<{i % 11}>" for i in range(len(ids))])
+        embeddings_file.write(workdir / embeddings_file.NAME, table, rng.normal(size=(len(ids), 5)))
     if picture:
         images = rng.uniform(size=(2, 16, 16, 6))
         mask = np.zeros_like(images)
@@ -93,11 +98,34 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
         pictures.save_reconstructions(workdir / "reconstruction.png", images, mask, images, ["a_1", "b_2"])
 
 
-def row(number, method, run, prefix="", **more):
-    values = dict.fromkeys(("in_batch_sd", "cross_batch_sd", "validation", "cross_batch_well", "leakage"))
-    values |= dict(row=number, method=method, normalisation="plate", layout="fixed", transductive=False, seeds=1)
-    values |= dict(in_batch=0.81234, cross_batch=0.30001, ci_low=0.2111, ci_high=0.3999, cpu_seconds=71.6)
-    return values | dict(run=run, prefix=prefix) | more
+COLUMNS = (
+    Column("in-batch", "in_batch/site_accuracy", columns.spread, strip="in"),
+    Column("cross-batch", "cross_batch/site_accuracy", columns.spread, strip="cross"),
+    Column("95 % interval", "cross_batch/site_accuracy", columns.interval, strip="interval"),
+    Column("published <x>", "", columns.published),
+    Column("leakage", "leakage/experiment_accuracy", columns.mean),
+)
+
+
+def table_of(rows, runs=()):
+    """A table of (method, group, run, prefix, marks, in-batch, cross-batch, low, high, leakage)."""
+    lines = []
+    for number, (method, group, run, prefix, marks, *values) in enumerate(rows, 1):
+        inside, cross, low, high, leakage = values
+        cells = [Cell(f"{v:.3f} ± 0.1", {"": v}) if v is not None else Cell() for v in (inside, cross)]
+        cells.append(Cell(f"{low:.3f} to {high:.3f}", {"_low": low, "_high": high}) if low is not None else Cell())
+        cells += [Cell("0.299 <P>"), Cell(f"{leakage:.3f}", {"": leakage}) if leakage is not None else Cell()]
+        lines.append(Line(number, Row((method, "plate", group), run, prefix), 2, marks, cells))
+    names = dict.fromkeys([*runs, *(line.row.run for line in lines)])
+    made = Table(
+        title=TITLE,
+        labels=("method", "normalisation", "layout"),
+        group="layout",
+        columns=COLUMNS,
+        rows=[line.row for line in lines],
+        runs=[Run(name, "x.py") for name in names],
+    )
+    return made, lines
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +137,8 @@ def made(tmp_path_factory):
         name: [out / "runs" / f"{name}-seed{s}" for s in range(2)] for name in ("erm <&>", "dann", "mae", "late", "odd")
     }
     for s in range(2):
-        final = accuracies("", rng) | accuracies("adabn_experiment/", rng) | {"leakage/chance": 0.25}
-        write_run(runs["erm <&>"][s], final, {"optim": {"lr": 0.125}}, embeddings=12)
+        final = accuracies("", rng) | accuracies("adabn_experiment/", rng)
+        write_run(runs["erm <&>"][s], final, {"optim": {"lr": 0.125}}, embeddings=12, genes=True)
         write_run(runs["dann"][s], accuracies("", rng), {"optim": {"lr": 0.5}, "extra<": 1}, loss="class_loss")
         init = {"init": {"path": str(out / "runs" / "x")}, "evaluators": {"reconstruction": {"images": 2}}}
         final = {"reconstruction/cross_batch/loss": 0.7654}
@@ -120,33 +148,17 @@ def made(tmp_path_factory):
     runs["odd"][0].mkdir()
     (runs["odd"][0] / "metrics.jsonl").write_text('{"step": 1, "lo\n{}\n')
     (runs["odd"][0] / "config.json").write_text("[")
+    numbers = (0.81234, 0.30001, 0.2111, 0.3999)
     rows = [
-        row(1, "ERM <b>", "erm <&>", leakage=0.875, seeds=2, in_batch_sd=0.01234, cross_batch_sd=0.0567),
-        row(
-            2,
-            "AdaBN",
-            "erm <&>",
-            "adabn_experiment/",
-            transductive=True,
-            layout="re&mix",
-            cross_batch=0.45678,
-        ),
-        row(3, "DANN", "dann", validation=0.31415, cross_batch_well=0.27182, cpu_seconds=123.0),
-        row(
-            4,
-            "unfinished",
-            "late",
-            in_batch=None,
-            cross_batch=None,
-            ci_low=float("nan"),
-            ci_high=float("nan"),
-        ),
-        row(5, "damaged", "odd", in_batch=None, cross_batch=None, ci_low=None, ci_high=None, cpu_seconds=None),
-        row(6, "nowhere", "gone"),
+        ("ERM <b>", "fixed", "erm <&>", "", "", *numbers, 0.875),
+        ("AdaBN", "re&mix", "erm <&>", "adabn_experiment/", "T", 0.81234, 0.45678, 0.2, 0.5, None),
+        ("DANN", "fixed", "dann", "", "TC", *numbers, 0.9),
+        ("unfinished", "fixed", "late", "", "", None, None, None, None, None),
+        ("damaged", "fixed", "odd", "", "", None, None, None, None, None),
+        ("nowhere", "fixed", "gone", "", "", *numbers, None),
     ]
-    ids = [f"{name}_1_B{i:02d}_1" for names in EXPERIMENTS.values() for name in names for i in range(12)]
-    perturbations = {"erm <&>": {site: f"gene<{i % 11}>" for i, site in enumerate(ids)}}
-    write_report(out / "report.html", TITLE, NOTES, rows, runs, COMMAND, perturbations)
+    table, lines = table_of(rows, runs)
+    write_report(out / "report.html", table, NOTES, lines, runs, COMMAND)
     source = (out / "report.html").read_text()
     return Page(source), source, out
 
@@ -187,23 +199,23 @@ def test_every_row_and_run_is_named_and_escaped(made):
         assert text in page.text
     assert "layout: fixed" in page.text and "layout: re&mix" in page.text
     assert "<b>ERM" not in source and "erm <&>" not in source and "extra<" not in source
-    assert source.count('title="transductive">T</abbr>') == 2  # in the table and by experiment
+    assert len(re.findall('title="transductive: [^"<>]*">T</abbr>', source)) == 2  # in the table and by experiment
+    assert len(re.findall('title="transductive: [^"<>]*; anchored [^"<>]*">TC</abbr>', source)) == 2
 
 
 def cells(source, method):
-    body = next(r for r in re.findall(r'<tr class="\w+ductive">.*?</tr>', source) if method in r)
+    body = next(r for r in re.findall(r'<tr class="(?:marked|plain)">.*?</tr>', source) if method in r)
     found = re.findall(r'<td data-label="([^"]*)">(.*?)</td>', body)
     return {name: re.sub("<title>.*?</title>|<text.*?</text>|<[^>]*>", "", text) for name, text in found}
 
 
-def test_numbers_are_those_given(made):
+def test_cells_are_those_given(made):
     _, source, _ = made
-    erm, adabn, dann = (cells(source, m) for m in ("ERM &lt;b&gt;", "AdaBN", "DANN"))
-    assert erm["in-batch"] == "0.812 ± 0.012" and erm["cross-batch"] == "0.300 ± 0.057"
-    assert erm["95 % interval"] == "0.211 to 0.400" and erm["leakage"] == "0.875" and erm["CPU s"] == "72"
-    assert adabn["cross-batch"] == "0.457" and adabn["validation"] == "–" and adabn["seeds"] == "1"
-    assert dann["validation"] == "0.314" and dann["per well"] == "0.272" and dann["CPU s"] == "123"
-    assert "chance 0.250" in made[0].text
+    erm, adabn = (cells(source, m) for m in ("ERM &lt;b&gt;", "AdaBN"))
+    assert erm["in-batch"] == "0.812 ± 0.1" and erm["cross-batch"] == "0.300 ± 0.1" and erm["normalisation"] == "plate"
+    assert erm["95 % interval"] == "0.211 to 0.400" and erm["leakage"] == "0.875"
+    assert adabn["cross-batch"] == "0.457 ± 0.1" and adabn["leakage"] == "–"
+    assert erm["published &lt;x&gt;"] == "0.299 &lt;P&gt;"
 
 
 def test_marks_stand_where_the_numbers_say(made):
@@ -265,8 +277,8 @@ def test_curves_reconstruction_and_maps_are_drawn(made):
     ],
 )
 def test_embeddings_without_a_map(tmp_path, splits, values, words):
-    columns = {"split": np.array(splits), "site_id": np.array(["a", "b", "c"])}
-    embeddings_file.write(tmp_path / embeddings_file.NAME, columns, np.array(values, float))
+    table = {"split": np.array(splits), "site_id": np.array(["a", "b", "c"])}
+    embeddings_file.write(tmp_path / embeddings_file.NAME, table, np.array(values, float))
     assert records.read_embeddings(tmp_path) == f"embeddings.parquet {words}"
 
 
@@ -285,12 +297,12 @@ def test_the_same_runs_give_the_same_page(made, tmp_path):
     runs = {"mae": [out / "runs" / "mae-seed0"]}
     pages = []
     for name in ("a.html", "b.html"):
-        write_report(tmp_path / name, "t", [], [], runs, "c")
+        write_report(tmp_path / name, table_of([], runs)[0], [], [], runs, "c")
         pages.append(re.sub(r" on 20[^<]*UTC", "", (tmp_path / name).read_text()))
     assert pages[0] == pages[1]
     Page(pages[0])
 
 
 def test_a_page_without_anything(tmp_path):
-    write_report(tmp_path / "r.html", "t", [], [], {}, "c")
+    write_report(tmp_path / "r.html", table_of([])[0], [], [], {}, "c")
     assert "No run has embeddings to show." in Page((tmp_path / "r.html").read_text()).text

@@ -7,6 +7,9 @@ import numpy as np
 from PIL import Image
 
 from rxrx_jax.report import pictures, records
+from rxrx_jax.report.columns import Cell
+from rxrx_jax.report.table import Line
+from rxrx_jax.tables import Column, Row, Run, Table
 
 
 def test_principal_components_find_the_largest_variance():
@@ -60,17 +63,22 @@ def test_composites_need_no_matplotlib():
 
 
 def test_the_map_shows_runs_chosen_by_rule():
-    keys = ("run", "cross_batch", "leakage", "layout", "prefix")
-    table = (
+    columns = [Column("cross", "cross_batch/site_accuracy"), Column("leakage", "leakage/experiment_accuracy")]
+    lines = []
+    for run, cross, leakage, layout, prefix in (
         ("a", 0.1, 0.9, "fixed", ""),
         ("b", 0.9, 0.1, "reshuffled", ""),
         ("c", 0.5, 0.7, "fixed", ""),
         ("d", 0.8, 0.1, "fixed", "adabn_experiment/"),
         ("e", 0.3, 0.2, "fixed", ""),
-    )
-    rows = [dict(zip(keys, row, strict=True)) for row in table]
-    chosen = dict(records.choose_for_map(rows, ["a", "b", "c", "d", "e", "pretraining"]))
+    ):
+        cells = [Cell("", {"": cross}), Cell("", {"": leakage})]
+        lines.append(Line(1, Row(("m", layout), run, prefix), 1, "", cells))
+    runs = [Run(line.row.run, "x.py") for line in lines]
+    rows = [line.row for line in lines]
+    table = Table(title="t", labels=("method", "layout"), group="layout", columns=columns, rows=rows, runs=runs)
+    chosen = dict(records.choose_for_map(table, lines, ["a", "b", "c", "d", "e", "pretraining"]))
     assert list(chosen) == ["a", "c", "e", "pretraining"]
     assert chosen["c"] == "highest cross-batch accuracy" and chosen["e"] == "lowest leakage"
-    assert list(dict(records.choose_for_map(rows, ["e", "b"]))) == ["b", "e"]
-    assert records.choose_for_map(rows, []) == []
+    assert list(dict(records.choose_for_map(table, lines, ["e", "b"]))) == ["b", "e"]
+    assert records.choose_for_map(table, lines, []) == []

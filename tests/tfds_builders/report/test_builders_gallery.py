@@ -165,7 +165,10 @@ def test_the_edge_of_plates_is_told_in_numbers(page):
     _, (table,) = found.of("Plate maps")
     # One of nine is 9, the others 0: mean 1, deviation sqrt 8; the edge is at -1 and the centre at 8 of them.
     assert table[1] == ["HUVEC-01", *["-3.18"] * 5, "0.00"] and "w1: edge -3.18" in found.captions
-    assert "w6: edge +0.00" in found.captions and "edge +0.00" in gallery._plate(np.zeros((16, 24)), "", "", -0.004)
+    assert (
+        "w6: edge +0.00" in found.captions
+        and "edge +0.00" in gallery._plate(np.zeros((16, 24)), "", "", -0.004).caption
+    )
     assert "HUVEC-01 plate 1: edge -2.65" in found.captions
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from composite_tools import CHANNELS
 from PIL import Image
 
-from rxrx_jax.report.markup import anchor
+from rxrx_jax.base.page import anchor
 from tfds_builders.common.types import SITE_COLUMNS, SPLITS
 from tfds_builders.report import page as report
 from tfds_builders.report import pictures

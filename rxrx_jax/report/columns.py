@@ -1,0 +1,176 @@
+"""What a column of a table shows of a row: functions (found, column) -> Cell, for `Column.summary`."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.evaluate import intervals
+from rxrx_jax.report.records import by_experiment, cell_types, marks_of
+from rxrx_jax.tables import Column, Row
+
+CONVERGED = 0.9  # training accuracy; a row below is not converged
+LINES = 10  # the last training lines, over which it is averaged
+FEW = "†"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What is printed, its numbers with all digits by the ending of their name in table.csv, and what a note says of
+    how they were made."""
+
+    text: str = ""
+    values: dict[str, float | str] = dataclasses.field(default_factory=dict)
+    how: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A row's runs. worlds: for each, for each seed there, the last evaluation and the last line as one dict;
+    training: for each seed the training lines; cpu_seconds: of each seed, with the runs it starts from; baseline: the
+    row it is compared with."""
+
+    row: Row
+    worlds: list[list[dict]]
+    training: list[list[dict]]
+    cpu_seconds: list[float]
+    simulated: bool  # whether each world is drawn, and others could have been
+    baseline: "Found | None" = None
+
+    def name(self, metric: str) -> str:
+        """The whole name of a metric: after the row's prefix, or as it is behind a slash."""
+        return metric[1:] if metric.startswith("/") else self.row.prefix + metric
+
+    @property
+    def lines(self) -> list[dict]:
+        return [line for world in self.worlds for line in world]
+
+    def values(self, metric: str) -> list[float]:
+        """The metric for each seed; none unless all have it."""
+        name = self.name(metric)
+        values = [line.get(name) for line in self.lines]
+        return [] if None in values else values
+
+    def means(self, metric: str) -> list[float]:
+        """The metric of each world, averaged over its seeds."""
+        name = self.name(metric)
+        return [float(np.mean([line[name] for line in world])) for world in self.worlds]
+
+    def experiments(self, metric: str) -> list[dict[str, float]]:
+        """For each world experiment -> the metric, averaged over seeds."""
+        found = []
+        for world in self.worlds:
+            by_seed = [by_experiment(line, self.name(metric)) for line in world]
+            found.append(
+                {name: float(np.mean([seed[name] for seed in by_seed if name in seed])) for name in by_seed[0]}
+            )
+        return found
+
+    def strata(self, metric: str) -> dict[str, str]:
+        return {k: v for line in self.lines for k, v in cell_types(line, self.name(metric)).items()}
+
+
+def mean(found: Found, column: Column) -> Cell:
+    """The mean over seeds."""
+    return _cell(column, np.mean(values)) if (values := found.values(column.metric)) else Cell()
+
+
+def spread(found: Found, column: Column) -> Cell:
+    """Mean ± standard deviation over seeds."""
+    values = found.values(column.metric)
+    if len(values) < 2:
+        return mean(found, column)
+    deviation = float(np.std(values, ddof=1))
+    text = f"{np.mean(values):{column.format}} ± {deviation:{column.format}}"
+    return Cell(text, {"": float(np.mean(values)), "_sd": deviation})
+
+
+def interval(found: Found, column: Column) -> Cell:
+    """The 95 % interval: t over worlds, or over the experiments of one dataset (`rxrx_jax.evaluate.intervals`)."""
+    if not found.values(column.metric):
+        return Cell()
+    worlds, strata = found.experiments(column.metric), found.strata(column.metric)
+    made = intervals.clipped(intervals.over_worlds(worlds, strata, found.means(column.metric)))
+    return _interval(found, column, made, "")
+
+
+def difference(found: Found, column: Column) -> Cell:
+    """The row less its baseline, paired by experiment, with its 95 % interval as in `interval`."""
+    base = found.baseline
+    if not base or not found.values(column.metric) or not base.values(column.metric):
+        return Cell()
+    pairs = zip(found.experiments(column.metric), base.experiments(column.metric))
+    try:
+        worlds = [intervals.paired(ours, theirs) for ours, theirs in pairs]
+    except ValueError as error:
+        raise UserError(f"row {' | '.join(found.row.labels)} and its baseline cannot be paired: {error}") from None
+    if not all(worlds):
+        return Cell()
+    made = intervals.over_worlds(worlds, found.strata(column.metric))
+    return _interval(found, column, made, f"{made.mean:{column.format}}")
+
+
+def _interval(found: Found, column: Column, made: intervals.Interval, value: str) -> Cell:
+    number = len(found.worlds)
+    few = found.simulated and number < intervals.ENOUGH_WORLDS
+    worlds = f" ({number} world{'s' * (number > 1)}{FEW})" if few else ""
+    values = {"": made.mean} if value else {}
+    if not math.isfinite(made.low):
+        return Cell(value, values, made.how)
+    low, high = (f"{x:{column.format}}" for x in (made.low, made.high))
+    text = f"{value} ({low} to {high})" if value else f"{low} to {high}"
+    return Cell(text + worlds, values | {"_low": made.low, "_high": made.high}, made.how)
+
+
+def above(floor: str):
+    """A summary: the mean over seeds, and in brackets the metric `floor`, which is what chance gives."""
+
+    def summary(found: Found, column: Column) -> Cell:
+        cell, chance = mean(found, column), found.values(floor)
+        if not cell.text or not chance:
+            return cell
+        value = float(np.mean(chance))
+        return Cell(f"{cell.text} (floor {value:{column.format}})", cell.values | {"_floor": value})
+
+    return summary
+
+
+def seen(found: Found) -> str:
+    """The marks of a row, of any seed."""
+    return "".join(dict.fromkeys("".join(marks_of(line, found.row.prefix) for line in found.lines)))
+
+
+def marks(found: Found, column: Column) -> Cell:
+    """T: transductive, C: anchored by controls, X: has seen held-out labels, ?: nobody knows."""
+    return Cell(seen(found), {"": seen(found)})
+
+
+def training_accuracy(found: Found, column: Column) -> Cell:
+    """The accuracy on training minibatches at the end, or that it stayed too low in a seed, and how low. Blank for what
+    has none, as a masked autoencoder, and for a probe, which is fitted otherwise."""
+    ends = [[line["accuracy"] for line in lines if line.get("accuracy") is not None] for lines in found.training]
+    if not all(ends) or not ends or found.row.prefix.startswith("probe/"):
+        return Cell()
+    by_seed = [float(np.mean(end[-LINES:])) for end in ends]
+    value, lowest = float(np.mean(by_seed)), min(by_seed)
+    text = f"not converged ({lowest:{column.format}})" if lowest < CONVERGED else f"{value:{column.format}}"
+    return Cell(text, {"": value, "_lowest": lowest})
+
+
+def cpu_seconds(found: Found, column: Column) -> Cell:
+    """Processor seconds of the run and of those it starts from, averaged over seeds."""
+    return _cell(column, np.mean(found.cpu_seconds)) if found.cpu_seconds else Cell()
+
+
+def published(found: Found, column: Column) -> Cell:
+    """The published value with the mark of its source."""
+    of = found.row.published
+    if not of:
+        return Cell()
+    mark = f" [{of.mark}]" if of.mark else ""
+    return Cell(f"{of.value:{column.format}}{mark}", {"": of.value, "_mark": of.mark, "_source": of.source})
+
+
+def _cell(column: Column, value: float) -> Cell:
+    return Cell(f"{value:{column.format}}", {"": float(value)})

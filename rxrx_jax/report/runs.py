@@ -1,0 +1,161 @@
+"""Training runs of a table: where they are, which are missing or stale, and running those, several at a time."""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+import types
+
+from rxrx_jax import data
+from rxrx_jax.base import hosts
+from rxrx_jax.base.config import load, to_json
+from rxrx_jax.base.cores import cores
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.builders import builders
+from rxrx_jax.report.records import flatten
+from rxrx_jax.tables import Run
+from rxrx_jax.training import metrics
+
+DERIVED = ("resolved", "init")  # keys of config.json that a config file does not fix: init.path moves with the folder
+NAMED = 4  # changed keys of a config
+
+
+def workdir(name: str, out: pathlib.Path, seed: int) -> pathlib.Path:
+    return out / "runs" / f"{name}-seed{seed}"
+
+
+def command(run: Run, out: pathlib.Path, seed: int) -> list[str]:
+    """What trains a run."""
+    found = [sys.executable, "-m", "rxrx_jax.main", f"--config={run.seeded(seed)}"]
+    found.append(f"--workdir={workdir(run.name, out, seed)}")
+    if run.starts_from:
+        found.append(f"--config.init.path={workdir(run.starts_from, out, seed)}")
+    return found
+
+
+def is_done(run: Run, out: pathlib.Path, seed: int) -> bool:
+    return bool(metrics.finished(workdir(run.name, out, seed) / metrics.NAME))
+
+
+def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
+    """How the run that lies in `out` differs from what would be trained today: nothing for one that was not started."""
+    folder = workdir(run.name, out, seed)
+    if not (folder / metrics.NAME).exists():
+        return []
+    try:
+        stored = dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return ["config.json cannot be read"]
+    today = json.loads(to_json(load(run.seeded(seed))))
+    then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
+    missing = object()
+    changed = sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))
+    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    found = [f"config ({', '.join(changed[:NAMED])}{more})"] if changed else []
+    provenance = stored.get("resolved", {}).get("provenance")
+    if not provenance:
+        return [*found, "provenance unknown"]
+    if provenance.get("code") != (code := hosts.code_version()):
+        found.append(f"code ({provenance.get('code', 'unknown')}, now {code})")
+    fingerprint = data_today(stored.get("data", {}))
+    if fingerprint and fingerprint not in provenance.get("data", ""):  # other facts may stand beside it
+        found.append("data")
+    return found
+
+
+def data_today(settings: dict) -> str:
+    """The fingerprint of the dataset that a config's `data` names, as it lies here now; "" where it does not."""
+    try:
+        folder = builders().find(settings["name"], settings.get("folder"), **settings.get("builder", {}))
+    except (UserError, KeyError, TypeError):
+        return ""
+    return _fingerprint(folder) if folder.is_dir() else ""
+
+
+@functools.cache
+def _fingerprint(folder: pathlib.Path) -> str:
+    return data.fingerprint(types.SimpleNamespace(folder=folder))
+
+
+def remove_stale(todo: list[tuple[Run, int]], out: pathlib.Path) -> None:
+    """Removes the stale runs' workdirs, and those of the runs that start from a removed one."""
+    removed = {(run.name, seed) for run, seed in todo if stale(run, out, seed)}
+    while more := {(r.name, s) for r, s in todo if (r.starts_from, s) in removed} - removed:
+        removed |= more
+    for name, seed in sorted(removed):
+        if workdir(name, out, seed).exists():
+            print(f"{name} seed {seed} is run again", flush=True)
+            shutil.rmtree(workdir(name, out, seed))
+
+
+def list_stale(todo: list[tuple[Run, int]], out: pathlib.Path) -> list[str]:
+    """A line for each finished run whose code, data or config is not today's; seeds that differ alike share it."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for run, seed in todo:
+        if is_done(run, out, seed) and (differs := "; ".join(stale(run, out, seed))):
+            seeds.setdefault((run.name, differs), []).append(str(seed))
+    return [f"{name}, seed {', '.join(of)}: another {differs}" for (name, differs), of in seeds.items()]
+
+
+def default_jobs() -> int:
+    """A core per run on a machine without accelerator, which together are faster than all cores for each run in turn;
+    one run at a time where jax has a GPU or TPU plugin."""
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+    if any(importlib.util.find_spec(name) for name in plugins):
+        return 1
+    return len(cores())
+
+
+def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> None:
+    """Runs every (run, seed) that is not finished, `jobs` at a time, each after the run that it starts from.
+
+    Raises UserError naming the log of the first run that fails, after those under way have ended.
+    """
+    waiting = [(run, seed) for run, seed in todo if not is_done(run, out, seed)]
+    print(f"{len(todo) - len(waiting)} runs are done, {len(waiting)} to do, {jobs} at a time", flush=True)
+    total, active, failed, begin = len(waiting), {}, None, time.time()
+    numbers = cores()
+    # Runs of one table share most of their compiled programs.
+    compiled = str(out.absolute() / "compiled")
+    cache = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    while active or (waiting and not failed):
+        unfinished = {(run.name, seed) for run, seed in waiting} | {job[:2] for job in active.values()}
+        ready = [job for job in waiting if (job[0].starts_from, job[1]) not in unfinished]
+        while ready and len(active) < jobs and not failed:
+            slot = next(i for i in range(jobs) if i not in active)
+            run, seed = ready.pop(0)
+            waiting.remove((run, seed))
+            log = workdir(run.name, out, seed).with_suffix(".log")
+            log.parent.mkdir(parents=True, exist_ok=True)
+            share = numbers[slot::jobs] if hasattr(os, "sched_setaffinity") and jobs <= len(numbers) else None
+            with open(log, "w") as stream:
+                process = subprocess.Popen(
+                    command(run, out, seed),
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    env=cache | os.environ,
+                )
+            if share:  # long before it starts threads of its own
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(process.pid, share)
+            active[slot] = (run.name, seed, process, log)
+        time.sleep(0.2)
+        for slot, (name, seed, process, log) in list(active.items()):
+            if process.poll() is None:
+                continue
+            del active[slot]
+            if process.returncode:
+                failed = failed or (name, seed, log)
+            left = len(waiting) + len(active)
+            state = "FAILED" if process.returncode else "done"
+            print(f"[{time.time() - begin:5.0f} s] {name} seed {seed} {state}, {left} of {total} left", flush=True)
+    if failed:
+        name, seed, log = failed
+        last = log.read_text().strip().rpartition("\n")[2]
+        raise UserError(f"run {name} with seed {seed} failed: {last} (all of it in {log})")

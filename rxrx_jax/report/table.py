@@ -1,0 +1,148 @@
+"""The numbers of a table from its runs, and the table as Markdown, LaTeX and CSV; all of them know only columns."""
+
+import csv
+import dataclasses
+import pathlib
+
+import rxrx_jax
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.evaluate.intervals import ENOUGH_WORLDS
+from rxrx_jax.report import columns, runs
+from rxrx_jax.report.columns import Cell, Found
+from rxrx_jax.tables import SOURCES, Row, Table
+from rxrx_jax.training import metrics
+
+MARKS = {
+    "T": "transductive: the method, its normalisation or what it starts from has used unlabelled held-out images",
+    "C": "anchored by the labels of controls on held-out plates",
+    "X": "labels of the held-out experiments were seen, here or in a stage before",
+    "?": "what it has seen is not known",
+}
+# What LaTeX would not print as it is.
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
+    | {">": r"\textgreater{}", "±": r"$\pm$", "†": r"$\dagger$", "–": "--"}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A row with what was found: its number from 1, how many seeds, and a cell for each column."""
+
+    number: int
+    row: Row
+    seeds: int
+    marks: str
+    cells: list[Cell]
+
+
+def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
+    """The cells of every row from the runs in `out`. Raises UserError when a run has no metric of a row's prefix."""
+    lines = {run.name: [_read(run.name, out, seed) for seed in range(seeds)] for run in table.runs}
+    starts = {run.name: run.starts_from for run in table.runs}
+
+    def cpu(name, seed):
+        return (lines[name][seed][-1]["cpu_seconds"] + cpu(starts[name], seed)) if name else 0.0
+
+    def found(row, baseline=None):
+        of_run = lines[row.run] if row.run else []
+        finals = [_final(of_seed) for of_seed in of_run]
+        return Found(
+            row=row,
+            worlds=[[final] for final in finals] if table.worlds > 1 else [finals],
+            training=[[line for line in of_seed if line.get("loss") is not None] for of_seed in of_run],
+            cpu_seconds=[cpu(row.run, seed) for seed in range(seeds)] if row.run else [],
+            simulated=table.worlds > 1,
+            baseline=baseline,
+        )
+
+    named = {row.name: found(row) for row in table.rows if row.name}
+    made = []
+    for number, row in enumerate(table.rows, 1):
+        of_row = found(row, named.get(row.baseline))
+        known = [of_row.name(column.metric) for column in table.columns if column.metric]
+        if row.run and not any(name in final for name in known for final in of_row.lines):
+            wanted = " or ".join(dict.fromkeys(known))
+            raise UserError(f"table row {' | '.join(row.labels)}: run {row.run} has no metric {wanted}")
+        cells = [column.summary(of_row, column) for column in table.columns]
+        made.append(Line(number, row, seeds if row.run else 0, columns.seen(of_row), cells))
+    return made
+
+
+def _read(name: str, out: pathlib.Path, seed: int) -> list[dict]:
+    return metrics.read(runs.workdir(name, out, seed) / metrics.NAME)
+
+
+def _final(lines: list[dict]) -> dict:
+    """The last line and the last evaluation as one."""
+    return lines[-1] | next(line for line in reversed(lines) if line.get("final"))
+
+
+def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
+    """The table's notes, and those that its cells need."""
+    found = list(table.notes)
+    seen = "".join(line.marks for line in lines)
+    if any(column.summary is columns.marks for column in table.columns):
+        found += [f"{mark}: {words}." for mark, words in MARKS.items() if mark in seen]
+    for i, column in enumerate(table.columns):
+        hows = dict.fromkeys(line.cells[i].how for line in lines if line.cells[i].how)
+        if hows:
+            found.append(f"{column.heading}: {'; or '.join(hows)}.")
+    if any(columns.FEW in cell.text for line in lines for cell in line.cells):
+        found.append(
+            f"{columns.FEW}: fewer than {ENOUGH_WORLDS} worlds, so the interval is wide; that of one world is over its "
+            "experiments and says nothing of other worlds."
+        )
+    shown = [line.row for line in lines if line.row.published]
+    found += [SOURCES[mark] for mark in SOURCES if mark and any(row.published.mark == mark for row in shown)]
+    found += [f"{', '.join(filter(None, row.labels))}, published: {row.published.source}." for row in shown]
+    return found + [f"STALE {line}; --fresh runs it again." for line in stale]
+
+
+def headings(table: Table) -> list[str]:
+    return ["row", *table.labels, *(column.heading for column in table.columns)]
+
+
+def texts(line: Line) -> list[str]:
+    return [str(line.number), *line.row.labels, *(cell.text for cell in line.cells)]
+
+
+def made_by(command: str) -> str:
+    return f"`{command}`, rxrx_jax {rxrx_jax.__version__}"
+
+
+def markdown(table: Table, lines: list[Line], shown: list[str], command: str) -> str:
+    """The table as Markdown; shown: its notes."""
+    escape = lambda text: text.replace("|", "\\|")  # noqa: E731
+    text = [f"# {table.title}", "", *(f"- {note}" for note in shown), "", f"Made by {made_by(command)}.", ""]
+    body = [headings(table), ["---:", *("---" for _ in headings(table)[1:])], *map(texts, lines)]
+    return "\n".join(text + [f"| {' | '.join(map(escape, cells))} |" for cells in body]) + "\n"
+
+
+def latex(table: Table, lines: list[Line], shown: list[str], command: str) -> str:
+    """The table for LaTeX with booktabs; notes are comments."""
+    head = headings(table)
+    comments = [f"% {' '.join(note.split())}" for note in (*shown, f"Made by {made_by(command)}.")]
+    body = [" & ".join(text.translate(LATEX) for text in cells) + r" \\" for cells in (head, *map(texts, lines))]
+    return "\n".join(
+        [
+            *comments, rf"\begin{{tabular}}{{r{'l' * (len(head) - 1)}}}", r"\toprule", body[0], r"\midrule", *body[1:],
+            r"\bottomrule", r"\end{tabular}", "",
+        ]
+    )  # fmt: skip
+
+
+def write_csv(path: pathlib.Path, table: Table, lines: list[Line]) -> None:
+    """Every number with all its digits; an empty field where a row has none."""
+    ends = []
+    for i in range(len(table.columns)):
+        used = dict.fromkeys(end for line in lines for end in line.cells[i].values)
+        ends.append(list(used) or [""])
+    with open(path, "w", newline="") as f:
+        writer = csv.writer(f)
+        fields = [column.field + end for column, of in zip(table.columns, ends) for end in of]
+        writer.writerow(["row", *table.labels, "seeds", *fields, "run", "prefix"])
+        for line in lines:
+            values = [cell.values.get(end) for cell, of in zip(line.cells, ends) for end in of]
+            writer.writerow([line.number, *line.row.labels, line.seeds, *values, line.row.run, line.row.prefix])

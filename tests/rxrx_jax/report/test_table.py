@@ -1,0 +1,249 @@
+"""The cells of a table from made-up runs, and the table as Markdown, LaTeX and CSV."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import rxrx_jax
+from rxrx_jax import tables
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.evaluate import intervals
+from rxrx_jax.report import columns, table
+from rxrx_jax.report.records import by_experiment, cell_types, marks_of
+from rxrx_jax.tables import Column, Published, Row, Run, Table, demo
+
+CROSS = "cross_batch/site_accuracy"
+COLUMNS = (
+    Column("marks", summary=columns.marks),
+    Column("in-batch", "in_batch/site_accuracy", columns.spread),
+    Column("cross-batch", CROSS, columns.spread),
+    Column("95 % interval", CROSS, columns.interval, key="ci"),
+    Column("difference", CROSS, columns.difference, "+.3f"),
+    Column("training", "accuracy", columns.training_accuracy, ".2f"),
+    Column("leakage", "leakage/experiment_accuracy", columns.above("leakage/experiment_floor"), ".2f"),
+    Column("published", summary=columns.published, format=".1f"),
+    Column("CPU s", summary=columns.cpu_seconds, format=".0f", key="cpu_seconds"),
+)
+STRATA = {"A-01": "A", "A-02": "A", "A-03": "A", "B-01": "B", "B-02": "B"}
+
+
+def accuracies(prefix, values):
+    found = {f"{prefix}{CROSS}/{name}": value for name, value in values.items()}
+    listed = {"A": [n for n in values if n < "B"], "B": [n for n in values if n > "B"]}
+    return found | {
+        f"{prefix}{CROSS}": float(np.mean(list(values.values()))),
+        f"{prefix}in_batch/site_accuracy": 0.9,
+        f"{prefix}cross_batch/experiments": json.dumps(listed),
+    }
+
+
+def write(out, name, seed, final, training=0.95, transductive=False, cpu=10.0):
+    folder = out / "runs" / f"{name}-seed{seed}"
+    folder.mkdir(parents=True)
+    lines = [{"step": i, "loss": 1.0, "accuracy": training if i > 5 else 0.1} for i in range(1, 16)]
+    if training is None:
+        lines = [{"step": 1, "loss": 1.0}]
+    lines += [{"step": 15, "final": True} | final]
+    lines += [{"step": 15, "done": True, "transductive": transductive, "cpu_seconds": cpu}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def values_of(rng, mean):
+    return dict(zip(STRATA, mean + 0.1 * rng.normal(size=len(STRATA))))
+
+
+def make(rows, runs, **more):
+    runs = [Run(name, "x.py", start) for name, start in runs.items()]
+    return Table(title="A | B", labels=("method",), columns=COLUMNS, rows=rows, runs=runs, **more)
+
+
+def cells(made, line):
+    return dict(zip((column.heading for column in made.columns), line.cells))
+
+
+def test_numbers_over_five_worlds(tmp_path):
+    rng = np.random.default_rng(0)
+    erm, dann = ([values_of(rng, mean) for _ in range(5)] for mean in (0.3, 0.5))
+    for seed in range(5):
+        leakage = {"leakage/experiment_accuracy": 0.8, "leakage/experiment_floor": 0.25}
+        write(tmp_path, "erm", seed, accuracies("", erm[seed]) | leakage, transductive=True)
+        write(tmp_path, "dann", seed, accuracies("", dann[seed]) | {"marks/cross_batch": "TC"}, cpu=5.0)
+    rows = [Row(("ERM",), "erm", name="erm"), Row(("DANN",), "dann", baseline="erm")]
+    rows.append(Row(("CORAL",), published=Published(28.4, "P", "WILDS, Table 7")))
+    made = make(rows, {"erm": None, "dann": "erm"}, worlds=5)
+    lines = table.measure(made, tmp_path, 5)
+    first, second, third = (cells(made, line) for line in lines)
+    means = [np.mean(list(world.values())) for world in erm]
+    assert first["cross-batch"].text == f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
+    interval = intervals.over_units(means, unit="worlds")
+    assert first["95 % interval"].text == f"{interval.low:.3f} to {interval.high:.3f}"
+    assert first["95 % interval"].how == "t over 5 worlds"
+    assert first["marks"].text == "T" and second["marks"].text == "TC"  # the first is of a run that says no more
+    assert first["leakage"].text == "0.80 (floor 0.25)" and second["leakage"].text == ""
+    assert first["difference"].text == "" and first["published"].text == ""
+    gained = [np.mean(list(b.values())) - np.mean(list(a.values())) for a, b in zip(erm, dann)]
+    difference = intervals.over_units(gained)
+    assert second["difference"].text == f"{np.mean(gained):+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+    assert (first["CPU s"].text, second["CPU s"].text) == ("10", "15")
+    assert third["published"].text == "28.4 [P]" and third["cross-batch"].text == third["marks"].text == ""
+
+    shown = table.notes(made, lines, ["erm, seed 0: another code"])
+    assert "95 % interval: t over 5 worlds." in shown and "[P]: the primary source was read." in shown
+    assert "CORAL, published: WILDS, Table 7." in shown and not any(note.startswith("†") for note in shown)
+    assert shown[-1] == "STALE erm, seed 0: another code; --fresh runs it again."
+    assert any(note.startswith("T: transductive") for note in shown) and not any(n.startswith("X: ") for n in shown)
+
+    text = table.markdown(made, lines, shown, "cmd")
+    assert f"Made by `cmd`, rxrx_jax {rxrx_jax.__version__}." in text
+    body = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(body) == 5 and {line.count("|") for line in body} == {len(COLUMNS) + 3}
+    assert body[3].startswith("| 2 | DANN | TC | 0.900 ± 0.000 | ")
+
+    tex = table.latex(made, lines, shown, "cmd_1")
+    assert r"\begin{tabular}{rllllllllll}" in tex and r"95 \% interval" in tex and r"$\pm$" in tex
+    assert tex.count(r"\\" + "\n") == 4
+
+    table.write_csv(tmp_path / "table.csv", made, lines)
+    with open(tmp_path / "table.csv", newline="") as f:
+        read = list(csv.DictReader(f))
+    assert [row["method"] for row in read] == ["ERM", "DANN", "CORAL"] and [r["seeds"] for r in read] == ["5", "5", "0"]
+    assert float(read[0]["cross_batch"]) == np.mean(means) and float(read[0]["ci_low"]) == interval.low
+    assert float(read[1]["difference_low"]) == pytest.approx(difference.low)
+    assert read[2]["published_mark"] == "P" and read[2]["cross_batch"] == "" and read[0]["leakage_floor"] == "0.25"
+
+
+def test_fewer_than_five_worlds_and_one_dataset_are_said(tmp_path):
+    rng = np.random.default_rng(1)
+    found = [values_of(rng, 0.3) for _ in range(3)]
+    for seed in range(3):
+        write(tmp_path, "erm", seed, accuracies("", found[seed]))
+    rows, runs = [Row(("ERM",), "erm")], {"erm": None}
+    worlds = make(rows, runs, worlds=5)
+    lines = table.measure(worlds, tmp_path, 3)
+    assert cells(worlds, lines[0])["95 % interval"].text.endswith(" (3 worlds†)")
+    assert any(note.startswith("†: fewer than 5 worlds") for note in table.notes(worlds, lines, []))
+    lines = table.measure(worlds, tmp_path, 1)
+    cell = cells(worlds, lines[0])["95 % interval"]
+    alone = intervals.over_experiments(found[0], STRATA)
+    assert cell.text == f"{alone.low:.3f} to {alone.high:.3f} (1 world†)"
+    assert cell.how == "t over 5 experiments within 2 cell types (3/2; B: fewer than 3, with the pooled variance)"
+
+    one = make(rows, runs, seeds=3)  # three seeds of one dataset are no worlds
+    lines = table.measure(one, tmp_path, 3)
+    mean = {name: np.mean([of[name] for of in found]) for name in STRATA}
+    expected = intervals.over_experiments(mean, STRATA)
+    cell = cells(one, lines[0])["95 % interval"]
+    assert cell.text == f"{expected.low:.3f} to {expected.high:.3f}" and cell.how == expected.how
+
+
+def test_a_row_that_did_not_converge_says_so(tmp_path):
+    values = values_of(np.random.default_rng(2), 0.3)
+    probe = accuracies("probe/x/", values)
+    for seed, training in ((0, 0.97), (1, 0.736)):
+        write(tmp_path, "erm", seed, accuracies("", values) | accuracies("adabn/", values) | probe, training)
+        write(tmp_path, "mae", seed, probe, None)
+    rows = [Row(("a",), "erm"), Row(("b",), "erm", "adabn/"), Row(("c",), "erm", "probe/x/")]
+    made = make([*rows, Row(("d",), "mae", "probe/x/")], {"erm": None, "mae": None}, worlds=5)
+    shown = [cells(made, line)["training"].text for line in table.measure(made, tmp_path, 2)]
+    assert shown == ["not converged (0.74)", "not converged (0.74)", "", ""]
+    shown = [cells(made, line)["training"].text for line in table.measure(made, tmp_path, 1)]
+    assert shown == ["0.97", "0.97", "", ""]
+
+
+def test_a_metric_follows_the_rows_prefix_or_a_slash(tmp_path):
+    values = values_of(np.random.default_rng(3), 0.3)
+    leakage = {"leakage/experiment_accuracy": 0.5, "adabn/leakage/experiment_accuracy": 0.4}
+    write(tmp_path, "erm", 0, accuracies("", values) | accuracies("adabn/", values) | leakage)
+    rows = [Row(("x",), "erm"), Row(("y",), "erm", "adabn/")]
+    absolute = Column("of the run", "/leakage/experiment_accuracy", columns.mean, ".1f")
+    runs = [Run("erm", "x.py")]
+    made = Table(title="t", labels=("method",), columns=(*COLUMNS, absolute), rows=rows, runs=runs)
+    shown = [cells(made, line) for line in table.measure(made, tmp_path, 1)]
+    assert [cell["leakage"].text for cell in shown] == ["0.50", "0.40"]
+    assert [cell["of the run"].text for cell in shown] == ["0.5", "0.5"]
+
+
+def test_marks_are_those_of_the_metrics():
+    assert marks_of({"marks/cross_batch": "", "transductive": True}, "") == ""
+    assert marks_of({"marks/adabn/cross_batch": "T"}, "adabn/") == "T"
+    assert marks_of({"transductive": True}, "adabn/") == "T" and marks_of({"transductive": False}, "") == ""
+    assert marks_of({"transductive": False}, "adabn/") == "?"  # an evaluation may be what the training was not
+
+
+def test_experiments_are_told_from_cell_types():
+    line = {f"{CROSS}/{name}": 0.1 for name in ("HUVEC", "gene-01", "HEPG2", "gene-02")}
+    line["cross_batch/experiments"] = json.dumps({"HUVEC": ["gene-01"], "HEPG2": ["gene-02"]})
+    assert by_experiment(line, CROSS) == {"gene-01": 0.1, "gene-02": 0.1}
+    assert cell_types(line, CROSS) == {"gene-01": "HUVEC", "gene-02": "HEPG2"}
+    older = {f"{CROSS}/{name}": 0.1 for name in ("A2", "A2-01", "A2-02", "B", "B-01")}
+    assert cell_types(older, CROSS) == {"A2-01": "A2", "A2-02": "A2", "B-01": "B"}
+
+
+def test_rows_that_cannot_be_measured_are_named(tmp_path):
+    values = values_of(np.random.default_rng(4), 0.3)
+    write(tmp_path, "a", 0, accuracies("", values))
+    write(tmp_path, "b", 0, accuracies("", {k: v for k, v in values.items() if k != "B-02"}))
+    with pytest.raises(UserError, match="table row x: run a has no metric probe/in_batch/site_accuracy or "):
+        table.measure(make([Row(("x",), "a", "probe/")], {"a": None}), tmp_path, 1)
+    rows = [Row(("x",), "a", name="x"), Row(("y",), "b", baseline="x")]
+    with pytest.raises(UserError, match="row y and its baseline cannot be paired: experiments differ: B-02"):
+        table.measure(make(rows, {"a": None, "b": None}), tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    "rows, runs, words",
+    [
+        ([Row(("x",), "gone")], {"a": None}, "row x: there is no run 'gone'"),
+        ([Row(("x", "y"), "a")], {"a": None}, "2 labels for the headings method"),
+        ([Row(("x",), "a", baseline="z")], {"a": None}, "no row of the name 'z'"),
+        ([Row(("x",), published=Published(1, "M", ""))], {"a": None}, "the mark 'M' is none of"),
+        ([], {"a": "gone"}, "run a starts from 'gone'"),
+        ([Row(("x",), "a", name="n")] * 2, {"a": None}, "two rows are called 'n'"),
+    ],
+)
+def test_mistakes_in_a_table_are_named(rows, runs, words):
+    with pytest.raises(UserError, match=words):
+        make(rows, runs)
+
+
+def test_tables_are_found_by_name_or_path(tmp_path):
+    assert tables.load("demo").title == demo.TABLE.title and tables.names() == ["demo"]
+    with pytest.raises(UserError, match="there is no table nothing; expected one of demo or the path"):
+        tables.load("nothing")
+    path = tmp_path / "mine.py"
+    path.write_text("ROWS = ()")
+    with pytest.raises(UserError, match="mine.py needs TABLE"):
+        tables.load(str(path))
+
+
+def test_the_demo_table_is_whole():
+    """Every row that the demo promises, on both layouts where plate mates matter; every run used and existing."""
+    made = demo.TABLE
+    runs = {run.name: run for run in made.runs}
+    used = {row.run for row in made.rows}
+    used |= {runs[name].starts_from for name in used}
+    assert used - {None} == runs.keys()
+    layouts = {}
+    for row in made.rows:
+        layouts.setdefault(row.labels[:2], set()).add(row.labels[2])
+    both = {"fixed", "reshuffled"}
+    for method, normalisation in (
+        ("ERM", "experiment"),
+        ("ERM", "plate"),
+        ("post-hoc AdaBN", "dataset"),
+        ("batch-pure AdaBN", "plate"),
+        ("DANN, transductive", "image"),
+        ("its lambda = 0 control", "image"),
+        ("linear probe: MAE", "plate"),
+        ("linear probe: untrained ViT", "plate"),
+        ("linear probe: hand-made statistics", "plate"),
+        ("linear probe: hand-made statistics, standardised per experiment", "plate"),
+        ("linear probe: untrained ViT, standardised per experiment", "plate"),
+    ):
+        assert layouts[method, normalisation] == both, method
+    assert {("ERM", "dataset"), ("ERM", "image"), ("DANN, inductive", "image")} <= layouts.keys()
+    of = {row.name: row for row in made.rows}
+    for row in made.rows:  # differences are within a layout
+        assert not row.baseline or of[row.baseline].labels[2] == row.labels[2]
