@@ -26,10 +26,11 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.accuracy import confidence_interval
 from rxrx_jax.report.records import by_experiment
 from rxrx_jax.training import metrics
+from rxrx_jax.training.provenance.marks import join
 
 COLUMNS = (
     "row", "method", "normalisation", "layout", "transductive", "seeds", "in_batch", "cross_batch", "ci_low", "ci_high",
-    "cpu_seconds", "in_batch_sd", "cross_batch_sd", "validation", "cross_batch_well", "leakage", "run", "prefix",
+    "cpu_seconds", "in_batch_sd", "cross_batch_sd", "validation", "cross_batch_well", "leakage", "run", "prefix", "marks",
 )  # fmt: skip
 
 
@@ -73,15 +74,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of a table: which run, and the prefix of the metrics that are its numbers. `transductive` adds to what
-    the run itself says: an evaluation can be transductive when the training was not."""
+    """One line of a table: which run, and the prefix of the metrics that are its numbers."""
 
     method: str
     normalisation: str
     layout: str
     run: str
     prefix: str = ""
-    transductive: bool = False
 
 
 def main(argv=None) -> None:
@@ -183,11 +182,11 @@ def measure(number: int, row: Row, runs: tuple[Run, ...], out: pathlib.Path, see
     """The numbers of one row: means over seeds, their standard deviation, and a confidence interval of the cross-batch
     accuracy over all held-out experiments of all seeds (each seed is a world with experiments of its own)."""
     by_name = {run.name: run for run in runs}
-    found, cpu, transductive = [], [], row.transductive
+    found, cpu, marks = [], [], ""
     for seed in range(seeds):
         records = metrics.read(by_name[row.run].workdir(out, seed) / "metrics.jsonl")
         found.append(next(r for r in reversed(records) if r.get("final")))
-        transductive |= records[-1]["transductive"]
+        marks = join(marks, found[-1].get(f"marks/{row.prefix}cross_batch", "?"))
         chain, seconds = row.run, 0.0
         while chain:
             seconds += metrics.finished(by_name[chain].workdir(out, seed) / "metrics.jsonl")["cpu_seconds"]
@@ -209,7 +208,7 @@ def measure(number: int, row: Row, runs: tuple[Run, ...], out: pathlib.Path, see
         "method": row.method,
         "normalisation": row.normalisation,
         "layout": row.layout,
-        "transductive": transductive,
+        "transductive": "T" in marks,
         "seeds": seeds,
         "in_batch": over_seeds(f"{row.prefix}in_batch/site_accuracy"),
         "cross_batch": over_seeds(accuracy),
@@ -223,6 +222,7 @@ def measure(number: int, row: Row, runs: tuple[Run, ...], out: pathlib.Path, see
         "leakage": None if "/" in row.prefix else over_seeds("leakage/experiment_accuracy"),
         "run": row.run,
         "prefix": row.prefix,
+        "marks": marks,
     }
 
 
@@ -235,19 +235,19 @@ def write_csv(path: pathlib.Path, rows: list[dict]) -> None:
 
 
 def markdown(rows: list[dict], title: str, notes: list[str], command: str) -> str:
-    """The table as Markdown: accuracies with three digits, spread over seeds as ±, T for transductive rows."""
+    """The table as Markdown: accuracies with three digits, spread over seeds as ±, and each row's marks."""
 
     def accuracy(row, key):
         spread = f" ± {row[f'{key}_sd']:.3f}" if row[f"{key}_sd"] is not None else ""
         return f"{row[key]:.3f}{spread}"
 
     lines = [f"# {title}", "", *(f"- {note}" for note in notes), "", f"Made by `{command}`.", ""]
-    lines.append("| row | method | normalisation | layout | T | in-batch | cross-batch | 95 % interval | CPU s |")
+    lines.append("| row | method | normalisation | layout | marks | in-batch | cross-batch | 95 % interval | CPU s |")
     lines.append("| ---: | --- | --- | --- | --- | --- | --- | --- | ---: |")
     for r in rows:
         lines.append(
             f"| {r['row']} | {r['method']} | {r['normalisation']} | {r['layout']} "
-            f"| {'T' if r['transductive'] else ''} | {accuracy(r, 'in_batch')} "
+            f"| {r['marks']} | {accuracy(r, 'in_batch')} "
             f"| {accuracy(r, 'cross_batch')} | {r['ci_low']:.3f} to {r['ci_high']:.3f} | {r['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines) + "\n"

@@ -24,6 +24,8 @@ def evaluate(context, statistics=("running",)) -> Iterator[tuple[str, float]]:
         for split, name in SPLIT_NAMES.items():
             out = context.predict(split, kind)
             if len(out["row"]):
+                if prefix:
+                    yield f"marks/{prefix}{name}", context.marks(name, extra="T")
                 yield from summarise(f"{prefix}{name}", out["logits"], out["row"], context.dataset)
 
 

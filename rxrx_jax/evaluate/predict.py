@@ -22,7 +22,8 @@ SPLIT_NAMES = {"id_test": "in_batch", "val": "validation", "test": "cross_batch"
 class Context:
     """task, dataset, augment (with its statistics) and mesh of a run, the state that is evaluated, and the size of
     evaluation minibatches. Rows whose records cannot be read are left out of every prediction, and `left_out` holds
-    those of this state; more than `unreadable` of them raise UserError, on all hosts alike."""
+    those of this state; more than `unreadable` of them raise UserError, on all hosts alike. `ledger` knows what the
+    parameters have seen of the dataset (`training.provenance.marks.Ledger`)."""
 
     task: object
     dataset: data.Dataset
@@ -36,6 +37,7 @@ class Context:
     batch_stats: object = None
     between: Callable = lambda: None  # called between minibatches
     unreadable: int = 0
+    ledger: object = None
 
     def __post_init__(self):
         self._cache, self.left_out = {}, set()
@@ -45,6 +47,12 @@ class Context:
         self.params, self.batch_stats, self.between = state.params, state.batch_stats, between
         self.__post_init__()
         return self
+
+    def marks(self, where, extra: str = "", trained: bool = True) -> str:
+        """The marks (T, C, X, ?) of metrics of `where`, "cross_batch" or rows [n], to be yielded as `marks/PREFIX` by an
+        evaluator that has something to add; all other prefixes get theirs by themselves. Args: extra, "T" for what uses
+        unlabelled test images; trained, False for what does not use this state's parameters."""
+        return self.ledger.marks(where, extra, trained) if self.ledger else extra
 
     def predict(self, split: str, statistics: str = "running") -> dict[str, np.ndarray]:
         """Outputs of the task for a split's rows (`row` [n] and what the task predicts), remembered for this state.

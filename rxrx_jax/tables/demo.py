@@ -54,7 +54,7 @@ def _rows():
         for layout in LAYOUTS:
             yield Row("ERM", normalisation, layout, f"erm-{normalisation}-{layout}")
     for layout in LAYOUTS:
-        yield Row("post-hoc AdaBN", "dataset", layout, f"erm-dataset-{layout}", "adabn_experiment/", transductive=True)
+        yield Row("post-hoc AdaBN", "dataset", layout, f"erm-dataset-{layout}", "adabn_experiment/")
     for normalisation in ("dataset", "plate"):
         for layout in LAYOUTS:
             yield Row("batch-pure AdaBN", normalisation, layout, f"adabn-{normalisation}-{layout}", "adabn_experiment/")
@@ -69,7 +69,7 @@ def _rows():
         for method, encoder in encoders:
             for correction, words in (("none", ""), ("experiment", ", standardised per experiment")):
                 prefix = f"probe/{encoder}/{correction}/"
-                yield Row(f"linear probe: {method}{words}", "plate", layout, f"probe-{layout}", prefix, bool(words))
+                yield Row(f"linear probe: {method}{words}", "plate", layout, f"probe-{layout}", prefix)
 
 
 RUNS, ROWS = tuple(_runs()), tuple(_rows())

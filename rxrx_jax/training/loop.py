@@ -12,6 +12,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import metrics
 from rxrx_jax.training.checkpoint import Checkpoints
+from rxrx_jax.training.provenance import marks
 from rxrx_jax.training.safety.guard import Diverged, Guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import DEVICES, EVALUATING, Watchdog
@@ -145,6 +146,7 @@ class Loop:
                     found[name] = value
                     self._between()
             left_out = {"unreadable": len(self.context.left_out)} if self.context.left_out else {}
+            found = marks.complete(found, self.context)
             self.writer.write(self.step, found | left_out | {"final": final})
 
     def _between(self) -> None:

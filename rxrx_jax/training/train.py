@@ -15,8 +15,9 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import plate_statistics
 from rxrx_jax.evaluate import make_evaluators
 from rxrx_jax.evaluate.predict import Context
-from rxrx_jax.training import checkpoint, metrics, provenance
+from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.training.loop import Every, Loop
+from rxrx_jax.training.provenance import facts, former, marks, seen
 from rxrx_jax.training.safety import guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import Watchdog
@@ -34,7 +35,7 @@ def run(values: dict, workdir: epath.PathLike) -> dict:
     the data that the user can mend, and Stopped when the process was asked to stop (SIGTERM) and its state is kept.
     """
     workdir = files.locate(workdir)
-    hosts.check_equal_across_hosts({"config": to_json(values), "code": hosts.code_version(), "jax": jax.__version__})
+    hosts.check_equal_across_hosts({"config": to_json(values), "code": facts.code_version(), "jax": jax.__version__})
     workdir.mkdir(parents=True, exist_ok=True)
     # What only reads holds nothing that a stop could lose.
     with contextlib.nullcontext() if values.get("measure") == "loader" else Preemption() as preemption:
@@ -82,9 +83,9 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     steps = functools.partial(duration, config, total_steps=total_steps, **lengths)
     every = Every(log=steps("log"), checkpoint=steps("checkpoint"), evaluate=steps("evaluate"))
     inherited, source = config.init.path, config.init.get("parameters", "")
-    transductive = provenance.is_transductive(config) or (
-        bool(inherited) and provenance.inherits_transductive(inherited)
-    )
+    stage = f"{workdir.name} ({config.task.name})"
+    scores = bool(list(config.evaluators))
+    ledger = None if measure else hosts.on_all_hosts(lambda: marks.open_ledger(config, dataset, stage, scores))
 
     # The step: task, augmentation, optimiser, and the shapes of the state.
     the_step = make_step(config, dataset, mesh, minibatch, total_steps, examples)
@@ -94,14 +95,15 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     # Evaluators, and everything in the config must have been read by now.
     sharding.check_minibatch(mesh, config.evaluation_minibatch, "evaluation_minibatch")
     size = config.evaluation_minibatch
-    context = Context(task, dataset, augment, statistics, mesh, size, workdir, config.seed, unreadable=unreadable)
+    context = Context(task, dataset, augment, statistics, mesh, size, workdir, config.seed, unreadable=unreadable,
+                      ledger=ledger)  # fmt: skip
     has_statistics = bool(jax.tree.leaves(shapes.batch_stats.get("encoder", {}))) and not task.frozen
     evaluators = make_evaluators(config.evaluators, has_statistics)
     keep, tensorboard, profile = config.keep_checkpoints, config.tensorboard, config.get("profile_steps")
     config.check_all_read()
+    transductive, made_by = bool(ledger) and ledger.transductive, facts.facts(dataset)
     resolved = {"total_steps": total_steps, "transductive": transductive, "layout": checkpoint.LAYOUT}
-    if inherited and (foreign := provenance.foreign_weights(inherited)):
-        resolved["foreign_weights"] = foreign
+    resolved["provenance"] = made_by
     if done := hosts.on_first_host(lambda: claim(workdir, values | {"resolved": resolved}, bool(measure))):
         return done
     hosts.on_all_hosts(lambda: check_shared(workdir))
@@ -121,8 +123,10 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
         hosts.say(f"continuing {workdir} from step {int(state.step)}")
     else:
         state, carried = the_step.initialise(keys["init"]), {}
+        if ledger:
+            hosts.on_first_host(lambda: seen.write(workdir / seen.NAME, ledger.seen))
         if inherited:
-            part = provenance.former_encoder(inherited, source, config, task, shapes.params[task.inherits])
+            part = former.encoder(inherited, source, config, task, shapes.params[task.inherits])
             state = the_step.inherit(state, part)
     step = int(state.step)
     writer = stack.enter_context(metrics.Writer(workdir, step, tensorboard))
@@ -170,7 +174,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     watchdog.at("saving", total_steps)
     checkpoints.wait()
     last = {"done": True, "parameters_sha256": parameters_sha256(loop.state.params), "transductive": transductive}
-    last |= loop.clock.carry() | about | {"unreadable": loop.guard.unreadable}
+    last |= made_by | loop.clock.carry() | about | {"unreadable": loop.guard.unreadable}
     last |= {} if rolled_back is None else {"rolled_back": rolled_back}
     last |= metrics.best(workdir / metrics.NAME) if writer.active else {}
     writer.write(total_steps, last)
@@ -218,20 +222,21 @@ def checked(criteria: dict) -> dict:
 
 def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
     """Writes the resolved config into the workdir. A workdir that holds another config's run is refused; that of the
-    same config is continued, or, when it is finished, its last line is returned. What is measured is measured anew."""
-    path, text = workdir / "config.json", to_json(resolved)
+    same config is continued, or, when it is finished, its last line is returned. What is measured is measured again.
+    Where it continues with other code, data, versions or device, stderr says so and config.json keeps both."""
+    path, now = workdir / "config.json", json.loads(to_json(resolved))
     stored = json.loads(path.read_text()) if path.exists() else {}
     started = (workdir / "metrics.jsonl").exists()
     again = measure and bool(stored.get("measure"))
-    if started and stored and stored != json.loads(text) and not again:
+    if started and stored and not again and facts.without(stored) != facts.without(now):
         raise UserError(f"{workdir} holds a run with another config (config.json); use another --workdir or delete it")
-    if again or not started:
-        files.write(path, text)
-    if measure:
-        return None
-    if done := metrics.finished(workdir / "metrics.jsonl"):
+    if not measure and (done := metrics.finished(workdir / "metrics.jsonl")):
         print(f"{workdir} is finished; nothing to do", file=sys.stderr)
-    return done
+        return done
+    now = facts.continued(stored, now, workdir) if started and not again else now
+    if now != stored:
+        files.write(path, to_json(now))
+    return None
 
 
 def check_shared(workdir: epath.Path) -> None:
