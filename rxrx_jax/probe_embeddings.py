@@ -121,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         print(words)
         _print("as they are", marks, probe(columns, embedding))
         if flags.per_experiment:
-            _print(TRANSDUCTIVE, join(marks, "T"), probe(columns, standardise_by_group(embedding, dataset.sites.experiment)))
+            corrected = standardise_by_group(embedding, dataset.sites.experiment)
+            _print(TRANSDUCTIVE, join(marks, "T"), probe(columns, corrected))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -129,7 +130,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print(title: str, marks: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
-    print(f"\n{title}{f' [{marks}]' if marks else ''}\n{'':12} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
+    print(f"\n{title}{f' [{marks}]' if marks else ''}")
+    print(f"{'':12} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
     empty = True
     for name, m in found:
         empty = False

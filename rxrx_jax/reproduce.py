@@ -29,8 +29,8 @@ from rxrx_jax.training import metrics
 from rxrx_jax.training.provenance.marks import join
 
 COLUMNS = (
-    "row", "method", "normalisation", "layout", "transductive", "seeds", "in_batch", "cross_batch", "ci_low", "ci_high",
-    "cpu_seconds", "in_batch_sd", "cross_batch_sd", "validation", "cross_batch_well", "leakage", "run", "prefix", "marks",
+    "row", "method", "normalisation", "layout", "marks", "seeds", "in_batch", "cross_batch", "ci_low", "ci_high",
+    "cpu_seconds", "in_batch_sd", "cross_batch_sd", "validation", "cross_batch_well", "leakage", "run", "prefix",
 )  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def measure(number: int, row: Row, runs: tuple[Run, ...], out: pathlib.Path, see
         "method": row.method,
         "normalisation": row.normalisation,
         "layout": row.layout,
-        "transductive": "T" in marks,
+        "marks": marks,
         "seeds": seeds,
         "in_batch": over_seeds(f"{row.prefix}in_batch/site_accuracy"),
         "cross_batch": over_seeds(accuracy),
@@ -222,7 +222,6 @@ def measure(number: int, row: Row, runs: tuple[Run, ...], out: pathlib.Path, see
         "leakage": None if "/" in row.prefix else over_seeds("leakage/experiment_accuracy"),
         "run": row.run,
         "prefix": row.prefix,
-        "marks": marks,
     }
 
 

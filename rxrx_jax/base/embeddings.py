@@ -20,8 +20,11 @@ from rxrx_jax.base.errors import UserError
 
 NAME = "embeddings.parquet"
 EMBEDDING = "embedding"
-MARKS, SEEN = b"rxrx_jax_marks", b"rxrx_jax_seen"  # of the file's metadata: marks of what is scored on it, and the table
-# of what its parameters have seen (`training.provenance.seen`, without site ids) in base64
+# Of the file's metadata: the marks of what is scored on it, and in base64 the table of what its parameters have seen
+# (`training.provenance.seen`, without site ids).
+# Of the file's metadata: the marks of what is scored on it, and in base64 the table of what its parameters have seen
+# (`training.provenance.seen`, without site ids).
+MARKS, SEEN = b"rxrx_jax_marks", b"rxrx_jax_seen"
 GROUP = 1024  # rows: a row group ends with the plate that reaches it
 TYPES = {int: pa.int32(), float: pa.float64(), str: pa.string()}
 KINDS = {"i": int, "f": float, "U": str, "O": str}  # of numpy dtypes

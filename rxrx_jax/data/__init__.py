@@ -16,6 +16,6 @@ from rxrx_jax.data.sites import Sites, hide_labels
 from rxrx_jax.data.synthetic import Description, describe, synthetic_minibatches, synthetic_statistics
 
 __all__ = ["HELD_OUT", "SPLITS", "Dataset", "Description", "Sites", "describe", "describe_record",
-           "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler", "open_dataset", "pixel_digests", "read_dataset",
-           "read_minibatch", "select", "synthetic_minibatches", "synthetic_statistics",
+           "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler", "open_dataset", "pixel_digests",
+           "read_dataset", "read_minibatch", "select", "synthetic_minibatches", "synthetic_statistics",
            "training_minibatches"]  # fmt: skip

@@ -21,9 +21,7 @@ def pixel_digests(dataset) -> np.ndarray:
     names = [f"mean_w{channel + 1}" for channel in range(dataset.image_shape[2])]
     types = dict.fromkeys(names, pa.float64())
     try:
-        table = csv.read_csv(
-            path, convert_options=csv.ConvertOptions(include_columns=names, column_types=types)
-        )
+        table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=names, column_types=types))
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be read ({reason}); build the dataset again") from error

@@ -49,8 +49,8 @@ class Context:
         return self
 
     def marks(self, where, extra: str = "", trained: bool = True) -> str:
-        """The marks (T, C, X, ?) of metrics of `where`, "cross_batch" or rows [n], to be yielded as `marks/PREFIX` by an
-        evaluator that has something to add; all other prefixes get theirs by themselves. Args: extra, "T" for what uses
+        """The marks (T, C, X, ?) of metrics of `where`, "cross_batch" or rows [n]. An evaluator with something to add
+        yields them as `marks/PREFIX`; all other prefixes get theirs by themselves. Args: extra, "T" for what uses
         unlabelled test images; trained, False for what does not use this state's parameters."""
         return self.ledger.marks(where, extra, trained) if self.ledger else extra
 

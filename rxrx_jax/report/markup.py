@@ -136,8 +136,9 @@ def with_spread(row: dict, key: str) -> str:
 
 
 def row_name(row: dict, name: str) -> str:
-    """Number and name (HTML) of a table row, with the mark of transductive ones."""
-    mark = ' <abbr class="badge" title="transductive">T</abbr>' if row["transductive"] else ""
+    """Number and name (HTML) of a table row, with its marks."""
+    words = {"T": "transductive", "C": "control-anchored", "X": "contaminated", "?": "of unknown origin"}
+    mark = "".join(f' <abbr class="badge" title="{words[m]}">{m}</abbr>' for m in row["marks"])
     return f'<span class="no">{html.escape(str(row["row"]))}</span> {name}{mark}'
 
 
@@ -192,7 +193,7 @@ def image(data: bytes, kind: str, alt: str) -> str:
 def forest(row: dict, top: float) -> str:
     """The strip of a table row: in-batch and cross-batch accuracy, the drop between them, the interval."""
     has = lambda *keys: all(number(row[key]) != "–" for key in keys)  # noqa: E731
-    kind = "cross trans" if row["transductive"] else "cross"
+    kind = "cross trans" if "T" in row["marks"] else "cross"
     cross = f"cross-batch {number(row['cross_batch'])} ({number(row['ci_low'])} to {number(row['ci_high'])})"
     inside = f"in-batch {number(row['in_batch'])}"
     strip = Strip(top, f"{row['row']} {row['method']}: {inside}, {cross}")

@@ -103,7 +103,7 @@ def _table(rows, found):
         lines = [f'<tr class="group"><th colspan="{len(columns)}">layout: {e(layout)}</th></tr>']
         for row in (r for r in rows if r["layout"] == layout):
             cells = "".join(f'<td data-label="{name}">{cell(row)}</td>' for name, cell in columns.items())
-            lines.append(f'<tr class="{"transductive" if row["transductive"] else "inductive"}">{cells}</tr>')
+            lines.append(f'<tr class="{"transductive" if "T" in row["marks"] else "inductive"}">{cells}</tr>')
         bodies.append(f"<tbody>{''.join(lines)}</tbody>")
     marks = legend(
         ("in", "", "in-batch accuracy"),

@@ -12,7 +12,9 @@ NOTES = [
     "classes (treatments and controls) as in WILDS.",
     "layout: fixed, the same treatments share a plate in every experiment, as in RxRx1; reshuffled, drawn anew. "
     "Normalised and adaptive rows profit from fixed plate mates; never compare across layouts.",
-    "T: transductive, the method or its normalisation uses unlabelled images of the held-out experiments.",
+    "Marks are derived from what each run has seen and how its evaluator reads it. T: transductive, the method or its "
+    "normalisation uses unlabelled images that are scored. C: labels of controls among them. X: labels that are scored "
+    "were seen. ?: weights of unknown origin.",
     "Interval: Student's t over held-out experiments as units. ±: standard deviation over seeds; each seed is another "
     "simulated world and another initialisation.",
     "One recipe for all convolutional rows; nothing was tuned on a test experiment. The simulator's strength was "

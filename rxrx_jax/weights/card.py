@@ -97,8 +97,8 @@ def _seen(before: Seen) -> list[str]:
         f"Over all stages, training used the labels of {before.count('labels'):,} sites"
         + (f" (in {stages})" if stages else "")
         + f", the images of {before.count('images'):,} and the labels of {before.count('controls'):,} controls. "
-        "`seen.parquet` lists them, each with a digest of its pixels; rxrx_jax refuses to score these weights on a site "
-        "whose label is among them."
+        "`seen.parquet` lists them, each with a digest of its pixels; rxrx_jax refuses to score these weights on a "
+        "site whose label is among them."
     ]
     if before.unknown:
         lines += ["", f"What was seen before is **unknown** for {', '.join(f'`{name}`' for name in before.unknown)}."]

@@ -205,7 +205,7 @@ def test_weights_for_other_channels(dataset, tmp_path, capsys):
 
 def test_the_file_says_what_made_it(plain):
     said = json.loads(pq.read_schema(plain).metadata[embed.KEY])
-    assert said["transductive"] is True and said["normalisation"] == "plate"
+    assert said["marks"] == "T" and said["normalisation"] == "plate"
     assert (said["pool"], said["per"], said["block"], said["crop"]) == ("mean", "site", None, 16)
 
 
@@ -365,14 +365,13 @@ def test_the_parameters_of_the_command(folder, dataset, tmp_path):
 
 
 def test_what_published_weights_had_seen_is_unknown(folder, tmp_path):
-    assert embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6).transductive is None
-    assert embed.open_model(str(folder / "agnostic"), 6).transductive is False
-    assert embed.open_model(str(folder / "plain"), 6).transductive is True
-    weights_tools.make_run(tmp_path / "run", folder, normalisation="image")
-    config = json.loads((tmp_path / "run/config.json").read_text())
-    config["resolved"]["foreign_weights"] = "vit.safetensors"
-    (tmp_path / "run/config.json").write_text(json.dumps(config))
-    assert embed.open_model(str(tmp_path / "run"), 6).transductive is None
+    foreign = embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6)
+    assert foreign.seen.unknown == ("weights_timm.safetensors",)
+    assert embed.open_model(str(folder / "agnostic"), 6).seen.unknown == ()
+    weights_tools.make_run(tmp_path / "run", folder, normalisation="image", unknown=("vit.safetensors",))
+    assert embed.open_model(str(tmp_path / "run"), 6).seen.unknown == ("vit.safetensors",)
+    (tmp_path / "run/seen.parquet").unlink()  # of a run before there was this file
+    assert embed.open_model(str(tmp_path / "run"), 6).seen.unknown == ("run",)
 
 
 def test_a_dataset_without_sites(folder, dataset, tmp_path):

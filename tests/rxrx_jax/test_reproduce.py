@@ -24,8 +24,9 @@ if start != "-": assert (pathlib.Path(start) / "metrics.jsonl").exists(), "start
 workdir.mkdir()
 final = {"step": 1, "final": True, "in_batch/site_accuracy": 0.9, "cross_batch/site_accuracy": float(cross),
          "cross_batch/site_accuracy/A2-01": float(cross) - 0.1, "cross_batch/site_accuracy/A2-02": float(cross) + 0.1,
-         "cross_batch/site_accuracy/A2": 7, "leakage/experiment_accuracy": 0.5}
-done = {"step": 1, "done": True, "cpu_seconds": float(cpu), "transductive": start != "-", "parameters_sha256": "x"}
+         "cross_batch/site_accuracy/A2": 7, "leakage/experiment_accuracy": 0.5,
+         "marks/cross_batch": "" if start == "-" else "T"}
+done = {"step": 1, "done": True, "cpu_seconds": float(cpu), "parameters_sha256": "x"}
 config = {"config": config, "init": {"path": start.strip("-") and start}, "resolved": {}}
 (workdir / "config.json").write_text(json.dumps(config))
 (workdir / "metrics.jsonl").write_text(json.dumps(final) + "\\n" + json.dumps(done) + "\\n")
@@ -81,11 +82,11 @@ def test_numbers_of_a_row(fake):
     )
     # The cell type's own line (its name may end in a digit, as HEPG2) is no unit of the interval.
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(confidence_interval([0.2, 0.4, 0.3, 0.5]))
-    assert row["cpu_seconds"] == 10 and row["transductive"] is False and row["leakage"] == 0.5
+    assert row["cpu_seconds"] == 10 and row["marks"] == "" and row["leakage"] == 0.5
     child = reproduce.measure(2, Row("m2", "image", "fixed", "second"), RUNS, fake, seeds=2)
-    assert child["cpu_seconds"] == 15 and child["transductive"] is True
-    single = reproduce.measure(1, Row("m", "image", "fixed", "first", transductive=True), RUNS, fake, seeds=1)
-    assert single["cross_batch_sd"] is None and single["transductive"] is True
+    assert child["cpu_seconds"] == 15 and child["marks"] == "T"
+    single = reproduce.measure(1, Row("m", "image", "fixed", "first"), RUNS, fake, seeds=1)
+    assert single["cross_batch_sd"] is None
     with pytest.raises(UserError, match="run first has no metric probe/cross_batch/site_accuracy"):
         reproduce.measure(1, Row("m", "image", "fixed", "first", prefix="probe/"), RUNS, fake, seeds=1)
 
@@ -94,7 +95,7 @@ def test_numbers_of_a_row(fake):
         header, first, _ = list(csv.reader(f))
     assert (
         header[:11]
-        == "row method normalisation layout transductive seeds in_batch cross_batch ci_low ci_high cpu_seconds".split()
+        == "row method normalisation layout marks seeds in_batch cross_batch ci_low ci_high cpu_seconds".split()
     )
     assert first[6:8] == ["0.9", "0.35"]
     text = reproduce.markdown([row, child], "T", ["a note"], "cmd")

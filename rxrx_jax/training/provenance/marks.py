@@ -1,9 +1,9 @@
 """What a metric is marked with, derived from what was seen, never typed.
 
-    T   transductive: unlabelled images that are scored, or statistics of them, took part
-    C   control-anchored: labels of controls among them took part
-    X   contaminated: labels that are scored were seen by a stage before, and the config allows it
-    ?   weights of unknown origin took part
+T   transductive: unlabelled images that are scored, or statistics of them, took part
+C   control-anchored: labels of controls among them took part
+X   contaminated: labels that are scored were seen by a stage before, and the config allows it
+?   weights of unknown origin took part
 """
 
 import dataclasses
@@ -149,8 +149,8 @@ def check_contamination(ledger: Ledger, scored: Iterable[np.ndarray], what: str,
         more = f" and {len(rows) - 1:,} others" if len(rows) > 1 else ""
         raise UserError(
             f"{what} has seen labels that this stage scores: {sites.site_id[rows[0]]}{more}, in stage "
-            f"{ledger.seen.stage(ledger.digests[rows[0]])}; start from a stage that held them out, or say {override} and "
-            "have every metric marked X"
+            f"{ledger.seen.stage(ledger.digests[rows[0]])}; start from a stage that held them out, or say {override} "
+            "and have every metric marked X"
         )
 
 

@@ -125,8 +125,8 @@ def read(path: epath.PathLike) -> Seen | None:
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{path} cannot be read ({reason}): put back a copy of it, or delete it, and what these parameters have seen "
-            "counts as unknown"
+            f"{path} cannot be read ({reason}): put back a copy of it, or delete it, and what these parameters have "
+            "seen counts as unknown"
         ) from error
 
 

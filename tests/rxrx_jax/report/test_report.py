@@ -95,7 +95,7 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
 
 def row(number, method, run, prefix="", **more):
     values = dict.fromkeys(("in_batch_sd", "cross_batch_sd", "validation", "cross_batch_well", "leakage"))
-    values |= dict(row=number, method=method, normalisation="plate", layout="fixed", transductive=False, seeds=1)
+    values |= dict(row=number, method=method, normalisation="plate", layout="fixed", marks="", seeds=1)
     values |= dict(in_batch=0.81234, cross_batch=0.30001, ci_low=0.2111, ci_high=0.3999, cpu_seconds=71.6)
     return values | dict(run=run, prefix=prefix) | more
 
@@ -127,7 +127,7 @@ def made(tmp_path_factory):
             "AdaBN",
             "erm <&>",
             "adabn_experiment/",
-            transductive=True,
+            marks="T",
             layout="re&mix",
             cross_batch=0.45678,
         ),
