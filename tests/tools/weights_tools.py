@@ -23,8 +23,8 @@ def make_run(
     workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: int = 0, parts=False, unknown=(), **changes
 ) -> dict:
     """A workdir as a finished pretraining on the tiny screen in `folder` leaves it; changes are dotted config keys.
-    `unknown` names weights of other projects that it began with. With `parts` the state also holds a moving average and a teacher, 2 and 3 times the parameters. Returns the
-    parameters."""
+    `unknown` names weights of other projects that it began with. With `parts` the state also holds a moving average and
+    a teacher, 2 and 3 times the parameters. Returns the parameters."""
     values = tiny.values("mae_vit.py", folder, **{"augment.crop": crop, "model.variant": "XXS/8"} | changes)
     transductive = values["normalisation"] in ("experiment", "plate")
     encoder = models.make_encoder(Config(values["model"]))

@@ -18,7 +18,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
 from rxrx_jax.evaluate.predict import SPLIT_NAMES
 from rxrx_jax.training.provenance import former
-from rxrx_jax.training.provenance.seen import Seen, of_rows, unite
+from rxrx_jax.training.provenance.seen import Seen, among, of_rows, unite
 
 ORDER = "TCX?"
 SEEN_AS = ("", "image", "label")  # of a site, from nothing to the most
@@ -74,7 +74,11 @@ class Ledger:
         """Those of `rows` that were seen as `kind`. An image that lies among the fitted rows too (a blank or doubled
         one) is not counted: the dataset itself holds it on both sides."""
         digests = self.digests[rows]
-        return rows[self.seen.hits(kind, digests) & ~np.isin(digests, self.digests[self.fitted])]
+        return rows[self.seen.hits(kind, digests) & ~among(self._fitted, digests)]
+
+    @functools.cached_property
+    def _fitted(self) -> np.ndarray:
+        return np.sort(self.digests[self.fitted])
 
     def marks(self, where: str | np.ndarray, extra: str = "", trained: bool = True) -> str:
         """The marks of a metric. Args: where, the name of scored rows ("cross_batch") or rows; extra, what the
@@ -114,7 +118,7 @@ class Ledger:
         for kind, word in zip(("images", "labels"), SEEN_AS[1:]):
             found[self.seen.hits(kind, self.digests[rows])] = word
         outside = self.dataset.sites.split[rows] != "train"
-        doubled = outside & np.isin(self.digests[rows], self.digests[self.fitted])
+        doubled = outside & among(self._fitted, self.digests[rows])
         return np.where(doubled, "", found)
 
 

