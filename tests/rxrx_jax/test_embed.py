@@ -133,6 +133,7 @@ def test_wells_keep_their_order_and_are_in_train_if_any_site_is():
         "well_id": np.array(["Z", "A", "Z", "A"]),
         "site": np.array([1, 1, 2, 2], np.int32),
         "perturbation_id": np.array([7, 3, 7, 3], np.int32),
+        "seen": np.array(["image", "", "label", "image"]),
     }
     columns, embedding = embed.by_well(part, np.float32([[0, 1], [10, 20], [2, 3], [30, 40]]))
     np.testing.assert_array_equal(embedding, [[1, 2], [20, 30]])
@@ -143,6 +144,7 @@ def test_wells_keep_their_order_and_are_in_train_if_any_site_is():
         "well_id": ["Z", "A"],
         "site": [0, 0],
         "perturbation_id": [7, 3],
+        "seen": ["label", "image"],  # the most of any site
     }
 
 
