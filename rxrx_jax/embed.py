@@ -16,6 +16,7 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,13 @@ import tqdm
 from rxrx_jax import data, weights
 from rxrx_jax.base import command, embeddings, sharding
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS, Augment, plate_statistics
+from rxrx_jax.data.augment import Augment, plate_statistics
 from rxrx_jax.evaluate.embeddings import columns
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint
+from rxrx_jax.training.provenance import former
+from rxrx_jax.training.provenance.marks import SEEN_AS, Ledger
+from rxrx_jax.training.provenance.seen import Seen
 from rxrx_jax.training.state import parameters_sha256
 from rxrx_jax.weights import export
 
@@ -38,14 +42,14 @@ KEY = b"rxrx_jax"  # of the Parquet file's metadata: what made the embeddings, a
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An encoder with its parameters and how its images were prepared; crop in pixels; transductive is None
-    where nobody here knows what the parameters had seen."""
+    """An encoder with its parameters and how its images were prepared; crop in pixels; and what the
+    parameters have seen."""
 
     encoder: Encoder
     params: dict
     crop: int
     normalisation: str
-    transductive: bool | None
+    seen: Seen
 
 
 def open_model(path: str, channels: int, source: str | None = None) -> Model:
@@ -62,7 +66,7 @@ def open_model(path: str, channels: int, source: str | None = None) -> Model:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
         source = source or checkpoint.published_part(str(folder))
         params = checkpoint.load_parameters(str(folder), "encoder", shapes, source)
-        return Model(encoder, params, crop, run["normalisation"], export.transductive(run))
+        return Model(encoder, params, crop, run["normalisation"], former.seen_by(path))
     if source:
         raise UserError(f"--parameters={source} is a part of a run's state, and {path} is no run; remove it")
     imported = weights.load(path, channels)
@@ -70,8 +74,8 @@ def open_model(path: str, channels: int, source: str | None = None) -> Model:
         raise UserError(f"{path} takes images of {imported.channels} channels and the dataset has {channels}")
     for note in imported.notes:
         print(f"{path}: {note}", file=sys.stderr)
-    transductive = imported.normalisation in TRANSDUCTIVE_NORMALISATIONS or imported.transductive
-    return Model(imported.encoder, imported.params["encoder"], imported.crop, imported.normalisation, transductive)
+    seen = weights.seen(path)
+    return Model(imported.encoder, imported.params["encoder"], imported.crop, imported.normalisation, seen)
 
 
 def make_embed(model: Model, shape: tuple[int, int, int], pool: str | None, block: int | None):
@@ -127,11 +131,15 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
     sharding.check_minibatch(mesh, minibatch, "--minibatch")
     embed = make_embed(model, dataset.image_shape, pool, block)
     statistics = plate_statistics(dataset, model.normalisation)
+    train, held_out = (np.flatnonzero(dataset.sites.split == "train"), np.flatnonzero(dataset.sites.split != "train"))
+    ledger = Ledger(model.seen, dataset, data.pixel_digests(dataset), train, model.normalisation)
+    marks, seen = ledger.marks(held_out), model.seen.to_bytes(names=False)
     job = {
         "parameters_sha256": parameters_sha256(model.params),
         "crop": model.crop,
         "normalisation": model.normalisation,
-        "transductive": model.transductive,
+        "marks": marks,
+        "seen_sha256": hashlib.sha256(seen).hexdigest(),
         "pool": pool or model.encoder.style.pool,
         "per": per,
         "block": block,
@@ -163,7 +171,8 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
                         found[-2] = np.asarray(found[-2])
                     bar.update(int(host_minibatch["valid"].sum()))
                 save(path, np.concatenate([np.asarray(part) for part in found])[: len(group)])
-    finish(dataset, out, rows, paths, per, job)
+    metadata = {KEY: job.encode()} | embeddings.provenance(marks, seen)
+    finish(dataset, out, rows, paths, per, metadata, ledger.of_sites)
     shutil.rmtree(parts)
 
 
@@ -187,12 +196,14 @@ def save(path: pathlib.Path, array: np.ndarray) -> None:
     os.replace(temporary, path)
 
 
-def finish(dataset: data.Dataset, out: pathlib.Path, rows: list, paths: list, per: str, job: str) -> None:
-    """Writes the plates to one file, whole plates a row group; it appears when complete."""
+def finish(dataset: data.Dataset, out: pathlib.Path, rows: list, paths: list, per: str, metadata: dict,
+           seen: Callable) -> None:  # fmt: skip
+    """Writes the plates to one file, whole plates a row group; it appears when complete. Args: seen, gives for rows of
+    the dataset, [n], what was seen of each."""
     partial, writer = out.with_name(out.name + ".partial"), None
     group = []
     for i, (chosen, path) in enumerate(zip(rows, paths)):
-        part = columns(dataset, chosen), np.load(path)
+        part = columns(dataset, chosen) | {"seen": seen(chosen)}, np.load(path)
         group.append(by_well(*part) if per == "well" else part)
         if sum(len(embedding) for _, embedding in group) < embeddings.GROUP and i + 1 < len(rows):
             continue
@@ -200,7 +211,7 @@ def finish(dataset: data.Dataset, out: pathlib.Path, rows: list, paths: list, pe
         embedding = np.concatenate([embedding for _, embedding in group])
         if writer is None:
             kinds = {name: embeddings.KINDS[values.dtype.kind] for name, values in names.items()}
-            form = embeddings.schema(kinds, embedding.shape[1]).with_metadata({KEY: job.encode()})
+            form = embeddings.schema(kinds, embedding.shape[1]).with_metadata(metadata)
             writer = embeddings.open_writer(partial, form)
         writer.write_table(embeddings.table(form, names, embedding), row_group_size=len(embedding))
         group = []
@@ -216,6 +227,8 @@ def by_well(part: dict[str, np.ndarray], embedding: np.ndarray) -> tuple[dict[st
     trained = np.array([(part["split"][well == w] == "train").any() for w in order])
     found = {name: values[first[order]] for name, values in part.items()}
     found["split"] = np.where(trained, "train", found["split"])
+    most = [max(part["seen"][well == w], key=SEEN_AS.index) for w in order]
+    found["seen"] = np.array(most, str)
     found["site_id"] = np.array([f"{name}_0" for name in found["well_id"]])
     return found | {"site": np.zeros_like(found["site"])}, mean
 

@@ -1,10 +1,12 @@
 """Linear probe of published or own embeddings: how well a logistic regression tells the perturbations.
 
-    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment]
+    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment] [--contaminated=allow]
 
 FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run. It is fitted on the train rows
 alone; the accuracies are per row (a site, or a well where an embedding is of a whole well), in-batch on other sites
 of the training wells, validation and cross-batch on experiments that the fit never saw.
+Rows whose labels the parameters behind the embeddings have seen are refused; the marks of every number are printed: T,
+transductive; C, control-anchored; X, contaminated and allowed; ?, nobody here knows what the embeddings have seen.
 """
 
 import argparse
@@ -21,6 +23,8 @@ from rxrx_jax.data import Sites
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
 from rxrx_jax.evaluate.predict import SPLIT_NAMES
+from rxrx_jax.training.provenance.marks import join
+from rxrx_jax.training.provenance.seen import from_bytes, in_words
 
 NEEDED = ("split", "well_id", "cell_type", "experiment", "perturbation_id")
 TRANSDUCTIVE = "standardised within each experiment (transductive: it uses unlabelled embeddings of held-out ones)"
@@ -43,6 +47,21 @@ def as_dataset(columns: dict[str, np.ndarray]) -> types.SimpleNamespace:
         **unused,
     )
     return types.SimpleNamespace(sites=sites, experiments=experiments.tolist(), cell_types=cell_types.tolist())
+
+
+def check_contamination(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
+    """Raises UserError when the column `seen` says that labels of rows to be scored were seen."""
+    if "seen" not in columns:
+        return
+    outside = (columns["split"] != "train") & (columns["perturbation_id"] >= 0)
+    rows = np.flatnonzero(outside & (columns["seen"] == "label"))
+    if len(rows):
+        example = columns["site_id"][rows[0]] if "site_id" in columns else columns["well_id"][rows[0]]
+        more = f" and {len(rows) - 1:,} others" if len(rows) > 1 else ""
+        raise UserError(
+            f"{path} was made by parameters that have seen labels to be scored: {example}{more}; embed with an encoder "
+            "that held them out, or say --contaminated=allow and have every number marked X"
+        )
 
 
 def probe(columns: dict[str, np.ndarray], embedding: np.ndarray) -> Iterator[tuple[str, dict[str, float]]]:
@@ -86,20 +105,28 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("path", type=pathlib.Path, help="embeddings.parquet, or a folder that holds one")
     parser.add_argument("--per-experiment", action="store_true", help=f"also {TRANSDUCTIVE}")
+    parser.add_argument("--contaminated", choices=("allow",), help="score also rows whose labels were seen, marked X")
     flags = parser.parse_args(argv)
     columns, embedding = embeddings.read(flags.path)
+    if not flags.contaminated:
+        check_contamination(flags.path, columns)
+    told = embeddings.read_provenance(flags.path)
+    marks, words = (told[0], in_words(from_bytes(told[1]))) if told else ("?", "seen: unknown")
     dataset = as_dataset(columns)
     train = (dataset.sites.split == "train") & (dataset.sites.label >= 0)
     classes = len(np.unique(dataset.sites.label[train]))
     print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {train.sum():,} train rows with a label, "
           f"{classes:,} classes", flush=True)  # fmt: skip
-    _print("as they are", probe(columns, embedding))
+    print(words)
+    _print("as they are", marks, probe(columns, embedding))
     if flags.per_experiment:
-        _print(TRANSDUCTIVE, probe(columns, standardise_by_group(embedding, dataset.sites.experiment)))
+        corrected = standardise_by_group(embedding, dataset.sites.experiment)
+        _print(TRANSDUCTIVE, join(marks, "T"), probe(columns, corrected))
 
 
-def _print(title: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
-    print(f"\n{title}\n{'':12} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
+def _print(title: str, marks: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
+    print(f"\n{title}{f' [{marks}]' if marks else ''}")
+    print(f"{'':12} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
     empty = True
     for name, m in found:
         empty = False

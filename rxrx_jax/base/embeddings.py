@@ -5,6 +5,7 @@ perturbation, perturbation_id, and the dataset's own), then `embedding`, a fixed
 holds whole plates, so that one plate is read without the others.
 """
 
+import base64
 import pathlib
 from collections.abc import Sequence
 from typing import BinaryIO
@@ -19,6 +20,11 @@ from rxrx_jax.base.errors import UserError
 
 NAME = "embeddings.parquet"
 EMBEDDING = "embedding"
+# Of the file's metadata: the marks of what is scored on it, and in base64 the table of what its parameters have seen
+# (`training.provenance.seen`, without site ids).
+# Of the file's metadata: the marks of what is scored on it, and in base64 the table of what its parameters have seen
+# (`training.provenance.seen`, without site ids).
+MARKS, SEEN = b"rxrx_jax_marks", b"rxrx_jax_seen"
 GROUP = 1024  # rows: a row group ends with the plate that reaches it
 TYPES = {int: pa.int32(), float: pa.float64(), str: pa.string()}
 KINDS = {"i": int, "f": float, "U": str, "O": str}  # of numpy dtypes
@@ -49,7 +55,30 @@ def table(form: pa.Schema, columns: dict[str, Sequence], embedding: np.ndarray) 
     return pa.Table.from_arrays([*arrays, pa.FixedSizeListArray.from_arrays(flat, type=value)], schema=form)
 
 
-def write(path: epath.PathLike, columns: dict[str, np.ndarray], embedding: np.ndarray) -> None:
+def provenance(marks: str, seen: bytes) -> dict[bytes, bytes]:
+    """The metadata of a file that says what its parameters have seen; `read_provenance` gives it back."""
+    return {MARKS: marks.encode(), SEEN: base64.b64encode(seen)}
+
+
+def read_provenance(path: epath.PathLike) -> tuple[str, bytes] | None:
+    """(marks, table of what was seen as bytes) of a file, or of the one in a folder; None where it does not say.
+    Raises UserError for what is no such file."""
+    path = epath.Path(path)
+    path = path / NAME if path.is_dir() else path
+    try:
+        with path.open("rb") as stream:
+            found = pq.read_schema(stream).metadata or {}
+            return (found[MARKS].decode(), base64.b64decode(found[SEEN])) if {MARKS, SEEN} <= found.keys() else None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def write(
+    path: epath.PathLike,
+    columns: dict[str, np.ndarray],
+    embedding: np.ndarray,
+    metadata: dict[bytes, bytes] | None = None,
+) -> None:
     """Writes columns (each [n]; str, int or float) and embedding [n, D] float32; the file appears when complete.
     Raises UserError when there is no room for it."""
     columns = {name: np.asarray(values) for name, values in columns.items()}
@@ -57,6 +86,7 @@ def write(path: epath.PathLike, columns: dict[str, np.ndarray], embedding: np.nd
     if any(len(values) != n for values in columns.values()):
         raise ValueError(f"columns of {sorted({len(v) for v in columns.values()})} rows for {n} embeddings")
     form = schema({name: KINDS[values.dtype.kind] for name, values in columns.items()}, dim)
+    form = form.with_metadata(metadata) if metadata else form
     with files.writing(path) as file, open_writer(file, form) as writer:
         for start, stop in _groups(columns, n):
             part = {name: values[start:stop] for name, values in columns.items()}

@@ -1,10 +1,8 @@
 """Hosts of one run: how they find each other, agree, fail together, and leave when one is lost."""
 
 import contextlib
-import hashlib
 import json
 import os
-import pathlib
 import socket
 import sys
 import traceback
@@ -14,12 +12,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-import rxrx_jax
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError, to_the_user
 
 MEND, AGAIN = 2, 75  # exit codes: the user must mend something; a host is stuck or lost, start again (EX_TEMPFAIL)
-PACKAGES = ("rxrx_jax", "tfds_builders")  # whose code decides what a run computes
 # What jax says when another host does not answer any more: gloo (CPU), NCCL (GPU), the coordination service.
 LOST = (
     "gloo",
@@ -150,16 +146,6 @@ def _difference(one: str, other: str) -> str:
         key = next(k for k in sorted(one.keys() | other.keys()) if one.get(k) != other.get(k))
         return f"{key} is {other.get(key)!r}, not {one.get(key)!r}"
     return f"{other[:16]}, not {one[:16]}"
-
-
-def code_version() -> str:
-    """The version of this package and a digest of its source files."""
-    digest = hashlib.sha256()
-    root = pathlib.Path(__file__).parents[2]
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return f"{rxrx_jax.__version__} {digest.hexdigest()[:12]}"
 
 
 @contextlib.contextmanager

@@ -14,11 +14,13 @@ from rxrx_jax.evaluate.predict import SPLIT_NAMES
 def evaluate(context) -> Iterator[tuple[str, float]]:
     """`in_batch/...`, `validation/...` and `cross_batch/...` accuracies of the task's logits; as `NAME/cross_batch/...`
     also those of each method NAME of `config.post_hoc`."""
-    for reading in context.readings:
+    for reading, method in context.readings.items():
         prefix = f"{reading}/" if reading else ""
         for split, name in SPLIT_NAMES.items():
             out = context.predict(split, reading)
             if len(out["row"]):
+                if reading:
+                    yield f"marks/{prefix}{name}", context.marks(name, extra="T" * method.needs.transductive)
                 yield from summarise(f"{prefix}{name}", out["logits"], out["row"], context.dataset)
 
 

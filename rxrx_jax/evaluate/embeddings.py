@@ -8,12 +8,20 @@ from rxrx_jax.base import embeddings, hosts
 
 
 def evaluate(context) -> Iterator[tuple[str, float]]:
-    """The columns of sites.csv and embedding [n, D] float32, as `rxrx_jax.base.embeddings` reads them, in the order
-    of the dataset's splits. Yields `embeddings/sites`."""
+    """The columns of sites.csv, `seen` ("label", "image" or "" by what the parameters have seen of a row) and embedding
+    [n, D] float32, as `rxrx_jax.base.embeddings` reads them, in the order of the dataset's splits. Yields
+    `embeddings/sites`, and `marks/embeddings` for what is scored on the held-out rows."""
     rows, embedding = context.embeddings()
     path, table = context.workdir / embeddings.NAME, columns(context.dataset, rows)
-    hosts.on_first_host(lambda: embeddings.write(path, table, embedding.astype(np.float32)))
+    held_out = rows[context.dataset.sites.split[rows] != "train"]
+    marks = context.marks(held_out)
+    metadata = None
+    if context.ledger:
+        table["seen"] = context.ledger.of_sites(rows)
+        metadata = embeddings.provenance(marks, context.ledger.seen.to_bytes(names=False))
+    hosts.on_first_host(lambda: embeddings.write(path, table, embedding.astype(np.float32), metadata))
     yield "embeddings/sites", len(rows)
+    yield "marks/embeddings", marks
 
 
 def columns(dataset, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,7 +22,8 @@ SPLIT_NAMES = {"id_test": "in_batch", "val": "validation", "test": "cross_batch"
 class Context:
     """task, dataset, augment (with its statistics) and mesh of a run, the state that is evaluated, and the size of
     evaluation minibatches. Rows whose records cannot be read are left out of every prediction, and `left_out` holds
-    those of this state; more than `unreadable` of them raise UserError, on all hosts alike."""
+    those of this state; more than `unreadable` of them raise UserError, on all hosts alike. `ledger` knows what the
+    parameters have seen of the dataset (`training.provenance.marks.Ledger`)."""
 
     task: object
     readings: dict[str, Method]  # by the prefix of their metrics: "" for the run's own method, then those post hoc
@@ -36,6 +37,7 @@ class Context:
     network: Network | None = None
     between: Callable = lambda: None  # called between minibatches
     unreadable: int = 0
+    ledger: object = None
 
     def __post_init__(self):
         self._cache, self.left_out = {}, set()
@@ -45,6 +47,12 @@ class Context:
         self.network, self.between = Network(*state.network()), between
         self.__post_init__()
         return self
+
+    def marks(self, where, extra: str = "", trained: bool = True) -> str:
+        """The marks (T, C, X, ?) of metrics of `where`, "cross_batch" or rows [n]. An evaluator with something to add
+        yields them as `marks/PREFIX`; all other prefixes get theirs by themselves. Args: extra, "T" for what uses
+        unlabelled test images; trained, False for what does not use this state's parameters."""
+        return self.ledger.marks(where, extra, trained) if self.ledger else extra
 
     def predict(self, split: str, reading: str = "") -> dict[str, np.ndarray]:
         """Outputs of the task for a split's rows (`row` [n] and what the task predicts), remembered for this state, as

@@ -27,9 +27,15 @@ def evaluate(context, blocks=False) -> Iterator[tuple[str, float]]:
     rows, pretrained = context.embeddings()
     for encoder, features in [("pretrained", pretrained), *_baselines(context, rows)]:
         for correction in ("none", "experiment"):
+            extra = ""
             if correction == "experiment":
-                features = standardise_by_group(features, context.dataset.sites.experiment[rows])
-            yield from score(f"probe/{encoder}/{correction}", features, rows, context.dataset)
+                features, extra = standardise_by_group(features, context.dataset.sites.experiment[rows]), "T"
+            for name, value in score(f"probe/{encoder}/{correction}", features, rows, context.dataset):
+                prefix, _, metric = name.rpartition("/")
+                if metric == "sites":  # the first of a split
+                    where = prefix.rpartition("/")[2]
+                    yield f"marks/{prefix}", context.marks(where, extra, trained=encoder == "pretrained")
+                yield name, value
     if numbers:
         yield from score_blocks(context, numbers, rows)
 

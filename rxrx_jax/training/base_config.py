@@ -37,7 +37,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
     config.normalisation = arg.normalisation or ("image" if real else "plate")
     config.augment = dict(crop=256 if real else 64, flips=True, rot90=True, intensity_jitter=0.1)
     # The stage before: its workdir, or weights; the part of its state, params or averages, "" = the one it published.
-    config.init = dict(path="", parameters="")
+    config.init = dict(path="", parameters="", contaminated="")
     config.accumulate = 1  # parts of a minibatch whose gradients are summed one after the other
     config.evaluation_minibatch = 256
     config.log_steps = 50 if real else 20

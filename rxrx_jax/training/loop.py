@@ -13,6 +13,7 @@ from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import metrics
 from rxrx_jax.training.checkpoint import Checkpoints
+from rxrx_jax.training.provenance import marks
 from rxrx_jax.training.safety.guard import Diverged, Guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import DEVICES, EVALUATING, Watchdog
@@ -147,8 +148,9 @@ class Loop:
                 for name, value in function(self.context, **settings):
                     found[name] = value
                     self._between()
-            if self.evaluators and self.context.left_out:
-                found["unreadable"] = len(self.context.left_out)
+            if self.evaluators:
+                found = marks.complete(found, self.context)
+                found |= {"unreadable": len(self.context.left_out)} if self.context.left_out else {}
             self.writer.write(self.step, found | {"final": final})
 
     def _between(self) -> None:

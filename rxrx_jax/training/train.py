@@ -15,8 +15,9 @@ from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.source import make_source, minibatch_size
 from rxrx_jax.evaluate import make_evaluators, make_readings
 from rxrx_jax.evaluate.predict import Context
-from rxrx_jax.training import checkpoint, metrics, provenance
+from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.training.loop import Every, Loop
+from rxrx_jax.training.provenance import facts, former, marks, seen
 from rxrx_jax.training.safety import guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import Watchdog
@@ -34,8 +35,8 @@ def run(values: dict, workdir: epath.PathLike) -> dict:
     the data that the user can fix, and Stopped when the process was asked to stop (SIGTERM) and its state is kept.
     """
     workdir = files.locate(workdir)
-    facts = {"config": to_json(values), "code": hosts.code_version(), "jax": jax.__version__}
-    hosts.check_equal_across_hosts(facts)
+    same = {"config": to_json(values), "code": facts.code_version(), "jax": jax.__version__}
+    hosts.check_equal_across_hosts(same)
     workdir.mkdir(parents=True, exist_ok=True)
     # What only reads holds nothing that a stop could lose.
     with contextlib.nullcontext() if values.get("measure") == "loader" else Preemption() as preemption:
@@ -72,8 +73,11 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     evaluators, context = make_evaluation(config, source, the_step, mesh, workdir)
 
     # Everything in the config must have been read by now; the workdir is claimed, or its finished run returned.
-    settings, resolved = settings_of(config), provenance.resolve(config, the_step.task, total_steps)
+    settings, made_by = settings_of(config), facts.facts(source)
+    ledger = context.ledger if context else None
     config.check_all_read()
+    resolved = {"total_steps": total_steps, "transductive": bool(ledger) and ledger.transductive}
+    resolved |= {"layout": checkpoint.LAYOUT, facts.NOW: made_by}
     if done := hosts.on_first_host(lambda: claim(workdir, values | {"resolved": resolved}, bool(measure))):
         return done
     hosts.on_all_hosts(lambda: check_shared(workdir))
@@ -85,7 +89,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
 
     # State: this run's newest checkpoint, else fresh parameters with the former stage's encoder.
     checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", settings["keep"]))
-    state, carried = starting_state(config, the_step, checkpoints, workdir)
+    state, carried = starting_state(config, the_step, checkpoints, workdir, ledger)
     writer = stack.enter_context(metrics.Writer(workdir, int(state.step), settings["tensorboard"]))
     watchdog.at("compiling", int(state.step))
     train_step = the_step.compile()
@@ -126,7 +130,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     watchdog.at("saving", total_steps)
     checkpoints.wait()
     last = {"done": True, "parameters_sha256": parameters_sha256(loop.state.params)}
-    last |= {"transductive": resolved["transductive"]} | loop.clock.carry() | about
+    last |= {"transductive": resolved["transductive"]} | made_by | loop.clock.carry() | about
     last |= {"unreadable": loop.guard.unreadable} | ({} if rolled_back is None else {"rolled_back": rolled_back})
     last |= metrics.best(workdir / metrics.NAME) if writer.active else {}
     writer.write(total_steps, last)
@@ -146,7 +150,7 @@ def settings_of(config: Config) -> dict:
         "profile": config.get("profile_steps"),
         "guard": (config.guard.max_loss_ratio, config.data.get("unreadable", 0)),
         "rollback": config.guard.rollback,
-        "init": (config.init.path, config.init.get("parameters", "")),
+        "init": (config.init.path, config.init.get("parameters", ""), config.init.get("contaminated", "")),
     }
 
 
@@ -161,7 +165,11 @@ def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Pat
             [getattr(config.post_hoc, name).as_kwargs() for name in config.post_hoc]
         return [], None
     readings = make_readings(config, step.task.method, source.shares, has_batch_norm(step.task, step.arguments[0]))
-    unreadable = config.data.unreadable
+    unreadable, ledger = config.data.unreadable, None
+    if not config.get("measure", ""):
+        stage = f"{workdir.name} ({config.task.name})"
+        given = config, source, step.task.method, stage, bool(evaluators)
+        ledger = hosts.on_all_hosts(lambda: marks.open_ledger(*given))
     context = Context(
         task=step.task,
         readings=readings,
@@ -173,24 +181,27 @@ def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Pat
         workdir=workdir,
         seed=config.seed,
         unreadable=unreadable,
+        ledger=ledger,
     )
     return evaluators, context
 
 
-def starting_state(config: Config, step: Step, checkpoints, workdir) -> tuple[TrainState, dict]:
-    """This run's newest checkpoint, else fresh parameters, those of the former stage among them; and what the clock and
-    the guard carry over."""
+def starting_state(config: Config, step: Step, checkpoints, workdir, ledger) -> tuple[TrainState, dict]:
+    """This run's newest checkpoint, else fresh parameters, those of the former stage among them, of which the workdir
+    then says what they have seen; and what the clock and the guard carry over."""
     shapes = step.arguments[0]
     if restored := checkpoints.restore(shapes):
         hosts.say(f"resuming {workdir} from step {int(restored[0].step)}")
         return restored
     state = step.initialise(step.keys["init"])
-    path, parameters = settings_of(config)["init"]
+    if ledger:
+        hosts.on_first_host(lambda: seen.write(workdir / seen.NAME, ledger.seen))
+    path, parameters, _ = settings_of(config)["init"]
     if path:
         if not step.task.inherits:
             raise UserError(f"init.path={path}: task.name={config.task.name} starts from nothing; remove it")
         like = shapes.params[step.task.inherits]
-        part = provenance.former_encoder(path, parameters, config, step.task, like)
+        part = former.encoder(path, parameters, config, step.task, like)
         state = step.warm_start(state, part)
     return state, {}
 
@@ -205,20 +216,21 @@ def run_length(config: Config, **lengths: int) -> int:
 
 def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
     """Writes the resolved config into the workdir. A workdir that holds another config's run is refused; that of the
-    same config is continued, or, when it is finished, its last line is returned. What is measured is measured anew."""
-    path, text = workdir / "config.json", to_json(resolved)
+    same config is continued, or, when it is finished, its last line is returned. What is measured is measured again.
+    Where it continues with other code, data, versions or device, stderr says so and config.json keeps both."""
+    path, now = workdir / "config.json", json.loads(to_json(resolved))
     stored = json.loads(path.read_text()) if path.exists() else {}
     started = (workdir / "metrics.jsonl").exists()
     again = measure and bool(stored.get("measure"))
-    if started and stored and stored != json.loads(text) and not again:
+    if started and stored and not again and facts.without(stored) != facts.without(now):
         raise UserError(f"{workdir} holds a run with another config (config.json); use another --workdir or delete it")
-    if again or not started:
-        files.write(path, text)
-    if measure:
-        return None
-    if done := metrics.finished(workdir / "metrics.jsonl"):
+    if not measure and (done := metrics.finished(workdir / "metrics.jsonl")):
         print(f"{workdir} is finished; nothing to do", file=sys.stderr)
-    return done
+        return done
+    now = facts.continued(stored, now, workdir) if started and not again else now
+    if now != stored:
+        files.write(path, to_json(now))
+    return None
 
 
 def check_shared(workdir: epath.Path) -> None:

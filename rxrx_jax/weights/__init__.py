@@ -17,6 +17,9 @@ import numpy as np
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import named_leaves, place_like
 from rxrx_jax.models.vit import Encoder, Size, Style
+from rxrx_jax.training.provenance.seen import NAME as SEEN
+from rxrx_jax.training.provenance.seen import Seen
+from rxrx_jax.training.provenance.seen import read as read_seen
 from rxrx_jax.weights import openphenom, timm
 from rxrx_jax.weights.layout import Imported, model_keys
 from rxrx_jax.weights.read import read_tensors
@@ -72,17 +75,14 @@ def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None
     return jax.tree.map(place_like, imported.params["encoder"], shapes)
 
 
-def seen(path: str | pathlib.Path) -> bool | None:
-    """Whether images of held-out experiments took part in making the weights at `path`, as the config.json of an
-    exported folder says; None, unknown, for all others. Reads no tensor."""
+def seen(path: str | pathlib.Path) -> Seen:
+    """What the weights at `path` have seen, as the table says that lies in an exported folder; unknown, under the name
+    of the file, for all others. Reads no tensor."""
     path = pathlib.Path(path).expanduser()
-    beside = path / ABOUT if path.is_dir() else path.with_name(ABOUT)
-    if not path.is_dir() and path.name != FILE:
-        return None
-    try:
-        return json.loads(beside.read_text()).get("transductive")
-    except (OSError, ValueError):
-        return None
+    folder = path if path.is_dir() else path.parent
+    ours = (path.is_dir() or path.name == FILE) and (folder / ABOUT).exists()
+    found = read_seen(folder / SEEN) if ours else None
+    return Seen(unknown=(path.name,)) if found is None else found
 
 
 def _advice(there: Encoder, here: Encoder | None) -> str:
@@ -133,7 +133,7 @@ def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:
         fields = dict(config["encoder"])
         size = Size(**{name: fields.pop(name) for name in ("width", "depth", "mlp", "heads")})
         encoder = Encoder(size, fields.pop("patch"), Style(**fields))
-        about = {key: config[key] for key in ("channels", "crop", "normalisation", "transductive")}
+        about = {key: config[key] for key in ("channels", "crop", "normalisation")}
         view = jax.ShapeDtypeStruct((1, config["crop"], config["crop"], config["channels"] or 1), jnp.float32)
         wanted = named_leaves(jax.eval_shape(encoder.init, jax.random.key(0), view)["params"])
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -1,6 +1,7 @@
 """The model card of an exported run. Every number in it is from the run's config or its metrics.jsonl."""
 
 from rxrx_jax.data.builders import builders
+from rxrx_jax.training.provenance.seen import Seen
 
 _PARTS = {
     "params": "those of the last step",
@@ -8,11 +9,11 @@ _PARTS = {
 }
 
 
-def write(run: dict, about: dict, records: list[dict], evaluated: str) -> str:
+def write(run: dict, about: dict, records: list[dict], evaluated: str, before: Seen) -> str:
     """README.md as text.
 
     Args: run, the resolved config; about, config.json of the export; records, the lines of metrics.jsonl;
-    evaluated, the part of the state that these measure.
+    evaluated, the part of the state that these measure; before, what the parameters have seen.
     """
     data = builders().builder_class(run["data"]["name"])
     simulated = run["data"]["name"] == "rxrx_sim"
@@ -37,6 +38,8 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str) -> str:
         + (f". {data.about['homepage']}" if "homepage" in data.about else ""),
         "",
         _held_out(about["transductive"]),
+        "",
+        *_seen(before),
         "",
         "## Training",
         "",
@@ -86,6 +89,21 @@ def _held_out(transductive: bool | None) -> str:
     return "Not transductive: no image of the held-out experiments took part."
 
 
+def _seen(before: Seen) -> list[str]:
+    """What all stages together have seen, for whoever wants to score these weights on data of their own."""
+    stages = ", ".join(f"`{name}`" for name in before.stages())
+    lines = [
+        f"Over all stages, training used the labels of {before.count('labels'):,} sites"
+        + (f" (in {stages})" if stages else "")
+        + f", the images of {before.count('images'):,} and the labels of {before.count('controls'):,} controls. "
+        "`seen.parquet` lists them, each with a digest of its pixels; rxrx_jax refuses to score these weights on a "
+        "site whose label is among them."
+    ]
+    if before.unknown:
+        lines += ["", f"What was seen before is **unknown** for {', '.join(f'`{name}`' for name in before.unknown)}."]
+    return lines
+
+
 def _normalisation(name: str) -> str:
     return {
         "image": "each channel of each image by its own mean and deviation",
@@ -110,8 +128,7 @@ def _training(run: dict, about: dict, records: list[dict]) -> dict:
         found["time"] = f"{hours:.2g} h on {chips} device{'s' * (chips > 1)}, {hours * chips:.2g} device hours"
         found["processor time"] = f"{last['cpu_seconds'] / 3600:.2g} h, evaluation included"
     if run["init"]["path"]:
-        whose = "weights of another project" if run["resolved"].get("foreign_weights") else "another run"
-        found["started from"] = f"the encoder of {whose} (`{run['init']['path']}`)"
+        found["started from"] = f"an encoder (`{run['init']['path']}`)"
     return found | {"SHA-256 of the parameters": f"`{about['parameters_sha256']}`"}
 
 

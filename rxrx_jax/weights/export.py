@@ -4,7 +4,8 @@
 
 FOLDER holds model.safetensors (all parameters under their own names, from the part of the state that the run was
 evaluated with or that --parameters names), config.json (the model, its normalisation and crop), README.md (a model card
-made from the run's files) and embed.py, which embeds images with numpy and jax alone.
+made from the run's files), seen.parquet (the sites whose labels and images it has seen) and embed.py, which embeds
+images with numpy and jax alone.
 `rxrx_jax.weights.load`, `rxrx_jax.embed` and `init.path` read it.
 """
 
@@ -27,6 +28,7 @@ from rxrx_jax.base.sharding import named_leaves
 from rxrx_jax.data.builders import builders
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint, metrics
+from rxrx_jax.training.provenance import former, seen
 from rxrx_jax.training.state import parameters_sha256
 from rxrx_jax.weights import ABOUT, FILE, card, standalone
 
@@ -54,7 +56,8 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
     if source == "params" and recorded and recorded[-1] != sha256:
         raise UserError(f"{folder} is damaged: its parameters are not those that {workdir}/metrics.jsonl records")
 
-    about = describe(run, encoder, params) | {"step": int(folder.name)}
+    before = former.seen_by(path)
+    about = describe(run, encoder, params, before) | {"step": int(folder.name)}
     about |= {"parameters": source, "parameters_sha256": sha256}
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -62,7 +65,8 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
     flat = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(params).items()}
     safetensors.numpy.save_file(flat, partial / FILE, metadata={"format": "rxrx_jax"})
     (partial / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-    (partial / "README.md").write_text(card.write(run, about, records, evaluated))
+    (partial / "README.md").write_text(card.write(run, about, records, evaluated, before))
+    seen.write(partial / seen.NAME, before)
     shutil.copyfile(standalone.__file__, partial / "embed.py")
     os.replace(partial, out)
 
@@ -75,15 +79,10 @@ def make_encoder(run: dict, workdir: pathlib.Path) -> Encoder:
     return encoder
 
 
-def transductive(run: dict) -> bool | None:
-    """Whether a run, of this config, or what it started from has seen held-out images; None where that is unknown,
-    since it started from weights of another project."""
-    resolved = run["resolved"]
-    return resolved["transductive"] or (None if resolved.get("foreign_weights") else False)
-
-
-def describe(run: dict, encoder: Encoder, params: dict) -> dict:
-    """config.json: `encoder` holds every size and Style; `model` the keys of config.model to train on with it."""
+def describe(run: dict, encoder: Encoder, params: dict, before: seen.Seen) -> dict:
+    """config.json: `encoder` holds every size and Style; `model` the keys of config.model to train on with it;
+    `transductive` whether images of the run's held-out experiments took part, None where that is unknown; `seen` how
+    many sites were seen as what."""
     rows = params["encoder"]["embed"]["kernel"].shape[0]
     fields = dataclasses.asdict(encoder.size) | {"patch": encoder.patch} | dataclasses.asdict(encoder.style)
     about = {
@@ -92,7 +91,9 @@ def describe(run: dict, encoder: Encoder, params: dict) -> dict:
         "channels": None if encoder.style.channel_agnostic else rows // encoder.patch**2,
         "crop": run["augment"]["crop"],
         "normalisation": run["normalisation"],
-        "transductive": transductive(run),
+        "transductive": run["resolved"]["transductive"] or (None if before.unknown else False),
+        "seen": {kind: before.count(kind) for kind in seen.KINDS} | {"unknown": list(before.unknown)},
+        "provenance": run["resolved"].get("provenance"),
         "data": run["data"]["name"],
     }
     return about | (dataset_statistics(run) if run["normalisation"] == "dataset" else {})

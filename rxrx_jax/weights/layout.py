@@ -18,8 +18,7 @@ class Imported:
     encoder: the module that they fit; params: {"encoder": ...} and, of a masked autoencoder, its other parts, float32
     numpy arrays; channels: that images must have, None for any 1 to 11; crop: side in pixels that the positions are
     for; normalisation: of images, one of augment.NORMALISATIONS; decoder: (width, depth, heads) of a masked
-    autoencoder's, as `config.task.decoder`, or None; notes: what a user should know, a line each;
-    transductive: whether images of held-out experiments took part in making them, None where nobody here knows.
+    autoencoder's, as `config.task.decoder`, or None; notes: what a user should know, a line each.
     """
 
     encoder: Encoder
@@ -29,7 +28,6 @@ class Imported:
     normalisation: str = "image"
     decoder: tuple[int, int, int] | None = None
     notes: tuple[str, ...] = ()
-    transductive: bool | None = None
 
     @property
     def model(self) -> dict:

@@ -135,6 +135,7 @@ def test_wells_keep_their_order_and_are_in_train_if_any_site_is():
         "well_id": np.array(["Z", "A", "Z", "A"]),
         "site": np.array([1, 1, 2, 2], np.int32),
         "perturbation_id": np.array([7, 3, 7, 3], np.int32),
+        "seen": np.array(["image", "", "label", "image"]),
     }
     columns, embedding = embed.by_well(part, np.float32([[0, 1], [10, 20], [2, 3], [30, 40]]))
     np.testing.assert_array_equal(embedding, [[1, 2], [20, 30]])
@@ -145,6 +146,7 @@ def test_wells_keep_their_order_and_are_in_train_if_any_site_is():
         "well_id": ["Z", "A"],
         "site": [0, 0],
         "perturbation_id": [7, 3],
+        "seen": ["label", "image"],  # the most of any site
     }
 
 
@@ -207,7 +209,7 @@ def test_weights_for_other_channels(dataset, tmp_path, capsys):
 
 def test_the_file_says_what_made_it(plain):
     said = json.loads(pq.read_schema(plain).metadata[embed.KEY])
-    assert said["transductive"] is True and said["normalisation"] == "plate"
+    assert said["marks"] == "T" and said["normalisation"] == "plate"
     assert (said["pool"], said["per"], said["block"], said["crop"]) == ("mean", "site", None, 16)
 
 
@@ -368,14 +370,13 @@ def test_the_parameters_of_the_command(folder, dataset, tmp_path):
 
 
 def test_what_published_weights_had_seen_is_unknown(folder, tmp_path):
-    assert embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6).transductive is None
-    assert embed.open_model(str(folder / "agnostic"), 6).transductive is False
-    assert embed.open_model(str(folder / "plain"), 6).transductive is True
-    weights_tools.make_run(tmp_path / "run", folder, normalisation="image")
-    config = json.loads((tmp_path / "run/config.json").read_text())
-    config["resolved"]["foreign_weights"] = "vit.safetensors"
-    (tmp_path / "run/config.json").write_text(json.dumps(config))
-    assert embed.open_model(str(tmp_path / "run"), 6).transductive is None
+    foreign = embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6)
+    assert foreign.seen.unknown == ("weights_timm.safetensors",)
+    assert embed.open_model(str(folder / "agnostic"), 6).seen.unknown == ()
+    weights_tools.make_run(tmp_path / "run", folder, normalisation="image", unknown=("vit.safetensors",))
+    assert embed.open_model(str(tmp_path / "run"), 6).seen.unknown == ("vit.safetensors",)
+    (tmp_path / "run/seen.parquet").unlink()  # of a run before there was this file
+    assert embed.open_model(str(tmp_path / "run"), 6).seen.unknown == ("run",)
 
 
 def test_a_dataset_without_sites(folder, dataset, tmp_path):

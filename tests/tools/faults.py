@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from rxrx_jax import data
-from rxrx_jax.base import hosts
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import minibatches
 from rxrx_jax.data.augment import Augment
 from rxrx_jax.evaluate import predict
 from rxrx_jax.training import train
+from rxrx_jax.training.provenance import facts
 
 
 def bad_images(*bad_rows):
@@ -59,7 +59,7 @@ def fail(text):
 
 
 def other_code():
-    hosts.code_version = lambda: "0.0.1 another"
+    facts.code_version = lambda: "0.0.1 another"
 
 
 def other_data():

@@ -11,6 +11,7 @@ from parameters import random_variables
 from rxrx_jax import models
 from rxrx_jax.base.config import Config
 from rxrx_jax.training.checkpoint import LAYOUT, Checkpoints
+from rxrx_jax.training.provenance import seen
 from rxrx_jax.training.state import TrainState, parameters_sha256
 
 STEPS = 2
@@ -19,11 +20,11 @@ FINAL = {"final": True, "reconstruction/in_batch/loss": 0.8125, "leakage/accurac
 
 
 def make_run(
-    workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: int = 0, parts=False, **changes
+    workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: int = 0, parts=False, unknown=(), **changes
 ) -> dict:
     """A workdir as a finished pretraining on the tiny screen in `folder` leaves it; changes are dotted config keys.
-    With `parts` the state also holds a moving average and a teacher, 2 and 3 times the parameters. Returns the
-    parameters."""
+    `unknown` names weights of other projects that it began with. With `parts` the state also holds a moving average and
+    a teacher, 2 and 3 times the parameters. Returns the parameters."""
     values = tiny.values("mae_vit.py", folder, **{"augment.crop": crop, "model.variant": "XXS/8"} | changes)
     transductive = values["normalisation"] in ("experiment", "plate")
     encoder = models.make_encoder(Config(values["model"]))
@@ -37,6 +38,7 @@ def make_run(
         checkpoints.save(TrainState(jnp.int32(STEPS), times(1, params), stats, {}, ema), clock)
     resolved = values | {"resolved": {"total_steps": STEPS, "transductive": transductive, "layout": LAYOUT}}
     (workdir / "config.json").write_text(json.dumps(resolved))
+    seen.write(workdir / seen.NAME, seen.Seen(unknown=unknown))
     lines = (
         {"images_per_second": 100.0, "images_per_second_per_chip": 50.0, "loss": 1.0},
         FINAL,

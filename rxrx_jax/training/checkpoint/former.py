@@ -93,11 +93,6 @@ def read_config(path: epath.PathLike) -> dict:
         raise UserError(f"{config} cannot be read ({error}); give the workdir of a run") from error
 
 
-def is_transductive(path: epath.PathLike) -> bool:
-    """Whether the run of a checkpoint saw unlabelled held-out images: what starts from it inherits that."""
-    return read_config(path)["resolved"]["transductive"]
-
-
 def _load(folder: epath.Path, table: dict, subtree: str, shapes, source: str) -> dict:
     there = _shapes(table, source)
     if subtree not in there:

@@ -1,4 +1,4 @@
-"""A method in a file of the user's own: trained, resumed and evaluated on two real processes; what a bad one is told."""
+"""A method in a user's own file: trained, resumed and evaluated on two real processes; what a bad one is told."""
 
 import dataclasses
 import signal

@@ -216,9 +216,15 @@ def test_the_evaluator_writes_the_columns_of_sites_csv(tmp_path):
     rows = np.random.default_rng(0).permutation(len(dataset.sites))
     values = np.random.default_rng(1).normal(size=(len(rows), 6))
     context = types.SimpleNamespace(
-        dataset=dataset, workdir=tmp_path, embeddings=lambda statistics: (rows, values + (statistics == "plate"))
+        dataset=dataset,
+        workdir=tmp_path,
+        embeddings=lambda statistics: (rows, values + (statistics == "plate")),
+        marks=lambda rows, extra: extra,
+        ledger=None,
     )
-    assert list(evaluator.evaluate(context, statistics="plate")) == [("embeddings/sites", len(rows))]
+    found = list(evaluator.evaluate(context, statistics="plate"))
+    assert found == [("embeddings/sites", len(rows)), ("marks/embeddings", "T")]
+    assert embeddings.read_provenance(tmp_path) is None  # without a ledger nothing is known
     columns, embedding = embeddings.read(tmp_path)
     np.testing.assert_array_equal(embedding, (values + 1).astype(np.float32))
     listed = list(csv.DictReader((folder / "sites.csv").read_text().splitlines()))

@@ -132,6 +132,9 @@ class Context:
     def __init__(self):
         self.asked = []
 
+    def marks(self, where, extra):
+        return extra
+
     def predict(self, split, statistics):
         self.asked.append((split, statistics))
         rows = {"id_test": ROWS[:4], "val": ROWS[:0], "test": ROWS[4:]}[split]
@@ -142,13 +145,15 @@ def test_names_say_split_and_statistics():
     context = Context()
     found = dict(accuracy.evaluate(context, statistics=("running", "plate")))
     assert found["in_batch/site_accuracy"] == 0.5 and found["adabn_plate/cross_batch/site_accuracy"] == 2 / 3
-    assert {name.rpartition("_batch/")[0] for name in found} == {
+    assert {name.rpartition("_batch/")[0] for name in found if not name.startswith("marks/")} == {
         "in",
         "cross",
         "adabn_plate/in",
         "adabn_plate/cross",
     }
     assert not any("validation" in name for name in found)
+    marks = {name: mark for name, mark in found.items() if name.startswith("marks/")}
+    assert marks == {"marks/adabn_plate/in_batch": "T", "marks/adabn_plate/cross_batch": "T"}
     assert set(context.asked) == {(s, k) for s in ("id_test", "val", "test") for k in ("running", "plate")}
     with pytest.raises(UserError, match="evaluators.accuracy.statistics='well'"):
         list(accuracy.evaluate(context, statistics=("well",)))

@@ -21,7 +21,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import minibatches
 from rxrx_jax.models.vit import Encoder, parse_variant
 from rxrx_jax.tasks import classify
-from rxrx_jax.training import metrics, provenance, train
+from rxrx_jax.training import metrics, train
 from rxrx_jax.training.checkpoint import load_parameters
 from rxrx_jax.training.speed import flops
 from rxrx_jax.training.state import parameters_sha256
@@ -109,22 +109,6 @@ def test_every_config_runs_two_steps(config, folder, mae, tmp_path, request):
 
 def test_every_config_file_is_covered():
     assert {c.partition(":")[0] for c in CONFIGS} == {p.name for p in tiny.CONFIGS.glob("*.py")}
-
-
-@pytest.mark.parametrize(
-    "config, transductive",
-    [
-        ("convnet.py", False),
-        ("convnet.py:normalisation=image", False),
-        ("convnet.py:normalisation=experiment", True),
-        ("convnet.py:normalisation=plate", True),
-        ("convnet.py:method=adabn", True),
-        ("convnet.py:method=dann,normalisation=image", False),
-        ("convnet.py:method=dann,normalisation=image,transductive=True,weight=0", True),
-    ],
-)
-def test_whatever_sees_held_out_images_is_marked_transductive(config, transductive, folder):
-    assert provenance.is_transductive(train.Config(tiny.values(config, folder))) is transductive
 
 
 def test_a_stage_inherits_the_mark_of_the_stage_before(folder, mae, tmp_path):

@@ -71,7 +71,7 @@ def test_every_bit_comes_back(plain):
     run = json.loads((folder / "run/config.json").read_text())
     assert imported.encoder == models.make_encoder(Config(run["model"]))
     assert (imported.channels, imported.crop, imported.normalisation) == (6, 16, "plate")
-    assert imported.transductive and imported.decoder is None and imported.notes == ()
+    assert imported.decoder is None and imported.notes == ()
 
 
 def test_an_exported_encoder_starts_another_run(plain):
@@ -259,27 +259,29 @@ def test_a_part_that_the_run_does_not_have(plain, tmp_path):
 @pytest.mark.parametrize("normalisation, said", [("image", None), ("plate", True)])
 def test_what_weights_of_another_project_had_seen_is_unknown(tmp_path, normalisation, said):
     run = tmp_path / "run"
-    weights_tools.make_run(run, tmp_path, normalisation=normalisation, **{"init.path": "vit.safetensors"})
-    config = json.loads((run / "config.json").read_text())
-    config["resolved"]["foreign_weights"] = "vit.safetensors"
-    (run / "config.json").write_text(json.dumps(config))
+    changes = {"normalisation": normalisation, "init.path": "vit.safetensors"}
+    weights_tools.make_run(run, tmp_path, unknown=("vit.safetensors",), **changes)
     export.export(str(run), tmp_path / "out")
-    assert weights.load(tmp_path / "out").transductive is weights.seen(tmp_path / "out") is said
+    assert json.loads((tmp_path / "out/config.json").read_text())["transductive"] is said
+    assert weights.seen(tmp_path / "out").unknown == ("vit.safetensors",)
     card = (tmp_path / "out/README.md").read_text()
-    assert ("**unknown**" in card) == (said is None) and "Not transductive" not in card
-    assert "started from: the encoder of weights of another project (`vit.safetensors`)" in card
+    assert ("this is transductive is **unknown**" in card) == (said is None) and "Not transductive" not in card
+    assert "What was seen before is **unknown** for `vit.safetensors`." in card
+    assert "started from: an encoder (`vit.safetensors`)" in card
 
 
 def test_what_exported_weights_had_seen_is_read_without_them(plain, tmp_path):
     folder, _ = plain
-    config = json.loads((folder / "out/config.json").read_text())
-    for flag in (True, False):
-        (tmp_path / "config.json").write_text(json.dumps(config | {"transductive": flag}))
-        (tmp_path / "model.safetensors").write_text("no tensors")
-        assert weights.seen(tmp_path) is weights.seen(tmp_path / "model.safetensors") is flag
-        assert weights.seen(tmp_path / "other.safetensors") is None  # which the config does not describe
-    (tmp_path / "config.json").write_text('{"architecture": "vit"}')
-    assert weights.seen(tmp_path) is weights.seen(tmp_path / "nowhere") is None
+    for name in ("config.json", "seen.parquet"):
+        (tmp_path / name).write_bytes((folder / "out" / name).read_bytes())
+    (tmp_path / "model.safetensors").write_text("no tensors")
+    assert weights.seen(tmp_path).unknown == weights.seen(tmp_path / "model.safetensors").unknown == ()
+    assert weights.seen(tmp_path / "other.safetensors").unknown == ("other.safetensors",)  # which is not described
+    (tmp_path / "seen.parquet").unlink()
+    assert weights.seen(tmp_path / "model.safetensors").unknown == ("model.safetensors",)
+    (tmp_path / "seen.parquet").write_text("no table")
+    with pytest.raises(UserError, match="seen.parquet cannot be read"):
+        weights.seen(tmp_path)
 
 
 @pytest.mark.parametrize(

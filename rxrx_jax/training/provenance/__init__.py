@@ -1,0 +1,2 @@
+"""Where a run's numbers come from: `seen` (labels and images behind the parameters), `former` (the stage before),
+`marks` (what a metric must be marked with) and `facts` (code, data, versions, device)."""

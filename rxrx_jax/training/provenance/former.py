@@ -1,0 +1,36 @@
+"""The stage before: its encoder, and what that has seen."""
+
+import pathlib
+import sys
+
+from rxrx_jax import weights
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.training import checkpoint
+from rxrx_jax.training.provenance import seen
+from rxrx_jax.training.provenance.seen import Seen
+
+
+def encoder(path: str, source: str, config: Config, task, shapes):
+    """The encoder to start from: of a run's checkpoint, there the part `source` of the state ("params" or
+    "averages"; "" is the part that the run published), or of a file or folder of weights."""
+    if checkpoint.is_run(path):
+        former = checkpoint.read_config(path)["normalisation"]
+        if former != config.normalisation:
+            print(f"note: {path} saw images normalised by {former}, this run {config.normalisation}", file=sys.stderr)
+        return checkpoint.load_parameters(path, task.inherits, shapes, source or checkpoint.published_part(path))
+    if source:
+        raise UserError(f"init.parameters={source} is a part of a run's state, and init.path={path} is no run")
+    return weights.encoder_parameters(path, shapes, task.encoder)
+
+
+def seen_by(path: str) -> Seen:
+    """What the parameters at `path`, a run, an exported folder, a file of weights or "" for fresh ones, have seen.
+    Unknown where nothing beside them says it."""
+    if not path:
+        return Seen()
+    if not checkpoint.is_run(path):
+        return weights.seen(path)
+    workdir = checkpoint.find_checkpoint(path).parent.parent
+    found = seen.read(workdir / seen.NAME)
+    return Seen(unknown=(pathlib.PurePath(workdir).name,)) if found is None else found

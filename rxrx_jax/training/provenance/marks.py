@@ -1,0 +1,162 @@
+"""What a metric is marked with, derived from what was seen, never typed.
+
+T   transductive: unlabelled images that are scored, or statistics of them, took part
+C   control-anchored: labels of controls among them took part
+X   contaminated: labels that are scored were seen by a stage before, and the config allows it
+?   weights of unknown origin took part
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+
+import numpy as np
+
+from rxrx_jax import data
+from rxrx_jax.adapt import Method
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
+from rxrx_jax.data.batch import TRAIN
+from rxrx_jax.evaluate.predict import SPLIT_NAMES
+from rxrx_jax.training.provenance import former
+from rxrx_jax.training.provenance.seen import Seen, among, of_rows, unite
+
+ORDER = "TCX?"
+SEEN_AS = ("", "image", "label")  # of a site, from nothing to the most
+
+
+def join(*marks: str) -> str:
+    """The marks of all, each once and in order."""
+    return "".join(mark for mark in ORDER if any(mark in some for some in marks))
+
+
+def scored_rows(dataset: data.Dataset) -> dict[str, np.ndarray]:
+    """The rows whose labels are scored, by the name of their metrics: int64 [n] each."""
+    return {name: data.select(dataset, splits=split) for split, name in SPLIT_NAMES.items()}
+
+
+def of_run(config: Config, source, digests: np.ndarray, stage: str) -> Seen:
+    """What a run sees by itself: labels of its rows if its task uses them, images of these and of the held-out stream,
+    and all images whose statistics normalise."""
+    dataset, fitted = source.dataset, source.samplers[TRAIN].drawn_from
+    images, table = [sampler.drawn_from for sampler in source.samplers.values()], np.arange(len(dataset.sites))
+    if config.normalisation in TRANSDUCTIVE_NORMALISATIONS:
+        images.append(table)
+    elif config.normalisation == "dataset":
+        images.append(data.select(dataset, splits="train"))
+    by_label = config.task.name != "mae" or config.data.get("pairs")
+    labels = fitted[dataset.sites.label[fitted] >= 0] if by_label else fitted[:0]
+    return of_rows(dataset, digests, stage, labels=labels, images=np.unique(np.concatenate(images)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    """What the parameters have seen, against the rows of a dataset on which they are used.
+
+    digests: uint64 [n], of all rows of the dataset; fitted: rows on which this stage fits; needs: marks that the method
+    has whatever the rows are ("T" for one that adapts to the test images).
+    """
+
+    seen: Seen
+    dataset: data.Dataset
+    digests: np.ndarray
+    fitted: np.ndarray
+    normalisation: str
+    needs: str = ""
+
+    def hits(self, kind: str, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows` that were seen as `kind`. An image that lies among the fitted rows too (a blank or doubled
+        one) is not counted: the dataset itself holds it on both sides."""
+        digests = self.digests[rows]
+        return rows[self.seen.hits(kind, digests) & ~among(self._fitted, digests)]
+
+    @functools.cached_property
+    def _fitted(self) -> np.ndarray:
+        return np.sort(self.digests[self.fitted])
+
+    def marks(self, where: str | np.ndarray, extra: str = "", trained: bool = True) -> str:
+        """The marks of a metric. Args: where, the name of scored rows ("cross_batch") or rows; extra, what the
+        evaluator adds; trained, False for what does not use the parameters but the normalised images alone."""
+        if not isinstance(where, str):
+            return self._marks(where, extra, trained)
+        return join(extra, self._of_scored[where, trained])
+
+    @functools.cached_property
+    def _of_scored(self) -> dict[tuple[str, bool], str]:
+        """Worked out once, for it takes seconds where there are millions of rows and dozens of metrics."""
+        return {
+            (name, trained): self._marks(rows, "", trained)
+            for name, rows in scored_rows(self.dataset).items()
+            for trained in (True, False)
+        }
+
+    def _marks(self, rows: np.ndarray, extra: str, trained: bool) -> str:
+        if self.normalisation in TRANSDUCTIVE_NORMALISATIONS and len(rows):
+            extra += "T"
+        if not trained:
+            return join(extra)
+        found = "?" if self.seen.unknown else ""
+        for kind, mark in (("images", "T"), ("controls", "C"), ("labels", "X")):
+            found += mark if len(self.hits(kind, rows)) else ""
+        return join(found, extra, self.needs)
+
+    @property
+    def transductive(self) -> bool:
+        """Whether unlabelled images of held-out experiments, or statistics of them, took part."""
+        return "T" in self.marks(data.select(self.dataset, splits=data.HELD_OUT))
+
+    def of_sites(self, rows: np.ndarray) -> np.ndarray:
+        """What was seen of each of `rows` [n] by itself: "label", "image" or "", str [n]. For rows of the train split
+        it is told as well."""
+        found = np.full(len(rows), "", "U5")
+        for kind, word in zip(("images", "labels"), SEEN_AS[1:]):
+            found[self.seen.hits(kind, self.digests[rows])] = word
+        outside = self.dataset.sites.split[rows] != "train"
+        doubled = outside & among(self._fitted, self.digests[rows])
+        return np.where(doubled, "", found)
+
+
+def open_ledger(config: Config, source, method: Method, stage: str, scores: bool) -> Ledger:
+    """The ledger of a run that starts with this config.
+
+    Args: source, of images; method, of the run; stage, as it is to be named to later stages; scores, whether any
+    evaluator scores labels.
+    Raises UserError when labels that are to be scored were seen by a stage before.
+    """
+    before, allowed = former.seen_by(config.init.path), config.init.get("contaminated", "")
+    if allowed not in ("", "allow"):
+        raise UserError(f"init.contaminated={allowed!r}: expected allow or nothing")
+    digests, needs = data.pixel_digests(source.dataset), "T" * method.needs.transductive
+    fitted = source.samplers[TRAIN].drawn_from
+    ledger = Ledger(before, source.dataset, digests, fitted, config.normalisation, needs)
+    if scores and not allowed:
+        check_contamination(ledger, scored_rows(source.dataset).values(), f"init.path={config.init.path}",
+                            "--config.init.contaminated=allow")  # fmt: skip
+    return dataclasses.replace(ledger, seen=unite(before, of_run(config, source, digests, stage)))
+
+
+def check_contamination(ledger: Ledger, scored: Iterable[np.ndarray], what: str, override: str) -> None:
+    """Raises UserError when labels of scored rows were seen: one line with an example, the stage and the override."""
+    sites = ledger.dataset.sites
+    rows = np.concatenate([np.zeros(0, np.int64), *(ledger.hits("labels", rows) for rows in scored)])
+    rows = rows[sites.label[rows] >= 0]
+    if len(rows):
+        more = f" and {len(rows) - 1:,} others" if len(rows) > 1 else ""
+        raise UserError(
+            f"{what} has seen labels that this stage scores: {sites.site_id[rows[0]]}{more}, in stage "
+            f"{ledger.seen.stage(ledger.digests[rows[0]])}; start from a stage that held them out, or say {override} "
+            "and have every metric marked X"
+        )
+
+
+def complete(found: dict, context) -> dict:
+    """The metrics of an evaluation with `marks/PREFIX` for every prefix that ends in the name of scored rows, where the
+    evaluator has not said one itself."""
+    prefixes = {}
+    for name in found:
+        parts = name.split("/")
+        for where in SPLIT_NAMES.values():
+            if where in parts and parts[0] != "marks":
+                prefixes["/".join(parts[: parts.index(where) + 1])] = where
+    return {f"marks/{prefix}": context.marks(where) for prefix, where in prefixes.items()} | found
