@@ -1,74 +1,57 @@
 """Linear probe of published or own embeddings: how well a logistic regression tells the perturbations.
 
-    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment]
+    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment] [--protocol=NAME]
 
-FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run. It is fitted on the train rows
-alone; the accuracies are per row (a site, or a well where an embedding is of a whole well), in-batch on other sites
-of the training wells, validation and cross-batch on experiments that the fit never saw.
+FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run. It is fitted on the protocol's
+training rows alone; the accuracies are per row (a site, or a well where an embedding is of a whole well), of every role
+that the protocol scores.
 """
 
 import argparse
 import pathlib
 import sys
-import types
 from collections.abc import Iterator
 
 import numpy as np
 
 from rxrx_jax.base import embeddings
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import Sites
+from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.accuracy import summarise
+from rxrx_jax.evaluate.embeddings import as_dataset
 from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
-from rxrx_jax.evaluate.predict import SPLIT_NAMES
 
-NEEDED = ("split", "well_id", "cell_type", "experiment", "perturbation_id")
+DEFAULT = "held_out_experiments"
 TRANSDUCTIVE = "standardised within each experiment (transductive: it uses unlabelled embeddings of held-out ones)"
 
 
-def as_dataset(columns: dict[str, np.ndarray]) -> types.SimpleNamespace:
-    """What `accuracy.summarise` needs of a dataset, from the columns of an embeddings file: sites, experiments,
-    cell_types. Raises UserError for a missing column."""
-    if missing := [name for name in NEEDED if name not in columns]:
-        raise UserError(f"the embeddings have no column {', '.join(missing)}")
-    experiments, experiment = np.unique(columns["experiment"], return_inverse=True)
-    cell_types, cell_type = np.unique(columns["cell_type"], return_inverse=True)
-    unused = dict.fromkeys(("index", "site_id", "site", "well_type", "plate"))
-    sites = Sites(
-        split=columns["split"],
-        well_id=columns["well_id"],
-        label=columns["perturbation_id"],
-        experiment=experiment,
-        cell_type=cell_type,
-        **unused,
-    )
-    return types.SimpleNamespace(sites=sites, experiments=experiments.tolist(), cell_types=cell_types.tolist())
-
-
-def probe(columns: dict[str, np.ndarray], embedding: np.ndarray) -> Iterator[tuple[str, dict[str, float]]]:
-    """Fits on the train rows and yields (in_batch, validation or cross_batch, metrics) of every split with labels.
+def probe(
+    columns: dict[str, np.ndarray], embedding: np.ndarray, protocol: str = DEFAULT
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Fits on the protocol's training rows and yields (role, metrics) of every scored role with labels.
 
     Args:
       columns: of an embeddings file, each [n].
       embedding: [n, D].
+      protocol: its name or path.
 
-    metrics: those of `accuracy.summarise` without the name of the split, and classes (that the fit tells apart),
-    chance (1 / classes) and commonest (accuracy of always answering the commonest class of the train rows).
+    metrics: those of `accuracy.summarise` without the name of the role, and classes (that the fit tells apart),
+    chance (1 / classes) and commonest (accuracy of always answering the commonest class of the training rows).
     """
     dataset = as_dataset(columns)
-    train = (dataset.sites.split == "train") & (dataset.sites.label >= 0)
+    roles = protocols.roles(dataset, protocol)
+    train = roles.fit[dataset.sites.label[roles.fit] >= 0]
     labels, count = np.unique(dataset.sites.label[train], return_counts=True)
     try:
         model = fit_linear(embedding[train], dataset.sites.label[train])
     except MemoryError as error:
         raise UserError(
-            f"a probe of {len(labels):,} classes on {train.sum():,} rows does not fit this machine's memory"
+            f"a probe of {len(labels):,} classes on {len(train):,} rows does not fit this machine's memory"
         ) from error
-    for split, name in SPLIT_NAMES.items():
-        rows = np.flatnonzero(dataset.sites.split == split)
+    for name, rows in roles.scored.items():
         if not (dataset.sites.label[rows] >= 0).any():
             continue
-        logits = log_probabilities(model, embedding[rows], int(dataset.sites.label.max()) + 1)
+        logits = log_probabilities(model, embedding[rows], len(dataset.classes))
         metrics = {key.removeprefix(f"{name}/"): value for key, value in summarise(name, logits, rows, dataset)}
         known = dataset.sites.label[rows][dataset.sites.label[rows] >= 0]
         metrics |= {
@@ -86,17 +69,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("path", type=pathlib.Path, help="embeddings.parquet, or a folder that holds one")
     parser.add_argument("--per-experiment", action="store_true", help=f"also {TRANSDUCTIVE}")
+    parser.add_argument("--protocol", default=DEFAULT, help="name or path of one (default: %(default)s)")
     flags = parser.parse_args(argv)
     try:
         columns, embedding = embeddings.read(flags.path)
         dataset = as_dataset(columns)
-        train = (dataset.sites.split == "train") & (dataset.sites.label >= 0)
-        classes = len(np.unique(dataset.sites.label[train]))
-        print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {train.sum():,} train rows with a label, "
-              f"{classes:,} classes", flush=True)  # fmt: skip
-        _print("as they are", probe(columns, embedding))
+        labels = dataset.sites.label[protocols.roles(dataset, flags.protocol).fit]
+        labels = labels[labels >= 0]
+        print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {len(labels):,} labelled training rows, "
+              f"{len(np.unique(labels)):,} classes", flush=True)  # fmt: skip
+        _print("as they are", probe(columns, embedding, flags.protocol))
         if flags.per_experiment:
-            _print(TRANSDUCTIVE, probe(columns, standardise_by_group(embedding, dataset.sites.experiment)))
+            standardised = standardise_by_group(embedding, dataset.sites.experiment)
+            _print(TRANSDUCTIVE, probe(columns, standardised, flags.protocol))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -113,9 +98,9 @@ def _print(title: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
         print(f"{name:12} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {m['chance']:8.4f} "
               f"{m['commonest']:10.4f}", flush=True)  # fmt: skip
     if not empty:
-        print("interval: of the mean over experiments; commonest: always answering the commonest class of train")
+        print("interval: of the mean over experiments; commonest: always answering the commonest training class")
     else:
-        print("no row outside train has a label: prepare the embeddings with a splits.csv that holds experiments out")
+        print("no scored row has a label: prepare the embeddings with a splits.csv that holds experiments out")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ import scipy.stats
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Sites
-from rxrx_jax.evaluate.predict import SPLIT_NAMES
 
 
 def evaluate(context, statistics=("running",)) -> Iterator[tuple[str, float]]:
-    """`in_batch/...`, `validation/...` and `cross_batch/...` accuracies of the task's logits.
+    """`in_batch/...`, `validation/...`, `cross_batch/...` accuracies of the task's logits, for every scored role.
 
     statistics: which BatchNorm statistics to read the network with: "running", "experiment", "plate"; the last two
     re-estimate them (AdaBN) and their metrics are called `adabn_experiment/cross_batch/...`.
@@ -21,10 +20,10 @@ def evaluate(context, statistics=("running",)) -> Iterator[tuple[str, float]]:
         if kind not in ("running", "experiment", "plate"):
             raise UserError(f"evaluators.accuracy.statistics={kind!r}: expected running, experiment or plate")
         prefix = "" if kind == "running" else f"adabn_{kind}/"
-        for split, name in SPLIT_NAMES.items():
-            out = context.predict(split, kind)
+        for role in context.dataset.roles.scored:
+            out = context.predict(role, kind)
             if len(out["row"]):
-                yield from summarise(f"{prefix}{name}", out["logits"], out["row"], context.dataset)
+                yield from summarise(f"{prefix}{role}", out["logits"], out["row"], context.dataset)
 
 
 def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float]]:

@@ -16,9 +16,7 @@ def fit_linear(features: np.ndarray, labels: np.ndarray, iterations: int = 300):
 
     Raises UserError when there are fewer than two classes to tell apart."""
     if len(np.unique(labels)) < 2:
-        raise UserError(
-            "a linear probe needs sites of two classes in the train split; evaluators.probe cannot run here"
-        )
+        raise UserError("a linear probe needs training sites of two classes; evaluators.probe cannot run here")
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the iteration cap is part of the protocol

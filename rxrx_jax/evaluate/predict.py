@@ -14,9 +14,6 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import replicated, to_device
 from rxrx_jax.data.augment import Augment
 
-# Where a split's experiments stand in relation to training, as metrics are named.
-SPLIT_NAMES = {"id_test": "in_batch", "val": "validation", "test": "cross_batch"}
-
 
 @dataclasses.dataclass
 class Context:
@@ -46,23 +43,28 @@ class Context:
         self.__post_init__()
         return self
 
-    def predict(self, split: str, statistics: str = "running") -> dict[str, np.ndarray]:
-        """Outputs of the task for a split's rows (`row` [n] and what the task predicts), remembered for this state.
+    def predict(self, role: str, statistics: str = "running") -> dict[str, np.ndarray]:
+        """Outputs of the task (`row` [n] and what it predicts) for the rows that the protocol scores as `role`, or for
+        all that it does not score where this is "", remembered for this state.
 
         statistics: "running", or "experiment" or "plate" for BatchNorm statistics re-estimated on all images of each
         (AdaBN, transductive).
         """
-        if (split, statistics) not in self._cache:
-            rows = data.select(self.dataset, splits=split)
+        if (role, statistics) not in self._cache:
+            scored = self.dataset.roles.scored
+            every = np.arange(len(self.dataset.sites))
+            rows = scored[role] if role else every[~np.isin(every, np.concatenate([every[:0], *scored.values()]))]
             run = functools.partial(self.outputs, self.params, self.batch_stats)
-            self._cache[split, statistics] = run(rows) if statistics == "running" else self._by_group(rows, statistics)
-        return self._cache[split, statistics]
+            self._cache[role, statistics] = run(rows) if statistics == "running" else self._by_group(rows, statistics)
+        return self._cache[role, statistics]
 
     def embeddings(self, statistics: str = "running") -> tuple[np.ndarray, np.ndarray]:
-        """Rows [n] and embeddings [n, D] of every site of the dataset, for this state."""
-        parts = [self.predict(split, statistics) for split in data.SPLITS]
+        """Rows [n], sorted, and embeddings [n, D] of every site of the dataset, for this state."""
+        parts = [self.predict(role, statistics) for role in ("", *self.dataset.roles.scored)]
         parts = [part for part in parts if len(part["row"])]
-        return np.concatenate([p["row"] for p in parts]), np.concatenate([p["embedding"] for p in parts])
+        rows, embedding = (np.concatenate([part[key] for part in parts]) for key in ("row", "embedding"))
+        order = np.argsort(rows)
+        return rows[order], embedding[order]
 
     def outputs(self, params, batch_stats, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Outputs of the task under any parameters: each of `rows` [n] that can be read once, in order."""

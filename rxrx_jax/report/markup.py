@@ -10,8 +10,7 @@ import pathlib
 
 import numpy as np
 
-# Where a split stands in relation to training: as metrics are named, and in words.
-SPLITS = {"in_batch": "in-batch", "validation": "validation", "cross_batch": "cross-batch"}
+from rxrx_jax.data import ROLES
 
 # The page's style sheet; classes of circles and lines are those of Strip.
 STYLE = """
@@ -215,6 +214,6 @@ def experiments_strip(label: str, accuracy: dict[str, list[dict]], colours: dict
         for seed, values in enumerate(accuracy[split]):
             for name, value in values.items():
                 colour = colours[name] if split == "cross_batch" else ""
-                strip.dot(value, f"{name} ({SPLITS[split]}, seed {seed}) {number(value)}", kind, colour, y)
+                strip.dot(value, f"{name} ({ROLES[split]}, seed {seed}) {number(value)}", kind, colour, y)
                 count += 1
     return strip.svg() if count else '<span class="absent">no accuracies by experiment</span>'

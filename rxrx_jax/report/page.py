@@ -10,8 +10,9 @@ from html import escape as e
 
 import numpy as np
 
+from rxrx_jax.data import ROLES
 from rxrx_jax.report import markup, pictures, records
-from rxrx_jax.report.markup import SPLITS, anchor, image, legend, number, relative, with_spread
+from rxrx_jax.report.markup import anchor, image, legend, number, relative, with_spread
 
 MAX_RECONSTRUCTIONS = 2_000_000  # bytes of them in the page
 HIGHLIGHTED = 8  # perturbations in colour on the maps
@@ -126,8 +127,8 @@ def _experiments(rows, found):
     def read(row, split):
         return [records.by_experiment(seed.final, row["prefix"] + split) for seed in found[row["run"]]]
 
-    accuracies = [{split: read(row, split) for split in SPLITS} for row in rows]
-    names = {split: sorted({k for a in accuracies for seed in a[split] for k in seed}) for split in SPLITS}
+    accuracies = [{split: read(row, split) for split in ROLES} for row in rows]
+    names = {split: sorted({k for a in accuracies for seed in a[split] for k in seed}) for split in ROLES}
     colours = pictures.colours(names["cross_batch"])
     top = markup.top_of_scale(v for a in accuracies for seeds in a.values() for s in seeds for v in s.values())
     scale = f'<div class="line"><div></div>{markup.axis(top)}</div>'
@@ -188,7 +189,7 @@ def _reconstructions(found, base):
                 others.append(f"<code>{e(relative(file, base))}</code>")
                 continue
             size += file.stat().st_size
-            losses = (f"{w} {number(seed.final.get(f'reconstruction/{s}/loss'))}" for s, w in SPLITS.items())
+            losses = (f"{w} {number(seed.final.get(f'reconstruction/{s}/loss'))}" for s, w in ROLES.items())
             caption = f"<b>{e(name)}</b>: loss on hidden patches {', '.join(losses)}"
             picture = image(file.read_bytes(), "png", f"reconstructions of {name}")
             shown.append(f'<figure class="wide">{picture}<figcaption>{caption}</figcaption></figure>')
@@ -215,9 +216,9 @@ def _maps(rows, found, perturbations):
         return '<p class="absent">No run has embeddings to show.</p>' + absent
     embeddings = {run: records.read_embeddings(found[run][0].workdir) for run, _ in chosen}
 
-    names = {"test": set(), "id_test": set()}
+    names = {"cross_batch": set(), "in_batch": set()}
     for run, _ in chosen:
-        for site, split in zip(embeddings[run]["site_id"], embeddings[run]["split"]):
+        for site, split in zip(embeddings[run]["site_id"], embeddings[run]["role"]):
             names[split].add(records.experiment(site))
     known = sorted({p for run, _ in chosen for p in perturbations.get(run, {}).values()} - {"EMPTY"})
     some = np.unique(np.linspace(0, len(known) - 1, min(HIGHLIGHTED, len(known))).astype(int))
@@ -225,8 +226,8 @@ def _maps(rows, found, perturbations):
     palettes["perturbation"] = pictures.colours([known[i] for i in some])
     maps = [_map(run, why, embeddings[run], perturbations.get(run), palettes) for run, why in chosen]
     titles = {
-        "test": "Held-out experiments",
-        "id_test": "In-batch experiments",
+        "cross_batch": "Held-out experiments",
+        "in_batch": "In-batch experiments",
         "perturbation": f"{len(some)} of {len(known)} perturbations, evenly spaced by name; others grey",
     }
     marks = (
@@ -250,8 +251,8 @@ def _map(run, why, found, perturbations, palettes):
     margin = 0.04 * np.ptp(scores, axis=0) + 1e-9
     limits = list(zip(scores.min(0) - margin, scores.max(0) + margin))
     panels = []
-    for split, sites in (("test", "held-out"), ("id_test", "in-batch")):
-        here = found["split"] == split
+    for split, sites in (("cross_batch", "held-out"), ("in_batch", "in-batch")):
+        here = found["role"] == split
         ids = found["site_id"][here].tolist()
         colourings = {"experiment": ([records.experiment(s) for s in ids], palettes[split])}
         if perturbations:
@@ -273,7 +274,7 @@ def _provenance(rows, found, base):
     for name, seeds in found.items():
         items = [
             f"row {r['row']}: {r['method']}, {r['normalisation']}, {r['layout']}; sites scored: "
-            + records.sites_scored(seeds, r["prefix"], SPLITS)
+            + records.sites_scored(seeds, r["prefix"], ROLES)
             for r in rows
             if r["run"] == name
         ] or ["no row of its own"]

@@ -1,7 +1,7 @@
 """Self-distillation across experiments: DINO (Caron et al. 2021, arXiv 2104.14294) whose two views are the same
 perturbation in different experiments (CDCL, Haslum et al. 2023, arXiv 2212.11595).
 
-No label enters the loss, but the pairs are made with the train split's perturbations (`data.pairs`): the method is
+No label enters the loss, but the pairs are made with the training rows' perturbations (`data.pairs`): the method is
 guided by metadata, not blind to it. Of DINO, multi-crop (small local views), the schedule of the weight decay and the
 frozen last layer of the first epoch are left out; of CDCL, these and the Barlow term.
 """
@@ -146,11 +146,11 @@ class Distill:
 
 
 def training_shares(config: Config, dataset: data.Dataset) -> tuple[float, ...]:
-    """The share of each experiment in the selected sites of the train split; equal ones where no table is known (a
+    """The share of each experiment in the selected training rows; equal ones where no table is known (a
     `data.Description`)."""
     counts = np.ones(len(dataset.experiments))
-    if hasattr(dataset, "sites"):
-        rows = data.select(dataset, splits="train", **config.data.select.as_kwargs())
+    if hasattr(dataset, "roles"):
+        rows = data.select_fitted(dataset, **config.data.select.as_kwargs())
         counts = np.bincount(dataset.sites.experiment[rows], minlength=len(counts))
     return tuple((counts / counts.sum()).tolist())
 

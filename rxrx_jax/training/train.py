@@ -1,11 +1,13 @@
 """One run, from a config to a finished workdir. Every stage and every method goes through `run`."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import sys
 
 import jax
+import numpy as np
 from etils import epath
 
 from rxrx_jax import data
@@ -13,7 +15,7 @@ from rxrx_jax.base import files, hosts, sharding
 from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import plate_statistics
-from rxrx_jax.evaluate import make_evaluators
+from rxrx_jax.evaluate import make_evaluators, protocols
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import checkpoint, metrics, provenance
 from rxrx_jax.training.loop import Every, Loop
@@ -69,7 +71,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     )
     if synthetic:
         dataset = data.describe(config.data.name, config.data.builder.as_kwargs())
-        config.data.as_kwargs(), config.data.select.as_kwargs()  # read, though nothing is chosen
+        config.data.as_kwargs(), config.data.select.as_kwargs(), config.protocol.name  # read, though nothing is chosen
         samplers, labelled, examples = [], config.data.minibatch, dataset.train_images
         minibatch = labelled + config.data.unlabelled_minibatch
     else:
@@ -186,30 +188,38 @@ def run_length(config: Config, **lengths: int) -> int:
 
 
 def open_dataset(config: Config) -> data.Dataset:
-    """The dataset of a config, the same on all hosts. Where it is still to be made, the first host makes it."""
+    """The dataset of a config with its protocol's roles, the same on all hosts. Where it is still to be made, the first
+    host makes it."""
     find = lambda: data.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))  # noqa: E731
     hosts.on_first_host(lambda: find() and None)
-    dataset = hosts.on_all_hosts(find)
+    name = config.protocol.name
+    dataset = hosts.on_all_hosts(lambda: (d := find()) and dataclasses.replace(d, roles=protocols.roles(d, name)))
     hosts.check_equal_across_hosts({"data": data.fingerprint(dataset)})
     return dataset
 
 
 def make_samplers(config: Config, dataset: data.Dataset, mesh) -> list:
-    """The labelled sampler (train split only) and, for transductive methods, the unlabelled held-out one."""
+    """The labelled sampler (the protocol's fit rows only) and, for transductive methods, the unlabelled one, over the
+    scored rows of `data.unlabelled_roles`."""
     c = config.data
     sharding.check_minibatch(mesh, c.minibatch, "data.minibatch")
-    rows = data.select(dataset, splits="train", **checked(c.select.as_kwargs()))
+    rows = data.select_fitted(dataset, **checked(c.select.as_kwargs()))
     drawn = c.minibatch, c.group, c.groups_per_minibatch, config.seed, c.get("pairs", "")
     samplers = [data.make_sampler(dataset, rows, *drawn)]
+    names, scored = c.unlabelled_roles, dataset.roles.scored
     if c.unlabelled_minibatch:
+        if not names or set(names) - set(scored):
+            raise UserError(
+                f"data.unlabelled_roles={names}: the protocol scores {', '.join(scored)}; name some of them"
+            )
         sharding.check_minibatch(mesh, c.unlabelled_minibatch, "data.unlabelled_minibatch")
-        held_out = data.select(dataset, splits=data.HELD_OUT)
-        samplers.append(data.make_sampler(dataset, held_out, c.unlabelled_minibatch, c.group, 0, config.seed + 1))
+        unlabelled = np.sort(np.concatenate([scored[name] for name in names]))
+        samplers.append(data.make_sampler(dataset, unlabelled, c.unlabelled_minibatch, c.group, 0, config.seed + 1))
     return samplers
 
 
 def checked(criteria: dict) -> dict:
-    """The keys of data.select, which may not name splits: tasks train on the train split alone."""
+    """The keys of data.select, which may not name splits: the protocol says what is trained on."""
     known = ("experiments", "cell_types", "well_types", "sites")
     if unknown := [key for key in criteria if key not in known]:
         raise UserError(f"data.select.{unknown[0]}: expected {', '.join(known)}")

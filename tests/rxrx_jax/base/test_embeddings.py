@@ -1,13 +1,13 @@
 """The embeddings file: round trips, parts of it, damage; what the evaluator writes; and the probe of such a file."""
 
 import csv
-import pathlib
 import types
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from paths import ROOT
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -327,7 +327,7 @@ def run(*arguments):
 def test_the_command(screen, saved, capsys):
     assert run(saved) == 0
     plain = capsys.readouterr().out
-    assert "300 embeddings of 6 values; 98 train rows with a label, 4 classes" in plain
+    assert "300 embeddings of 6 values; 98 labelled training rows, 4 classes" in plain
     assert "transductive" not in plain
     expected = dict(probe_embeddings.probe(*screen))
     for name, metrics in expected.items():
@@ -349,7 +349,7 @@ def test_no_labels_outside_train(screen, saved, tmp_path, capsys):
     embeddings.write(tmp_path / "e.parquet", columns, embedding)
     assert run(tmp_path / "e.parquet") == 0
     out = capsys.readouterr().out
-    assert "no row outside train has a label" in out and "cross_batch" not in out
+    assert "no scored row has a label" in out and "cross_batch" not in out
 
 
 def test_mistakes_are_one_line(screen, tmp_path, capsys, monkeypatch):
@@ -381,7 +381,6 @@ def test_mistakes_are_one_line(screen, tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_of_the_project_names_the_old_file():
-    root = pathlib.Path(embeddings.__file__).parents[1]
-    sources = [path for folder in ("rxrx_jax", "tests", "configs") for path in (root / folder).rglob("*.py")]
+    sources = [path for folder in ("rxrx_jax", "tests", "configs") for path in (ROOT / folder).rglob("*.py")]
     old = "embeddings." + "npz"
-    assert [str(path) for path in [*sources, root / "README.md"] if old in path.read_text()] == []
+    assert [str(path) for path in [*sources, ROOT / "README.md"] if old in path.read_text()] == []

@@ -1,6 +1,7 @@
 """Accuracies of a small table computed by hand, and their confidence interval."""
 
 import dataclasses
+import itertools
 import math
 import types
 
@@ -10,7 +11,7 @@ import scipy.stats
 
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import Sites
+from rxrx_jax.data import Roles, Sites
 from rxrx_jax.evaluate import accuracy, make_evaluators
 from rxrx_jax.evaluate.accuracy import confidence_interval, summarise
 
@@ -142,20 +143,21 @@ def test_edges_of_the_interval():
 
 
 class Context:
-    """Predictions of three splits, the validation split without rows."""
+    """Predictions of three roles, validation without rows."""
 
-    dataset = DATASET
+    roles = Roles(scored={"in_batch": ROWS[:4], "validation": ROWS[:0], "cross_batch": ROWS[4:]})
+    dataset = types.SimpleNamespace(**vars(DATASET), roles=roles)
 
     def __init__(self):
         self.asked = []
 
-    def predict(self, split, statistics):
-        self.asked.append((split, statistics))
-        rows = {"id_test": ROWS[:4], "val": ROWS[:0], "test": ROWS[4:]}[split]
+    def predict(self, role, statistics):
+        self.asked.append((role, statistics))
+        rows = self.roles.scored[role]
         return {"row": rows, "logits": logits_of(PROBABILITIES)[rows]} if len(rows) else {"row": rows}
 
 
-def test_names_say_split_and_statistics():
+def test_names_say_role_and_statistics():
     context = Context()
     found = dict(accuracy.evaluate(context, statistics=("running", "plate")))
     assert found["in_batch/site_accuracy"] == 0.5 and found["adabn_plate/cross_batch/site_accuracy"] == 2 / 3
@@ -166,7 +168,7 @@ def test_names_say_split_and_statistics():
         "adabn_plate/cross",
     }
     assert not any("validation" in name for name in found)
-    assert set(context.asked) == {(s, k) for s in ("id_test", "val", "test") for k in ("running", "plate")}
+    assert set(context.asked) == set(itertools.product(context.roles.scored, ("running", "plate")))
     with pytest.raises(UserError, match="evaluators.accuracy.statistics='well'"):
         list(accuracy.evaluate(context, statistics=("well",)))
 

@@ -18,6 +18,7 @@ EXPERIMENTS = {
     "cross_batch": ("HUVEC-03", "HUVEC-04"),
 }
 SPLITS = {"in_batch": "id_test", "cross_batch": "test"}
+CONFIG = {"task": {"name": "classify"}, "protocol": {"name": "held_out_experiments"}, "seed": 0}
 TITLE, COMMAND = 'A <table> & its "runs"', "python -m x --out='<DIR>' && true"
 NOTES = ["SIMULATED data <made up>.", "Nothing & nobody."]
 
@@ -75,7 +76,7 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
     lines += [{"step": 50, **dict(final), "final": True}] * done
     lines += [{"step": 50, "done": True, "parameters_sha256": f"sha-of-{workdir.name}", "cpu_seconds": 1.0}] * done
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (workdir / "config.json").write_text(json.dumps({"task": {"name": "classify"}, "seed": 0, **dict(config)}))
+    (workdir / "config.json").write_text(json.dumps(CONFIG | dict(config)))
     if embeddings:
         sites = [
             (f"{name}_1_B{i:02d}_1", SPLITS[split])
@@ -84,13 +85,19 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
             for i in range(embeddings)
         ]
         ids, splits = (np.array(x) for x in zip(*sites))
-        columns = {"split": splits, "site_id": ids}
-        embeddings_file.write(workdir / embeddings_file.NAME, columns, rng.normal(size=(len(ids), 5)))
+        embeddings_file.write(workdir / embeddings_file.NAME, columns(ids, splits), rng.normal(size=(len(ids), 5)))
     if picture:
         images = rng.uniform(size=(2, 16, 16, 6))
         mask = np.zeros_like(images)
         mask[:, :8] = 1
         pictures.save_reconstructions(workdir / "reconstruction.png", images, mask, images, ["a_1", "b_2"])
+
+
+def columns(ids, splits):
+    """What a protocol reads of an embeddings file."""
+    experiments = np.array([records.experiment(site) for site in ids])
+    found = {"split": splits, "site_id": ids, "well_id": ids, "experiment": experiments, "cell_type": experiments}
+    return found | {"perturbation_id": np.zeros(len(ids), np.int32)}
 
 
 def row(number, method, run, prefix="", **more):
@@ -265,8 +272,9 @@ def test_curves_reconstruction_and_maps_are_drawn(made):
     ],
 )
 def test_embeddings_without_a_map(tmp_path, splits, values, words):
-    columns = {"split": np.array(splits), "site_id": np.array(["a", "b", "c"])}
-    embeddings_file.write(tmp_path / embeddings_file.NAME, columns, np.array(values, float))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    found = columns(np.array(["a", "b", "c"]), np.array(splits))
+    embeddings_file.write(tmp_path / embeddings_file.NAME, found, np.array(values, float))
     assert records.read_embeddings(tmp_path) == f"embeddings.parquet {words}"
 
 
