@@ -60,7 +60,7 @@ def get_config(argument=None):
     post_hoc = ("experiment",) if (arg.method, arg.normalisation) == ("erm", "dataset") else ()
     config.evaluators = dict(
         accuracy=dict(statistics=read_with + post_hoc),
-        leakage=dict(statistics=read_with[0]),
+        leakage=dict(statistics=read_with + post_hoc),
         embeddings=dict(statistics=read_with[0]),
     )
     return config

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Sites
+from rxrx_jax.evaluate.predict import prefix
 
 
 def evaluate(context, statistics=("running",)) -> Iterator[tuple[str, float]]:
@@ -17,13 +17,11 @@ def evaluate(context, statistics=("running",)) -> Iterator[tuple[str, float]]:
     re-estimate them (AdaBN) and their metrics are called `adabn_experiment/cross_batch/...`.
     """
     for kind in statistics:
-        if kind not in ("running", "experiment", "plate"):
-            raise UserError(f"evaluators.accuracy.statistics={kind!r}: expected running, experiment or plate")
-        prefix = "" if kind == "running" else f"adabn_{kind}/"
+        start = prefix("accuracy", kind)
         for role in context.dataset.roles.scored:
             out = context.predict(role, kind)
             if len(out["row"]):
-                yield from summarise(f"{prefix}{role}", out["logits"], out["row"], context.dataset)
+                yield from summarise(f"{start}{role}", out["logits"], out["row"], context.dataset)
 
 
 def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float]]:
