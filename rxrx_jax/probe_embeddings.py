@@ -2,9 +2,9 @@
 
     python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment] [--protocol=NAME]
 
-FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run. It is fitted on the protocol's
-training rows alone; the accuracies are per row (a site, or a well where an embedding is of a whole well), of every role
-that the protocol scores.
+FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run, whose protocol is then taken. It is
+fitted on the protocol's training rows alone; the accuracies are per row (a site, or a well where an embedding is of a
+whole well), of every role that the protocol scores.
 """
 
 import argparse
@@ -21,12 +21,11 @@ from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.embeddings import as_dataset
 from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
 
-DEFAULT = "held_out_experiments"
 TRANSDUCTIVE = "standardised within each experiment (transductive: it uses unlabelled embeddings of held-out ones)"
 
 
 def probe(
-    columns: dict[str, np.ndarray], embedding: np.ndarray, protocol: str = DEFAULT
+    columns: dict[str, np.ndarray], embedding: np.ndarray, protocol: str = protocols.DEFAULT
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Fits on the protocol's training rows and yields (role, metrics) of every scored role with labels.
 
@@ -69,19 +68,20 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("path", type=pathlib.Path, help="embeddings.parquet, or a folder that holds one")
     parser.add_argument("--per-experiment", action="store_true", help=f"also {TRANSDUCTIVE}")
-    parser.add_argument("--protocol", default=DEFAULT, help="name or path of one (default: %(default)s)")
+    parser.add_argument("--protocol", help=f"name or path of one (default: the run's, else {protocols.DEFAULT})")
     flags = parser.parse_args(argv)
     try:
         columns, embedding = embeddings.read(flags.path)
         dataset = as_dataset(columns)
-        labels = dataset.sites.label[protocols.roles(dataset, flags.protocol).fit]
+        protocol = flags.protocol or protocols.of_run(flags.path if flags.path.is_dir() else flags.path.parent)
+        labels = dataset.sites.label[protocols.roles(dataset, protocol).fit]
         labels = labels[labels >= 0]
         print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {len(labels):,} labelled training rows, "
               f"{len(np.unique(labels)):,} classes", flush=True)  # fmt: skip
-        _print("as they are", probe(columns, embedding, flags.protocol))
+        _print("as they are", probe(columns, embedding, protocol))
         if flags.per_experiment:
             standardised = standardise_by_group(embedding, dataset.sites.experiment)
-            _print(TRANSDUCTIVE, probe(columns, standardised, flags.protocol))
+            _print(TRANSDUCTIVE, probe(columns, standardised, protocol))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -89,13 +89,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print(title: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
-    print(f"\n{title}\n{'':12} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
+    print(f"\n{title}\n{'':14} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
     empty = True
     for name, m in found:
         empty = False
         low, high = m["site_accuracy_ci_low"], m["site_accuracy_ci_high"]
         interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one experiment"
-        print(f"{name:12} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {m['chance']:8.4f} "
+        print(f"{name:14} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {m['chance']:8.4f} "
               f"{m['commonest']:10.4f}", flush=True)  # fmt: skip
     if not empty:
         print("interval: of the mean over experiments; commonest: always answering the commonest training class")

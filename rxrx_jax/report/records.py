@@ -59,8 +59,7 @@ def read_embeddings(workdir: pathlib.Path) -> dict[str, np.ndarray] | str:
         return f"no {name}"
     try:
         columns, embedding = embeddings.read(workdir / name)
-        protocol = json.loads((workdir / "config.json").read_text())["protocol"]["name"]
-        scored = protocols.find(protocol)(as_dataset(columns)).roles.scored
+        scored = protocols.find(protocols.of_run(workdir))(as_dataset(columns)).roles.scored
     except (UserError, OSError, ValueError, KeyError) as e:
         return f"{name} cannot be read ({type(e).__name__})"
     shown = {role: scored.get(role, np.zeros(0, np.int64)) for role in ("in_batch", "cross_batch")}

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import importlib.util
 import itertools
+import json
 import pathlib
 from collections.abc import Callable
 
@@ -16,6 +17,8 @@ import numpy as np
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.roles import Roles
+
+DEFAULT = "held_out_experiments"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,12 @@ def find(name: str) -> Callable[..., Protocol]:
     if not hasattr(module, "protocol"):
         raise UserError(f"protocol.name={name!r}: the file has no function protocol(dataset)")
     return module.protocol
+
+
+def of_run(folder: pathlib.Path) -> str:
+    """The name of the protocol of the run whose workdir this is; the default where it names none or is not a run's."""
+    path = folder / "config.json"
+    return (json.loads(path.read_text()) if path.is_file() else {}).get("protocol", {}).get("name", DEFAULT)
 
 
 def roles(dataset, name: str) -> Roles:

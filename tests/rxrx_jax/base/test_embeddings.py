@@ -1,6 +1,7 @@
 """The embeddings file: round trips, parts of it, damage; what the evaluator writes; and the probe of such a file."""
 
 import csv
+import json
 import types
 
 import numpy as np
@@ -341,6 +342,28 @@ def test_the_command(screen, saved, capsys):
     assert both.startswith(plain) and "standardised within each experiment (transductive:" in both[len(plain) :]
     line = next(line for line in both[len(plain) :].splitlines() if line.startswith("cross_batch"))
     assert float(line.split()[2]) > expected["cross_batch"]["site_accuracy"] + 0.1
+
+
+def test_a_run_is_probed_under_its_own_protocol(screen, saved, capsys):
+    (saved / "mine.py").write_text(
+        "import numpy as np\n"
+        "from rxrx_jax.data import Roles\n"
+        "from rxrx_jax.evaluate.protocols import Protocol\n"
+        "def protocol(dataset):\n"
+        "    test = np.flatnonzero(dataset.sites.split == 'test')\n"
+        "    return Protocol(Roles(test[::2], {'other_half': test[1::2]}))\n"
+    )
+    (saved / "config.json").write_text(json.dumps({"protocol": {"name": str(saved / "mine.py")}}))
+    assert run(saved) == 0
+    found = capsys.readouterr().out
+    assert "\nother_half " in found and "in_batch" not in found
+    assert run(saved, "--protocol=held_out_experiments") == 0
+    plain = capsys.readouterr().out
+    assert "\nin_batch " in plain and "other_half" not in plain
+    (saved / "config.json").write_text("{}")  # of a run from before there were protocols
+    assert run(saved) == 0 and capsys.readouterr().out == plain
+    assert run(saved, "--protocol=wilds_ood") == 2
+    assert "protocol wilds_ood: fit is 40,612 images of 33 experiments" in capsys.readouterr().err
 
 
 def test_no_labels_outside_train(screen, saved, tmp_path, capsys):
