@@ -1,15 +1,14 @@
 """Protocols: which rows have which role, what is refused, and that nothing else decides what training is shown."""
 
 import ast
-import csv
 import dataclasses
-import functools
 import types
 
 import numpy as np
 import pytest
 import tiny
 from paths import ROOT
+from protocol_tools import rxrx1, table
 
 from rxrx_jax import data
 from rxrx_jax.base import sharding
@@ -22,44 +21,7 @@ from rxrx_jax.training import train
 from tfds_builders.common.rows import splits
 
 
-def table(rows, classes):
-    """A dataset of dicts with experiment, well, site, split, label: a table alone."""
-    column = lambda key, kind: np.array([row[key] for row in rows], kind)  # noqa: E731
-    experiments, experiment = np.unique(column("experiment", str), return_inverse=True)
-    well_id = np.array([f"{row['experiment']}_{row['well']}" for row in rows])
-    unused = dict.fromkeys(("index", "site_id", "well_type", "plate", "cell_type"))
-    sites = Sites(
-        split=column("split", str),
-        well_id=well_id,
-        site=column("site", np.int32),
-        label=column("label", np.int32),
-        experiment=experiment.astype(np.int32),
-        **unused,
-    )
-    return types.SimpleNamespace(sites=sites, experiments=experiments.tolist(), classes=["x"] * classes)
-
-
-@functools.cache
-def rxrx1(path, labelled=True):
-    """RxRx1's whole design, which withholds half the test labels; `labelled` puts 0 in their places."""
-    with open(path, newline="") as f:
-        rows = list(csv.DictReader(f))
-    for row in rows:
-        row |= {"well": f"{row['plate']}_{row['well']}", "site": int(row["site"])}
-        row |= {"split": splits.by_site(splits.WILDS, row["experiment"], row["site"])}
-        row["label"] = int(row["sirna_id"] or (0 if labelled else -1))
-    return table(rows, 1139)
-
-
-@pytest.fixture
-def design(shared_data):
-    path = shared_data / "rxrx1" / "metadata_rebuilt.csv"
-    if not path.exists():
-        pytest.skip(f"RxRx1's design is not there: {path}")
-    return path
-
-
-def chosen(dataset, found, sites, per=None):
+def chosen(dataset, found, sites):
     """Rows by hand: those of a set of experiments and of these sites."""
     names = [dataset.experiments[i] for i in dataset.sites.experiment]
     return [i for i, name in enumerate(names) if name in found and dataset.sites.site[i] in sites]
@@ -78,8 +40,8 @@ def test_the_experiments_are_those_of_the_builder():
 
 
 @pytest.mark.parametrize("name", ["wilds_ood", "wilds_id", "wilds_mixed"])
-def test_the_counts_of_wilds_hold_for_the_real_design(design, name):
-    dataset = rxrx1(design)
+def test_the_counts_of_wilds_hold_for_the_real_design(shared_data, name):
+    dataset = rxrx1(shared_data)
     roles = protocols.roles(dataset, name)  # which asserts them
     train, val, test = (splits.WILDS_EXPERIMENTS[key] for key in ("train", "val", "test"))
     assert len(roles.scored["validation"]) == 9_854
@@ -100,9 +62,9 @@ def test_the_counts_of_wilds_hold_for_the_real_design(design, name):
         assert all(np.array_equal(same.scored[role], rows) for role, rows in roles.scored.items())
 
 
-def test_roles_are_not_the_shards(design):
+def test_roles_are_not_the_shards(shared_data):
     """Records in other shards, as of a source's own splits.csv, are trained on and scored as before."""
-    dataset = rxrx1(design)
+    dataset = rxrx1(shared_data)
     rng = np.random.default_rng(0)
     moved = dataclasses.replace(dataset.sites, split=rng.permutation(dataset.sites.split))
     other = types.SimpleNamespace(**vars(dataset) | {"sites": moved})
@@ -113,15 +75,15 @@ def test_roles_are_not_the_shards(design):
     assert not np.array_equal(protocols.roles(other, "held_out_experiments").fit, before.fit)
 
 
-def test_labels_that_the_source_withholds_are_refused(design):
+def test_labels_that_the_source_withholds_are_refused(shared_data):
     with pytest.raises(
         UserError, match=r"protocol wilds_ood: [\d,]+ of the [\d,]+ images of \w+ have no label; prepare"
     ):
-        protocols.roles(rxrx1(design, labelled=False), "wilds_ood")
+        protocols.roles(rxrx1(shared_data, labelled=False), "wilds_ood")
 
 
-def test_a_part_of_rxrx1_is_refused_with_the_counts(design):
-    whole = rxrx1(design)
+def test_a_part_of_rxrx1_is_refused_with_the_counts(shared_data):
+    whole = rxrx1(shared_data)
     few = np.isin(whole.sites.experiment, [whole.experiments.index(e) for e in ("HUVEC-01", "HUVEC-18")])
     values = {f.name: getattr(whole.sites, f.name) for f in dataclasses.fields(Sites)}
     part = Sites(**{key: None if value is None else value[few] for key, value in values.items()})
@@ -203,6 +165,21 @@ def test_a_protocol_is_found_by_name_or_path(tmp_path):
     for name in ("wilds", "", "__init__", str(tmp_path / "none.py")):
         with pytest.raises(UserError, match="expected held_out_experiments, .*wilds_ood or the path of a .py file"):
             protocols.find(name)
+
+
+def test_the_example_of_the_contributing_page(shared_data, tmp_path):
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("<!-- protocol -->")[2].partition("<!-- /protocol -->")[0]
+    mine = tmp_path / "mine.py"
+    mine.write_text(text.partition("```python\n")[2].partition("```")[0])
+    dataset = rxrx1(shared_data)
+    roles = protocols.roles(dataset, str(mine))
+    cells = {
+        role: set(np.array(dataset.cell_types)[dataset.sites.cell_type[rows]]) for role, rows in roles.scored.items()
+    }
+    assert cells == {"in_batch": {"HEPG2", "RPE", "U2OS"}, "cross_batch": {"HUVEC"}} and len(roles.fit) > 30_000
+    few = table([dict(SMALL[0], experiment="HUVEC-01"), dict(SMALL[0], experiment="RPE-01")], 1139)
+    with pytest.raises(UserError, match="cross_batch is 59,050 images of 24 experiments and this dataset has 1 of 1"):
+        protocols.roles(few, str(mine))
 
 
 # In training.
