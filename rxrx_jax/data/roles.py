@@ -7,7 +7,12 @@ import numpy as np
 from rxrx_jax.data.sites import Sites
 
 # The scored roles as metrics are named, in the order they are printed, and in words.
-ROLES = {"in_batch": "in-batch", "validation": "validation", "cross_batch": "cross-batch"}
+ROLES = {
+    "in_batch": "in-batch",  # other sites of wells that are trained on
+    "in_batch_wells": "in-batch, other wells",
+    "validation": "validation",
+    "cross_batch": "cross-batch",
+}
 
 
 @dataclasses.dataclass(frozen=True)
