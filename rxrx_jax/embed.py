@@ -224,9 +224,8 @@ def by_well(part: dict[str, np.ndarray], embedding: np.ndarray) -> tuple[dict[st
     _, first, well = np.unique(part["well_id"], return_index=True, return_inverse=True)
     order = np.argsort(first)
     mean = np.stack([embedding[well == w].mean(axis=0) for w in order])
-    trained = np.array([(part["split"][well == w] == "train").any() for w in order])
     found = {name: values[first[order]] for name, values in part.items()}
-    found["split"] = np.where(trained, "train", found["split"])
+    found["split"] = np.array([min(part["split"][well == w], key=data.SPLITS.index) for w in order])
     most = [max(part["seen"][well == w], key=SEEN_AS.index) for w in order]
     found["seen"] = np.array(most, str)
     found["site_id"] = np.array([f"{name}_0" for name in found["well_id"]])

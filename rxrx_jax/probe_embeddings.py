@@ -1,10 +1,10 @@
 """Linear probe of published or own embeddings: how well a logistic regression tells the perturbations.
 
-    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment] [--contaminated=allow]
+    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment] [--protocol=NAME] [--contaminated=allow]
 
-FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run. It is fitted on the train rows
-alone; the accuracies are per row (a site, or a well where an embedding is of a whole well), in-batch on other sites
-of the training wells, validation and cross-batch on experiments that the fit never saw.
+FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run, whose protocol is then taken. It is
+fitted on the protocol's training rows alone; the accuracies are per row (a site, or a well where an embedding is of a
+whole well), of every role that the protocol scores.
 Rows whose labels the parameters behind the embeddings have seen are refused; the marks of every number are printed: T,
 transductive; C, control-anchored; X, contaminated and allowed; ?, nobody here knows what the embeddings have seen.
 """
@@ -12,49 +12,28 @@ transductive; C, control-anchored; X, contaminated and allowed; ?, nobody here k
 import argparse
 import pathlib
 import sys
-import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import Sites
+from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.accuracy import summarise
+from rxrx_jax.evaluate.embeddings import as_dataset
 from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
-from rxrx_jax.evaluate.predict import SPLIT_NAMES
 from rxrx_jax.training.provenance.marks import join
 from rxrx_jax.training.provenance.seen import from_bytes, in_words
 
-NEEDED = ("split", "well_id", "cell_type", "experiment", "perturbation_id")
 TRANSDUCTIVE = "standardised within each experiment (transductive: it uses unlabelled embeddings of held-out ones)"
 
 
-def as_dataset(columns: dict[str, np.ndarray]) -> types.SimpleNamespace:
-    """What `accuracy.summarise` needs of a dataset, from the columns of an embeddings file: sites, experiments,
-    cell_types. Raises UserError for a missing column."""
-    if missing := [name for name in NEEDED if name not in columns]:
-        raise UserError(f"the embeddings have no column {', '.join(missing)}")
-    experiments, experiment = np.unique(columns["experiment"], return_inverse=True)
-    cell_types, cell_type = np.unique(columns["cell_type"], return_inverse=True)
-    unused = dict.fromkeys(("index", "site_id", "site", "well_type", "plate"))
-    sites = Sites(
-        split=columns["split"],
-        well_id=columns["well_id"],
-        label=columns["perturbation_id"],
-        experiment=experiment,
-        cell_type=cell_type,
-        **unused,
-    )
-    return types.SimpleNamespace(sites=sites, experiments=experiments.tolist(), cell_types=cell_types.tolist())
-
-
-def check_contamination(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
-    """Raises UserError when the column `seen` says that labels of rows to be scored were seen."""
+def check_contamination(path: pathlib.Path, columns: dict[str, np.ndarray], scored: Iterable[np.ndarray]) -> None:
+    """Raises UserError when the column `seen` says that labels of the `scored` rows, each int64 [n], were seen."""
     if "seen" not in columns:
         return
-    outside = (columns["split"] != "train") & (columns["perturbation_id"] >= 0)
-    rows = np.flatnonzero(outside & (columns["seen"] == "label"))
+    rows = np.concatenate([np.zeros(0, np.int64), *scored])
+    rows = rows[(columns["perturbation_id"][rows] >= 0) & (columns["seen"][rows] == "label")]
     if len(rows):
         example = columns["site_id"][rows[0]] if "site_id" in columns else columns["well_id"][rows[0]]
         more = f" and {len(rows) - 1:,} others" if len(rows) > 1 else ""
@@ -64,30 +43,33 @@ def check_contamination(path: pathlib.Path, columns: dict[str, np.ndarray]) -> N
         )
 
 
-def probe(columns: dict[str, np.ndarray], embedding: np.ndarray) -> Iterator[tuple[str, dict[str, float]]]:
-    """Fits on the train rows and yields (in_batch, validation or cross_batch, metrics) of every split with labels.
+def probe(
+    columns: dict[str, np.ndarray], embedding: np.ndarray, protocol: str = protocols.DEFAULT
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Fits on the protocol's training rows and yields (role, metrics) of every scored role with labels.
 
     Args:
       columns: of an embeddings file, each [n].
       embedding: [n, D].
+      protocol: its name or path.
 
-    metrics: those of `accuracy.summarise` without the name of the split, and classes (that the fit tells apart),
-    chance (1 / classes) and commonest (accuracy of always answering the commonest class of the train rows).
+    metrics: those of `accuracy.summarise` without the name of the role, and classes (that the fit tells apart),
+    chance (1 / classes) and commonest (accuracy of always answering the commonest class of the training rows).
     """
     dataset = as_dataset(columns)
-    train = (dataset.sites.split == "train") & (dataset.sites.label >= 0)
+    roles = protocols.roles(dataset, protocol)
+    train = roles.fit[dataset.sites.label[roles.fit] >= 0]
     labels, count = np.unique(dataset.sites.label[train], return_counts=True)
     try:
         model = fit_linear(embedding[train], dataset.sites.label[train])
     except MemoryError as error:
         raise UserError(
-            f"a probe of {len(labels):,} classes on {train.sum():,} rows does not fit this machine's memory"
+            f"a probe of {len(labels):,} classes on {len(train):,} rows does not fit this machine's memory"
         ) from error
-    for split, name in SPLIT_NAMES.items():
-        rows = np.flatnonzero(dataset.sites.split == split)
+    for name, rows in roles.scored.items():
         if not (dataset.sites.label[rows] >= 0).any():
             continue
-        logits = log_probabilities(model, embedding[rows], int(dataset.sites.label.max()) + 1)
+        logits = log_probabilities(model, embedding[rows], len(dataset.classes))
         metrics = {key.removeprefix(f"{name}/"): value for key, value in summarise(name, logits, rows, dataset)}
         known = dataset.sites.label[rows][dataset.sites.label[rows] >= 0]
         metrics |= {
@@ -105,42 +87,45 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("path", type=pathlib.Path, help="embeddings.parquet, or a folder that holds one")
     parser.add_argument("--per-experiment", action="store_true", help=f"also {TRANSDUCTIVE}")
+    parser.add_argument("--protocol", help=f"name or path of one (default: the run's, else {protocols.DEFAULT})")
     parser.add_argument("--contaminated", choices=("allow",), help="score also rows whose labels were seen, marked X")
     flags = parser.parse_args(argv)
     columns, embedding = embeddings.read(flags.path)
+    dataset = as_dataset(columns)
+    protocol = flags.protocol or protocols.of_run(flags.path if flags.path.is_dir() else flags.path.parent)
+    roles = protocols.roles(dataset, protocol)
     if not flags.contaminated:
-        check_contamination(flags.path, columns)
+        check_contamination(flags.path, columns, roles.scored.values())
     told = embeddings.read_provenance(flags.path)
     marks, words = (told[0], in_words(from_bytes(told[1]))) if told else ("?", "seen: unknown")
-    dataset = as_dataset(columns)
-    train = (dataset.sites.split == "train") & (dataset.sites.label >= 0)
-    classes = len(np.unique(dataset.sites.label[train]))
-    print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {train.sum():,} train rows with a label, "
-          f"{classes:,} classes", flush=True)  # fmt: skip
+    labels = dataset.sites.label[roles.fit]
+    labels = labels[labels >= 0]
+    print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {len(labels):,} labelled training rows, "
+          f"{len(np.unique(labels)):,} classes", flush=True)  # fmt: skip
     print(words)
-    _print("as they are", marks, probe(columns, embedding))
+    _print("as they are", marks, probe(columns, embedding, protocol))
     if flags.per_experiment:
-        corrected = standardise_by_group(embedding, dataset.sites.experiment)
-        _print(TRANSDUCTIVE, join(marks, "T"), probe(columns, corrected))
+        standardised = standardise_by_group(embedding, dataset.sites.experiment)
+        _print(TRANSDUCTIVE, join(marks, "T"), probe(columns, standardised, protocol))
 
 
 def _print(title: str, marks: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
     print(f"\n{title}{f' [{marks}]' if marks else ''}")
-    print(f"{'':12} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
+    print(f"{'':14} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
     empty = True
     for name, m in found:
         empty = False
         low, high = m["site_accuracy_ci_low"], m["site_accuracy_ci_high"]
         interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one experiment"
-        print(f"{name:12} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {m['chance']:8.4f} "
+        print(f"{name:14} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {m['chance']:8.4f} "
               f"{m['commonest']:10.4f}", flush=True)  # fmt: skip
     if not empty:
         print(
             "interval: of the mean over experiments, stratified by cell type; "
-            "commonest: always answering the commonest class of train"
+            "commonest: always answering the commonest training class"
         )
     else:
-        print("no row outside train has a label: prepare the embeddings with a splits.csv that holds experiments out")
+        print("no scored row has a label: prepare the embeddings with a splits.csv that holds experiments out")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A prepared folder: its table, statistics and records; and which of its rows are trained on."""
+"""A prepared folder: its table, statistics and records; rows of it, and samplers of them."""
 
 import csv
 import dataclasses
@@ -13,16 +13,15 @@ from rxrx_jax.base import hosts
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.records import Records, allow_open_files
+from rxrx_jax.data.roles import Roles, hide_labels
 from rxrx_jax.data.sampler import PairSampler, Sampler
-from rxrx_jax.data.sites import Sites, hide_labels, read_sites
-
-SPLITS = ("train", "id_test", "val", "test")
-HELD_OUT = ("val", "test")  # splits of unseen experiments
+from rxrx_jax.data.sites import SPLITS, Sites, read_sites
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared folder: its table, names behind the indices, statistics and record readers (by split)."""
+    """A prepared folder: its table, names behind the indices, statistics and record readers (by split), and the roles
+    that a protocol gives its rows."""
 
     folder: pathlib.Path
     sites: Sites
@@ -34,6 +33,7 @@ class Dataset:
     mean: dict[str, np.ndarray]  # by statistics name: [1 or experiments or plates, C] float32, pixel units
     std: dict[str, np.ndarray]
     sources: dict  # by split: `sources[split][index][rows, columns]` is a window of an image
+    roles: Roles = Roles()
 
 
 def open_dataset(name: str, settings: dict, folder: str | None = None) -> Dataset:
@@ -150,11 +150,16 @@ def select(
     return np.flatnonzero(keep)
 
 
+def select_fitted(dataset: Dataset, **criteria) -> np.ndarray:
+    """The rows that are trained on: the protocol's, as far as they match the criteria of `select`. Sorted int64 [n]."""
+    return np.intersect1d(dataset.roles.fit, select(dataset, **criteria))
+
+
 def make_sampler(
     dataset: Dataset, rows: np.ndarray, size: int, group: str, groups_per_minibatch: int, seed: int, pairs: str = ""
 ):
     """A Sampler over `rows` whose groups are the dataset's experiments or plates; with `pairs="perturbation"` a
-    PairSampler, which uses the train split's labels and no others. Says once how many sites have no partner."""
+    PairSampler, which uses the labels of the protocol's fit rows alone. Says once how many sites have no partner."""
     if group not in ("experiment", "plate"):
         raise UserError(f"data.group={group!r}: expected experiment or plate")
     if not pairs:
@@ -163,7 +168,7 @@ def make_sampler(
         raise UserError(f"data.pairs={pairs!r}: expected perturbation or nothing")
     if groups_per_minibatch:
         raise UserError(f"data.pairs={pairs} needs data.groups_per_minibatch=0, not {groups_per_minibatch}")
-    sites = hide_labels(dataset.sites)
+    sites = hide_labels(dataset.sites, dataset.roles.fit)
     sampler = PairSampler(rows, sites.label[rows], sites.experiment[rows], sites.cell_type[rows], size, seed)
     if sampler.left_out:
         hosts.say(f"{sampler.left_out} of {len(rows)} training sites have no partner and are left out")

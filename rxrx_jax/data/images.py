@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -130,29 +131,35 @@ class LeavingOut:
         return getattr(self.sampler, name)
 
 
-def make(config: Config) -> Images:
+def make(config: Config, roles: Callable) -> Images:
     """The source of `config.data`. All hosts call it; where the dataset is still to be made, the first host makes it.
+
+    Args: roles, of the dataset's rows by the config's protocol: labels outside its `fit` rows are hidden.
 
     Raises UserError for what cannot be drawn."""
     find = lambda: datasets.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))  # noqa: E731
     hosts.on_first_host(lambda: find() and None)
-    dataset = hosts.on_all_hosts(find)
+    dataset = hosts.on_all_hosts(lambda: (found := find()) and dataclasses.replace(found, roles=roles(found)))
     c = config.data
     selected = checked(c.select.as_kwargs())
-    rows = datasets.select(dataset, splits="train", **selected)
+    rows = datasets.select_fitted(dataset, **selected)
     drawn = c.minibatch, c.group, c.groups_per_minibatch, config.seed, c.get("pairs", "")
     samplers = {TRAIN: datasets.make_sampler(dataset, rows, *drawn)}
     if c.unlabelled_minibatch:
-        held_out = datasets.select(dataset, splits=c.unlabelled_splits, **selected)
-        if not len(held_out):
+        names, scored = c.unlabelled_roles, dataset.roles.scored
+        if not names or set(names) - set(scored):
             raise UserError(
-                "data.unlabelled_minibatch: no held-out image matches data.select and data.unlabelled_splits"
+                f"data.unlabelled_roles={names}: the protocol scores {', '.join(scored)}; name some of them"
             )
+        held_out = np.sort(np.concatenate([scored[name] for name in names]))
+        held_out = held_out[np.isin(held_out, datasets.select(dataset, **selected))]
+        if not len(held_out):
+            raise UserError("data.unlabelled_minibatch: no image of data.unlabelled_roles matches data.select")
         samplers[HELD_OUT] = datasets.make_sampler(
             dataset, held_out, c.unlabelled_minibatch, c.group, 0, config.seed + 1
         )
     else:
-        c.get("unlabelled_splits")
+        c.get("unlabelled_roles")
     return Images(
         augment=Augment(config.normalisation, **config.augment.as_kwargs()),
         sizes={name: sampler.size for name, sampler in samplers.items()},
@@ -165,7 +172,7 @@ def make(config: Config) -> Images:
 
 
 def checked(criteria: dict) -> dict:
-    """The keys of data.select, which may not name splits: tasks train on the train split alone."""
+    """The keys of data.select, which may not name splits: the protocol says what is trained on."""
     if unknown := [key for key in criteria if key not in SELECT]:
         raise UserError(f"data.select.{unknown[0]}: expected {', '.join(SELECT)}")
     return criteria

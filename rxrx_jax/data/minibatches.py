@@ -18,8 +18,9 @@ import numpy as np
 from rxrx_jax.base.cores import cores
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.dataset import Dataset
+from rxrx_jax.data.roles import hide_labels
 from rxrx_jax.data.sampler import Sampler
-from rxrx_jax.data.sites import Sites, hide_labels
+from rxrx_jax.data.sites import Sites
 
 KEYS = ("label", "experiment", "plate", "cell_type")
 READING = grain.ReadOptions(num_threads=2, prefetch_buffer_size=3)  # minibatches; each is read by all cores
@@ -118,7 +119,7 @@ class _Steps:
 
     def __init__(self, dataset: Dataset, samplers: dict[str, Sampler], steps: int, crop: int, seed: int):
         self.dataset, self.samplers, self.steps, self.crop, self.seed = dataset, samplers, steps, crop, seed
-        self.sites = hide_labels(dataset.sites)
+        self.sites = hide_labels(dataset.sites, dataset.roles.fit)
 
     def __len__(self):
         return self.steps
@@ -169,9 +170,9 @@ def training_minibatches(dataset: Dataset, samplers: dict[str, Sampler], steps: 
     """Iterator over this host's part of minibatches start, start+1, .. steps-1: {stream: {name: [n, ...]}}, each stream
     from its own sampler, of each record a random window of `crop` x `crop` pixels (`crop_corners`).
 
-    Labels outside the train split are hidden here, before anything else sees a minibatch. In the place of a record that
-    cannot be read, which is named on stderr, stands another of this host's part (`stand_in`), with `valid` False: the
-    sum of that over all hosts is how many are missing.
+    Labels outside the protocol's fit rows are hidden here, before anything else sees a minibatch. In the place of a
+    record that cannot be read, which is named on stderr, stands another of this host's part (`stand_in`), with `valid`
+    False: the sum of that over all hosts is how many are missing.
     """
     source = grain.MapDataset.source(_Steps(dataset, samplers, steps, crop, seed))[start:]
     return iter(source.to_iter_dataset(READING))

@@ -12,16 +12,17 @@ from rxrx_jax.data.augment import Augment
 from rxrx_jax.data.batch import HELD_OUT, TRAIN
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.images import ImageViews
+from rxrx_jax.data.sites import SPLITS
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
 # are classes of their own, and the sites to train on where they are not all.
 PAGES = {
-    "rxrx1": {"pixels": 512, "controls": 1, "train": 40_612},  # WILDS rxrx1_v1.0: site 1 of 33 experiments
+    "rxrx1": {"pixels": 512, "controls": 1, "train_images": 40_612},  # WILDS rxrx1_v1.0: site 1 of 33 experiments
     "rxrx2": {"pixels": 1024, "controls": 1},
     "rxrx19a": {"pixels": 1024, "controls": 1},
     "rxrx19b": {"pixels": 2048, "controls": 1},
     # RxRx3 says "2.2 million" sites and that plates are numbered 1 to 48: at most so many, most experiments have fewer.
-    "rxrx3": {"pixels": 2048, "controls": 2, "train": 2_200_000, "plates": 180 * 48},
+    "rxrx3": {"pixels": 2048, "controls": 2, "train_images": 2_200_000, "plates": 180 * 48},
     "rxrx3_core": {"pixels": 512, "controls": 2, "plates": 180 * 48},
 }
 
@@ -38,7 +39,7 @@ class Description:
     experiments: range
     plates: range
     cell_types: range
-    train_images: int  # an epoch
+    train_images: int  # an epoch: the records of the first split, of which a protocol may leave some out
 
 
 def describe(name: str, settings: dict | None = None) -> Description:
@@ -62,7 +63,7 @@ def describe(name: str, settings: dict | None = None) -> Description:
         experiments=range(page["experiments"]),
         plates=range(page["plates"]),
         cell_types=range(4 if name == "rxrx1" else 1),
-        train_images=page.get("train", page.get("sites")),
+        train_images=page.get("train_images", page.get("sites")),
     )
 
 
@@ -78,7 +79,7 @@ def _describe_simulated(screen) -> Description:
         experiments=number("experiment"),
         plates=number("experiment", "plate"),
         cell_types=number("cell_type"),
-        train_images=collections.Counter(row["split"] for row in rows)["train"],
+        train_images=collections.Counter(row["split"] for row in rows)[SPLITS[0]],
     )
 
 
@@ -138,7 +139,7 @@ def make(config: Config) -> Noise:
     """Noise in the shape of `config.data`'s dataset; nothing is read or prepared."""
     c = config.data
     description = describe(c.name, c.builder.as_kwargs())
-    c.as_kwargs(), c.select.as_kwargs()  # read, though nothing is chosen
+    c.as_kwargs(), c.select.as_kwargs(), config.protocol.name  # read, though nothing is chosen
     sizes = {TRAIN: c.minibatch} | ({HELD_OUT: c.unlabelled_minibatch} if c.unlabelled_minibatch else {})
     shape = len(description.plates), description.image_shape[2]
     mean, std = 255 / 2, ((256**2 - 1) / 12) ** 0.5

@@ -11,6 +11,7 @@ from rxrx_jax.base.errors import UserError
 
 # Columns as they are read. Few different values are read as codes: RxRx3's 2.2 million rows open in seconds.
 NAMES = pa.dictionary(pa.int32(), pa.string())
+SPLITS = ("train", "id_test", "val", "test")  # of the shards in which records lie; a record's role is a protocol's
 COLUMNS = {
     "split": NAMES,
     "site_id": pa.string(),
@@ -81,11 +82,6 @@ def read_sites(folder: pathlib.Path) -> tuple[Sites, list[str], list[str], list[
         cell_type=cell_type,
     )
     return sites, experiments.tolist(), plates.tolist(), cell_types.tolist()
-
-
-def hide_labels(sites: Sites) -> Sites:
-    """The table as tasks see it: the label is -1 everywhere but in the train split."""
-    return dataclasses.replace(sites, label=np.where(sites.split == "train", sites.label, -1).astype(np.int32))
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,5 @@
 """Sources: what the trainer draws minibatches from. `data.source` names one of the files here or, as a path, anybody's
-file with a function `make(config) -> source`.
+file with a function `make(config, roles) -> source`; `roles(dataset)` are those of the config's protocol.
 
 A source is an object with
 
@@ -19,20 +19,23 @@ What tasks ask of it is between them: those of images need `classes` and `shares
 """
 
 import sys
+from collections.abc import Callable
 
 from rxrx_jax.base import plugins
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 
 
-def make_source(config: Config, *arguments):
-    """The source of a config: noise where only the compute is measured, else what `data.source` names."""
+def make_source(config: Config, roles: Callable):
+    """The source of a config: noise where only the compute is measured, else what `data.source` names.
+
+    Args: roles, of a dataset's rows by the config's protocol: dataset -> Roles."""
     measure = config.get("measure", "")
     if measure not in ("", "synthetic", "loader"):
         raise UserError(f"measure={measure!r}: expected synthetic, loader or nothing")
     name = config.data.get("source", "images")
     if name.endswith(".py"):
-        return plugins.load(name, sys.modules[__package__], "data.source").make(config, *arguments)
+        return plugins.load(name, sys.modules[__package__], "data.source").make(config, roles)
     if name != "images":
         raise UserError(f"data.source={name!r}: expected images, or the path of a .py file")
     if measure == "synthetic":
@@ -41,7 +44,7 @@ def make_source(config: Config, *arguments):
         return noise.make(config)
     from rxrx_jax.data import images
 
-    return images.make(config, *arguments)
+    return images.make(config, roles)
 
 
 def minibatch_size(source) -> int:

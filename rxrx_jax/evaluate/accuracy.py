@@ -8,20 +8,19 @@ import scipy.special
 
 from rxrx_jax.data import Sites
 from rxrx_jax.evaluate import intervals
-from rxrx_jax.evaluate.predict import SPLIT_NAMES
 
 
 def evaluate(context) -> Iterator[tuple[str, float]]:
-    """`in_batch/...`, `validation/...` and `cross_batch/...` accuracies of the task's logits; as `NAME/cross_batch/...`
-    also those of each method NAME of `config.post_hoc`."""
+    """`in_batch/...`, `validation/...`, `cross_batch/...` accuracies of the task's logits, for every scored role; as
+    `NAME/cross_batch/...` also those of each method NAME of `config.post_hoc`."""
     for reading, method in context.readings.items():
         prefix = f"{reading}/" if reading else ""
-        for split, name in SPLIT_NAMES.items():
-            out = context.predict(split, reading)
+        for role in context.dataset.roles.scored:
+            out = context.predict(role, reading)
             if len(out["row"]):
                 if reading:
-                    yield f"marks/{prefix}{name}", context.marks(name, extra="T" * method.needs.transductive)
-                yield from summarise(f"{prefix}{name}", out["logits"], out["row"], context.dataset)
+                    yield f"marks/{prefix}{role}", context.marks(role, extra="T" * method.needs.transductive)
+                yield from summarise(f"{prefix}{role}", out["logits"], out["row"], context.dataset)
 
 
 def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float | str]]:

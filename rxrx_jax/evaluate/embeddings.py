@@ -1,15 +1,21 @@
-"""Writes the embeddings of every site to workdir/embeddings.parquet, for maps, probes and pictures."""
+"""The embeddings of every site in workdir/embeddings.parquet, for maps, probes and pictures: written, and read back as
+far as protocols and metrics need a dataset."""
 
+import types
 from collections.abc import Iterator
 
 import numpy as np
 
 from rxrx_jax.base import embeddings, hosts
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import Sites
+
+NEEDED = ("split", "well_id", "cell_type", "experiment", "perturbation_id")
 
 
 def evaluate(context) -> Iterator[tuple[str, float]]:
     """The columns of sites.csv, `seen` ("label", "image" or "" by what the parameters have seen of a row) and embedding
-    [n, D] float32, as `rxrx_jax.base.embeddings` reads them, in the order of the dataset's splits. Yields
+    [n, D] float32, as `rxrx_jax.base.embeddings` reads them, in the order of its rows. Yields
     `embeddings/sites`, and `marks/embeddings` for what is scored on the held-out rows."""
     rows, embedding = context.embeddings()
     path, table = context.workdir / embeddings.NAME, columns(context.dataset, rows)
@@ -43,3 +49,31 @@ def columns(dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
         "perturbation": np.where(label >= 0, names["classes"][label], ""),
         "perturbation_id": label,
     }
+
+
+def as_dataset(found: dict[str, np.ndarray]) -> types.SimpleNamespace:
+    """What protocols and `accuracy.summarise` need of a dataset, from the columns of an embeddings file: sites,
+    experiments, cell_types, classes. Raises UserError for a missing column."""
+    if missing := [name for name in NEEDED if name not in found]:
+        raise UserError(f"the embeddings have no column {', '.join(missing)}")
+    experiments, experiment = np.unique(found["experiment"], return_inverse=True)
+    cell_types, cell_type = np.unique(found["cell_type"], return_inverse=True)
+    label = found["perturbation_id"]
+    sites = Sites(
+        split=found["split"],
+        index=None,
+        site_id=None,
+        well_id=found["well_id"],
+        site=found.get("site", np.zeros(len(label), np.int32)),
+        well_type=None,
+        label=label,
+        experiment=experiment,
+        plate=None,
+        cell_type=cell_type,
+    )
+    return types.SimpleNamespace(
+        sites=sites,
+        experiments=experiments.tolist(),
+        cell_types=cell_types.tolist(),
+        classes=range(int(label.max(initial=-1)) + 1),
+    )

@@ -1,4 +1,5 @@
-"""The leakage probe: how well the experiment can be read from the embedding. Lower is better; chance is the floor."""
+"""The leakage probes: how well the batch can be read from the embedding. Lower is better; the floor is what an
+embedding that says nothing would give."""
 
 from collections.abc import Iterator
 
@@ -8,18 +9,60 @@ from rxrx_jax.evaluate.linear import fit_linear
 
 
 def evaluate(context) -> Iterator[tuple[str, float]]:
-    """`leakage/experiment_accuracy` and `leakage/chance` (the share of the largest experiment).
+    """`leakage/experiment_accuracy`, `leakage/experiment_floor`, `leakage/plate_accuracy`, `leakage/plate_floor`; as
+    `NAME/leakage/...` also with each method NAME of `config.post_hoc`.
 
-    A logistic regression from the embedding to the experiment, fitted on every second well of every experiment
-    (training and held-out) and scored on the others. No perturbation label is used.
+    experiment: a logistic regression for each cell type from the embedding to the experiment, all sites, training and
+    held-out experiments alike. Within cell type, because which cells they are is no batch effect and tells most of the
+    experiment. plate: one for each experiment to the plate, on control wells alone: every plate has the same controls,
+    while a treatment sits on one plate, which an embedding that reads it perfectly would tell.
+
+    Each is fitted on every second well and scored on the others, perturbation by perturbation, so that no half has more
+    of one than the other. The accuracy is the share of all scored sites, and the floor that of always answering the
+    commonest experiment of the cell type (plate of the experiment). A group with one experiment (plate) has nothing to
+    tell and is left out.
     """
-    rows, features = context.embeddings()
-    experiment = context.dataset.sites.experiment[rows]
-    if len(np.unique(experiment)) < 2:
-        return
-    _, well = np.unique(context.dataset.sites.well_id[rows], return_inverse=True)
-    fit, score = well % 2 == 0, well % 2 == 1
-    model = fit_linear(features[fit], experiment[fit], iterations=100)
-    predicted = model.predict(features[score].astype(np.float64))
-    yield "leakage/experiment_accuracy", float((predicted == experiment[score]).mean())
-    yield "leakage/chance", float(np.bincount(experiment[score]).max() / score.sum())
+    for reading in context.readings:
+        rows, features = context.embeddings(reading)
+        yield from score(f"{reading}/leakage" if reading else "leakage", features, rows, context.dataset)
+
+
+def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float]]:
+    """The metrics of `evaluate` under NAME, for features [n, D] of the dataset's `rows` [n]; without those of which no
+    group can be scored."""
+    sites = dataset.sites
+    experiment, well, label = sites.experiment[rows], sites.well_id[rows], sites.label[rows]
+    every, control = np.ones(len(rows), bool), sites.well_type[rows] != "treatment"
+    for batch, target, given, used in (
+        ("experiment", experiment, sites.cell_type[rows], every),
+        ("plate", sites.plate[rows], experiment, control),
+    ):
+        right, commonest, count = read_off(features[used], target[used], given[used], well[used], label[used])
+        if count:
+            yield f"{name}/{batch}_accuracy", right / count
+            yield f"{name}/{batch}_floor", commonest / count
+
+
+def read_off(
+    features: np.ndarray, target: np.ndarray, given: np.ndarray, well: np.ndarray, label: np.ndarray
+) -> tuple[int, int, int]:
+    """How often the target can be read from the features, within each group and added over groups.
+
+    Args: features [n, D]; target [n] int, constant in a well; given [n], the group; well [n], its name; label [n] int,
+    its perturbation.
+    Returns: of the scored rows, how many a logistic regression gets right, how many always answering their group's
+    commonest target would, and how many there are.
+    """
+    _, first, number = np.unique(well, return_index=True, return_inverse=True)
+    order = np.lexsort((label[first], target[first]))  # wells by target, perturbation, name
+    rank = np.empty(len(order), int)
+    rank[order] = np.arange(len(order)) - np.searchsorted(target[first][order], target[first][order])
+    fitted = rank[number] % 2 == 0
+    total = np.zeros(3, int)
+    for group in np.unique(given):
+        fit, held = (given == group) & fitted, (given == group) & ~fitted
+        if len(np.unique(target[fit])) > 1 and held.any():
+            model = fit_linear(features[fit], target[fit], iterations=100)
+            right = model.predict(features[held].astype(np.float64)) == target[held]
+            total += right.sum(), np.unique(target[held], return_counts=True)[1].max(), held.sum()
+    return tuple(total.tolist())

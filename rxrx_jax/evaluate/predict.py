@@ -14,8 +14,12 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import replicated, to_device
 from rxrx_jax.data.augment import Augment
 
-# Where a split's experiments stand in relation to training, as metrics are named.
-SPLIT_NAMES = {"id_test": "in_batch", "val": "validation", "test": "cross_batch"}
+
+def prefix(evaluator: str, statistics: str) -> str:
+    """What the names of metrics begin with that an evaluator reads with these statistics. Raises UserError."""
+    if statistics not in ("running", "experiment", "plate"):
+        raise UserError(f"evaluators.{evaluator}.statistics={statistics!r}: expected running, experiment or plate")
+    return "" if statistics == "running" else f"adabn_{statistics}/"
 
 
 @dataclasses.dataclass
@@ -54,19 +58,23 @@ class Context:
         unlabelled test images; trained, False for what does not use this state's parameters."""
         return self.ledger.marks(where, extra, trained) if self.ledger else extra
 
-    def predict(self, split: str, reading: str = "") -> dict[str, np.ndarray]:
-        """Outputs of the task for a split's rows (`row` [n] and what the task predicts), remembered for this state, as
-        one of the `readings` has it."""
-        if (split, reading) not in self._cache:
-            rows = data.select(self.dataset, splits=split)
-            self._cache[split, reading] = self._read(self.readings[reading], rows)
-        return self._cache[split, reading]
+    def predict(self, role: str, reading: str = "") -> dict[str, np.ndarray]:
+        """Outputs of the task (`row` [n] and what it predicts) for the rows that the protocol scores as `role`, or for
+        all that it does not score where this is "", remembered for this state, as one of the `readings` has it."""
+        if (role, reading) not in self._cache:
+            scored = self.dataset.roles.scored
+            every = np.arange(len(self.dataset.sites))
+            rows = scored[role] if role else every[~np.isin(every, np.concatenate([every[:0], *scored.values()]))]
+            self._cache[role, reading] = self._read(self.readings[reading], rows)
+        return self._cache[role, reading]
 
     def embeddings(self, reading: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """Rows [n] and embeddings [n, D] of every site of the dataset, for this state."""
-        parts = [self.predict(split, reading) for split in data.SPLITS]
+        """Rows [n], sorted, and embeddings [n, D] of every site of the dataset, for this state."""
+        parts = [self.predict(role, reading) for role in ("", *self.dataset.roles.scored)]
         parts = [part for part in parts if len(part["row"])]
-        return np.concatenate([p["row"] for p in parts]), np.concatenate([p["embedding"] for p in parts])
+        rows, embedding = (np.concatenate([part[key] for part in parts]) for key in ("row", "embedding"))
+        order = np.argsort(rows)
+        return rows[order], embedding[order]
 
     def _read(self, method: Method, rows: np.ndarray) -> dict[str, np.ndarray]:
         """What a method's `at_test` says of rows [n], in order."""

@@ -10,7 +10,6 @@ from rxrx_jax.adapt.method import Network
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
-from rxrx_jax.evaluate.predict import SPLIT_NAMES
 from rxrx_jax.models.handcrafted import Statistics
 from rxrx_jax.models.vit import Encoder
 
@@ -83,16 +82,16 @@ def block_numbers(encoder, blocks) -> tuple[int, ...]:
 
 
 def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float]]:
-    """`NAME/in_batch/...`, `NAME/validation/...` and `NAME/cross_batch/...` of a logistic regression on the features
-    [n, D] of the dataset's `rows` [n]; the train split's labels are the only ones that it is fitted to."""
-    labels = data.hide_labels(dataset.sites).label
+    """`NAME/in_batch/...`, `NAME/validation/...`, `NAME/cross_batch/...`, for every scored role, of a logistic
+    regression on the features [n, D] of the dataset's `rows` [n]; it is fitted to the protocol's fit rows alone."""
+    labels = data.hide_labels(dataset.sites, dataset.roles.fit).label
     train = labels[rows] >= 0
     model = fit_linear(features[train], labels[rows[train]])
-    for split, where in SPLIT_NAMES.items():
-        chosen = dataset.sites.split[rows] == split
+    for role, members in dataset.roles.scored.items():
+        chosen = np.isin(rows, members)
         if chosen.any():
             logits = log_probabilities(model, features[chosen], len(dataset.classes))
-            yield from summarise(f"{name}/{where}", logits, rows[chosen], dataset)
+            yield from summarise(f"{name}/{role}", logits, rows[chosen], dataset)
 
 
 def _baselines(context, rows):

@@ -1,4 +1,4 @@
-"""MAE reconstructions: the masked loss on every split, and a picture."""
+"""MAE reconstructions: the masked loss in every scored role, and a picture."""
 
 import functools
 from collections.abc import Iterator
@@ -9,14 +9,13 @@ import numpy as np
 from rxrx_jax import data
 from rxrx_jax.base import hosts
 from rxrx_jax.base.sharding import replicated, to_device
-from rxrx_jax.evaluate.predict import SPLIT_NAMES
 from rxrx_jax.models.vit import unpatchify
 from rxrx_jax.report.pictures import save_reconstructions
 
 
 def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
-    """`reconstruction/in_batch/loss` and so on, over the first evaluation minibatch of each split with fixed masks;
-    writes workdir/reconstruction.png with `images` held-out sites: original, masked, reconstructed."""
+    """`reconstruction/in_batch/loss` and so on, over the first evaluation minibatch of each role with fixed masks;
+    writes workdir/reconstruction.png with `images` sites of the last one: original, masked, reconstructed."""
     task, module = context.task, context.task.module
     keys = jax.random.split(jax.random.key(context.seed), context.minibatch)
 
@@ -34,19 +33,17 @@ def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
         return minibatch["valid"], loss, views, square(mask), square(prediction)
 
     run = jax.jit(run, out_shardings=replicated(context.mesh))
-    for split, name in SPLIT_NAMES.items():
-        rows = data.select(context.dataset, splits=split)
+    scored = {role: rows for role, rows in context.dataset.roles.scored.items() if len(rows)}
+    for role, rows in scored.items():
         rows = np.random.default_rng(context.seed).permutation(rows)[: context.minibatch]
-        if not len(rows):
-            continue
         crop = context.augment.crop
         minibatch = next(data.evaluation_minibatches(context.dataset, rows, context.minibatch, crop, go_on=True))
         found = run(context.network.params, to_device(minibatch, context.mesh), context.statistics)
         valid, *found = (np.asarray(x)[: len(rows)] for x in found)
         loss, *pictures = (x[valid] for x in found)
         context.leave_out(rows[~valid])
-        yield f"reconstruction/{name}/loss", float(loss.mean())
-        if name == "cross_batch":
+        yield f"reconstruction/{role}/loss", float(loss.mean())
+        if role == list(scored)[-1]:
             titles = [str(context.dataset.sites.site_id[r]) for r in rows[valid][:images]]
             path, pictures = context.workdir / "reconstruction.png", [x[:images] for x in pictures]
             hosts.on_first_host(functools.partial(save_reconstructions, path, *pictures, titles))

@@ -13,12 +13,11 @@ import numpy as np
 from rxrx_jax.base import page
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.page import Picture, Strip, number
+from rxrx_jax.data import ROLES
 from rxrx_jax.report import pictures, records
 from rxrx_jax.report.table import MARKS, Line
 from rxrx_jax.tables import Table
 
-# Where a split stands in relation to training: as metrics are named, and in words.
-SPLITS = {"in_batch": "in-batch", "validation": "validation", "cross_batch": "cross-batch"}
 MAX_RECONSTRUCTIONS = 2_000_000  # bytes of them in the page
 HIGHLIGHTED = 8  # perturbations in colour on the maps
 
@@ -153,8 +152,8 @@ def _experiments(table, lines, found):
         name = f"{row.prefix}{split}/site_accuracy"
         return [records.by_experiment(seed.final, name) for seed in found.get(row.run, [])]
 
-    accuracies = [{split: read(line.row, split) for split in SPLITS} for line in lines]
-    names = {split: sorted({k for a in accuracies for seed in a[split] for k in seed}) for split in SPLITS}
+    accuracies = [{split: read(line.row, split) for split in ROLES} for line in lines]
+    names = {split: sorted({k for a in accuracies for seed in a[split] for k in seed}) for split in ROLES}
     colours = pictures.colours(names["cross_batch"])
     top = page.top_of_scale(v for a in accuracies for seeds in a.values() for s in seeds for v in s.values())
     shown = []
@@ -165,7 +164,7 @@ def _experiments(table, lines, found):
             for seed, values in enumerate(accuracy[split]):
                 for name, value in values.items():
                     colour = colours[name] if split == "cross_batch" else ""
-                    strip.dot(value, f"{name} ({SPLITS[split]}, seed {seed}) {number(value)}", kind, colour, y)
+                    strip.dot(value, f"{name} ({ROLES[split]}, seed {seed}) {number(value)}", kind, colour, y)
         shown.append(_named(line) | {"label": label, "strip": strip})
     marks = [
         ("in", "", f"training experiments, in-batch ({', '.join(names['in_batch']) or 'none'})"),
@@ -208,7 +207,7 @@ def _reconstructions(found, base):
                 others.append(relative(file, base))
                 continue
             size += file.stat().st_size
-            losses = (f"{w} {number(seed.final.get(f'reconstruction/{s}/loss'))}" for s, w in SPLITS.items())
+            losses = (f"{w} {number(seed.final.get(f'reconstruction/{s}/loss'))}" for s, w in ROLES.items())
             caption = f"{name}: loss on hidden patches {', '.join(losses)}"
             shown.append(Picture(file.read_bytes(), f"reconstructions of {name}", caption))
     return {"shown": shown, "others": others, "missing": missing}
@@ -223,17 +222,17 @@ def _maps(table, lines, found):
     chosen = records.choose_for_map(table, lines, [name for name in found if name not in absent])
     embeddings = {run: records.read_embeddings(found[run][0].workdir) for run, _ in chosen}
 
-    experiments = {"test": set(), "id_test": set()}
+    experiments = {"cross_batch": set(), "in_batch": set()}
     for of_run in embeddings.values():
-        for site, split in zip(of_run["site_id"], of_run["split"]):
+        for site, split in zip(of_run["site_id"], of_run["role"]):
             experiments[split].add(records.experiment(site))
     known = sorted({p for of_run in embeddings.values() for p in of_run.get("perturbation", ())} - {"EMPTY", ""})
     some = np.unique(np.linspace(0, len(known) - 1, min(HIGHLIGHTED, len(known))).astype(int))
     palettes = {split: pictures.colours(sorted(experiments[split])) for split in experiments}
     palettes["perturbation"] = pictures.colours([known[i] for i in some])
     titles = {
-        "test": "Held-out experiments",
-        "id_test": "In-batch experiments",
+        "cross_batch": "Held-out experiments",
+        "in_batch": "In-batch experiments",
         "perturbation": f"{len(some)} of {len(known)} perturbations, evenly spaced by name; others grey",
     }
     marks = {titles[key]: [("", colour, name) for name, colour in of.items()] for key, of in palettes.items() if of}
@@ -252,8 +251,8 @@ def _map(run, why, found, palettes):
     margin = 0.04 * np.ptp(scores, axis=0) + 1e-9
     limits = list(zip(scores.min(0) - margin, scores.max(0) + margin))
     panels = []
-    for split, sites in (("test", "held-out"), ("id_test", "in-batch")):
-        here = found["split"] == split
+    for split, sites in (("cross_batch", "held-out"), ("in_batch", "in-batch")):
+        here = found["role"] == split
         experiments = [records.experiment(site) for site in found["site_id"][here]]
         colourings = {"experiment": (experiments, palettes[split])}
         if "perturbation" in found:
@@ -273,7 +272,7 @@ def _provenance(lines, found, base):
     for name, seeds in found.items():
         rows = [
             f"row {line.number}: {', '.join(filter(None, line.row.labels))}; sites scored: "
-            + records.sites_scored(seeds, line.row.prefix, SPLITS)
+            + records.sites_scored(seeds, line.row.prefix, ROLES)
             for line in lines
             if line.row.run == name
         ]

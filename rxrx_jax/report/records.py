@@ -9,6 +9,8 @@ import numpy as np
 from rxrx_jax.base import embeddings
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.evaluate import protocols
+from rxrx_jax.evaluate.embeddings import as_dataset
 from rxrx_jax.training import metrics
 
 
@@ -51,22 +53,25 @@ def read_seed(workdir: pathlib.Path) -> Seed:
 
 
 def read_embeddings(workdir: pathlib.Path) -> dict[str, np.ndarray] | str:
-    """site_id, split, embedding and, if it has them, perturbation of embeddings.parquet, or why there are none."""
+    """site_id, role, embedding and, if it has them, perturbation of the in-batch and cross-batch rows of
+    embeddings.parquet, as the protocol in the run's config divides them, or why there are none."""
     name = embeddings.NAME
     if not (workdir / name).exists():
         return f"no {name}"
     try:
         columns, embedding = embeddings.read(workdir / name)
-        found = {"site_id": columns["site_id"], "split": columns["split"], "embedding": embedding}
-        found |= {"perturbation": columns["perturbation"]} if "perturbation" in columns else {}
-    except (UserError, KeyError) as e:
+        scored = protocols.find(protocols.of_run(workdir))(as_dataset(columns)).roles.scored
+    except (UserError, OSError, ValueError, KeyError) as e:
         return f"{name} cannot be read ({type(e).__name__})"
-    chosen = np.isin(found["split"], ("id_test", "test"))
-    if chosen.sum() < 3 or embedding.shape[1] < 2:
+    shown = {role: scored.get(role, np.zeros(0, np.int64)) for role in ("in_batch", "cross_batch")}
+    rows = np.concatenate(list(shown.values()))
+    role = np.repeat(list(shown), [len(values) for values in shown.values()])
+    if len(rows) < 3 or embedding.shape[1] < 2:
         return f"{name} is too small for a map"
     if not np.isfinite(embedding).all():
         return f"{name} holds numbers that are not finite"
-    return {key: value[chosen] for key, value in found.items()}
+    found = {"site_id": columns["site_id"][rows], "role": role, "embedding": embedding[rows]}
+    return found | ({"perturbation": columns["perturbation"][rows]} if "perturbation" in columns else {})
 
 
 def by_experiment(final: dict, name: str) -> dict[str, float]:

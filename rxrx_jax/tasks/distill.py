@@ -1,7 +1,7 @@
 """Self-distillation across experiments: DINO (Caron et al. 2021, arXiv 2104.14294) whose two views are the same
 perturbation in different experiments (CDCL, Haslum et al. 2023, arXiv 2212.11595).
 
-No label enters the loss, but the pairs are made with the train split's perturbations (`data.pairs`): the method is
+No label enters the loss, but the pairs are made with the training rows' perturbations (`data.pairs`): the method is
 guided by metadata, not blind to it. Of DINO, multi-crop (small local views), the schedule of the weight decay and the
 frozen last layer of the first epoch are left out; of CDCL, these and the Barlow term.
 """

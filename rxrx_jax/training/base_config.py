@@ -29,10 +29,12 @@ def base_config(arg) -> ml_collections.ConfigDict:
         group="experiment",
         groups_per_minibatch=0,  # 0 = drawn from all
         unlabelled_minibatch=0,  # images of held-out experiments beside each minibatch, without labels
-        unlabelled_splits=("val", "test"),  # where these come from
+        unlabelled_roles=("validation", "cross_batch"),  # of the protocol, that these are drawn from
         select=dict(),
         unreadable=0,  # images an epoch, or an evaluation, that may be left out because their records are damaged
     )
+    # What is trained on and scored: a file of rxrx_jax/evaluate/protocols/, or the path of another.
+    config.protocol = dict(name="held_out_experiments" if real else "held_out_wells")
     # By default what encoders of that kind are published with; the simulated screen has whole plates to normalise by.
     config.normalisation = arg.normalisation or ("image" if real else "plate")
     config.augment = dict(crop=256 if real else 64, flips=True, rot90=True, intensity_jitter=0.1)

@@ -13,7 +13,7 @@ from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.source import make_source, minibatch_size
-from rxrx_jax.evaluate import make_evaluators, make_readings
+from rxrx_jax.evaluate import make_evaluators, make_readings, protocols
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.training.loop import Every, Loop
@@ -61,7 +61,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     watchdog = stack.enter_context(Watchdog(workdir, patience, jax.process_index(), jax.process_count()))
 
     # What is drawn, for how long, and the step with the shapes of the state.
-    source = make_source(config)
+    source = make_source(config, lambda dataset: protocols.roles(dataset, config.protocol.name))
     hosts.check_equal_across_hosts({"data": source.fingerprint})
     minibatch = minibatch_size(source)
     lengths = lengths_of(source)

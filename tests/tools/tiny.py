@@ -51,6 +51,13 @@ def values(config: str, folder, **changes) -> dict:
     return found
 
 
+def under_protocol(dataset, name: str = "held_out_experiments"):
+    """The dataset with the roles that a protocol gives its rows, as the trainer opens it."""
+    from rxrx_jax.evaluate import protocols
+
+    return dataclasses.replace(dataset, roles=protocols.roles(dataset, name))
+
+
 def shuffle_held_out_labels(monkeypatch) -> None:
     """From now on every dataset that is opened has the labels outside its train split permuted."""
     original = dataset.read_dataset

@@ -33,8 +33,8 @@ def code_version() -> str:
 
 
 def facts(source) -> dict[str, str]:
-    """code, data, python, jax, flax, numpy and device. `data` is the source's fingerprint and, of a prepared folder, the
-    SHA-256 of its manifest, which has the digest of every record. Args: source, as `data.source` describes it."""
+    """code, data, python, jax, flax, numpy and device. `data` is the source's fingerprint and, of a prepared folder,
+    the SHA-256 of its manifest, which has the digest of every record. Args: source, as `data.source` describes it."""
     of_data = source.fingerprint
     if dataset := getattr(source, "dataset", None):
         with open(dataset.folder / "manifest.csv", "rb") as file:

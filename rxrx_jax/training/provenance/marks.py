@@ -18,7 +18,6 @@ from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
 from rxrx_jax.data.batch import TRAIN
-from rxrx_jax.evaluate.predict import SPLIT_NAMES
 from rxrx_jax.training.provenance import former
 from rxrx_jax.training.provenance.seen import Seen, among, of_rows, unite
 
@@ -31,9 +30,11 @@ def join(*marks: str) -> str:
     return "".join(mark for mark in ORDER if any(mark in some for some in marks))
 
 
-def scored_rows(dataset: data.Dataset) -> dict[str, np.ndarray]:
-    """The rows whose labels are scored, by the name of their metrics: int64 [n] each."""
-    return {name: data.select(dataset, splits=split) for split, name in SPLIT_NAMES.items()}
+def held_out_rows(dataset: data.Dataset) -> np.ndarray:
+    """The scored rows of experiments that no fitted row is of: sorted int64 [n]."""
+    experiment, roles = dataset.sites.experiment, dataset.roles
+    rows = np.sort(np.concatenate([np.zeros(0, np.int64), *roles.scored.values()]))
+    return rows[~np.isin(experiment[rows], experiment[roles.fit])]
 
 
 def of_run(config: Config, source, digests: np.ndarray, stage: str) -> Seen:
@@ -87,7 +88,7 @@ class Ledger:
         """Worked out once, for it takes seconds where there are millions of rows and dozens of metrics."""
         return {
             (name, trained): self._marks(rows, "", trained)
-            for name, rows in scored_rows(self.dataset).items()
+            for name, rows in self.dataset.roles.scored.items()
             for trained in (True, False)
         }
 
@@ -104,7 +105,7 @@ class Ledger:
     @property
     def transductive(self) -> bool:
         """Whether unlabelled images of held-out experiments, or statistics of them, took part."""
-        return "T" in self.marks(data.select(self.dataset, splits=data.HELD_OUT))
+        return "T" in self.marks(held_out_rows(self.dataset))
 
     def of_sites(self, rows: np.ndarray) -> np.ndarray:
         """What was seen of each of `rows` [n] by itself: "label", "image" or "", str [n]. For rows of the train split
@@ -131,7 +132,7 @@ def open_ledger(config: Config, source, method: Method, stage: str, scores: bool
     fitted = source.samplers[TRAIN].drawn_from
     ledger = Ledger(before, source.dataset, digests, fitted, config.normalisation, needs)
     if scores and not allowed:
-        check_contamination(ledger, scored_rows(source.dataset).values(), f"init.path={config.init.path}",
+        check_contamination(ledger, source.dataset.roles.scored.values(), f"init.path={config.init.path}",
                             "--config.init.contaminated=allow")  # fmt: skip
     return dataclasses.replace(ledger, seen=unite(before, of_run(config, source, digests, stage)))
 
@@ -156,7 +157,7 @@ def complete(found: dict, context) -> dict:
     prefixes = {}
     for name in found:
         parts = name.split("/")
-        for where in SPLIT_NAMES.values():
+        for where in context.dataset.roles.scored:
             if where in parts and parts[0] != "marks":
                 prefixes["/".join(parts[: parts.index(where) + 1])] = where
     return {f"marks/{prefix}": context.marks(where) for prefix, where in prefixes.items()} | found

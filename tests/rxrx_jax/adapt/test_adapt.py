@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from parameters import random_variables
-
-from rxrx_jax import adapt, data
 from rxrx_jax.adapt.adabn import average_statistics
 from rxrx_jax.adapt.dann import Dann, ramp, reverse_gradient
+
+from rxrx_jax import adapt, data
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import make_mesh
@@ -260,6 +260,7 @@ def test_reading_a_domain_with_its_own_statistics(tmp_path):
     table |= {"split": split, "index": index, "experiment": experiment}
     sources = {name: list(images[split == name]) for name in ("test", "val")}
     dataset = data.Dataset(tmp_path, data.Sites(**table), ["A", "B"], ["A/1"], ["A"], ["x"], (4, 4, 2), {}, {}, sources)
+    dataset = dataclasses.replace(dataset, roles=data.Roles(scored={"cross_batch": np.flatnonzero(split == "test")}))
     task = Classify(ConvNet((3,)), Head(2), None, 0.0)
     variables = random_variables(task.init, np.zeros((1, 4, 4, 2), np.float32))
     statistics = {"mean": np.full((1, 2), 120, np.float32), "std": np.full((1, 2), 70, np.float32)}
@@ -267,7 +268,7 @@ def test_reading_a_domain_with_its_own_statistics(tmp_path):
     context = Context(task, dataset, augment, statistics, make_mesh(), 4, tmp_path, 0)
     context.params, context.batch_stats = variables["params"], variables["batch_stats"]
 
-    found = context.predict("test", "experiment")
+    found = context.predict("cross_batch", "experiment")
     np.testing.assert_array_equal(found["row"], np.flatnonzero(split == "test"))
     encoder = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"]["encoder"])
     x = np.tensordot((images - 120.0) / (70 + EPSILON), encoder["conv0"]["kernel"], 3)  # one window an image
@@ -276,7 +277,7 @@ def test_reading_a_domain_with_its_own_statistics(tmp_path):
         x[experiment == g] = (x[experiment == g] - mean) / np.sqrt(var + 1e-5)
     embedding = np.maximum(x * encoder["norm0"]["scale"] + encoder["norm0"]["bias"], 0)
     np.testing.assert_allclose(found["embedding"], embedding[split == "test"], rtol=1e-4, atol=1e-5)
-    assert np.abs(context.predict("test")["embedding"] - found["embedding"]).max() > 0.1  # not the running ones
+    assert np.abs(context.predict("cross_batch")["embedding"] - found["embedding"]).max() > 0.1  # not the running ones
 
 
 # Configs.

@@ -1,13 +1,14 @@
 """The embeddings file: round trips, parts of it, damage; what the evaluator writes; and the probe of such a file."""
 
 import csv
-import pathlib
+import json
 import types
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from paths import ROOT
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -333,7 +334,7 @@ def run(*arguments):
 def test_the_command(screen, saved, capsys):
     assert run(saved) == 0
     plain = capsys.readouterr().out
-    assert "300 embeddings of 6 values; 98 train rows with a label, 4 classes" in plain
+    assert "300 embeddings of 6 values; 98 labelled training rows, 4 classes" in plain
     assert "transductive" not in plain
     expected = dict(probe_embeddings.probe(*screen))
     for name, metrics in expected.items():
@@ -349,13 +350,35 @@ def test_the_command(screen, saved, capsys):
     assert float(line.split()[2]) > expected["cross_batch"]["site_accuracy"] + 0.1
 
 
+def test_a_run_is_probed_under_its_own_protocol(screen, saved, capsys):
+    (saved / "mine.py").write_text(
+        "import numpy as np\n"
+        "from rxrx_jax.data import Roles\n"
+        "from rxrx_jax.evaluate.protocols import Protocol\n"
+        "def protocol(dataset):\n"
+        "    test = np.flatnonzero(dataset.sites.split == 'test')\n"
+        "    return Protocol(Roles(test[::2], {'other_half': test[1::2]}))\n"
+    )
+    (saved / "config.json").write_text(json.dumps({"protocol": {"name": str(saved / "mine.py")}}))
+    assert run(saved) == 0
+    found = capsys.readouterr().out
+    assert "\nother_half " in found and "in_batch" not in found
+    assert run(saved, "--protocol=held_out_experiments") == 0
+    plain = capsys.readouterr().out
+    assert "\nin_batch " in plain and "other_half" not in plain
+    (saved / "config.json").write_text("{}")  # of a run from before there were protocols
+    assert run(saved) == 0 and capsys.readouterr().out == plain
+    assert run(saved, "--protocol=wilds_ood") == 2
+    assert "protocol wilds_ood: fit is 40,612 images of 33 experiments" in capsys.readouterr().err
+
+
 def test_no_labels_outside_train(screen, saved, tmp_path, capsys):
     columns, embedding = screen
     columns = columns | {"split": np.array(["train"] * len(embedding))}
     embeddings.write(tmp_path / "e.parquet", columns, embedding)
     assert run(tmp_path / "e.parquet") == 0
     out = capsys.readouterr().out
-    assert "no row outside train has a label" in out and "cross_batch" not in out
+    assert "no scored row has a label" in out and "cross_batch" not in out
 
 
 def test_mistakes_are_one_line(screen, tmp_path, capsys, monkeypatch):
@@ -387,7 +410,6 @@ def test_mistakes_are_one_line(screen, tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_of_the_project_names_the_old_file():
-    root = pathlib.Path(embeddings.__file__).parents[1]
-    sources = [path for folder in ("rxrx_jax", "tests", "configs") for path in (root / folder).rglob("*.py")]
+    sources = [path for folder in ("rxrx_jax", "tests", "configs") for path in (ROOT / folder).rglob("*.py")]
     old = "embeddings." + "npz"
-    assert [str(path) for path in [*sources, root / "README.md"] if old in path.read_text()] == []
+    assert [str(path) for path in [*sources, ROOT / "README.md"] if old in path.read_text()] == []

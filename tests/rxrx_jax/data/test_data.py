@@ -1,6 +1,7 @@
 """Selection, minibatches, crops, and that evaluation sees each example once."""
 
 import collections
+import dataclasses
 import itertools
 
 import jax
@@ -20,7 +21,7 @@ SCREEN = Screen(**tiny.SCREEN)
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return data.open_dataset("rxrx_sim", tiny.SCREEN, str(tmp_path_factory.mktemp("data")))
+    return tiny.under_protocol(data.open_dataset("rxrx_sim", tiny.SCREEN, str(tmp_path_factory.mktemp("data"))))
 
 
 def test_records_table_and_statistics_belong_together(dataset):
@@ -169,10 +170,24 @@ def test_evaluation_is_the_centre_crop_padded_with_black(dataset, crop, corner):
 
 
 def test_hidden_labels(dataset):
-    hidden = data.hide_labels(dataset.sites)
+    hidden = data.hide_labels(dataset.sites, dataset.roles.fit)
     train = dataset.sites.split == "train"
     np.testing.assert_array_equal(hidden.label[train], dataset.sites.label[train])
     assert (hidden.label[~train] == -1).all() and (dataset.sites.label >= 0).all()
+    assert (data.hide_labels(dataset.sites, data.Roles().fit).label == -1).all()  # without a protocol
+
+
+def test_labels_are_shown_by_role_and_not_by_shard(dataset):
+    """Rows of the test shard that are fitted on are shown, and those of the train shard that are not are hidden."""
+    half = np.flatnonzero(dataset.sites.split == "test")[::2]
+    other = dataclasses.replace(dataset, roles=data.Roles(half, {}))
+    every = data.make_sampler(other, data.select(other), len(other.sites), "plate", 0, 0)
+    (minibatch,) = data.training_minibatches(other, [every], 1, 0, 20, 0)
+    expected = np.where(np.isin(minibatch["row"], half), dataset.sites.label[minibatch["row"]], -1)
+    np.testing.assert_array_equal(minibatch["label"], expected)
+    assert (minibatch["label"] >= 0).sum() == len(half) == len(data.select_fitted(other))
+    one = data.select_fitted(other, experiments=("SIMB-01",))
+    assert 0 < len(one) < len(half) and set(one) < set(half)
 
 
 def test_a_missing_dataset_names_the_command_that_makes_it(tmp_path):

@@ -217,19 +217,18 @@ def test_pair_errors_name_the_key():
 def table():
     """Four experiments, two perturbations in each, twice; the last two experiments are held out."""
     experiment, perturbation, _ = np.indices((4, 2, 2)).reshape(3, -1)
-    split = np.where(experiment < 2, "train", np.where(experiment == 2, "val", "test"))
     zeros = np.zeros(16, np.int32)
-    same = {key: zeros for key in ("index", "site_id", "well_id", "site", "well_type", "plate", "cell_type")}
-    sites = data.Sites(split=split, label=perturbation.astype(np.int32), experiment=experiment, **same)
-    return types.SimpleNamespace(sites=sites)
+    same = {key: zeros for key in ("split", "index", "site_id", "well_id", "site", "well_type", "plate", "cell_type")}
+    sites = data.Sites(label=perturbation.astype(np.int32), experiment=experiment, **same)
+    return types.SimpleNamespace(sites=sites, roles=data.Roles(np.flatnonzero(experiment < 2)))
 
 
-def test_pairs_are_made_with_labels_of_the_train_split_alone(capsys):
+def test_pairs_are_made_with_labels_of_the_fitted_rows_alone(capsys):
     """Rows of held-out experiments that were let in by mistake find no partner, and their labels change nothing."""
     dataset = table()
     sampler = data.make_sampler(dataset, np.arange(16), 8, "experiment", 0, 0, "perturbation")
     drawn = [sampler.rows(step) for step in range(20)]
-    assert set(np.concatenate(drawn)) == set(np.flatnonzero(dataset.sites.split == "train"))
+    assert set(np.concatenate(drawn)) == set(dataset.roles.fit)
     assert capsys.readouterr().err == "8 of 16 training sites have no partner and are left out\n"
     dataset.sites.label[8:] = RANDOM.permutation(dataset.sites.label[8:])
     again = data.make_sampler(dataset, np.arange(16), 8, "experiment", 0, 0, "perturbation")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.sites import COLUMNS, hide_labels, read_sites
+from rxrx_jax.data.roles import hide_labels
+from rxrx_jax.data.sites import COLUMNS, read_sites
 
 random.seed(0)
 
@@ -62,12 +63,13 @@ def test_the_table_is_what_the_csv_module_reads(tmp_path, n):
         np.testing.assert_array_equal(sites.index[sites.split == split], np.arange((sites.split == split).sum()))
 
 
-def test_labels_outside_the_train_split_are_hidden(tmp_path):
+def test_labels_outside_the_rows_that_are_fitted_are_hidden(tmp_path):
     write(tmp_path, made_up(200))
     sites, *_ = read_sites(tmp_path)
-    hidden, train = hide_labels(sites), sites.split == "train"
-    np.testing.assert_array_equal(hidden.label[train], sites.label[train])
-    assert (hidden.label[~train] == -1).all() and (sites.label[~train] >= 0).any()
+    fit = np.arange(200) % 3 == 0
+    hidden = hide_labels(sites, np.flatnonzero(fit))
+    np.testing.assert_array_equal(hidden.label[fit], sites.label[fit])
+    assert (hidden.label[~fit] == -1).all() and (sites.label[~fit] >= 0).any() and hidden.label.dtype == np.int32
 
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path):

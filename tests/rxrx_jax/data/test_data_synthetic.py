@@ -58,6 +58,7 @@ def test_the_simulated_screen_is_described_as_it_is_prepared(tmp_path):
         assert len(getattr(found, name)) == len(getattr(dataset, name))
     assert found.train_images == (dataset.sites.split == "train").sum()
 
+    dataset = tiny.under_protocol(dataset)
     samplers = [data.make_sampler(dataset, data.select(dataset, splits="train"), 8, "plate", 0, 0)]
     (real,) = data.training_minibatches(dataset, samplers, 1, 0, 24, 0)
     for source in (found, dataset):

@@ -34,7 +34,7 @@ class Damaged:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return data.open_dataset("rxrx_sim", tiny.SCREEN, str(tmp_path_factory.mktemp("data")))
+    return tiny.under_protocol(data.open_dataset("rxrx_sim", tiny.SCREEN, str(tmp_path_factory.mktemp("data"))))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Accuracies of a small table computed by hand, and their confidence interval."""
 
 import dataclasses
+import itertools
 import math
 import types
 
@@ -9,7 +10,7 @@ import pytest
 
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import Sites
+from rxrx_jax.data import Roles, Sites
 from rxrx_jax.evaluate import accuracy, make_evaluators
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.intervals import over_experiments
@@ -125,9 +126,10 @@ def test_a_class_that_a_probe_never_saw_has_probability_zero():
 
 
 class Context:
-    """Predictions of three splits, the validation split without rows."""
+    """Predictions of three roles, validation without rows."""
 
-    dataset = DATASET
+    roles = Roles(scored={"in_batch": ROWS[:4], "validation": ROWS[:0], "cross_batch": ROWS[4:]})
+    dataset = types.SimpleNamespace(**vars(DATASET), roles=roles)
 
     def __init__(self):
         self.asked = []
@@ -135,13 +137,13 @@ class Context:
     def marks(self, where, extra):
         return extra
 
-    def predict(self, split, statistics):
-        self.asked.append((split, statistics))
-        rows = {"id_test": ROWS[:4], "val": ROWS[:0], "test": ROWS[4:]}[split]
+    def predict(self, role, statistics):
+        self.asked.append((role, statistics))
+        rows = self.roles.scored[role]
         return {"row": rows, "logits": logits_of(PROBABILITIES)[rows]} if len(rows) else {"row": rows}
 
 
-def test_names_say_split_and_statistics():
+def test_names_say_role_and_statistics():
     context = Context()
     found = dict(accuracy.evaluate(context, statistics=("running", "plate")))
     assert found["in_batch/site_accuracy"] == 0.5 and found["adabn_plate/cross_batch/site_accuracy"] == 2 / 3
@@ -152,9 +154,7 @@ def test_names_say_split_and_statistics():
         "adabn_plate/cross",
     }
     assert not any("validation" in name for name in found)
-    marks = {name: mark for name, mark in found.items() if name.startswith("marks/")}
-    assert marks == {"marks/adabn_plate/in_batch": "T", "marks/adabn_plate/cross_batch": "T"}
-    assert set(context.asked) == {(s, k) for s in ("id_test", "val", "test") for k in ("running", "plate")}
+    assert set(context.asked) == set(itertools.product(context.roles.scored, ("running", "plate")))
     with pytest.raises(UserError, match="evaluators.accuracy.statistics='well'"):
         list(accuracy.evaluate(context, statistics=("well",)))
 

@@ -12,7 +12,7 @@ import pytest
 from rxrx_jax import data
 from rxrx_jax.base import sharding
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import Dataset, Sites
+from rxrx_jax.data import Dataset, Roles, Sites
 from rxrx_jax.data.augment import Augment
 from rxrx_jax.evaluate import predict, probe
 from rxrx_jax.evaluate.linear import fit_linear
@@ -77,6 +77,8 @@ def make_context(encoder, labels_of_block=BLOCKS, label=LABEL, statistics=(0.0, 
     sources = {name: Source(images[name == SPLIT]) for name in SPLITS}
     named = dict(experiments=["A-00", "A-01", "A-02", "A-03"], plates=["a", "b", "c", "d"], cell_types=["A"])
     whole = dict(folder=None, classes=["x", "y", "z"], image_shape=images.shape[1:], mean={}, std={}, sources=sources)
+    fit, *others = (np.flatnonzero(SPLIT == name) for name in SPLITS)
+    whole["roles"] = Roles(fit, dict(zip(("in_batch", "validation", "cross_batch"), others)))
     dataset = Dataset(sites=Sites(**values), **named, **whole)
     task = Classify(encoder, Head(3), None, 0.0, frozen="encoder/")
     mean, std = (np.full((4, DEPTH), value, np.float32) for value in statistics)

@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "cross_batch": ("HUVEC-03", "HUVEC-04"),
 }
 SPLITS = {"in_batch": "id_test", "cross_batch": "test"}
+CONFIG = {"task": {"name": "classify"}, "protocol": {"name": "held_out_experiments"}, "seed": 0}
 TITLE, COMMAND = 'A <table> & its "runs"', "python -m x --out='<DIR>' && true"
 NOTES = ["SIMULATED data <made up>.", "Nothing & nobody."]
 
@@ -78,7 +79,7 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
     lines += [{"step": 50, **dict(final), "final": True}] * done
     lines += [{"step": 50, "done": True, "parameters_sha256": f"sha-of-{workdir.name}", "cpu_seconds": 1.0}] * done
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (workdir / "config.json").write_text(json.dumps({"task": {"name": "classify"}, "seed": 0, **dict(config)}))
+    (workdir / "config.json").write_text(json.dumps(CONFIG | dict(config)))
     if embeddings:
         sites = [
             (f"{name}_1_B{i:02d}_1", SPLITS[split])

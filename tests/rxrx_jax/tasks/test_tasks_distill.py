@@ -339,7 +339,7 @@ def test_a_bad_config_is_one_line_with_the_key(changes, message, folder):
 
 
 def test_shares_are_those_of_the_selected_training_sites(folder):
-    dataset = data.open_dataset("rxrx_sim", tiny.SCREEN, str(folder))
+    dataset = tiny.under_protocol(data.open_dataset("rxrx_sim", tiny.SCREEN, str(folder)))
     table = dataset.sites
     for select in ({}, {"experiments": ("SIMA-01",)}):
         task = make_task(Config(values(folder, **{"data.select": select, "task.warmup_percent": 30.0})), dataset)

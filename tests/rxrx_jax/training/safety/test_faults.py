@@ -41,13 +41,12 @@ def last(hosts):
 
 def rows_of(folder, step):
     """The rows that the minibatch of a step of `quiet` is made of."""
-    from rxrx_jax import data
     from rxrx_jax.base.config import Config
     from rxrx_jax.base.sharding import make_mesh
-    from rxrx_jax.training.train import make_samplers
+    from rxrx_jax.training.train import make_samplers, open_dataset
 
     config = Config(quiet(folder))
-    dataset = data.open_dataset("rxrx_sim", config.data.builder.as_kwargs(), str(folder))
+    dataset = open_dataset(config)
     return [int(row) for row in make_samplers(config, dataset, make_mesh())[0].rows(step - 1)]
 
 

@@ -1,0 +1,33 @@
+"""What a protocol (`evaluate/protocols/`) does with a dataset's rows: which are trained on, and which are scored."""
+
+import dataclasses
+
+import numpy as np
+
+from rxrx_jax.data.sites import Sites
+
+# The scored roles as metrics are named, in the order they are printed, and in words.
+ROLES = {
+    "in_batch": "in-batch",  # other sites of wells that are trained on
+    "in_batch_wells": "in-batch, other wells",
+    "validation": "validation",
+    "cross_batch": "cross-batch",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """Rows of `Dataset.sites`, each array sorted int64 [n]. Without a protocol no label is shown and nothing is scored.
+
+    fit: trained on, with their labels. scored: by role, in the order they are printed; none of them is in `fit` or in
+    two roles. A row may have no role; it is embedded all the same."""
+
+    fit: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    scored: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def hide_labels(sites: Sites, fit: np.ndarray) -> Sites:
+    """The table as tasks see it: the label is -1 in every row but the protocol's `fit` rows [n]."""
+    label = np.full(len(sites), -1, np.int32)
+    label[fit] = sites.label[fit]
+    return dataclasses.replace(sites, label=label)

@@ -1,0 +1,50 @@
+"""Tables without records, for tests of protocols: made of rows, and RxRx1's whole design."""
+
+import csv
+import functools
+import types
+
+import numpy as np
+import pytest
+
+from rxrx_jax.data import Sites
+from tfds_builders.common.rows import splits
+
+
+def table(rows, classes):
+    """A dataset of dicts with experiment, well, site, split, label: a table alone."""
+    column = lambda key, kind: np.array([row[key] for row in rows], kind)  # noqa: E731
+    experiments, experiment = np.unique(column("experiment", str), return_inverse=True)
+    cell_types, cell_type = np.unique([name.rpartition("-")[0] for name in experiments], return_inverse=True)
+    well_id = np.array([f"{row['experiment']}_{row['well']}" for row in rows])
+    unused = dict.fromkeys(("index", "site_id", "well_type", "plate"))
+    sites = Sites(
+        split=column("split", str),
+        well_id=well_id,
+        site=column("site", np.int32),
+        label=column("label", np.int32),
+        experiment=experiment.astype(np.int32),
+        cell_type=cell_type[experiment],
+        **unused,
+    )
+    names = dict(experiments=experiments.tolist(), cell_types=cell_types.tolist())
+    return types.SimpleNamespace(sites=sites, classes=["x"] * classes, **names)
+
+
+def rxrx1(shared_data, labelled=True):
+    """RxRx1's whole design, which withholds half the test labels; `labelled` puts 0 in their places. Skips without."""
+    path = shared_data / "rxrx1" / "metadata_rebuilt.csv"
+    if not path.exists():
+        pytest.skip(f"RxRx1's design is not there: {path}")
+    return _rxrx1(path, labelled)
+
+
+@functools.cache
+def _rxrx1(path, labelled):
+    with open(path, newline="") as f:
+        rows = list(csv.DictReader(f))
+    for row in rows:
+        row |= {"well": f"{row['plate']}_{row['well']}", "site": int(row["site"])}
+        row |= {"split": splits.by_site(splits.WILDS, row["experiment"], row["site"])}
+        row["label"] = int(row["sirna_id"] or (0 if labelled else -1))
+    return table(rows, 1139)
