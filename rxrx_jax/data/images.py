@@ -148,9 +148,8 @@ def make(config: Config, roles: Callable) -> Images:
     if c.unlabelled_minibatch:
         names, scored = c.unlabelled_roles, dataset.roles.scored
         if not names or set(names) - set(scored):
-            raise UserError(
-                f"data.unlabelled_roles={names}: the protocol scores {', '.join(scored)}; name some of them"
-            )
+            known = ", ".join(scored)
+            raise UserError(f"data.unlabelled_roles={names}: the protocol scores {known}; name some of them")
         held_out = np.sort(np.concatenate([scored[name] for name in names]))
         held_out = held_out[np.isin(held_out, datasets.select(dataset, **selected))]
         if not len(held_out):
