@@ -83,7 +83,7 @@ def mermaid(found: dict[tuple[str, str], int]) -> str:
     rooms = sorted({name for edge in found for name in edge})
     for package in PACKAGES:
         inside = [name for name in rooms if name.partition(".")[0] == package]
-        boxes = [f'    {name.replace(".", "_")}["{name.partition(".")[2] or package}"]' for name in inside]
+        boxes = [f'    {name.replace(".", "_")}["{name.partition(".")[2] or "top"}"]' for name in inside]
         text += [f"  subgraph {package}_[{package}]", *boxes, "  end"]
     for one, other in sorted(found):
         both = (other, one) in found
@@ -103,15 +103,16 @@ def checkout(revision: str, folder: pathlib.Path) -> str:
 def main(argv: list[str] | None = None) -> None:
     """The command line: commits, oldest first."""
     revisions = sys.argv[1:] if argv is None else argv
-    print(f"# The house\n\nWritten by `python benchmarks/imports.py {' '.join(revisions)}`, which reads the source.")
-    counts = {}
+    counts, text = {}, []
     for revision in revisions:
         with tempfile.TemporaryDirectory() as folder:
             commit, found = checkout(revision, pathlib.Path(folder)), edges(pathlib.Path(folder))
             counts[commit] = lines(pathlib.Path(folder))
         cycles = sum((other, one) in found for one, other in found) // 2
-        print(f"\n## Imports at {commit}\n\n{len(found)} arrows between rooms, {cycles} pairs that go both ways.\n")
-        print(mermaid(found))
+        arrows = f"{len(found)} arrows between rooms, {cycles} pairs that go both ways."
+        text.append(f"\n## Imports at {commit}\n\n{arrows}\n\n{mermaid(found)}")
+    print(f"# The house\n\nWritten by `python benchmarks/imports.py {' '.join(counts)}`, which reads the source.")
+    print("\n".join(text))
     print("\n## Lines by room\n\nFiles, lines, lines of the longest file.\n")
     print("| room | " + " | ".join(counts) + " |\n| --- |" + " ---: |" * len(counts))
     for name in sorted({name for of_commit in counts.values() for name in of_commit}):

@@ -8,6 +8,7 @@ import ast
 import graphlib
 import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -154,6 +155,16 @@ def test_every_way_of_importing_is_seen(tmp_path):
         *("rxrx_jax.embed", "rxrx_jax.data.sites", "tfds_builders.prepare", "rxrx_jax.models.vit", "rxrx_jax.main"),
         "rxrx_jax.tables",
     }
+
+
+def test_the_picture_of_the_house_is_what_the_source_says(capsys):
+    page = (ROOT / "docs" / "house.md").read_text()
+    commits = re.search(r"`python benchmarks/imports.py ([\w ]+)`", page)[1].split()
+    for commit in commits:
+        if subprocess.run(["git", "cat-file", "-e", commit], cwd=ROOT, capture_output=True).returncode:
+            pytest.skip(f"no commit {commit} here")
+    tree.main(commits)
+    assert capsys.readouterr().out == page and len(commits) == 2
 
 
 def tracked() -> list[pathlib.PurePosixPath]:
