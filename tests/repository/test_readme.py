@@ -57,8 +57,9 @@ def test_the_forked_config_of_the_readme_runs(tmp_path, tmp_path_factory):
 
 def test_ci_runs_the_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
-    for pattern in re.findall(r'readme "(.+?)"', script):
+    for pattern in (found := re.findall(r'\$\(line "(.+?)"\)', script)):
         assert re.search(pattern, README, re.M), pattern
+    assert len(found) == 2
 
 
 def test_what_the_readme_says_of_the_table():
