@@ -114,15 +114,18 @@ def _table(table, lines):
         cells += [(column.heading, cell.text) for column, cell in zip(table.columns, line.cells)]
         shown.append(_named(line) | {"cells": cells, "strip": _forest(table, line, strips, top)})
     headings = [heading for heading, _ in shown[0]["cells"]] if shown else []
-    words = {kind: table.columns[i].heading for kind, i in strips.items()} | {"interval": ""}
-    interval = f" with its {table.columns[strips['interval']].heading}" if "interval" in strips else ""
+    words = {kind: table.columns[i].heading for kind, i in strips.items()}
+    marks = [("in", "", words["in"])] if "in" in words else []
+    if "cross" in words:
+        with_interval = f" with its {words['interval']}" if "interval" in words else ""
+        marks += [("cross", "", words["cross"] + with_interval), ("cross trans", "", "the same, of a row with marks")]
     return {
         "heading": table.labels[0],
         "headings": headings,
-        "width": len(headings) + 1 + bool(strips),
+        "width": len(headings) + 1 + bool(marks),
         "groups": _groups(table, lines, shown),
         "top": top,
-        "strips": {"in": words.get("in", ""), "cross": words.get("cross", "") + interval} if strips else {},
+        "legend": marks,
     }
 
 
