@@ -82,10 +82,14 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: context
     total_steps = run_length(config, **lengths)
     steps = functools.partial(duration, config, total_steps=total_steps, **lengths)
     every = Every(log=steps("log"), checkpoint=steps("checkpoint"), evaluate=steps("evaluate"))
-    inherited, source = config.init.path, config.init.get("parameters", "")
+    inherited, source, allowed = (
+        config.init.path,
+        config.init.get("parameters", ""),
+        config.init.get("contaminated", ""),
+    )
     stage = f"{workdir.name} ({config.task.name})"
-    scores = bool(list(config.evaluators))
-    ledger = None if measure else hosts.on_all_hosts(lambda: marks.open_ledger(config, dataset, stage, scores))
+    scores, opened = bool(list(config.evaluators)), functools.partial(marks.open_ledger, config, dataset, stage)
+    ledger = None if measure else hosts.on_all_hosts(lambda: opened(scores, allowed))
 
     # The step: task, augmentation, optimiser, and the shapes of the state.
     the_step = make_step(config, dataset, mesh, minibatch, total_steps, examples)

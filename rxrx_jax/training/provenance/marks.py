@@ -122,16 +122,16 @@ class Ledger:
         return np.where(doubled, "", found)
 
 
-def open_ledger(config: Config, dataset: data.Dataset, stage: str, scores: bool) -> Ledger:
+def open_ledger(config: Config, dataset: data.Dataset, stage: str, scores: bool, allowed: str = "") -> Ledger:
     """The ledger of a run that starts with this config.
 
-    Args: stage, as it is to be named to later stages; scores, whether any evaluator scores labels.
+    Args: stage, as it is to be named to later stages; scores, whether any evaluator scores labels; allowed,
+    `init.contaminated`.
     Raises UserError when labels that are to be scored were seen by a stage before.
     """
-    before, allowed = former.seen_by(config.init.path), config.init.get("contaminated", "")
     if allowed not in ("", "allow"):
         raise UserError(f"init.contaminated={allowed!r}: expected allow or nothing")
-    digests, needs = data.pixel_digests(dataset), needs_of(config)
+    before, digests, needs = former.seen_by(config.init.path), data.pixel_digests(dataset), needs_of(config)
     ledger = Ledger(before, dataset, digests, fit_rows(dataset, config), config.normalisation, needs)
     if scores and not allowed:
         check_contamination(ledger, scored_rows(dataset).values(), f"init.path={config.init.path}",
