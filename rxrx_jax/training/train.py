@@ -168,7 +168,7 @@ def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Pat
     unreadable, ledger = config.data.unreadable, None
     if not config.get("measure", ""):
         stage = f"{workdir.name} ({config.task.name})"
-        given = config, source, step.task.method, stage, bool(evaluators)
+        given = config, source, step.task.method, stage, bool(evaluators), config.init.get("contaminated", "")
         ledger = hosts.on_all_hosts(lambda: marks.open_ledger(*given))
     context = Context(
         task=step.task,

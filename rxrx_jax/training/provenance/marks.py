@@ -118,16 +118,16 @@ class Ledger:
         return np.where(doubled, "", found)
 
 
-def open_ledger(config: Config, source, method: Method, stage: str, scores: bool) -> Ledger:
+def open_ledger(config: Config, source, method: Method, stage: str, scores: bool, allowed: str) -> Ledger:
     """The ledger of a run that starts with this config.
 
     Args: source, of images; method, of the run; stage, as it is to be named to later stages; scores, whether any
-    evaluator scores labels.
+    evaluator scores labels; allowed, `init.contaminated`.
     Raises UserError when labels that are to be scored were seen by a stage before.
     """
-    before, allowed = former.seen_by(config.init.path), config.init.get("contaminated", "")
     if allowed not in ("", "allow"):
         raise UserError(f"init.contaminated={allowed!r}: expected allow or nothing")
+    before = former.seen_by(config.init.path)
     digests, needs = data.pixel_digests(source.dataset), "T" * method.needs.transductive
     fitted = source.samplers[TRAIN].drawn_from
     ledger = Ledger(before, source.dataset, digests, fitted, config.normalisation, needs)
