@@ -171,7 +171,7 @@ def test_predictions_leave_out_what_cannot_be_read_and_count_it(whole, damage):
     rows = data.select(whole, splits="test")
     bad = rows[[0, 17, len(rows) - 1]]
     context = make_context(damage(bad), 3)
-    expected, found = good.predict("test"), context.predict("test")
+    expected, found = good.predict("cross_batch"), context.predict("cross_batch")
     keep = ~np.isin(rows, bad)
     np.testing.assert_array_equal(found["row"], rows[keep])
     np.testing.assert_allclose(found["embedding"], expected["embedding"][keep], rtol=1e-6)
@@ -189,12 +189,12 @@ def test_predictions_leave_out_what_cannot_be_read_and_count_it(whole, damage):
 def test_more_than_the_budget_stop_the_evaluation(whole, damage):
     rows = np.concatenate([data.select(whole, splits=s)[:2] for s in ("val", "test")])
     context = make_context(damage(rows), 3)
-    context.predict("val")
+    context.predict("validation")
     first = whole.sites.site_id[data.select(whole, splits="test")[0]]
     with pytest.raises(UserError, match=rf"4 records cannot be read and evaluated, among them {first} .*unreadable=3"):
-        context.predict("test")
+        context.predict("cross_batch")
     with pytest.raises(UserError, match="1 records cannot be read .*data.unreadable=0"):
-        make_context(damage(rows[:1]), 0).predict("val")
+        make_context(damage(rows[:1]), 0).predict("validation")
 
 
 def test_statistics_of_an_experiment_are_of_what_can_be_read(whole, damage):
@@ -208,11 +208,11 @@ def test_statistics_of_an_experiment_are_of_what_can_be_read(whole, damage):
     keep = ~np.isin(test, bad)
     expected = make_context(less, 0)._by_group(test[keep], "experiment")
     context = make_context(damage(bad), len(bad))
-    found = context.predict("test", "experiment")
+    found = context.predict("cross_batch", "experiment")
     np.testing.assert_array_equal(found["row"], test[keep])
     np.testing.assert_allclose(found["embedding"], expected["embedding"], rtol=1e-4, atol=1e-5)
     assert context.left_out == set(bad.tolist())
     context = make_context(damage(members), len(members))
-    assert set(context.predict("test", "experiment")["row"]) == set(test) - set(members)
+    assert set(context.predict("cross_batch", "experiment")["row"]) == set(test) - set(members)
     with pytest.raises(UserError, match="cannot be read and evaluated"):
-        make_context(damage(members), len(members) - 1).predict("test", "experiment")
+        make_context(damage(members), len(members) - 1).predict("cross_batch", "experiment")
