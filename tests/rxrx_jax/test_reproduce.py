@@ -145,7 +145,7 @@ def test_the_command_of_a_run(tmp_path):
 
 
 def test_jobs_are_cores_without_an_accelerator(monkeypatch):
-    monkeypatch.setattr(reproduce, "_cores", lambda: [0, 1, 2])
+    monkeypatch.setattr(reproduce, "cores", lambda: [0, 1, 2])
     monkeypatch.setattr(reproduce.importlib.util, "find_spec", lambda name: None)
     assert reproduce.default_jobs() == 3
     monkeypatch.setattr(reproduce.importlib.util, "find_spec", lambda name: name == "libtpu")

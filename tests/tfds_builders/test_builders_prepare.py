@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import tensorflow_datasets as tfds
-from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS
+from builders_tools import SCREEN, SCREEN_FIELDS
+from paths import ROOT
 
 from rxrx_jax.simulate import screen as simulate
 
@@ -18,7 +19,7 @@ SMALL_NAME = (
 
 
 def environment(**more):
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error", **more}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **more}
 
 
 def command(*arguments, **variables):

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS, records
+from builders_tools import SCREEN, SCREEN_FIELDS, records
+from paths import ROOT
 
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare
@@ -95,7 +96,7 @@ import tensorflow_datasets as tfds
 source = tfds.builder_from_directory({str(folder)!r}).as_data_source("val")
 assert source[0]["image"].shape == (32, 32, 6) and len(source) == 16
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=REPOSITORY.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=ROOT.parent)
 
 
 def test_the_feature_survives_its_description():

@@ -13,7 +13,8 @@ import time
 
 import pytest
 import tensorflow_datasets as tfds
-from builders_tools import REPOSITORY, SCREEN_FIELDS, flat
+from builders_tools import SCREEN_FIELDS, flat
+from paths import ROOT
 from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
 from rxrx_jax.base.errors import UserError
@@ -126,7 +127,7 @@ def test_a_file_system_without_links(tmp_path, monkeypatch, whole):
 
 
 def environment(**more):
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error", **more}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **more}
 
 
 def command(out, *more):

@@ -1,11 +1,14 @@
 """The simulated screen's builder, and what the base does for builders that read in processes."""
 
+import os
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from builders_tools import REPOSITORY, SCREEN, SCREEN_FIELDS, build, digests, flat, read_csv, same
+from builders_tools import SCREEN, SCREEN_FIELDS, build, digests, flat, read_csv, same
+from paths import ROOT
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.simulate import screen as simulate
@@ -108,10 +111,11 @@ def test_simulated_images_have_no_files_to_keep(tmp_path):
 
 def test_two_processes_may_prepare_the_same_folder(tmp_path):
     code = f"from test_builders_sim import prepare_sim; print(prepare_sim({str(tmp_path)!r}))"
+    folders = pathlib.Path(__file__).parent, ROOT / "tests" / "tools", ROOT / "tests" / "tools" / "builders"
     children = [
         subprocess.Popen(
             [sys.executable, "-c", code],
-            cwd=REPOSITORY / "tests" / "tools" / "builders",
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, *folders)))},
             stdout=subprocess.PIPE,
             text=True,
         )

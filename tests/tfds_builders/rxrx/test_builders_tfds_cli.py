@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from builders_tools import REPOSITORY, SCREEN, digests
+from builders_tools import SCREEN, digests
+from paths import ROOT
 
 from rxrx_jax.simulate import layouts
 from rxrx_jax.simulate import screen as simulate
@@ -41,8 +42,8 @@ def test_tfds_build_makes_the_same_bytes(tmp_path, name):
         arguments.append(f"--manual_dir={source}")
     command = pathlib.Path(sys.executable).with_name("tfds")
     done = subprocess.run(
-        [command, "build", *arguments], cwd=REPOSITORY / "tfds_builders" / name, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, timeout=300,
+        [command, "build", *arguments], cwd=ROOT / "tfds_builders" / "rxrx" / name, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     expected = digests(prepare.prepare(name, source, tmp_path / "expected", 1, progress=False))

@@ -41,14 +41,11 @@ def last(hosts):
 
 def rows_of(folder, step):
     """The rows that the minibatch of a step of `quiet` is made of."""
-    from rxrx_jax import data
     from rxrx_jax.base.config import Config
-    from rxrx_jax.base.sharding import make_mesh
-    from rxrx_jax.training.train import make_samplers
+    from rxrx_jax.data import images
 
-    config = Config(quiet(folder))
-    dataset = data.open_dataset("rxrx_sim", config.data.builder.as_kwargs(), str(folder))
-    return [int(row) for row in make_samplers(config, dataset, make_mesh())[0].rows(step - 1)]
+    source = images.make(Config(quiet(folder)))
+    return [int(row) for row in source.samplers["train"].rows(step - 1)]
 
 
 # One process
