@@ -13,14 +13,13 @@ import time
 import types
 
 from rxrx_jax import data
-from rxrx_jax.base import hosts
-from rxrx_jax.base.config import load, to_json
+from rxrx_jax.base.config import flatten, load, to_json
 from rxrx_jax.base.cores import cores
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
-from rxrx_jax.report.records import flatten
 from rxrx_jax.tables import Run
 from rxrx_jax.training import metrics
+from rxrx_jax.training.provenance.facts import code_version
 
 DERIVED = ("resolved", "init")  # keys of config.json that a config file does not fix: init.path moves with the folder
 NAMED = 4  # changed keys of a config
@@ -34,6 +33,7 @@ def command(run: Run, out: pathlib.Path, seed: int) -> list[str]:
     """What trains a run."""
     found = [sys.executable, "-m", "rxrx_jax.main", f"--config={run.seeded(seed)}"]
     found.append(f"--workdir={workdir(run.name, out, seed)}")
+    found += [f"--config.{key}={value}" for key, value in run.overrides.items()]
     if run.starts_from:
         found.append(f"--config.init.path={workdir(run.starts_from, out, seed)}")
     return found
@@ -54,6 +54,7 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
         return ["config.json cannot be read"]
     today = json.loads(to_json(load(run.seeded(seed))))
     then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
+    now |= run.overrides
     missing = object()
     changed = sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))
     more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
@@ -61,7 +62,7 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
     provenance = stored.get("resolved", {}).get("provenance")
     if not provenance:
         return [*found, "provenance unknown"]
-    if provenance.get("code") != (code := hosts.code_version()):
+    if provenance.get("code") != (code := code_version()):
         found.append(f"code ({provenance.get('code', 'unknown')}, now {code})")
     fingerprint = data_today(stored.get("data", {}))
     if fingerprint and fingerprint not in provenance.get("data", ""):  # other facts may stand beside it

@@ -19,11 +19,13 @@ SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training run: a name, the --config argument (without seed), and the run whose encoder it starts from."""
+    """One training run: a name, the --config argument (without seed), the run whose encoder it starts from, and keys
+    of the config that are overridden, such as {"adapt.grl_weight": 0.0}."""
 
     name: str
     config: str
     starts_from: str | None = None
+    overrides: dict[str, object] = dataclasses.field(default_factory=dict)
 
     def seeded(self, seed: int) -> str:
         return f"{self.config}{',' if ':' in self.config else ':'}seed={seed}"

@@ -8,9 +8,8 @@ import time
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from rxrx_jax import data
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import minibatches
+from rxrx_jax.data import dataset, images, minibatches
 from rxrx_jax.data.augment import Augment
 from rxrx_jax.evaluate import predict
 from rxrx_jax.training import train
@@ -35,7 +34,7 @@ def bad_images(*bad_rows):
 
 def at_minibatch(number, what, *arguments):
     """Does one of the functions below when minibatch `number` of the training is read."""
-    original = data.training_minibatches
+    original = images.training_minibatches
 
     def reading(*given):
         for i, minibatch in enumerate(original(*given)):
@@ -43,7 +42,7 @@ def at_minibatch(number, what, *arguments):
                 globals()[what](*arguments)
             yield minibatch
 
-    data.training_minibatches = reading
+    images.training_minibatches = reading
 
 
 def sleep(seconds):
@@ -63,15 +62,15 @@ def other_code():
 
 
 def other_data():
-    original = data.fingerprint
-    data.fingerprint = lambda dataset: original(dataset)[::-1]
+    original = dataset.fingerprint
+    dataset.fingerprint = lambda found: original(found)[::-1]
 
 
 def no_data(text):
     def refuse(*_):
         raise UserError(text)
 
-    data.open_dataset = refuse
+    dataset.open_dataset = refuse
 
 
 def own_workdir(path):

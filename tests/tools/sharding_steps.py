@@ -25,7 +25,7 @@ def train(name: str, mesh) -> dict[str, np.ndarray]:
     task, changes = RUNS[name]
     states, metrics, shares = step_tools.run(task, mesh, minibatch=2 * step_tools.MINIBATCH, **changes)
     found = {f"{name}/step{i}/{key}": value for i, values in enumerate(metrics) for key, value in values.items()}
-    last = {"params": states[-1].params, "batch_stats": states[-1].batch_stats, "ema": states[-1].ema}
+    last = {"params": states[-1].params, **states[-1].collections}
     leaves = jax.tree_util.tree_leaves_with_path(last)
     found |= {f"{name}/{sharding.path_name(path)}": leaf for path, leaf in leaves}
     leaves = jax.tree_util.tree_leaves_with_path(shares)

@@ -10,12 +10,15 @@ import numpy as np
 import tiny
 from parameters import random_variables
 
-from rxrx_jax import data, models
+from rxrx_jax import models
 from rxrx_jax.base import config, sharding
+from rxrx_jax.data import noise
+from rxrx_jax.data.batch import TRAIN, Batch, label_count
 from rxrx_jax.models import vit
 from rxrx_jax.models.resnet import ResNet
 from rxrx_jax.models.vit import Size
 from rxrx_jax.tasks import make_task
+from rxrx_jax.training.state import COLLECTIONS
 from rxrx_jax.training.step import Step, make_step
 
 MINIBATCH, SIDE, TOTAL_STEPS = 16, 8, 10
@@ -54,38 +57,49 @@ def values(name: str, **changes) -> dict:
 
 def task(name: str):
     """The task of CONFIGS[name]."""
-    found = values(name)
-    return make_task(config.Config(found), data.describe("rxrx_sim", found["data"]["builder"]))
+    found = config.Config(values(name))
+    return make_task(found, noise.make(found))
 
 
-def make(name: str, mesh, minibatch: int = MINIBATCH, **changes) -> tuple[Step, data.Description]:
-    """The step of CONFIGS[name] on a mesh that is set, and its dataset."""
-    found = values(name, **{"data.minibatch": minibatch} | changes)
-    dataset = data.describe("rxrx_sim", found["data"]["builder"])
+def make(name: str, mesh, minibatch: int = MINIBATCH, **changes) -> tuple[Step, noise.Noise]:
+    """The step of CONFIGS[name] on a mesh that is set, and its source."""
+    found = config.Config(values(name, **{"data.minibatch": minibatch} | changes))
+    source = noise.make(found)
     with small_models():
-        return make_step(config.Config(found), dataset, mesh, minibatch, TOTAL_STEPS, dataset.train_images), dataset
+        return make_step(found, source, mesh, TOTAL_STEPS), source
+
+
+def collections(variables: dict) -> dict:
+    """The collections of a state from what `task.init` gives."""
+    return {name: variables.get(name, {}) for name in COLLECTIONS}
+
+
+def batch(images, keys, **columns) -> Batch:
+    """A minibatch of one stream, as a task gets it: images [B, ...], keys [B], columns [B]."""
+    labelled = label_count({TRAIN: columns}) if "label" in columns else len(images)
+    return Batch((images,), columns, keys, {TRAIN: slice(0, len(images))}, labelled)
 
 
 def random_state(step: Step):
     """A state at step 0 whose every parameter is random, biases and norms too; the moving average starts from it."""
     shapes = step.arguments[0]
-    channels = step.arguments[1]["image"].shape[-1]
+    channels = step.arguments[1][TRAIN]["image"].shape[-1]
     variables = random_variables(step.task.init, np.zeros((1, SIDE, SIDE, channels), np.float32))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    ema = variables["params"] if shapes.ema else {}
-    state = dataclasses.replace(zeros, params=variables["params"], batch_stats=variables["batch_stats"], ema=ema)
+    found = collections(variables)
+    if shapes.collections["averages"] and not found["averages"]:
+        found["averages"] = {"params": variables["params"], "batch_stats": found["batch_stats"]}
+    state = dataclasses.replace(zeros, params=variables["params"], collections=found)
     return jax.device_put(state, jax.tree.map(lambda x: x.sharding, shapes))
 
 
-def minibatches(dataset, step: Step, count: int) -> list[dict]:
+def minibatches(source, count: int) -> list[dict]:
     """Random ones; one label in four is hidden, as many in every quarter of four neighbours."""
-    size, side = step.arguments[1]["image"].shape[:2]
     found = []
     for seed in range(count):
-        minibatch = next(data.synthetic_minibatches(dataset, size, side, seed))
-        del minibatch["row"]
-        minibatch["label"][::4] = -1
-        minibatch["stop"] = np.zeros(size, bool)
+        minibatch = next(dataclasses.replace(source, seed=seed).minibatches(0, 1))
+        minibatch[TRAIN]["label"][::4] = -1
+        minibatch[TRAIN]["stop"] = np.zeros(source.sizes[TRAIN], bool)
         found.append(minibatch)
     return found
 
@@ -94,13 +108,13 @@ def run(name: str, mesh, steps: int = 3, minibatch: int = MINIBATCH, **changes):
     """Random state, then `steps` updates: (states as numpy arrays, the first one before any; metrics)."""
     numpy = functools.partial(jax.tree.map, np.array)
     with jax.set_mesh(mesh):
-        step, dataset = make(name, mesh, minibatch, **changes)
+        step, source = make(name, mesh, minibatch, **changes)
         # Without optimisation, because compiling is most of it.
         update = step.update.lower(*step.arguments).compile({"xla_backend_optimization_level": 0})
         state = random_state(step)
-        constants = sharding.to_every_device((data.synthetic_statistics(dataset), step.keys), mesh)
+        constants = sharding.to_every_device((source.constants, step.keys), mesh)
         states, metrics = [numpy(state)], []
-        for one in minibatches(dataset, step, steps):
+        for one in minibatches(source, steps):
             state, found = update(state, sharding.to_device(one, mesh), *constants)
             states.append(numpy(state))
             metrics.append(numpy(found))

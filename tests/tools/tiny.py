@@ -58,6 +58,14 @@ def under_protocol(dataset, name: str = "held_out_experiments"):
     return dataclasses.replace(dataset, roles=protocols.roles(dataset, name))
 
 
+def source(config):
+    """The source of images of a config, as the trainer makes it."""
+    from rxrx_jax.data import images
+    from rxrx_jax.evaluate import protocols
+
+    return images.make(config, lambda dataset: protocols.roles(dataset, config.protocol.name))
+
+
 def shuffle_held_out_labels(monkeypatch) -> None:
     """From now on every dataset that is opened has the labels outside its train split permuted."""
     original = dataset.read_dataset

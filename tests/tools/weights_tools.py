@@ -23,8 +23,8 @@ def make_run(
     workdir: pathlib.Path, folder: pathlib.Path, crop: int = 16, seed: int = 0, parts=False, unknown=(), **changes
 ) -> dict:
     """A workdir as a finished pretraining on the tiny screen in `folder` leaves it; changes are dotted config keys.
-    `unknown` names weights of other projects that it began with. With `parts` the state also holds a moving average and
-    a teacher, 2 and 3 times the parameters. Returns the parameters."""
+    `unknown` names weights of other projects that it began with. With `parts` the state also holds a moving average, 2
+    times the parameters. Returns the parameters."""
     values = tiny.values("mae_vit.py", folder, **{"augment.crop": crop, "model.variant": "XXS/8"} | changes)
     transductive = values["normalisation"] in ("experiment", "plate")
     encoder = models.make_encoder(Config(values["model"]))
@@ -34,8 +34,9 @@ def make_run(
     }
     clock = {"train_seconds": 3600.0, "cpu_seconds": 5400.0}
     with Checkpoints(workdir / "checkpoints", 1) as checkpoints:
-        stats, ema = ({"teacher": times(3, params)}, times(2, params)) if parts else ({}, {})
-        checkpoints.save(TrainState(jnp.int32(STEPS), times(1, params), stats, {}, ema), clock)
+        averages = {"params": times(2, params), "batch_stats": {}} if parts else {}
+        collections = {"batch_stats": {}, "carry": {}, "averages": averages}
+        checkpoints.save(TrainState(jnp.int32(STEPS), times(1, params), collections, {}), clock)
     resolved = values | {"resolved": {"total_steps": STEPS, "transductive": transductive, "layout": LAYOUT}}
     (workdir / "config.json").write_text(json.dumps(resolved))
     seen.write(workdir / seen.NAME, seen.Seen(unknown=unknown))

@@ -1,21 +1,24 @@
 """Domain adaptation: gradient reversal and its objective, statistics of a domain, what configs refuse."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from parameters import random_variables
-from rxrx_jax.adapt.adabn import average_statistics
-from rxrx_jax.adapt.dann import Dann, ramp, reverse_gradient
+from step_tools import batch, collections
 
 from rxrx_jax import adapt, data
+from rxrx_jax.adapt.invariance.dann import Dann, ramp, reverse_gradient
+from rxrx_jax.adapt.method import Method, Network, Outputs
+from rxrx_jax.adapt.statistics.adabn import AdaBN
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import make_mesh
 from rxrx_jax.data.augment import EPSILON, Augment
-from rxrx_jax.evaluate.predict import Context
+from rxrx_jax.evaluate.predict import Context, average_statistics
 from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
@@ -80,17 +83,27 @@ def discriminator_loss(params, features):
     return (np.log(np.exp(y).sum(-1)) - y[np.arange(len(y)), DOMAINS]).mean()
 
 
+def outputs(features, losses=0.0):
+    """What a method's loss gets, of images in DOMAINS: their losses are given."""
+    n = len(DOMAINS)
+    losses, labels = jnp.full(n, losses), jnp.zeros(n, int)
+    return Outputs(features, None, losses, labels, labels >= 0, DOMAINS, batch(jnp.zeros(n), KEYS, label=labels), {})
+
+
 def test_dann_teaches_a_linear_encoder_the_reversed_gradient():
-    dann = Dann("experiment", 3, weight=0.8, hidden=6)
+    dann = Dann("experiment", (1 / 3,) * 3, grl_weight=0.8, hidden=6)
     random = np.random.default_rng(2)
     x, encoder = random.normal(size=(7, 5)), random.normal(size=(5, 4))
-    params = random_variables(dann.init, jnp.zeros((7, 4)), seed=3)
+    params, carry = random_variables(dann.init, jnp.zeros((7, 4)), seed=3)
+    assert carry == {}
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     progress = 0.25
     scale = 0.8 * np.tanh(5 * progress)
 
     def loss(encoder, params):
-        return dann(params, x @ encoder, None, None, DOMAINS, {}, progress)
+        value, carry, metrics = dann.loss(params, {}, outputs(x @ encoder), progress, KEYS[0])
+        assert carry == {}
+        return value, metrics
 
     with jax.enable_x64(True):
         (value, metrics), (of_encoder, of_params) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
@@ -114,19 +127,23 @@ def test_dann_teaches_a_linear_encoder_the_reversed_gradient():
         np.testing.assert_allclose(of_params[layer][name], expected, rtol=1e-5, atol=1e-8, err_msg=layer)
 
 
+def loss_of(task, params, variables, images, columns, progress):
+    return task.loss(params, collections(variables), batch(images, KEYS, **columns), KEYS[0], progress)
+
+
 @pytest.fixture(scope="module")
 def classifier():
-    """(task, variables, images, minibatch, gradient of the loss as a function of the objective's weight)."""
-    task = Classify(ConvNet((4, 6)), Head(4), Dann("plate", 3, weight=0.5, hidden=6), label_smoothing=0.1)
+    """(task, variables, images, columns, gradient of the loss as a function of the method's grl_weight)."""
+    dann = Dann("plate", (1 / 3,) * 3, grl_weight=0.5, hidden=6)
+    task = Classify(ConvNet((4, 6)), Head(4), dann, label_smoothing=0.1)
     images = np.random.default_rng(0).normal(size=(7, 8, 8, 2)).astype(np.float32)
     variables = random_variables(task.init, images)
     minibatch = {"label": np.array([0, 3, -1, 2, -1, 1, 0]), "plate": DOMAINS, "experiment": 0 * DOMAINS}
 
     @jax.jit
     def gradient(weight, progress):
-        weighted = dataclasses.replace(task, objective=dataclasses.replace(task.objective, weight=weight))
-        stats = variables["batch_stats"]
-        loss = lambda p: weighted.loss(p, stats, images, minibatch, KEYS, progress)  # noqa: E731
+        weighted = dataclasses.replace(task, method=dataclasses.replace(task.method, grl_weight=weight))
+        loss = lambda p: loss_of(weighted, p, variables, images, minibatch, progress)  # noqa: E731
         return jax.grad(loss, has_aux=True)(variables["params"])
 
     return task, variables, images, minibatch, gradient
@@ -139,13 +156,13 @@ def test_the_encoder_gets_class_gradient_minus_domain_gradient(classifier):
     @jax.jit
     def apart(params):
         def class_loss(params):
-            alone = dataclasses.replace(task, objective=None)
-            return alone.loss(params, stats, images, minibatch, KEYS, 0.3)[0]
+            alone = dataclasses.replace(task, method=Method("plate"))
+            return loss_of(alone, params, variables, images, minibatch, 0.3)[0]
 
         def domain_loss(params):
             inputs = {"params": params["encoder"], "batch_stats": stats["encoder"]}
             (_, found), _ = task.encoder.apply(inputs, images, train=True, mutable=["batch_stats"])
-            logits = task.objective.discriminator.apply({"params": params["domain"]}, found["embedding"])
+            logits = task.method._discriminator.apply({"params": params["domain"]}, found["embedding"])
             return -jax.nn.log_softmax(logits)[np.arange(7), DOMAINS].mean()
 
         return jax.grad(class_loss)(params), jax.grad(domain_loss)(params)
@@ -169,8 +186,8 @@ def test_weight_zero_leaves_the_encoder_alone_and_still_trains_the_discriminator
         def loss(encoder, domain):
             inputs = {"params": encoder, "batch_stats": variables["batch_stats"]["encoder"]}
             (_, found), _ = task.encoder.apply(inputs, images, train=True, mutable=["batch_stats"])
-            control = dataclasses.replace(task.objective, weight=0.0)
-            return control(domain, found["embedding"], None, None, DOMAINS, {}, 1.0)[0]
+            control = dataclasses.replace(task.method, grl_weight=0.0)
+            return control.loss(domain, {}, outputs(found["embedding"]), 1.0, KEYS[0])[0]
 
         return jax.grad(loss, argnums=(0, 1))(encoder, domain)
 
@@ -205,9 +222,9 @@ def test_unlabelled_images_count_for_the_domain_only(classifier):
 
 def test_a_minibatch_without_any_label_has_no_class_loss(classifier):
     task, variables, images, minibatch, _ = classifier
-    alone = dataclasses.replace(task, objective=None)
+    alone = dataclasses.replace(task, method=Method("plate"))
     minibatch = minibatch | {"label": np.full(7, -1)}
-    loss = lambda p: alone.loss(p, variables["batch_stats"], images, minibatch, KEYS, 0.0)[0]  # noqa: E731
+    loss = lambda p: loss_of(alone, p, variables, images, minibatch, 0.0)[0]  # noqa: E731
     value, gradient = jax.jit(jax.value_and_grad(loss))(variables["params"])
     assert value == 0 and all(not np.any(g) for g in jax.tree.leaves(gradient))
 
@@ -261,14 +278,15 @@ def test_reading_a_domain_with_its_own_statistics(tmp_path):
     sources = {name: list(images[split == name]) for name in ("test", "val")}
     dataset = data.Dataset(tmp_path, data.Sites(**table), ["A", "B"], ["A/1"], ["A"], ["x"], (4, 4, 2), {}, {}, sources)
     dataset = dataclasses.replace(dataset, roles=data.Roles(scored={"cross_batch": np.flatnonzero(split == "test")}))
-    task = Classify(ConvNet((3,)), Head(2), None, 0.0)
+    task = Classify(ConvNet((3,)), Head(2), Method(), 0.0)
     variables = random_variables(task.init, np.zeros((1, 4, 4, 2), np.float32))
     statistics = {"mean": np.full((1, 2), 120, np.float32), "std": np.full((1, 2), 70, np.float32)}
     augment = Augment("dataset", 4, False, False, 0.0)
-    context = Context(task, dataset, augment, statistics, make_mesh(), 4, tmp_path, 0)
-    context.params, context.batch_stats = variables["params"], variables["batch_stats"]
+    readings = {"": task.method, "adabn": AdaBN("experiment")}
+    context = Context(task, readings, dataset, augment, statistics, make_mesh(), 4, tmp_path, 0)
+    context.network = Network(variables["params"], variables["batch_stats"])
 
-    found = context.predict("cross_batch", "experiment")
+    found = context.predict("cross_batch", "adabn")
     np.testing.assert_array_equal(found["row"], np.flatnonzero(split == "test"))
     encoder = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"]["encoder"])
     x = np.tensordot((images - 120.0) / (70 + EPSILON), encoder["conv0"]["kernel"], 3)  # one window an image
@@ -278,34 +296,51 @@ def test_reading_a_domain_with_its_own_statistics(tmp_path):
     embedding = np.maximum(x * encoder["norm0"]["scale"] + encoder["norm0"]["bias"], 0)
     np.testing.assert_allclose(found["embedding"], embedding[split == "test"], rtol=1e-4, atol=1e-5)
     assert np.abs(context.predict("cross_batch")["embedding"] - found["embedding"]).max() > 0.1  # not the running ones
+    context.readings = {"": AdaBN("experiment")}  # as the run's own method
+    context.use(types.SimpleNamespace(network=lambda: context.network))
+    np.testing.assert_array_equal(context.predict("cross_batch")["embedding"], found["embedding"])
 
 
 # Configs.
 
 
-def config(adapt, group="experiment", groups=1, statistics=("running", "experiment")):
-    values = {
-        "adapt": adapt,
-        "data": {"group": group, "groups_per_minibatch": groups},
-        "evaluators": {"accuracy": {"statistics": statistics}},
-    }
-    return Config(values)
+SHARES = {"experiment": (1 / 12,) * 12, "plate": (1 / 48,) * 48}
 
 
-def test_objectives_by_name():
-    domains = {"experiment": 12, "plate": 48}
-    assert adapt.make_objective(config({"name": "none"}), domains) is None
-    assert adapt.make_objective(config({"name": "adabn"}), domains) is None
-    dann = {"name": "dann", "domain": "plate", "weight": 0.5, "hidden": 32}
-    assert adapt.make_objective(config(dann), domains) == Dann("plate", 48, 0.5, 32)
-    with pytest.raises(UserError, match="adapt.domain='well'.*experiment or plate"):
-        adapt.make_objective(config(dann | {"domain": "well"}), domains)
-    with pytest.raises(UserError, match="adapt.name='coral'"):
-        adapt.make_objective(config({"name": "coral"}), domains)
+def config(name, group="experiment", groups=1, model="convnet"):
+    values = {"data": {"group": group, "groups_per_minibatch": groups}, "model": {"name": model}}
+    return Config({"adapt": {"name": name}} | values)
 
 
-def test_adabn_refuses_mixed_minibatches_and_other_statistics():
-    with pytest.raises(UserError, match="data.groups_per_minibatch=1, not 4"):
-        adapt.make_objective(config({"name": "adabn"}, groups=4), {})
-    with pytest.raises(UserError, match="'plate' in evaluators.accuracy.statistics"):
-        adapt.make_objective(config({"name": "adabn"}, group="plate"), {})
+def test_methods_by_name():
+    assert adapt.make_method({"name": "erm"}, SHARES) == Method("experiment", SHARES["experiment"])
+    assert adapt.make_method({"name": "adabn"}, SHARES, 1) == AdaBN("experiment", SHARES["experiment"], 1)
+    dann = {"name": "dann", "domain": "plate", "grl_weight": 0.5, "hidden": 32}
+    assert adapt.make_method(dann, SHARES) == Dann("plate", SHARES["plate"], 0, 0.5, 32)
+    for changes, message in (
+        ({"domain": "well"}, "adapt.domain='well'.*experiment or plate"),
+        ({"name": "coral"}, "adapt.name='coral'"),
+        ({"weight": 0.0}, "adapt.weight: Dann takes domain, grl_weight, hidden$"),
+        ({"shares": ()}, "adapt.shares: Dann takes domain, grl_weight, hidden$"),
+        ({"grl_weight": "0"}, "adapt.grl_weight='0': expected a number"),
+    ):
+        with pytest.raises(UserError, match=message):
+            adapt.make_method(dann | changes, SHARES)
+
+
+def test_adabn_refuses_mixed_minibatches_and_other_groups():
+    adabn = adapt.make_method({"name": "adabn"}, SHARES, 1)
+    adapt.check(adabn, config("adabn"), True, ("train",))
+    with pytest.raises(UserError, match="adapt.name=adabn needs data.groups_per_minibatch=1, not 4"):
+        adapt.check(adabn, config("adabn", groups=4), True, ("train",))
+    with pytest.raises(UserError, match="adapt.name=adabn needs data.group=experiment, its domain, not plate"):
+        adapt.check(adabn, config("adabn", group="plate"), True, ("train",))
+    with pytest.raises(UserError, match="adapt.name=adabn needs a model with BatchNorm, and model.name=vit has none"):
+        adapt.check(adabn, config("adabn", model="vit"), False, ("train",))
+
+
+def test_a_network_without_batch_norm_is_read_by_no_other_statistics():
+    adapt.check_post_hoc("mine", AdaBN(), True)
+    with pytest.raises(UserError, match="post_hoc.mine: this model has no BatchNorm to re-estimate"):
+        adapt.check_post_hoc("mine", AdaBN(), False)
+    adapt.check_post_hoc("mine", Method(), False)

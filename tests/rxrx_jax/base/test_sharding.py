@@ -14,6 +14,7 @@ import step_tools
 from jax.sharding import AbstractDevice, AbstractMesh
 from jax.sharding import PartitionSpec as P
 
+from rxrx_jax.adapt.method import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import (
@@ -39,10 +40,10 @@ SIZE = Size(16, 2, 32, 2)
 with step_tools.small_models():
     TASKS = {name: step_tools.task(name) for name in step_tools.CONFIGS}
 TASKS |= {
-    "fine-tuned vit": Classify(Encoder(SIZE, 4, Style(positions="learned")), Head(4), None, 0.0),
-    "probe of vit": Classify(Encoder(SIZE, 4), Head(4, normalise=True), None, 0.0, frozen="encoder/"),
-    "probe of convnet": Classify(ConvNet((4, 6)), Head(4, normalise=True), None, 0.0, frozen="encoder/"),
-    "probe of statistics": Classify(Statistics(), Head(4, normalise=True), None, 0.0, frozen="encoder/"),
+    "fine-tuned vit": Classify(Encoder(SIZE, 4, Style(positions="learned")), Head(4), Method(), 0.0),
+    "probe of vit": Classify(Encoder(SIZE, 4), Head(4, normalise=True), Method(), 0.0, frozen="encoder/"),
+    "probe of convnet": Classify(ConvNet((4, 6)), Head(4, normalise=True), Method(), 0.0, frozen="encoder/"),
+    "probe of statistics": Classify(Statistics(), Head(4, normalise=True), Method(), 0.0, frozen="encoder/"),
 }
 ALONE = ("mae in parts", "classify")  # of sharding_steps.RUNS
 OPTIMISERS = {
@@ -58,7 +59,10 @@ def state_of(task, optimiser):
         variables = task.init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
         params = variables["params"]
         chosen = optim.make_optimiser(Config(OPTIMISERS[optimiser]), lambda step: 0.1, params, task.frozen)
-        return TrainState(jnp.int32(0), params, variables["batch_stats"], chosen.init(params), {})
+        found = step_tools.collections(variables)
+        if not found["averages"]:
+            found["averages"] = {"params": params, "batch_stats": found["batch_stats"]}
+        return TrainState(jnp.int32(0), params, found, chosen.init(params))
 
     return jax.eval_shape(initialise)
 
@@ -71,8 +75,10 @@ def test_every_array_of_every_task_has_a_rule(name, optimiser):
     assert jax.tree.structure(shardings) == jax.tree.structure(state)
     for (path, x), placed in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(shardings)):
         placed.shard_shape(x.shape)  # raises when an axis does not divide its dimension
-        if x.ndim == 0:
-            assert placed.spec == P(), path_name(path)
+        name = path_name(path)
+        replicated = name.startswith("collections/") and not name.startswith("collections/averages/params/")
+        if x.ndim == 0 or replicated:
+            assert placed.spec == P(), name
 
 
 def test_optimiser_moments_lie_where_their_parameters_lie():
@@ -85,9 +91,20 @@ def test_optimiser_moments_lie_where_their_parameters_lie():
         assert moments == [spec, spec], name
 
 
+def test_averages_of_parameters_lie_where_these_lie():
+    state = state_of(TASKS["classify"], "adamw")
+    specs = {path_name(p): s.spec for p, s in jax.tree_util.tree_leaves_with_path(state_shardings(state, MESH))}
+    params = {name: spec for name, spec in specs.items() if name.startswith("params/")}
+    assert any("fsdp" in spec for spec in params.values())
+    for name, spec in params.items():
+        assert specs[f"collections/averages/{name}"] == spec, name
+    assert "collections/averages/batch_stats/encoder/norm0/mean" in specs
+
+
 def test_every_rule_is_used():
     states = [jax.tree_util.tree_leaves_with_path(state_of(task, "sgd")) for task in TASKS.values()]
     names = {path_name(path) for state in states for path, x in state if x.ndim}
+    names = {name for name in names if not name.startswith("collections/")}
     first = {next(i for i, (pattern, _) in enumerate(RULES) if re.search(pattern, name)) for name in names}
     assert first == set(range(len(RULES)))
 
@@ -108,7 +125,11 @@ def test_every_rule_is_used():
         ("encoder/embed/kernel", (48, 16), P(None, "fsdp")),
         ("encoder/conv0/kernel", (4, 4, 3, 8), P(None, None, None, "fsdp")),
         ("head/linear/kernel", (16, 5), P(None, None)),  # five classes do not divide
-        ("batch_stats/encoder/norm0/mean", (8,), P(None)),
+        ("head/linear/bias", (8,), P(None)),
+        ("collections/batch_stats/encoder/norm0/mean", (8,), P()),
+        ("collections/carry/q", (8,), P()),
+        ("collections/averages/batch_stats/encoder/norm0/var", (8,), P()),
+        ("collections/averages/params/encoder/embed/kernel", (48, 16), P(None, "fsdp")),
     ],
 )
 def test_specs(name, shape, spec):

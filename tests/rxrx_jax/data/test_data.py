@@ -11,7 +11,7 @@ import tiny
 
 from rxrx_jax import data
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.minibatches import crop_corners
+from rxrx_jax.data.minibatches import crop_corners, host_part
 from rxrx_jax.simulate import layouts
 from rxrx_jax.simulate.screen import Screen, render_site, sites, write_published
 from tfds_builders import prepare
@@ -77,11 +77,19 @@ def test_a_minibatch_is_a_function_of_seed_and_step_on_any_number_of_hosts(datas
     rows = data.select(dataset, splits="train")
 
     def rows_of(start, seed=0):
-        samplers = [
-            data.make_sampler(dataset, rows, 8, "experiment", 0, seed),
-            data.make_sampler(dataset, data.select(dataset, splits="val"), 4, "plate", 2, seed),
-        ]
-        return [m["row"] for m in data.training_minibatches(dataset, samplers, 12, start, 32, seed)]
+        """The rows of every minibatch, told by their whole images."""
+        samplers = {
+            "train": data.make_sampler(dataset, rows, 8, "experiment", 0, seed),
+            "held_out": data.make_sampler(dataset, data.select(dataset, splits="val"), 4, "plate", 2, seed),
+        }
+        found = []
+        for streams in data.training_minibatches(dataset, samplers, 12, start, 32, seed):
+            assert list(streams) == ["train", "held_out"] and all("row" not in part for part in streams.values())
+            found.append([row_of[image.tobytes()] for part in streams.values() for image in part["image"]])
+        return np.array(found)
+
+    row_of = {image.tobytes(): row for row, image in enumerate(whole_images(dataset, np.arange(len(dataset.sites))))}
+    assert len(row_of) == len(dataset.sites)
 
     whole = rows_of(0)
     assert len(whole) == 12
@@ -99,9 +107,17 @@ def test_a_minibatch_is_a_function_of_seed_and_step_on_any_number_of_hosts(datas
 
 
 def minibatches(dataset, steps=3, start=0, crop=20, seed=0, sizes=(8, 4)):
-    splits = zip(sizes, ("train", "val"))
-    samplers = [data.make_sampler(dataset, data.select(dataset, splits=s), n, "plate", 0, seed) for n, s in splits]
-    return list(data.training_minibatches(dataset, samplers, steps, start, crop, seed))
+    """The streams of each minibatch in one piece, and `row` [B] as the samplers say it."""
+    samplers = {
+        stream: data.make_sampler(dataset, data.select(dataset, splits=split), size, "plate", 0, seed)
+        for size, (stream, split) in zip(sizes, (("train", "train"), ("held_out", "val")))
+    }
+    found = list(data.training_minibatches(dataset, samplers, steps, start, crop, seed))
+    for number, streams in enumerate(found):
+        joined = {key: np.concatenate([part[key] for part in streams.values()]) for key in streams["train"]}
+        rows = [host_part(sampler.rows(start + number)) for sampler in samplers.values()]
+        found[number] = joined | {"row": np.concatenate(rows)}
+    return found
 
 
 def whole_images(dataset, rows):

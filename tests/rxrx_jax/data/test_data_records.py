@@ -171,8 +171,8 @@ def test_a_flipped_bit_loses_one_record_and_no_other(folder, encoding):
 
     dataset = data.read_dataset(folder)
     rows = data.select(dataset, splits="train")
-    samplers = [data.make_sampler(dataset, rows, len(rows), "experiment", 0, 0)]
-    missing = [m["valid"] for m in data.training_minibatches(dataset, samplers, 1, 0, 20, 0)]
+    samplers = {"train": data.make_sampler(dataset, rows, len(rows), "experiment", 0, 0)}
+    missing = [m["train"]["valid"] for m in data.training_minibatches(dataset, samplers, 1, 0, 20, 0)]
     assert (~np.concatenate(missing)).sum() == 1
     reads = list(data.evaluation_minibatches(dataset, rows, 4, None, True))
     assert rows[~np.concatenate([m["valid"] for m in reads])[: len(rows)]].tolist() == [rows[max(found)]]

@@ -1,6 +1,7 @@
 """Records that cannot be read: named, stood in for while training, left out of evaluations within a budget."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 import tiny
 
 from rxrx_jax import data
+from rxrx_jax.adapt.method import Method
+from rxrx_jax.adapt.statistics.adabn import AdaBN
 from rxrx_jax.base import sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import Augment
-from rxrx_jax.data.minibatches import stand_in
-from rxrx_jax.evaluate.predict import Context
+from rxrx_jax.data.minibatches import host_part, stand_in
+from rxrx_jax.evaluate.predict import Context, Network
 from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
@@ -60,18 +63,25 @@ def on_host(monkeypatch, index, count=2):
 
 
 def training(dataset, steps=2, pairs="", sizes=(8, 4)):
-    splits = zip(sizes, ("train", "val"))
-    samplers = [
-        data.make_sampler(dataset, data.select(dataset, splits=s), n, "plate", 0, 3, pairs if s == "train" else "")
-        for n, s in splits
-    ]
-    return list(data.training_minibatches(dataset, samplers, steps, 0, CROP, 3))
+    """The streams of each minibatch in one piece, and `row` [B], which a stand-in has of what it stands in for."""
+    samplers = {
+        stream: data.make_sampler(
+            dataset, data.select(dataset, splits=split), size, "plate", 0, 3, pairs if stream == "train" else ""
+        )
+        for size, (stream, split) in zip(sizes, (("train", "train"), ("held_out", "val")))
+    }
+    found = list(data.training_minibatches(dataset, samplers, steps, 0, CROP, 3))
+    for number, streams in enumerate(found):
+        joined = {key: np.concatenate([part[key] for part in streams.values()]) for key in streams["train"]}
+        rows = [host_part(sampler.rows(number)) for sampler in samplers.values()]
+        found[number] = joined | {"row": np.concatenate(rows)}
+    return found
 
 
 def check_lanes(found, good, expected):
     """Lane i of every key is that of lane expected[i] without damage."""
     for key in good:
-        if key != "valid":
+        if key not in ("valid", "row"):
             np.testing.assert_array_equal(found[key], good[key][expected], err_msg=key)
 
 
@@ -156,13 +166,14 @@ def test_evaluation_raises_unless_it_may_go_on(whole, damage, capfd):
 
 
 def make_context(dataset, unreadable):
-    task = Classify(ConvNet((4,)), Head(2), None, 0.0)
+    task = Classify(ConvNet((4,)), Head(2), Method(), 0.0)
+    readings = {"": task.method, "adabn": AdaBN("experiment")}
     mesh = sharding.make_mesh(1, 1)
     statistics = {key: np.full((len(dataset.plates), 6), value, np.float32) for key, value in (("mean", 9), ("std", 7))}
     augment = Augment("dataset", CROP, False, False, 0.0)
-    context = Context(task, dataset, augment, statistics, mesh, 16, None, 0, unreadable=unreadable)
+    context = Context(task, readings, dataset, augment, statistics, mesh, 16, None, 0, unreadable=unreadable)
     variables = task.init(jax.random.key(0), np.zeros((1, CROP, CROP, 6), np.float32))
-    context.params, context.batch_stats = variables["params"], variables["batch_stats"]
+    context.network = Network(variables["params"], variables["batch_stats"])
     return context
 
 
@@ -183,7 +194,8 @@ def test_predictions_leave_out_what_cannot_be_read_and_count_it(whole, damage):
     assert len(context.embeddings()[0]) == len(whole.sites) - 3 and len(context.left_out) == 3
     with pytest.raises(UserError, match=rf"{whole.sites.site_id[bad[0]]} .* cannot be read any more"):
         context.of_images(pixels, rows)
-    assert context.use(context).left_out == set()
+    state = types.SimpleNamespace(network=lambda: good.network)
+    assert context.use(state).left_out == set()
 
 
 def test_more_than_the_budget_stop_the_evaluation(whole, damage):
@@ -206,13 +218,13 @@ def test_statistics_of_an_experiment_are_of_what_can_be_read(whole, damage):
     less = dataclasses.replace(whole, sites=dataclasses.replace(sites, experiment=sites.experiment.copy()))
     less.sites.experiment[bad] = 99  # as if they were of no experiment that is predicted
     keep = ~np.isin(test, bad)
-    expected = make_context(less, 0)._by_group(test[keep], "experiment")
+    expected = make_context(less, 0)._read(AdaBN("experiment"), test[keep])
     context = make_context(damage(bad), len(bad))
-    found = context.predict("cross_batch", "experiment")
+    found = context.predict("cross_batch", "adabn")
     np.testing.assert_array_equal(found["row"], test[keep])
     np.testing.assert_allclose(found["embedding"], expected["embedding"], rtol=1e-4, atol=1e-5)
     assert context.left_out == set(bad.tolist())
     context = make_context(damage(members), len(members))
-    assert set(context.predict("cross_batch", "experiment")["row"]) == set(test) - set(members)
+    assert set(context.predict("cross_batch", "adabn")["row"]) == set(test) - set(members)
     with pytest.raises(UserError, match="cannot be read and evaluated"):
-        make_context(damage(members), len(members) - 1).predict("cross_batch", "experiment")
+        make_context(damage(members), len(members) - 1).predict("cross_batch", "adabn")

@@ -61,7 +61,7 @@ def test_the_builders_read_the_screen_that_was_written(tmp_path, form, pixels):
     if kind is sources.Parquet:
         pytest.importorskip("pyarrow")
     write(SCREEN, tmp_path / "tree")
-    metadata = importlib.import_module(f"tfds_builders.{dataset}.metadata")
+    metadata = importlib.import_module(f"tfds_builders.rxrx.{dataset}.metadata")
     [path] = tmp_path.glob("tree/metadata*.csv")
     assert path.name in metadata.FILES
     with path.open(newline="") as file:

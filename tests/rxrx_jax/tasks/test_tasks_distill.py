@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import types
 
 import flax.linen as nn
 import jax
@@ -12,15 +11,17 @@ import pytest
 import tiny
 from parameters import random_variables
 from paths import REFERENCE
+from step_tools import batch
 
-from rxrx_jax import data
 from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import noise
 from rxrx_jax.models.heads import Projection
 from rxrx_jax.tasks import make_task
 from rxrx_jax.tasks.distill import Distill
 from rxrx_jax.training import metrics, train
+from rxrx_jax.training.state import TrainState
 
 STORED = REFERENCE / "distill.npz"
 # As in reference/make_distill.py, which needs PyTorch to be imported.
@@ -72,15 +73,28 @@ def to_jax(weights):
 
 def state(task, weights, centre):
     params = jax.tree.map(jnp.asarray, to_jax(weights))
-    return params, {"teacher": params, "centre": {"mean": jnp.asarray(centre[: len(task.shares) or 1])}}
+    return params, of_state(params, jnp.asarray(centre[: len(task.shares) or 1]))
+
+
+def of_state(teacher, centre):
+    """The collections of a state."""
+    return {"batch_stats": {}, "carry": {"centre": centre}, "averages": {"params": teacher, "batch_stats": {}}}
+
+
+def teacher_of(stats):
+    return stats["averages"]["params"]
+
+
+def loss_of(task, params, stats, images, domains, keys, progress):
+    return task.loss(params, stats, batch(images, keys, experiment=domains), keys[0], progress)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def evaluate(task, params, stats, images, domains, progress):
-    """((loss, (batch_stats, metrics)), gradients) for images [B, 12] in pairs."""
-    gradient = jax.value_and_grad(task.loss, has_aux=True)
+    """((loss, (collections, metrics)), gradients) for images [B, 12] in pairs."""
     images = images.reshape(-1, 2, 2, 3)
-    return gradient(params, stats, images, {"experiment": domains}, KEYS[: len(images)], progress)
+    loss = lambda params: loss_of(task, params, stats, images, domains, KEYS[: len(images)], progress)  # noqa: E731
+    return jax.value_and_grad(loss, has_aux=True)(params)
 
 
 def assert_same_steps(task, weights, images, domains, centre, theirs):
@@ -94,13 +108,13 @@ def assert_same_steps(task, weights, images, domains, centre, theirs):
         for name, value in ({"loss": loss} | found).items():
             close(value, theirs[f"{step}/{name}"], f"{name} at {step}")
         assert {"loss"} | found.keys() == set(MEASURES)
-        close(stats["centre"]["mean"], theirs[f"{step}/centre"], f"centre at {step}")
+        close(stats["carry"]["centre"], theirs[f"{step}/centre"], f"centre at {step}")
         before = under(theirs, f"{step - 1}/teacher/") if step else weights
-        trees(stats["teacher"], before, f"teacher at the start of {step}")
+        trees(teacher_of(stats), before, f"teacher at the start of {step}")
         params = jax.tree.map(lambda p, g: p - RATE * g, params, grads)
         trees(params, under(theirs, f"{step}/student/"), f"student after {step}")
     (_, (stats, _)), _ = evaluate(task, params, stats, *inputs, STEPS / TOTAL)
-    trees(stats["teacher"], under(theirs, f"{STEPS - 1}/teacher/"), "the last teacher")
+    trees(teacher_of(stats), under(theirs, f"{STEPS - 1}/teacher/"), "the last teacher")
 
 
 @pytest.mark.parametrize("centre", TASKS)
@@ -121,13 +135,13 @@ def test_three_steps_have_the_numbers_of_pytorch_with_other_weights(centre):
 def test_no_gradient_reaches_teacher_or_centre(stored):
     """Nor the student by way of the teacher that it has just moved."""
     params, stats = state(TASK, under(stored, "weight/"), stored["centre"])
-    args = stored["images"][0].reshape(-1, 2, 2, 3), {"experiment": stored["domains"][0]}, KEYS, 0.2
-    grads = jax.jit(jax.grad(lambda stats: TASK.loss(params, stats, *args)[0]))(stats)
+    args = stored["images"][0].reshape(-1, 2, 2, 3), stored["domains"][0], KEYS, 0.2
+    grads = jax.jit(jax.grad(lambda stats: loss_of(TASK, params, stats, *args)[0]))(stats)
     assert all((g == 0).all() for g in jax.tree.leaves(grads))
 
     def student(momentum):
         task = dataclasses.replace(TASK, momentum=momentum)
-        return jax.jit(jax.grad(lambda params: task.loss(params, stats, *args)[0]))(params)
+        return jax.jit(jax.grad(lambda params: loss_of(task, params, stats, *args)[0]))(params)
 
     # The same teacher, once moved all the way to the student and once not at all.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), student(0.0), student(1.0))
@@ -136,26 +150,20 @@ def test_no_gradient_reaches_teacher_or_centre(stored):
 def test_the_teacher_starts_as_the_student_and_gives_the_embedding(stored):
     images = jnp.asarray(stored["images"][0].reshape(-1, 2, 2, 3))
     variables = TASK.init(jax.random.key(1), images)
-    params, stats = variables["params"], variables["batch_stats"]
-    assert jax.tree.map(np.array_equal, stats["teacher"], params) == jax.tree.map(lambda _: True, params)
-    assert stats["centre"]["mean"].shape == (4, 6) and not stats["centre"]["mean"].any()
-    assert ONE_CENTRE.init(jax.random.key(1), images)["batch_stats"]["centre"]["mean"].shape == (1, 6)
+    params, averages, centre = variables["params"], variables["averages"], variables["carry"]["centre"]
+    assert jax.tree.map(np.array_equal, averages["params"], params) == jax.tree.map(lambda _: True, params)
+    assert averages["batch_stats"] == {} and centre.shape == (4, 6) and not centre.any()
+    assert ONE_CENTRE.init(jax.random.key(1), images)["carry"]["centre"].shape == (1, 6)
     assert params["encoder"]["embed"]["kernel"].any() and params["head"]["kernel"].any()
 
+    # What a state with averages is read by is these.
     other = jax.tree.map(jnp.zeros_like, params)
-    found = TASK.predict(other, stats, images, None)["embedding"]
-    np.testing.assert_allclose(found, Pixels(5).apply({"params": params["encoder"]}, images)[0], rtol=1e-6)
-    assert not TASK.predict(params, stats | {"teacher": other}, images, None)["embedding"].any()
-
-
-def test_the_teacher_inherits_what_the_student_does(stored):
-    _, stats = state(TASK, under(stored, "weight/"), stored["centre"])
-    part = jax.tree.map(lambda x: x + 1, stats["teacher"]["encoder"])
-    found = TASK.inherit(stats, part)
-    ours, theirs = found["teacher"]["encoder"]["embed"]["kernel"], part["embed"]["kernel"]
-    np.testing.assert_array_equal(ours, theirs)
-    assert ours.unsafe_buffer_pointer() != theirs.unsafe_buffer_pointer()  # a step donates both
-    assert found["teacher"]["head"] is stats["teacher"]["head"] and found["centre"] is stats["centre"]
+    embedded = lambda student, teacher: TASK.predict(  # noqa: E731
+        *TrainState(0, student, of_state(teacher, centre), {}).network(), images, None
+    )["embedding"]
+    expected = Pixels(5).apply({"params": params["encoder"]}, images)[0]
+    np.testing.assert_allclose(embedded(other, params), expected, rtol=1e-6)
+    assert not embedded(params, other).any()
 
 
 class Plain(nn.Module):
@@ -184,13 +192,13 @@ class Noisy(nn.Module):
 def test_the_student_alone_has_stochastic_depth():
     task = dataclasses.replace(ONE_CENTRE, encoder=Noisy(), head=Head())
     empty = {"encoder": {}, "head": {}}
-    stats = {"teacher": empty, "centre": {"mean": jnp.zeros((1, 4))}}
-    outputs, minibatch = jax.random.normal(KEYS[0], (6, 4)), {"experiment": jnp.zeros(6, jnp.int32)}
-    run = jax.jit(lambda keys: task.loss(empty, stats, outputs, minibatch, keys, 0.0))
+    stats = of_state(empty, jnp.zeros((1, 4)))
+    outputs, domains = jax.random.normal(KEYS[0], (6, 4)), jnp.zeros(6, jnp.int32)
+    run = jax.jit(lambda keys: loss_of(task, empty, stats, outputs, domains, keys, 0.0))
     runs = [run(keys) for keys in (KEYS[:6], KEYS[:6], KEYS[2:])]
     losses = [float(loss) for loss, _ in runs]
     assert losses[0] == losses[1] != losses[2]
-    np.testing.assert_allclose(runs[0][1][0]["centre"]["mean"], 0.3 * outputs.mean(0, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(runs[0][1][0]["carry"]["centre"], 0.3 * outputs.mean(0, keepdims=True), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +217,9 @@ def test_metrics_show_collapse(prototypes, entropy, marginal, agreement, kl):
         ONE_CENTRE, encoder=Plain(), head=Head(), student_temperature=0.1, temperatures=(0.1, 0.1)
     )
     empty = {"encoder": {}, "head": {}}
-    stats = {"teacher": empty, "centre": {"mean": jnp.zeros((1, 4))}}
-    minibatch = {"experiment": jnp.zeros(6, jnp.int32)}
-    loss, (_, found) = task.loss(empty, stats, jnp.array(outputs, jnp.float32), minibatch, KEYS[:6], 0.0)
+    stats = of_state(empty, jnp.zeros((1, 4)))
+    outputs, domains = jnp.array(outputs, jnp.float32), jnp.zeros(6, jnp.int32)
+    loss, (_, found) = loss_of(task, empty, stats, outputs, domains, KEYS[:6], 0.0)
     values = [found[name] for name in ("teacher_entropy", "teacher_marginal_entropy", "agreement", "kl")]
     np.testing.assert_allclose(values, [entropy, marginal, agreement, kl], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(loss, entropy + kl, rtol=1e-5, atol=1e-5)
@@ -229,7 +237,6 @@ def test_the_parts_of_a_minibatch_average_to_the_whole(stored):
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *[((loss, stats), grads) for (loss, (stats, _)), grads in halves])
     (loss, (stats, _)), grads = whole
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), mean, ((loss, stats), grads))
-    assert TASK.examples_per_unit == 2
 
 
 def test_schedules_of_momentum_and_temperature():
@@ -335,23 +342,27 @@ def test_a_run_that_stops_continues_with_the_same_bits(folder, tmp_path, monkeyp
 )
 def test_a_bad_config_is_one_line_with_the_key(changes, message, folder):
     with pytest.raises(UserError, match=message):
-        make_task(Config(values(folder, **changes)), None)
+        config = Config(values(folder, **changes))
+        make_task(config, noise.make(config))
 
 
 def test_shares_are_those_of_the_selected_training_sites(folder):
-    dataset = tiny.under_protocol(data.open_dataset("rxrx_sim", tiny.SCREEN, str(folder)))
-    table = dataset.sites
-    for select in ({}, {"experiments": ("SIMA-01",)}):
-        task = make_task(Config(values(folder, **{"data.select": select, "task.warmup_percent": 30.0})), dataset)
+    for select in ({}, {"experiments": ("SIMA-01", "SIMA-02")}, {"sites": (1,)}):
+        config = Config(values(folder, **{"data.select": select, "task.warmup_percent": 30.0}))
+        source = tiny.source(config)
+        dataset, task = source.dataset, make_task(config, source)
+        table = dataset.sites
         expected = [
             np.sum(
                 (table.split == "train")
                 & (table.experiment == i)
                 & (name in select.get("experiments", dataset.experiments))
+                & np.isin(table.site, select.get("sites", table.site))
             )
             for i, name in enumerate(dataset.experiments)
         ]
         np.testing.assert_allclose(task.shares, np.array(expected) / sum(expected))
-    assert task.warmup == 0.3
-    described = types.SimpleNamespace(experiments=range(4))  # no table
-    assert make_task(Config(values(folder)), described).shares == (0.25,) * 4
+        assert source.units == {"train": 2} and task.warmup == 0.3
+    config = Config(values(folder))
+    described = noise.make(config)  # no table
+    assert make_task(config, described).shares == (0.2,) * 5

@@ -1,6 +1,7 @@
 """The task of masked-autoencoder pretraining: its config, randomness by example, losses, and training in bfloat16."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ import numpy as np
 import optax
 import pytest
 from parameters import random_variables
+from step_tools import batch, collections
 
 from rxrx_jax import models
+from rxrx_jax.adapt.method import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.convnet import ConvNet
@@ -25,13 +28,17 @@ AGNOSTIC = dict(channel_agnostic=True, block="parallel", qk_norm=True, class_tok
 def make(model=None, **task):
     task = dict(mask_ratio=0.5, normalise_target=False, decoder=(16, 1, 2)) | task
     model = dict(name="vit", variant="XXS/4") | (model or {})
-    return Mae.from_config(Config({"task": task, "model": model}))
+    return Mae.from_config(Config({"task": task, "model": model}), None, Method())
 
 
 def small(task):
     """The task with an encoder of two narrow blocks."""
     module = task.module.clone(size=Size(16, 2, 32, 2))
     return dataclasses.replace(task, module=module, encoder=task.encoder.clone(size=module.size))
+
+
+def loss_of(task, params, images, keys):
+    return task.loss(params, {}, batch(images, keys), keys[0], 0.0)
 
 
 def structured(n, seed=0, channels=2):
@@ -93,7 +100,7 @@ def ready(request):
     task = small(make(request.param, fourier_weight=0.25))
     images = structured(4)
     params = random_variables(task.init, images[:1])["params"]
-    return task, params, images, jax.jit(lambda *args: task.loss(args[0], {}, args[1], {}, args[2], 0.0))
+    return task, params, images, jax.jit(functools.partial(loss_of, task))
 
 
 def test_the_noise_of_an_image_is_of_its_key_alone(ready):
@@ -116,7 +123,7 @@ def test_a_loss_of_one_kind_is_not_said_twice(ready):
     both = loss(params, images, keys)[1][1]
     for weight, name in ((0.0, "pixel_loss"), (1.0, "fourier_loss")):
         one = dataclasses.replace(task, fourier_weight=weight)
-        value, (_, metrics) = one.loss(params, {}, images, {}, keys, 0.0)
+        value, (_, metrics) = loss_of(one, params, images, keys)
         assert metrics == {}
         np.testing.assert_allclose(value, both[name], rtol=1e-5)
 
@@ -136,21 +143,25 @@ def test_training_drops_blocks_and_evaluation_does_not():
     images, plain = structured(4), small(make())
     params = random_variables(task.init, images[:1])["params"]
     keys = jax.random.split(jax.random.key(3), 4)
-    run = lambda task: jax.jit(task.loss)(params, {}, images, {}, keys, 0.0)[0]  # noqa: E731
+    run = lambda task: jax.jit(functools.partial(loss_of, task))(params, images, keys)[0]  # noqa: E731
     assert not np.allclose(run(task), run(plain))
     found = [t.predict(params, {}, images, None)["embedding"] for t in (task, plain)]
     np.testing.assert_array_equal(*found)
 
 
+def classify(task, variables, images, keys):
+    columns = {"label": jnp.array([0, 1, 2, 0]), "experiment": jnp.zeros(4, int)}
+    return task.loss(variables["params"], collections(variables), batch(images, keys, **columns), keys[0], 0.0)[0]
+
+
 def test_fine_tuning_drops_blocks_by_the_first_key_and_a_frozen_encoder_does_not():
     encoder = Encoder(Size(16, 2, 32, 2), 4, Style(drop_path=0.9))
-    images, minibatch = structured(4), {"label": jnp.array([0, 1, 2, 0])}
+    images = structured(4)
     for frozen in (None, "encoder/"):
-        task = Classify(encoder, Head(3), None, 0.0, frozen)
+        task = Classify(encoder, Head(3), Method(), 0.0, frozen)
         variables = random_variables(task.init, images[:1])
-        stats = variables["batch_stats"]
-        run = jax.jit(lambda *args, task=task: task.loss(args[0], args[1], images, minibatch, args[2], 0.0)[0])
-        found = [float(run(variables["params"], stats, jax.random.split(jax.random.key(i), 4))) for i in range(4)]
+        run = jax.jit(functools.partial(classify, task, variables, images))
+        found = [float(run(jax.random.split(jax.random.key(i), 4))) for i in range(4)]
         assert (len(set(found)) == 1) == bool(frozen)
 
 
@@ -170,7 +181,9 @@ def test_bfloat16_learns_as_float32_does(model):
             return params, optimiser.init(params)
 
         def update(state, _, task=task, optimiser=optimiser):
-            (value, _), gradient = jax.value_and_grad(task.loss, has_aux=True)(state[0], {}, images, {}, keys, 0.0)
+            (value, _), gradient = jax.value_and_grad(lambda params: loss_of(task, params, images, keys), has_aux=True)(
+                state[0]
+            )
             updates, moments = optimiser.update(gradient, state[1])
             return (optax.apply_updates(state[0], updates), moments), value
 
@@ -183,9 +196,8 @@ def test_bfloat16_learns_as_float32_does(model):
 
 
 def test_a_network_without_stochastic_depth_takes_the_keys_too():
-    task = Classify(ConvNet((4,)), Head(3), None, 0.0)
+    task = Classify(ConvNet((4,)), Head(3), Method(), 0.0)
     images = structured(4)
     variables = random_variables(task.init, images[:1])
     keys = jax.random.split(jax.random.key(0), 4)
-    minibatch = {"label": jnp.array([0, 1, 2, 0])}
-    assert np.isfinite(task.loss(variables["params"], variables["batch_stats"], images, minibatch, keys, 0.0)[0])
+    assert np.isfinite(classify(task, variables, images, keys))

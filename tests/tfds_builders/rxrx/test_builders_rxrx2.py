@@ -148,7 +148,7 @@ def test_all_sites_of_a_training_experiment_are_train(tmp_path, module):
 
 @every
 def test_a_missing_source_says_what_to_download(tmp_path, module):
-    name = module.__name__.split(".")[1]
+    name = module.__name__.split(".")[2]
     for source in (None, tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError) as error:
             module.read(source)

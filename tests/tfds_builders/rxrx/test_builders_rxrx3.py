@@ -177,7 +177,7 @@ def test_experiments_are_held_out_by_splits_csv(tmp_path):
     ],
 )
 def test_a_missing_source_says_what_to_fetch(tmp_path, module, words):
-    name = module.__name__.split(".")[1]
+    name = module.__name__.split(".")[2]
     for source in (None, tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError) as error:
             module.read(source)

@@ -1,5 +1,7 @@
 """The simulated screen's builder, and what the base does for builders that read in processes."""
 
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -109,10 +111,11 @@ def test_simulated_images_have_no_files_to_keep(tmp_path):
 
 def test_two_processes_may_prepare_the_same_folder(tmp_path):
     code = f"from test_builders_sim import prepare_sim; print(prepare_sim({str(tmp_path)!r}))"
+    folders = pathlib.Path(__file__).parent, ROOT / "tests" / "tools", ROOT / "tests" / "tools" / "builders"
     children = [
         subprocess.Popen(
             [sys.executable, "-c", code],
-            cwd=ROOT / "tests" / "tools" / "builders",
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, *folders)))},
             stdout=subprocess.PIPE,
             text=True,
         )

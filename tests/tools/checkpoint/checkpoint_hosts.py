@@ -30,7 +30,7 @@ def make_state(step, mesh):
             "across": place(values(2, 2, 2), "data"),
         }
     }
-    return TrainState(place(np.int32(step)), params, {}, {}, {})
+    return TrainState(place(np.int32(step)), params, {"batch_stats": {}, "carry": {}, "averages": {}}, {})
 
 
 def main(address: str, index: str, folder: str) -> None:

@@ -26,7 +26,7 @@ KEEP = 2
 
 def make_state(step: int) -> TrainState:
     params = {"encoder": {"kernel": np.random.default_rng(step).normal(size=(300, 200)).astype(np.float32)}}
-    return TrainState(np.int32(step), params, {}, {}, {})
+    return TrainState(np.int32(step), params, {"batch_stats": {}, "carry": {}, "averages": {}}, {})
 
 
 def save_until_killed(folder: pathlib.Path, pipe: int) -> None:

@@ -27,7 +27,8 @@ def make_state(step, seed=0):
     opt_state = optim.make_optimiser(config, lambda step: 0.1, params, "encoder/").init(params)
     opt_state = jax.tree.map(lambda x: bits(*x.shape).astype(x.dtype) if x.dtype == jnp.float32 else x, opt_state)
     stats = {"encoder": {"norm": {"mean": bits(6), "var": bits(6)}}, "head": {}}
-    return jax.tree.map(jnp.asarray, TrainState(jnp.int32(step), params, stats, opt_state, {}))
+    collections = {"batch_stats": stats, "carry": {"q": bits(3)}, "averages": {}}
+    return jax.tree.map(jnp.asarray, TrainState(jnp.int32(step), params, collections, opt_state))
 
 
 def shapes_of(state):

@@ -95,16 +95,16 @@ def test_a_missing_part_is_an_error(run):
     [
         (
             {"kernel": (4, 8), "bias": (6,)},
-            r"params/encoder/embed/kernel is \(4, 6\) there and \(4, 8\) in this model",
+            r"params/encoder/embed/kernel is \(4, 6\) there and \(4, 8\) here",
         ),
         (
             {"kernel": (6, 4), "bias": (6,)},
-            r"params/encoder/embed/kernel is \(4, 6\) there and \(6, 4\) in this model",
+            r"params/encoder/embed/kernel is \(4, 6\) there and \(6, 4\) here",
         ),
-        ({"kernel": (4, 6)}, r"params/encoder/embed/bias is \(6,\) there and absent in this model"),
+        ({"kernel": (4, 6)}, r"params/encoder/embed/bias is \(6,\) there and absent here"),
         (
             {"kernel": (4, 6), "bias": (6,), "scale": (6,)},
-            r"params/encoder/embed/scale is absent there and \(6,\) in this model",
+            r"params/encoder/embed/scale is absent there and \(6,\) here",
         ),
     ],
 )
@@ -119,5 +119,5 @@ def test_a_state_that_does_not_fit_is_an_error(tmp_path):
     shapes = shapes_of(make_state(7))
     shapes.params["head"]["linear"]["bias"] = jax.ShapeDtypeStruct((4,), jnp.float32)
     with Checkpoints(tmp_path / "checkpoints", 1) as checkpoints:
-        with pytest.raises(UserError, match=r"params/head/linear/bias is \(3,\) there and \(4,\) in this model"):
+        with pytest.raises(UserError, match=r"params/head/linear/bias is \(3,\) there and \(4,\) here"):
             checkpoints.restore(shapes)

@@ -143,9 +143,7 @@ def test_a_state_that_does_not_fit_is_not_damage(run):
     shapes = shapes_of(make_state(7))
     shapes.params["head"]["linear"]["bias"] = jax.ShapeDtypeStruct((4,), jnp.float32)
     with Checkpoints(run / "checkpoints", 2) as checkpoints:
-        with pytest.raises(
-            UserError, match=r"8 does not fit: params/head/linear/bias is \(3,\) there and \(4,\) in this"
-        ):
+        with pytest.raises(UserError, match=r"8 does not fit: params/head/linear/bias is \(3,\) there and \(4,\) here"):
             checkpoints.restore(shapes)
     assert names(run) == ["7", "8"]
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+import tiny
 from hosts_tools import finish, start, values
 
 from rxrx_jax.training import metrics
@@ -42,12 +43,9 @@ def last(hosts):
 def rows_of(folder, step):
     """The rows that the minibatch of a step of `quiet` is made of."""
     from rxrx_jax.base.config import Config
-    from rxrx_jax.base.sharding import make_mesh
-    from rxrx_jax.training.train import make_samplers, open_dataset
 
-    config = Config(quiet(folder))
-    dataset = open_dataset(config)
-    return [int(row) for row in make_samplers(config, dataset, make_mesh())[0].rows(step - 1)]
+    source = tiny.source(Config(quiet(folder)))
+    return [int(row) for row in source.samplers["train"].rows(step - 1)]
 
 
 # One process

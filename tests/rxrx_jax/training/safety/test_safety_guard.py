@@ -1,14 +1,15 @@
 """Losses that are no number or explode, images that cannot be read, and what a run leaves out after going back."""
 
-import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.images import Images, LeavingOut
 from rxrx_jax.training.safety import guard
-from rxrx_jax.training.safety.guard import Diverged, Guard, LeavingOut
+from rxrx_jax.training.safety.guard import Diverged, Guard
 
 
 def found(loss=1.0, **more):
@@ -91,48 +92,57 @@ def test_a_minibatch_left_out_is_replaced_by_one_that_no_other_step_has():
     assert one.size == 4
 
 
-@dataclasses.dataclass
-class Table:
-    site_id: tuple = ("a", "b", "c")
-    split: tuple = ("train",) * 3
-    experiment: tuple = (0, 1, 1)
-    plate: tuple = (0, 1, 2)
+class Chosen(Rows):
+    """A sampler of these rows, whatever the step."""
+
+    def __init__(self, *rows):
+        self.chosen = np.array(rows)
+
+    def rows(self, step):
+        return self.chosen
 
 
-@dataclasses.dataclass
-class Dataset:
-    sites: Table = dataclasses.field(default_factory=Table)
-    experiments: tuple = ("E-01", "E-02")
-    plates: tuple = ("E-01/1", "E-02/1", "E-02/2")
+def source(**samplers):
+    table = types.SimpleNamespace(site_id=("a", "b", "c"), split=("train",) * 3, experiment=(0, 1, 1), plate=(0, 1, 2))
+    dataset = types.SimpleNamespace(sites=table, experiments=("E-01", "E-02"), plates=("E-01/1", "E-02/1", "E-02/2"))
+    augment = types.SimpleNamespace(crop=8)
+    return Images(augment, {}, (8, 8, 1), {}, dataset, samplers, 0)
+
+
+def test_a_source_leaves_a_minibatch_out_of_every_stream():
+    one = source(train=Rows(), held_out=Rows()).without(step=3, instead=20)
+    for sampler in one.samplers.values():
+        assert [sampler.rows(step)[0] for step in range(5)] == [0, 10, 20, 200, 40]
 
 
 BAD = Diverged(7, "loss is nan", {"loss": float("nan"), "gradient_norm": 2.0})
 
 
 def test_a_bad_minibatch_is_kept_image_by_image(tmp_path):
+    images = source(train=Chosen(2), held_out=Chosen(0)).rows(6)
     with pytest.raises(UserError) as error:
-        guard.stop_or_roll_back(tmp_path, BAD, Dataset(), [np.array([2]), np.array([0])], may_roll_back=False)
+        guard.stop_or_roll_back(tmp_path, BAD, images, may_roll_back=False)
     path = tmp_path / "diverged-7.json"
     for part in ("loss is nan at step 7", str(path), "optim.lr", "guard.rollback=True"):
         assert part in str(error.value)
     kept = json.loads(path.read_text())
     assert kept["step"] == 7 and kept["loss"] == "nan" and kept["gradient_norm"] == 2.0
     assert kept["images"] == [
-        {"row": 2, "site_id": "c", "split": "train", "experiment": "E-02", "plate": "E-02/2"},
-        {"row": 0, "site_id": "a", "split": "train", "experiment": "E-01", "plate": "E-01/1"},
+        {"stream": "train", "row": 2, "site_id": "c", "split": "train", "experiment": "E-02", "plate": "E-02/2"},
+        {"stream": "held_out", "row": 0, "site_id": "a", "split": "train", "experiment": "E-01", "plate": "E-01/1"},
     ]
     assert guard.rolled_back(tmp_path) is None
 
 
 def test_a_run_goes_back_once(tmp_path, capsys):
-    guard.stop_or_roll_back(tmp_path, BAD, Dataset(), [np.array([2])], may_roll_back=True)
+    guard.stop_or_roll_back(tmp_path, BAD, source(train=Chosen(2)).rows(6), may_roll_back=True)
     assert guard.rolled_back(tmp_path) == 7
     assert "WARNING: loss is nan at step 7; going back to the last checkpoint, once" in capsys.readouterr().err
     with pytest.raises(UserError, match="again after going back once"):
-        guard.stop_or_roll_back(tmp_path, BAD, Dataset(), [np.array([1])], may_roll_back=True)
+        guard.stop_or_roll_back(tmp_path, BAD, source(train=Chosen(1)).rows(6), may_roll_back=True)
 
 
 def test_noise_has_no_images_to_keep(tmp_path):
     with pytest.raises(UserError, match="of noise"):
-        guard.stop_or_roll_back(tmp_path, BAD, None, [], may_roll_back=True)
+        guard.stop_or_roll_back(tmp_path, BAD, [], may_roll_back=True)
     assert not list(tmp_path.iterdir())
