@@ -20,8 +20,8 @@ assert len(found) == len(missing), found
 print(*found, sep="\n")
 END
 )
-theirs=(dm-tree docstring-parser googleapis-common-protos immutabledict portpicker simple-parsing tensorflow-metadata
-  termcolor toml)
+theirs=(dm-tree docstring-parser googleapis-common-protos immutabledict portpicker simple-parsing six
+  tensorflow-metadata termcolor toml)
 platforms=()
 for glibc in 17 24 27 28 31 34; do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \

@@ -33,7 +33,7 @@ def get_config(argument):
     screen = dict(image_size=32, treatments=4, replicates=2, train=("SIMA-01", "SIMA-02"), val=("SIMA-03",), test=())
     config["data"] |= {"folder": argument, "minibatch": 8, "builder": config["data"]["builder"] | screen}
     config["augment"]["crop"] = 32
-    config |= {"log_steps": 2, "total_steps": 6, "evaluation_minibatch": 16}
+    config |= {"log_steps": 2, "total_steps": 6, "evaluation_minibatch": 16, "evaluators": {"reconstruction": {}}}
     del config["total_epochs"]
     return ml_collections.ConfigDict(config)
 
@@ -46,8 +46,11 @@ def main_command(setting: Setting, _):
     config += [] if setting.rehearse else [f"--config.data.folder={folder}"]
     command = [sys.executable, "-m", "rxrx_jax.main", *config, f"--workdir={workdir}"]
     begin = time.perf_counter()
-    subprocess.run(command, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wall_seconds = time.perf_counter() - begin
+    print(done.stdout)
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {done.stdout.strip().rpartition(chr(10))[2]}")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     rates = [line for line in lines if "images_per_second" in line]
     keys = ("done", "step", "train_seconds", "memory_per_chip", "parameters_sha256")
