@@ -26,14 +26,16 @@ MINIBATCH, CROP = 256, 256
 
 
 def get_config(argument):
-    """This file is the config of a rehearsed run too; the argument is the folder where its dataset is made."""
+    """This file is the config of a rehearsed run too, of a small ConvNet, which compiles quickly. The argument is the
+    folder where its dataset is made."""
     from rxrx_jax.config import load
 
-    config = load("mae_vit.py")
+    config = load("convnet.py:normalisation=plate")
     screen = dict(image_size=32, treatments=4, replicates=2, train=("SIMA-01", "SIMA-02"), val=("SIMA-03",), test=())
     config["data"] |= {"folder": argument, "minibatch": 8, "builder": config["data"]["builder"] | screen}
+    config["model"]["widths"] = (8, 16)
     config["augment"]["crop"] = 32
-    config |= {"log_steps": 2, "total_steps": 6, "evaluation_minibatch": 16, "evaluators": {"reconstruction": {}}}
+    config |= {"log_steps": 2, "total_steps": 6, "evaluation_minibatch": 16, "evaluators": {"accuracy": {}}}
     del config["total_epochs"]
     return ml_collections.ConfigDict(config)
 
