@@ -36,21 +36,23 @@ PAUSE = 4  # seconds in which a loader reads ahead what it reads ahead, so that 
 ENCODINGS = ("delta", "raw")
 
 
-def rate(minibatches) -> float:
+def rate(minibatches, minibatch: int = MINIBATCH) -> float:
     """Images a second of an endless iterator of minibatches, after those that it had read ahead."""
     for _ in range(5):
         next(minibatches)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < SECONDS:
         next(minibatches)
-        count += MINIBATCH
+        count += minibatch
     return count / (time.perf_counter() - start)
 
 
-def ours(dataset: data.Dataset):
+def ours(dataset: data.Dataset, minibatch: int = MINIBATCH, crop: int = CROP):
+    """Training minibatches; sites that are fewer than one are taken several times."""
     rows = data.select(dataset, splits="train")
-    samplers = [data.make_sampler(dataset, rows, MINIBATCH, "experiment", 0, 0)]
-    return data.training_minibatches(dataset, samplers, 10**6, 0, CROP, 0)
+    rows = np.tile(rows, -(-minibatch // len(rows)))
+    samplers = [data.make_sampler(dataset, rows, minibatch, "experiment", 0, 0)]
+    return data.training_minibatches(dataset, samplers, 10**6, 0, crop, 0)
 
 
 def reading(dataset: data.Dataset):

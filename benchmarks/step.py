@@ -23,43 +23,77 @@ KINDS = ("supervised", "mae", "encoder")
 CLASSES, SIDE, CHANNELS, MASKED, DECODER = 1139, 256, 6, 0.75, (192, 4, 3)
 
 
-def ours(kind: str, variant: str, minibatch: int, dtype: str):
-    """(one step as a function that waits for its end, model FLOPs an image, peak FLOPs of the chip or None)."""
-    import jax
-    import numpy as np
-
-    from rxrx_jax import data
-    from rxrx_jax.base import sharding
-    from rxrx_jax.base.config import Config, load
-    from rxrx_jax.training.speed import flops
-    from rxrx_jax.training.step import make_step
+def config_of(kind: str, model: str, minibatch: int, dtype: str, side: int) -> dict:
+    """The nested dict of a step's config. Args: model, a ViT's variant ("S/16") or another model's name; side, pixels
+    of an image."""
+    from rxrx_jax.base.config import load
 
     values = load("mae_vit.py" if kind != "supervised" else "dann_vit.py")
     values["data"] |= {"name": "rxrx1", "builder": {}, "minibatch": minibatch, "unlabelled_minibatch": 0}
-    values["model"] = {"name": "vit", "variant": variant, "dtype": dtype}
-    values["augment"] = {"crop": SIDE, "flips": False, "rot90": False, "intensity_jitter": 0.0}
+    values["model"] = {"name": "vit", "variant": model} if "/" in model else {"name": model}
+    values["model"]["dtype"] = dtype
+    values["augment"] = {"crop": side, "flips": False, "rot90": False, "intensity_jitter": 0.0}
     values["normalisation"] = "dataset"
     values["optim"] |= {"name": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.05, "clip_norm": 0.0}
     if kind == "supervised":
         values["adapt"] = {"name": "none"}
     else:
         values["task"] |= {"mask_ratio": MASKED, "decoder": DECODER}
-    config, dataset, mesh = Config(values), data.describe("rxrx1"), sharding.make_mesh()
-    with jax.set_mesh(mesh):
-        made = make_step(config, dataset, mesh, minibatch, 1000, dataset.train_images)
-        host = next(data.synthetic_minibatches(dataset, minibatch, SIDE, seed=0))
-        del host["row"]
-        host["stop"] = np.zeros(minibatch, bool)
-        images = sharding.to_device(host, mesh)
-        constants = sharding.to_every_device((data.synthetic_statistics(dataset), made.keys), mesh)
+    return values
+
+
+def here():
+    """A mesh of this machine's devices."""
+    from rxrx_jax.base import sharding
+
+    return sharding.make_mesh()
+
+
+def build(kind: str, model: str, minibatch: int, dtype: str, side: int = SIDE):
+    """(rxrx_jax.training.step.Step, the described dataset) on the mesh in force; nothing is compiled or allocated."""
+    from rxrx_jax import data
+    from rxrx_jax.base.config import Config
+    from rxrx_jax.training.step import make_step
+
+    config, dataset = Config(config_of(kind, model, minibatch, dtype, side)), data.describe("rxrx1")
+    return make_step(config, dataset, here(), minibatch, 1000, dataset.train_images), dataset
+
+
+def running(made, dataset):
+    """step(compiled, state) -> (state, metrics), again and again on one minibatch of noise that is on the device."""
+    import numpy as np
+
+    from rxrx_jax import data
+    from rxrx_jax.base import sharding
+
+    size, side = made.arguments[1]["image"].shape[:2]
+    host = next(data.synthetic_minibatches(dataset, size, side, seed=0))
+    del host["row"]
+    host["stop"] = np.zeros(size, bool)
+    minibatch = sharding.to_device(host, here())
+    constants = sharding.to_every_device((data.synthetic_statistics(dataset), made.keys), here())
+    return lambda compiled, state: compiled(state, minibatch, *constants)
+
+
+def ours(kind: str, variant: str, minibatch: int, dtype: str):
+    """(one step as a function that waits for its end, model FLOPs an image, peak FLOPs of the chip or None)."""
+    import jax
+    import numpy as np
+
+    from rxrx_jax.training.speed import flops
+
+    with jax.set_mesh(here()):
+        made, dataset = build(kind, variant, minibatch, dtype)
+        one = running(made, dataset)
         state = made.initialise(made.keys["init"])
         if kind == "encoder":
-            return encoder_alone(made, images["image"]), 0.0, None
+            images = np.random.default_rng(0).integers(0, 256, (minibatch, SIDE, SIDE, CHANNELS), dtype=np.uint8)
+            return encoder_alone(made, jax.numpy.asarray(images)), 0.0, None
         compiled = made.compile()
 
     def step():
         nonlocal state
-        state, found = compiled(state, images, *constants)
+        state, found = one(compiled, state)
         return float(np.asarray(found["loss"]))
 
     return step, made.flops_per_image, flops.peak()
@@ -82,28 +116,32 @@ def encoder_alone(made, images):
         loss = lambda p: jnp.square(task.encoder.apply({"params": p}, images, keep=keep)[0]).mean()  # noqa: E731
         return jax.grad(loss)(params)
 
-    return lambda: jax.block_until_ready(gradient(params, images, keep))
+    def step():
+        jax.block_until_ready(gradient(params, images, keep))
+        return 0.0  # there is no loss to wait for
+
+    return step
 
 
-def pytorch(kind: str, variant: str, minibatch: int, dtype: str, compiled: bool):
-    """One step in PyTorch, its fused attention and fused AdamW, as a function that waits for its end."""
+def pytorch(kind: str, model: str, minibatch: int, dtype: str, backend: str | None, side: int = SIDE):
+    """One step in PyTorch, its fused attention and fused AdamW, as a function that waits for its end with float().
+
+    Args: model and side, as `config_of`; backend, of torch.compile, None does not compile.
+    """
     import torch
-    from torch_vit import MaskedAutoencoder, Supervised
 
-    from rxrx_jax.models.vit import parse_variant
-
-    size, patch = parse_variant(variant)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    if kind == "supervised":
-        model = Supervised(size, patch, SIDE, CHANNELS, CLASSES)
-    else:
-        model = MaskedAutoencoder(size, patch, SIDE, CHANNELS, MASKED, DECODER)
-    model = model.to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), 1e-4, (0.9, 0.95), weight_decay=0.05, fused=True)
-    loss_of = torch.compile(model) if compiled else model
-    images = torch.randint(0, 256, (minibatch, CHANNELS, SIDE, SIDE), dtype=torch.uint8, device=device)
+    torch.set_float32_matmul_precision("high")  # where autocast leaves float32
+    torch.backends.cudnn.benchmark = True
+    module = torch_module(kind, model, side).to(device)
+    layout = torch.contiguous_format if "/" in model else torch.channels_last
+    module = module.to(memory_format=layout)
+    optimiser = torch.optim.AdamW(module.parameters(), 1e-4, (0.9, 0.95), weight_decay=0.05, fused=True)
+    loss_of = torch.compile(module, backend=backend) if backend else module
+    images = torch.randint(0, 256, (minibatch, CHANNELS, side, side), dtype=torch.uint8, device=device)
+    images = images.to(memory_format=layout)
     labels = torch.randint(0, CLASSES, (minibatch,), device=device)
     half = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
 
@@ -114,9 +152,24 @@ def pytorch(kind: str, variant: str, minibatch: int, dtype: str, compiled: bool)
             loss = loss_of(x, labels)
         loss.backward()
         optimiser.step()
-        return float(loss.detach())
+        return loss.detach()
 
     return step
+
+
+def torch_module(kind: str, model: str, side: int):
+    from torch_vit import MaskedAutoencoder, Supervised
+
+    from rxrx_jax.models.vit import parse_variant
+
+    if "/" not in model:
+        from torch_convnet import Convolutional
+
+        return Convolutional(model, CHANNELS, CLASSES)
+    size, patch = parse_variant(model)
+    if kind == "supervised":
+        return Supervised(size, patch, side, CHANNELS, CLASSES)
+    return MaskedAutoencoder(size, patch, side, CHANNELS, MASKED, DECODER)
 
 
 def work(name: str, variant: str, minibatch: int, dtype: str, rounds: int) -> None:
@@ -126,11 +179,11 @@ def work(name: str, variant: str, minibatch: int, dtype: str, rounds: int) -> No
     if who == "ours":
         step, *about = ours(kind, variant, minibatch, dtype)
     else:
-        step = pytorch(kind, variant, minibatch, dtype, who == "compiled")
+        step = pytorch(kind, variant, minibatch, dtype, "inductor" if who == "compiled" else None)
     seconds = []
     for _ in range(2 + rounds):
         begin = time.perf_counter()
-        step()
+        float(step())
         seconds.append(time.perf_counter() - begin)
     print(json.dumps({"seconds": seconds[2:], "about": about}))
 

@@ -10,14 +10,14 @@ from rxrx_jax.adapt.method import Network
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
-from rxrx_jax.models.handcrafted import Statistics
+from rxrx_jax.models.handcrafted import Handcrafted
 from rxrx_jax.models.vit import Encoder
 
 
 def evaluate(context, blocks=False) -> Iterator[tuple[str, float]]:
     """`probe/ENCODER/CORRECTION/in_batch/site_accuracy` and so on: a logistic regression on embeddings of unaugmented
     train images, for ENCODER in pretrained (this run's), untrained (the same architecture, fresh parameters) and
-    statistics (hand-made, on the same normalised images), and CORRECTION in none and experiment (embeddings
+    handcrafted (image statistics, on the same normalised images), and CORRECTION in none and experiment (embeddings
     standardised within each experiment; transductive).
 
     blocks: True, or a tuple of block numbers from 1 to depth, for the metrics of `score_blocks` too.
@@ -99,5 +99,5 @@ def _baselines(context, rows):
     shape = (1, context.augment.crop, context.augment.crop, context.dataset.image_shape[2])
     fresh = jax.jit(context.task.init)(jax.random.key(context.seed + 1), np.zeros(shape, np.float32))
     yield "untrained", context(Network(fresh["params"], fresh.get("batch_stats", {})), rows)["embedding"]
-    hand_made = lambda images: {"embedding": Statistics().apply({}, images)[0]}  # noqa: E731
-    yield "statistics", context.of_images(hand_made, rows)["embedding"]
+    handcrafted = lambda images: {"embedding": Handcrafted().apply({}, images)[0]}  # noqa: E731
+    yield "handcrafted", context.of_images(handcrafted, rows)["embedding"]

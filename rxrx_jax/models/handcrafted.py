@@ -1,10 +1,10 @@
-"""Hand-made image statistics: the baseline that a learnt encoder must beat."""
+"""Handcrafted image statistics: the baseline that a learnt encoder must beat."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 
-class Statistics(nn.Module):
+class Handcrafted(nn.Module):
     """No parameters. [B, H, W, C] -> ([B, F], {"embedding": [B, F]}), F = 9*C + C*(C-1)/2.
 
     Per channel: mean, standard deviation, skewness, 10/50/90/99 % quantiles (of every second

@@ -6,15 +6,15 @@ from rxrx_jax.tables import Column, Row, Run, Table
 
 NOTES = (
     "SIMULATED data (rxrx_sim). No number here is a claim about real RxRx images.",
-    "in-batch: other sites of the training wells; in-batch wells: wells of the training experiments that were held out "
-    "of training; cross-batch: four experiments that training never saw. Per site, all classes (treatments and "
+    "in-batch: other sites of the training wells; in-batch wells: wells of the training experiments that training left "
+    "out; cross-batch: four experiments that training never saw. Per site, all classes (treatments and "
     "controls) as in WILDS.",
     "±: standard deviation over seeds; each seed is another simulated world and another initialisation. The same "
     "treatments share a plate in every experiment, as in RxRx1, which normalised and adaptive rows profit from.",
     "One recipe for all convolutional rows; nothing was tuned on a test experiment. The simulator's strength was "
     "set from variance shares and pictures, before any method was scored.",
-    "The last step is scored. The MAE's learning rate and mask ratio were chosen by in-batch reconstruction loss in the "
-    "world of seed 0; nothing else was searched.",
+    "The last step is scored. The MAE's learning rate and mask ratio were chosen by in-batch reconstruction loss in the
+    " "world of seed 0; nothing else was searched.",
     "training: accuracy on augmented training minibatches at the end.",
     "leakage: how well a linear probe reads the experiment or plate from the embedding, lower is better.",
     "CPU s: of the run behind the row and of the run that it starts from; rows that share a run repeat it.",

@@ -72,7 +72,7 @@ def test_what_the_readme_says_of_the_table():
         assert score["DANN, transductive", "image", layout] > score["its lambda = 0 control", "image", layout] + 0.02
         mae, untrained = (score[f"linear probe: {e}", "plate", layout] for e in ("MAE", "untrained ViT"))
         assert mae > untrained + 0.02
-        statistics = score["linear probe: hand-made statistics, standardised per experiment", "plate", layout]
+        statistics = score["linear probe: handcrafted statistics, standardised per experiment", "plate", layout]
         assert statistics == max(v for k, v in score.items() if k[2] == layout)
         between = [score["ERM", n, layout] for n in ("dataset", "experiment", "plate")]
         assert max(between) - min(between) > max(networks.values()) - score["ERM", "plate", layout]

@@ -114,7 +114,7 @@ def test_without_blocks_there_are_none_and_the_others_stay():
     found = dict(probe.evaluate(make_context(PLANTED)[0]))
     assert found == pytest.approx({k: v for k, v in with_blocks.items() if "block" not in k}, nan_ok=True)
     encoders = {name.removeprefix("marks/").split("/")[1] for name in found}
-    assert encoders == {"pretrained", "untrained", "statistics"}
+    assert encoders == {"pretrained", "untrained", "handcrafted"}
     assert found == pytest.approx(dict(probe.evaluate(make_context(PLANTED)[0], blocks=())), nan_ok=True)
 
 

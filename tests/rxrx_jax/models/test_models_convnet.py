@@ -1,4 +1,4 @@
-"""The convolutional network, its BatchNorm, heads and hand-made statistics, against numpy in float64."""
+"""The convolutional network, its BatchNorm, heads and handcrafted statistics, against numpy in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from rxrx_jax import models
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.convnet import ConvNet
-from rxrx_jax.models.handcrafted import Statistics
+from rxrx_jax.models.handcrafted import Handcrafted
 from rxrx_jax.models.heads import Discriminator, Head
 
 NET = ConvNet((4, 6), momentum=0.8)
@@ -121,7 +121,7 @@ def test_plain_head_and_discriminator_against_the_formula():
 
 def test_hand_made_statistics_against_numpy():
     images = np.random.default_rng(0).gamma(2.0, size=(2, 12, 9, 3)).astype(np.float32)
-    found, intermediates = jax.jit(Statistics().apply)({}, images)
+    found, intermediates = jax.jit(Handcrafted().apply)({}, images)
     assert found.shape == (2, 9 * 3 + 3)
     np.testing.assert_array_equal(found, intermediates["embedding"])
     for x, features in zip(images.astype(np.float64), found):
@@ -143,7 +143,7 @@ def test_hand_made_statistics_against_numpy():
         expected.append(correlation[np.triu_indices(3, 1)])
         np.testing.assert_allclose(features, np.concatenate(expected), rtol=1e-4, atol=1e-5)
     black = np.zeros_like(images)
-    assert np.isfinite(jax.jit(Statistics().apply)({}, black)[0]).all()
+    assert np.isfinite(jax.jit(Handcrafted().apply)({}, black)[0]).all()
 
 
 def test_make_encoder_knows_its_models():
@@ -151,7 +151,7 @@ def test_make_encoder_knows_its_models():
     vit = make(name="vit", variant="XXS/8", dtype="bfloat16", remat="full")
     assert (vit.patch, vit.dtype, vit.remat) == (8, jnp.bfloat16, "full")
     assert make(name="convnet", widths=[8, 16]) == ConvNet((8, 16))
-    assert make(name="statistics") == Statistics()
+    assert make(name="statistics") == Handcrafted()
     with pytest.raises(UserError, match="model.name='resnet'"):
         make(name="resnet")
     with pytest.raises(UserError, match="model.dtype='float16'"):

@@ -238,8 +238,8 @@ def test_the_demo_table_is_whole():
         ("its lambda = 0 control", "image"),
         ("linear probe: MAE", "plate"),
         ("linear probe: untrained ViT", "plate"),
-        ("linear probe: hand-made statistics", "plate"),
-        ("linear probe: hand-made statistics, standardised per experiment", "plate"),
+        ("linear probe: handcrafted statistics", "plate"),
+        ("linear probe: handcrafted statistics, standardised per experiment", "plate"),
         ("linear probe: untrained ViT, standardised per experiment", "plate"),
     ):
         assert layouts[method, normalisation] == both, method

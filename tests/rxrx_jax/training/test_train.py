@@ -99,7 +99,7 @@ def test_every_config_runs_two_steps(config, folder, mae, tmp_path, request):
             config in ("convnet.py", "convnet.py:method=adabn,normalisation=plate")
         )
     if config.startswith("linear_probe"):
-        for encoder in ("pretrained", "untrained", "statistics"):
+        for encoder in ("pretrained", "untrained", "handcrafted"):
             for correction in ("none", "experiment"):
                 assert f"probe/{encoder}/{correction}/cross_batch/site_accuracy" in evaluation
     assert ("probe/block_2/cross_batch/site_accuracy" in evaluation) == ("blocks" in config)
