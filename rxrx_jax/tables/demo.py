@@ -7,8 +7,8 @@ from rxrx_jax.tables import Column, Row, Run, Table
 NOTES = (
     "SIMULATED data (rxrx_sim). No number here is a claim about real RxRx images.",
     "in-batch: other sites of the training wells; in-batch wells: wells of the training experiments that training left "
-    "out; cross-batch: four experiments that training never saw. Per site, all classes (treatments and "
-    "controls) as in WILDS.",
+    "out; cross-batch: four experiments that training never saw. Per site, all classes (treatments and controls) as in "
+    "WILDS.",
     "±: standard deviation over seeds; each seed is another simulated world and another initialisation. The same "
     "treatments share a plate in every experiment, as in RxRx1, which normalised and adaptive rows profit from.",
     "One recipe for all convolutional rows; nothing was tuned on a test experiment. The simulator's strength was "
