@@ -1,13 +1,13 @@
 """The embeddings file: round trips, parts of it, damage; what the evaluator writes; and the probe of such a file."""
 
 import csv
-import pathlib
 import types
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from paths import ROOT
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -15,7 +15,6 @@ from rxrx_jax import probe_embeddings
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate import embeddings as evaluator
-from rxrx_jax.evaluate import linear
 
 
 def table(experiments=("A-01", "A-02", "B-01"), plates=(1, 2, 10), wells=5):
@@ -286,13 +285,13 @@ def test_the_probe_is_a_logistic_regression_on_train(screen):
 def test_labels_outside_train_never_reach_the_fit(screen, monkeypatch):
     columns, embedding = screen
     fits = []
-    whole = linear.LogisticRegression.fit
+    whole = LogisticRegression.fit
 
     def spy(self, x, y):
         fits.append((x.copy(), y.copy()))
         return whole(self, x, y)
 
-    monkeypatch.setattr(linear.LogisticRegression, "fit", spy)
+    monkeypatch.setattr(LogisticRegression, "fit", spy)
     held_out = columns["split"] != "train"
     other = np.where(held_out, (columns["perturbation_id"] + 1) % 4, columns["perturbation_id"])
     first = dict(probe_embeddings.probe(columns, embedding))
@@ -381,7 +380,7 @@ def test_mistakes_are_one_line(screen, tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_of_the_project_names_the_old_file():
-    root = pathlib.Path(embeddings.__file__).parents[1]
+    root = ROOT
     sources = [path for folder in ("rxrx_jax", "tests", "configs") for path in (root / folder).rglob("*.py")]
     old = "embeddings." + "npz"
     assert [str(path) for path in [*sources, root / "README.md"] if old in path.read_text()] == []
