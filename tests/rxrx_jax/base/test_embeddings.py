@@ -16,7 +16,6 @@ from rxrx_jax import probe_embeddings
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate import embeddings as evaluator
-from rxrx_jax.evaluate import linear
 
 
 def table(experiments=("A-01", "A-02", "B-01"), plates=(1, 2, 10), wells=5):
@@ -293,13 +292,13 @@ def test_the_probe_is_a_logistic_regression_on_train(screen):
 def test_labels_outside_train_never_reach_the_fit(screen, monkeypatch):
     columns, embedding = screen
     fits = []
-    whole = linear.LogisticRegression.fit
+    whole = LogisticRegression.fit
 
     def spy(self, x, y):
         fits.append((x.copy(), y.copy()))
         return whole(self, x, y)
 
-    monkeypatch.setattr(linear.LogisticRegression, "fit", spy)
+    monkeypatch.setattr(LogisticRegression, "fit", spy)
     held_out = columns["split"] != "train"
     other = np.where(held_out, (columns["perturbation_id"] + 1) % 4, columns["perturbation_id"])
     first = dict(probe_embeddings.probe(columns, embedding))
