@@ -17,8 +17,8 @@ from etils import epath
 
 from rxrx_jax.base.errors import UserError
 
-MEND, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must mend something; start again
-UNFINISHED = 85  # what launch.worker makes of its 0 when a checkpoint was written and the run is not finished
+MEND, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must fix something; start again
+UNFINISHED = 85  # what launch.worker returns instead of 0 when a checkpoint was written and the run is not finished
 LOST_CONNECTION = 255  # what ssh exits with
 ROOT = pathlib.Path(__file__).resolve().parent.parent  # of the clone; an installed package has none
 POLL_SECONDS = 0.05
@@ -33,7 +33,7 @@ class Step:
 
 
 class Stopped(SystemExit):
-    """The user asked the launcher to stop (Ctrl-C, SIGTERM), which exits as a shell says of SIGTERM."""
+    """The user asked the launcher to stop (Ctrl-C, SIGTERM), which exits with a shell's code for SIGTERM."""
 
     def __init__(self):
         super().__init__(128 + signal.SIGTERM)
@@ -63,7 +63,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
 
 
 def helped_by_restart(code: int) -> bool:
-    """Whether a process that ended with `code` was lost or preempted (a signal, a stuck host) rather than wrong."""
+    """Whether a process that ended with `code` was lost or preempted (a signal, a hanging host) rather than wrong."""
     return code in (AGAIN, UNFINISHED) or code < 0 or code >= 128
 
 
@@ -72,7 +72,7 @@ def finished(workdir: str) -> bool:
     try:
         lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
         return bool(lines) and json.loads(lines[-1]).get("done") is True
-    except (FileNotFoundError, json.JSONDecodeError):  # not begun, or cut off within a line
+    except (FileNotFoundError, json.JSONDecodeError):  # not started, or cut off within a line
         return False
 
 
@@ -107,7 +107,7 @@ def add_commit(parser: argparse.ArgumentParser) -> None:
 
 def resolve_commit(commit: str | None) -> str:
     """The full hash. UserError when the clone holds changes that no commit has, unless a commit is named, and where
-    this is no clone."""
+    this is not a clone."""
     if not (ROOT / ".git").exists():
         raise UserError(
             "other machines get the code of a commit, and this is an installed package: clone the repository, "
@@ -140,7 +140,7 @@ def is_remote(workdir: str) -> bool:
 
 
 def folder_of(workdir: str) -> pathlib.Path:
-    """Where logs and scripts go on this machine: the workdir, or for one in an object store runs/NAME."""
+    """Where logs and scripts are kept on this machine: the workdir, or for one in an object store runs/NAME."""
     return pathlib.Path("runs") / name_of(workdir) if is_remote(workdir) else pathlib.Path(workdir)
 
 
@@ -178,7 +178,7 @@ def run(step: Step, signals: list[int]) -> int:
 def must(step: Step, signals: list[int]) -> None:
     """Runs a step that may not fail. UserError when it does."""
     if code := run(step, signals):
-        raise UserError(f"{step.why}: its command ended with code {code}; what it printed says why")
+        raise UserError(f"{step.why}: its command ended with code {code}; its output says why")
 
 
 def say(line: str) -> None:

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     kind.add_argument("--tpu", help="value of the nodes' label cloud.google.com/gke-tpu-accelerator")
     kind.add_argument("--gpu", help="value of the nodes' label cloud.google.com/gke-accelerator")
     parser.add_argument("--topology", help="of the TPU slice: 16x16")
-    parser.add_argument("--chips-per-host", type=int, default=4, help="TPUs of a node")
+    parser.add_argument("--chips-per-host", type=int, default=4, help="TPUs per node")
     parser.add_argument("--hosts", type=int, default=1, help="GPU nodes")
     parser.add_argument("--gpus-per-host", type=int, default=8)
     parser.add_argument("--spot", action="store_true", help="nodes that are cheaper and may be preempted")
@@ -104,7 +104,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
 
 
 def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: str) -> dict:
-    """The JobSet (jobset.x-k8s.io/v1alpha2): one job, one pod a host, one process a pod."""
+    """The JobSet (jobset.x-k8s.io/v1alpha2): one job, one pod per host, one process per pod."""
     if options.tpu:
         chips = math.prod(int(n) for n in options.topology.split("x"))
         hosts = max(1, chips // options.chips_per_host)
@@ -157,7 +157,7 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
         metadata["annotations"] = {"gke-gcsfuse/volumes": "true"}
         container["volumeMounts"].append({"name": "data", "mountPath": DATA, "readOnly": True})
         pod["volumes"].append({"name": "data", "csi": driver})
-    # 1 (a crash) and 2 (the user must mend something) would come again; anything else (75, 85, signals) fails the job
+    # 1 (a crash) and 2 (the user must fix something) would recur; anything else (75, 85, signals) fails the job
     # too, but restarts the whole JobSet.
     wrong = {"containerName": "trainer", "operator": "In", "values": [1, common.MEND]}
     job = {

@@ -65,7 +65,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
             f"git archive --format=tar.gz {commit} | {ssh(remote.unpack(commit))}",
         ),
         "install": common.Step("install it", ssh(remote.install(commit, options.extra))),
-        "start": common.Step("start the run, unless it is going", ssh(remote.start(commit, name, line, environment))),
+        "start": common.Step("start the run, unless it is running", ssh(remote.start(commit, name, line, environment))),
         "follow": common.Step("follow its log until it ends", ssh(remote.follow(name))),
         "pause": common.Step("when the connection was lost: wait, then follow again", "sleep 10"),
         "stop": common.Step("on Ctrl-C: ask for a checkpoint and the end", ssh(remote.signal(name, "TERM"))),

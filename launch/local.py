@@ -88,7 +88,7 @@ def see_through(hosts: Callable[[], list], options: argparse.Namespace) -> int:
         return code
 
     code = common.see_through(once, options.restarts, options.workdir, stopped=lambda: bool(signals))
-    return 128 - code if code < 0 else code  # as a shell says that a signal ended it
+    return 128 - code if code < 0 else code  # as a shell reports that a signal ended it
 
 
 def start(

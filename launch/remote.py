@@ -29,7 +29,7 @@ def install(commit: str, extra: str) -> str:
 
 
 def start(commit: str, name: str, line: Sequence[str], environment: dict[str, str], afterwards: str = "") -> str:
-    """Starts `python LINE` so that it survives the end of the connection, unless the run is going already.
+    """Starts `python LINE` so that it survives the end of the connection, unless it is running already.
     `afterwards` (shell) runs when it has ended."""
     run = f"{common.assignments(environment)}.venv/bin/python {shlex.join(line)}"
     inner = "; ".join(filter(None, [run, "code=$?", afterwards, f"echo $code > ../{name}.code"]))
@@ -45,7 +45,7 @@ def start(commit: str, name: str, line: Sequence[str], environment: dict[str, st
 
 
 def follow(name: str) -> str:
-    """Prints the log until the run has ended, and exits with its code (75 when it was killed before it could say)."""
+    """Prints the log until the run has ended, and exits with its code (75 if it was killed before writing one)."""
     return "\n".join(
         [
             "cd rxrx_jax || exit 1",

@@ -4,7 +4,7 @@ python -m launch.slurm --nodes=8 --gpus=8 --time=24:00:00 --sbatch=--partition=g
     -- --config=mae_vit.py:rxrx3,variant=L/8
 
 Copies the code of a commit to the shared file system, submits a job that puts itself back in the queue until the run is
-finished, and follows the first task's log. Ctrl-C stops the run after a checkpoint; closing the terminal leaves it be.
+finished, and follows the first task's log. Ctrl-C stops the run after a checkpoint; closing the terminal does not.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m launch.slurm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--gpus", type=int, default=0, help="of a node; each gets a task of its own")
-    parser.add_argument("--tasks", type=int, default=1, help="of a node, where there are no GPUs")
+    parser.add_argument("--gpus", type=int, default=0, help="per node; each gets a task of its own")
+    parser.add_argument("--tasks", type=int, default=1, help="per node, without GPUs")
     parser.add_argument("--time", default="24:00:00", help="limit, after which the job goes back in the queue")
     parser.add_argument("--sbatch", action="append", default=[], metavar="OPTION", help="for sbatch, may be repeated")
     parser.add_argument("--name", help="of the job; default from the workdir")
@@ -103,7 +103,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
             "follow the first task's log until the job has left the queue",
             f"job={job}\n"
             f"tail -n 0 -F {q['hosts/0.log']} 2> /dev/null &\n"
-            # Where squeue fails the controller is away for a while, which ends no job.
+            # Where squeue fails the controller is away for a while, which does not end jobs.
             'until jobs=$(squeue --me --noheader --format=%A) && ! grep -qx "$job" <<< "$jobs"; do sleep 5; done\n'
             "kill $!\n"
             f'exit "$(cat {q["slurm.code"]} 2> /dev/null || echo 143)"',
@@ -117,7 +117,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
 
 def script(options: argparse.Namespace, trainer: list[str], folder: pathlib.Path, commit: str) -> str:
     """The batch script: what is asked of sbatch, then the values that BODY uses."""
-    # jax takes SLURM_LOCALID for the one GPU of its process, out of all of the node: so one task a GPU, and no
+    # jax takes SLURM_LOCALID for the one GPU of its process, out of all of the node: so one task per GPU, and no
     # --gpus-per-task or --gpu-bind, with which every task would see a single GPU, of number 0.
     gpus = [f"--gpus-per-node={options.gpus}"] if options.gpus else []
     directives = [

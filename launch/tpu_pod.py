@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(plan: dict[str, common.Step], restarts: int, signals: list[int]) -> int:
-    """Sees the run through on as many slices as it takes. Its exit code. Stopped before it has begun."""
+    """Runs to the end, on as many slices as it takes. Returns its exit code; raises Stopped before it has begun."""
     here = False  # whether the slice is there, with the code
     for left in range(restarts, -1, -1):
         for name in ("start",) if here else (*BRING_UP, "start"):
@@ -68,7 +68,7 @@ def train(plan: dict[str, common.Step], restarts: int, signals: list[int]) -> in
             name = "follow"
         here = common.run(plan["alive"], signals) == 0
         if here and name != "follow" or name == "create":
-            raise UserError(f"{plan[name].why}: its command ended with code {code}; what it printed says why")
+            raise UserError(f"{plan[name].why}: its command ended with code {code}; its output says why")
         if here and common.run(plan["ask"], signals) == 0:
             return common.MEND
         if here and not common.helped_by_restart(code):
@@ -101,7 +101,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
 
     archive, prepare = f"rxrx_jax-{commit}.tar.gz", f"\n{options.prepare}" if options.prepare else ""
     # jax's own port on TPUs, 8482 since 0.8.1, is not among those that Google Cloud opens between the hosts of a
-    # slice (8470, 8471, 8474, 8476, 11211): the hosts would wait for each other without a word.
+    # slice (8470, 8471, 8474, 8476, 11211): the hosts would wait for each other silently.
     environment = {"JAX_COORDINATOR_PORT": "8476"} | common.environment()
     line = ["-m", "launch.worker", "--multihost", *trainer]
     # A slice is deleted with its disks, so that its logs go to the workdir first.
@@ -109,7 +109,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
     state = f"state=$({resource.format('describe')} --format='value(state.state)')"
     steps = {
         "create": (
-            "ask for the slice, unless it was asked for",
+            "request the slice, unless it was requested before",
             f"{resource.format('describe')} > /dev/null 2>&1 || "
             + resource.format("create")
             + f" --node-id={name} --accelerator-type={shlex.quote(options.type)}"
@@ -135,7 +135,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
             ssh(f"({remote.unpack(commit)}) < {archive}\n{remote.install(commit, 'tpu')}{prepare}"),
         ),
         "start": (
-            "start the run on all hosts, unless it is going",
+            "start the run on all hosts, unless it is running",
             ssh(remote.start(commit, name, line, environment, keep_log)),
         ),
         "follow": ("follow the first host's log until it ends", ssh(remote.follow(name), worker="0")),
@@ -144,7 +144,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
             f'for _ in {{1..20}}; do {state} && break; sleep 30; done; [ "$state" = ACTIVE ]',
         ),
         "ask": (
-            "when the first host failed: see whether any host says that the user must mend something (code 2)",
+            "when the first host failed: see whether any host says that the user must fix something (code 2)",
             ssh(f'cd rxrx_jax; tail -n 5 {name}.log; echo "exit code $(cat {name}.code)"')
             + " | tee /dev/stderr | grep -qx 'exit code 2'",
         ),

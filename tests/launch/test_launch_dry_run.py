@@ -45,7 +45,7 @@ def printed(module, arguments, capsys, monkeypatch) -> str:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_dry_run_prints_what_is_stored(name, capsys, monkeypatch):
-    """After a change that is meant: python tests/launch/test_launch_dry_run.py writes the files anew."""
+    """After an intended change: python tests/launch/test_launch_dry_run.py rewrites the files."""
     assert printed(*CASES[name], capsys, monkeypatch) == (HERE / "stored" / f"{name}.txt").read_text()
 
 

@@ -86,7 +86,7 @@ def test_a_lost_connection_is_made_again(clone, gcloud):
 @pytest.mark.parametrize(
     "answers, code", [({"follow": [1], "ask": [1]}, 1), ({"follow": [75], "ask": ["exit code 2"]}, 2)]
 )
-def test_what_the_user_must_mend_is_not_started_again(answers, code, clone, gcloud):
+def test_what_the_user_must_fix_is_not_started_again(answers, code, clone, gcloud):
     found, _, err = finish(run(clone, gcloud, answers))
     assert found == code and calls(gcloud) == [*UP, "start", "follow", "state", "ask", "delete"], err
 
@@ -105,7 +105,7 @@ def test_a_slice_that_never_comes_is_asked_for_again_then_given_up(clone, gcloud
 @pytest.mark.parametrize(
     "answers, message, end",
     [
-        ({"create": [1]}, "ask for the slice, unless it was asked for: its command ended with code 1", 3),
+        ({"create": [1]}, "request the slice, unless it was requested before: its command ended with code 1", 3),
         ({"install": [3]}, "install it on all hosts: its command ended with code 3", 2),
     ],
 )

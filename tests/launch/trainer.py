@@ -1,7 +1,7 @@
 """Stands for rxrx_jax.main. --plan=A,B,...: what the first start does, the second, ...
 
 HOST:WHAT has one host do it while the others train on; WHAT alone all hosts. `done` finishes, a number is an exit code,
--N a signal to itself, `train` goes on until SIGTERM, which it answers with a checkpoint, `deaf` through SIGTERM too.
+-N a signal to itself, `train` continues until SIGTERM, which it answers with a checkpoint, `deaf` through SIGTERM too.
 """
 
 import os
