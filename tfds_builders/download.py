@@ -2,7 +2,7 @@
 
     python -m tfds_builders.download rxrx1 --to=DIR [--only=metadata,images,embeddings]
 
-Stopped, or cut off, the same command goes on where it was. An archive that is in DIR already, fetched by hand, is
+Stopped or cut off, the same command resumes where it was. An archive that is in DIR already, fetched by hand, is
 used as it is. RxRx3 and RxRx3-core ask for consent on their own pages: for these, the command says what to fetch
 and where to put it, and exits with 2.
 """
@@ -53,10 +53,10 @@ CONFIRMED = {
 PAGES = {name: f"https://www.rxrx.ai/{name}#Download" for name in OBJECTS}
 MANUAL = {
     "rxrx3": """\
-RxRx3 is given out after signing in and accepting Recursion's non-commercial licence. Fetch by hand, from
+RxRx3 is available after signing in and accepting Recursion's non-commercial licence. Fetch by hand, from
 https://rxrx3.rxrx.ai/downloads, into DIR = {to}:
   metadata.csv               DIR/metadata.csv
-  images, one tar a plate    DIR/images/EXPERIMENT/PlateN.tar (compound-003/Plate36.tar), not unpacked; any subset
+  images, one tar per plate    DIR/images/EXPERIMENT/PlateN.tar (compound-003/Plate36.tar), not unpacked; any subset
   embeddings.tar             DIR/embeddings.tar, not unpacked""",
     "rxrx3_core": """\
 RxRx3-core is on Hugging Face, under Recursion's non-commercial licence: read it at

@@ -47,7 +47,7 @@ def find(name: str, out: str | pathlib.Path | None = None, **settings) -> pathli
 def prepare(name: str, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
             workers: int | None = None, progress: bool = True, strict: bool = False,
             beam: list[str] | None = None, **settings) -> pathlib.Path:  # fmt: skip
-    """Prepares a dataset unless its folder exists, and returns the folder; goes on with a build that was stopped.
+    """Prepares a dataset unless its folder exists, and returns the folder; resumes a build that was stopped.
 
     Args:
       name: rxrx1, rxrx_sim, ...
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", help="folder of all prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
     )
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--experiments", help="build these only, such as HUVEC-01,HUVEC-02")
     parser.add_argument("--plates", help="build these only, such as 1,2")
     parser.add_argument("--cell-types", help="build these only, such as HUVEC,RPE")

@@ -52,7 +52,7 @@ def prepare(
     working = pathlib.Path(tempfile.mkdtemp(prefix="incomplete.", suffix=f"_{folder.name}", dir=folder.parent))
     try:
         join.build(builder(data_dir=working / "none", source=source), files, working, progress)
-        working.chmod(0o755)  # mkdtemp lets nobody else read it
+        working.chmod(0o755)  # mkdtemp makes it private
         try:
             working.rename(folder)
         except OSError:

@@ -4,7 +4,7 @@
 
 Each record's bytes must have the hash of manifest.csv, decode, and say what sites.csv says; statistics.json and
 histograms.json are computed again from the pixels; counts must agree everywhere. Exit status 0 if all of it does,
-1 with a line for each difference if not, 2 if it is no such folder.
+1 with a line for each difference if not, 2 if it is not such a folder.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = Fa
                 _add(sums, found)
                 bar.update(found["records"])
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError("a worker died, for the reason above or for want of memory: use fewer --workers") from error
+            raise UserError("a worker died, for the reason above or out of memory: use fewer --workers") from error
     return wrong + _compare_sums(folder, about, sums)
 
 
@@ -218,7 +218,7 @@ def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
 
 
 def _differences(example: dict[str, Any], site: dict[str, str]) -> Iterator[str]:
-    """Yields what a record says otherwise than its row of sites.csv."""
+    """Yields the differences between a record and its row of sites.csv."""
     for key, value in example.items():
         if key == "image":
             continue

@@ -17,7 +17,7 @@ from rxrx_jax.training.provenance import facts
 
 
 def bad_images(*bad_rows):
-    """The images of these rows are no numbers: they are marked by their labels, and normalised to NaN."""
+    """The images of these rows become NaN: they are marked by their labels, and normalised to NaN."""
     read_minibatch, normalise, mark = minibatches.read_minibatch, Augment.train, 10**6
 
     def read(dataset, sites, rows, *arguments, **more):

@@ -1,4 +1,4 @@
-"""Runs the plates of a build, on one machine or on Apache Beam, and shows how far they are."""
+"""Runs the plates of a build, on one machine or on Apache Beam, and shows their progress."""
 
 import concurrent.futures
 import contextlib
@@ -29,12 +29,12 @@ def run(task: plates.Task, names: list[tuple[str, int]], workers: int, name: str
       names: (experiment, plate) of every plate.
       workers: processes; with one, everything happens in this process.
       name: what the progress bar calls it.
-      progress: show the bar on stderr: sites, time left, MB of pixels a second.
+      progress: show the bar on stderr: sites, time left, MB of pixels per second.
     """
     sites = task.plan.sites()
     workers = min(workers, len(names), 1 + sites // SITES_PER_WORKER)
     interval = 0.5 if sys.stderr.isatty() else 30  # seconds between two lines of progress
-    pixels = math.prod(task.shape) * task.bits // 8  # bytes a site
+    pixels = math.prod(task.shape) * task.bits // 8  # bytes per site
     start = time.monotonic()
     with tqdm.tqdm(total=sites, unit=" sites", desc=name, mininterval=interval, disable=not progress) as bar:
 
@@ -74,7 +74,7 @@ def open_pool(workers: int, *shared: Any) -> Iterator[concurrent.futures.Process
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list((pool._processes or {}).values()):
-            process.terminate()  # what it does may take minutes, and would not be used
+            process.terminate()  # its work may take minutes, and would not be used
         raise
     pool.shutdown()
 
@@ -95,8 +95,8 @@ def _run_in_processes(
                 advance(counter.value)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
-                "a worker died, for the reason above or for want of memory: run the same command with fewer "
-                "--workers, it goes on"
+                "a worker died, for the reason above or out of memory: to resume, run the same command with fewer "
+                "--workers"
             ) from error
 
 
@@ -104,7 +104,7 @@ _worker: dict[str, Any] = {}  # of this process, when it builds plates: its task
 
 
 def _start_worker(counter: Any = None, task: plates.Task | None = None) -> None:
-    """Ends the worker with its parent: a worker of a killed build would otherwise go on."""
+    """Ends the worker with its parent: a worker of a killed build would otherwise keep running."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _worker.update(counter=counter, task=task)
 

@@ -31,7 +31,7 @@ class _Header(NamedTuple):
 
 
 def header(data: bytes) -> tuple[int, int, int, str]:
-    """Reads what the header of a file says of its image.
+    """Reads what the header of a file says about its image.
 
     Args:
       data: the file, or at least its first bytes (HEADER_BYTES).
@@ -89,7 +89,7 @@ def _header(data: bytes) -> _Header:
 
 
 def _check_png(data: bytes) -> None:
-    """Checks that every chunk is there and matches its checksum, which decoders do not insist on."""
+    """Checks that every chunk is there and matches its checksum, which decoders do not require."""
     at = len(PNG)
     kind = b""
     while kind != b"IEND":
@@ -174,7 +174,7 @@ def _check_codestream(data: bytes) -> None:
                 raise BadSite("corrupt JPEG 2000 (length of a tile)")
             # no two bytes of coded pixels exceed FF8F
             at = at + size if size else _find(data, b"\xff\xd9", at, end)
-        elif marker < 0xFF00 or length < 2 or parts:  # between tile-parts there is nothing
+        elif marker < 0xFF00 or length < 2 or parts:  # nothing comes between tile-parts
             raise BadSite("corrupt JPEG 2000 (markers)")
         else:
             at += 2 + length

@@ -19,7 +19,7 @@ import zstandard
 from tfds_builders.common import decode
 from tfds_builders.common.types import BadSite
 
-STRIP = 32  # rows after which the vertical difference starts anew: a strip is decoded while it is in the cache
+STRIP = 32  # rows after which the vertical difference restarts: a strip is decoded while it is in the cache
 # Few matches, mostly Huffman codes: differences of noisy pixels repeat by chance only. Any zstd reads the result.
 PARAMETERS = dict(strategy=1, min_match=7, hash_log=6, chain_log=6, window_log=17, search_log=1, target_length=0)
 
@@ -35,12 +35,12 @@ def image_feature(encoding: str, shape: tuple[int, int, int], bits: int) -> tfds
 
 
 def writer_options(encoding: str) -> str:
-    """Returns array_record's options; one record a group, for a group is read as a whole."""
+    """Returns array_record's options; one record per group, as a group is read as a whole."""
     return "group_size:1,zstd:3" if encoding == "zstd" else "group_size:1,uncompressed"
 
 
 def encode(encoding: str, image: np.ndarray, files: list[bytes], scratch: np.ndarray | None = None) -> Any:
-    """Returns what `image_feature(encoding, ...)` takes for an image [C, H, W] read from `files`, one a channel."""
+    """Returns what `image_feature(encoding, ...)` takes for an image [C, H, W] read from `files`, one per channel."""
     if encoding == "delta":
         return encode_delta(image, scratch)
     if encoding == "source":
@@ -137,7 +137,7 @@ class DeltaImage(_EncodedImage):
         return decode_delta(example_data, self._shape, self._dtype).transpose(1, 2, 0)
 
     def decode_window(self, data: bytes, window: tuple[slice, slice]) -> np.ndarray:
-        """Returns a window (slices of rows and columns) of the image, [h, w, C], without decoding what it can spare."""
+        """Returns a window (slices of rows and columns) of the image, [h, w, C], decoding no more than it needs."""
         return decode_delta(data, self._shape, self._dtype, window).transpose(1, 2, 0)
 
 
@@ -145,7 +145,7 @@ class SourceImage(_EncodedImage):
     """An image in the encoding `source`."""
 
     def decode_example_np(self, example_data: bytes) -> np.ndarray:
-        """Returns [H, W, C], a view of planes [C, H, W]. Raises ValueError for what is no such image."""
+        """Returns [H, W, C], a view of planes [C, H, W]. Raises ValueError if it is not such an image."""
         height, width, count = self._shape
         planes = np.empty((count, height, width), self._dtype)
         try:

@@ -1,4 +1,4 @@
-"""Puts a built folder together: names the shards as TFDS does, and writes the tables beside them."""
+"""Assembles a built folder: names the shards as TFDS does, and writes the tables beside them."""
 
 import collections
 import contextlib
@@ -17,7 +17,7 @@ from tfds_builders.common.types import SITE_COLUMNS, SPLITS
 
 
 def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path, dataset: str) -> dict[str, Any]:
-    """Moves the shards to `folder` and writes its tables; may be stopped and done again.
+    """Moves the shards to `folder` and writes its tables; may be stopped and repeated.
 
     Args:
       task: the build, all of whose plates have a result.
@@ -52,7 +52,7 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
 
 
 class _Tables:
-    """The csv files of a folder, one part a split until they are joined, so that a split's rows are together."""
+    """The csv files of a folder, one part per split until they are joined, so that a split's rows are together."""
 
     def __init__(self, task: plates.Task, folder: pathlib.Path, stack: contextlib.ExitStack):
         self.folder, self.stack = folder, stack
@@ -84,7 +84,7 @@ class _Tables:
         return self.parts[table, split]
 
     def add(self, result: dict[str, Any]) -> None:
-        """Adds what a plate's result says."""
+        """Adds a plate's result."""
         experiment = result["experiment"]
         self.set_aside.writerows(result["set_aside"])
         self.unlisted.writerows([name] for name in result["unlisted"])
@@ -175,7 +175,7 @@ def _place_shards(
         path = task.folder / shard["file"]
         target.unlink(missing_ok=True)  # of an earlier call that was stopped
         try:
-            os.link(path, target)  # and not renamed: a build that is stopped here finds it again
+            os.link(path, target)  # and not renamed: a build that is stopped here resumes with it
         except OSError:  # a file system without links
             path.replace(target)
         with target.open("rb") as file:

@@ -1,7 +1,7 @@
 """Builds one plate: rows and images to shards and a result. The same code in a thread, a process or a Beam worker.
 
 A plate's shards and its result depend on the source alone, and the result appears last: whatever is killed, a
-plate is done or not done, and a build that goes on does just the plates without a result.
+plate is done or not done, and a resumed build does only the plates without a result.
 """
 
 import contextlib
@@ -103,7 +103,7 @@ def build_plate(task: Task, experiment: str, plate: int, on_site: Callable[[], N
 def _result(task: Task, path: pathlib.Path) -> dict[str, Any] | None:
     """Returns the result of a plate that is done, from a build that was stopped.
 
-    None if it is not; if something of it was set aside, for it may be mended by now; if a power cut took a shard.
+    None if it is not; if something of it was set aside, as it may be fixed by now; if a power cut took a shard.
     """
     try:
         result = json.loads(path.read_text())
@@ -188,7 +188,7 @@ class _PlateWriter:
         shard["bytes"] = (self.task.folder / shard["file"]).stat().st_size
 
     def close(self) -> dict[str, Any]:
-        """Closes the shards; returns what the result of the plate says of them."""
+        """Closes the shards; returns their entries in the result of the plate."""
         for split, writer in self.open.items():
             self._finish(writer, next(shard for shard in reversed(self.shards) if shard["split"] == split))
         splits = [site["split"] for site in self.sites]

@@ -30,10 +30,10 @@ class FileReader:
         return self.source.plates()
 
     def check(self) -> None:
-        """Raises UserError if the source is gone: a drive that went away damages no image."""
+        """Raises UserError if the source is gone: a disconnected drive does not make images bad."""
         for folder in self.folders:
             if not os.path.isdir(folder):
-                raise UserError(f"{folder} is not there any more: run the same command when it is, it goes on")
+                raise UserError(f"{folder} no longer exists: run the same command when it is back, to resume")
 
     def strays(self) -> list[str]:
         """Returns the names of files that belong to no plate."""

@@ -7,7 +7,7 @@ set aside, named and counted; it never becomes a wrong one.
 
 How a build goes: the tables become a plan (plan.py), each plate of the plan becomes shards and a result
 (plates.py, in parallel: build.py), and the results become the folder (finish.py). Until then all of it is in
-<version>.building beside the folder, from where a build that was stopped goes on.
+<version>.building beside the folder, from which a stopped build resumes.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return (size, size) if size else source.size()
 
     def reader(self) -> Any:
-        """Returns what reads the sites, and (H, W); a builder whose images are no files overrides it."""
+        """Returns what reads the sites, and (H, W); a builder whose images are not files overrides it."""
         source = self.image_source()
         size = self.image_size(source)
         if size is None:
@@ -143,7 +143,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(builder=self, metadata=tfds.core.MetadataDict(), **self.about)
 
     def download_and_prepare(self, *, download_dir=None, download_config=None, file_format=None, **kwargs) -> None:
-        """Prepares the folder unless it exists. Raises UserError; the same call after any stop goes on."""
+        """Prepares the folder unless it exists. Raises UserError; after any stop the same call resumes."""
         del download_dir, file_format, kwargs
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             # A worker imports the script that started it, which would wait for its own parent here.
@@ -177,7 +177,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         result = finish.finish(task, names, made, self.name)
         if not result["records"]:
             first = finish.first_set_aside(made)
-            lock.clear(working)  # the same command shall look at the source again
+            lock.clear(working)  # so that the same command looks at the source again
             raise UserError(f"{self.source or self.name}: no site can be used{first}")
         about = task.plan.about()
         info = tfds.core.DatasetInfo(
@@ -218,13 +218,13 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             for result in map(_read_json, working.glob("plates/*.json")):  # one in memory at a time
                 plates_done += 1
                 known.update(shard["file"] for shard in (result or {"shards": ()})["shards"])
-            self._say(f"going on: {plates_done:,} plates are done")
+            self._say(f"resuming: {plates_done:,} plates are done")
             for shard in working.glob("plates/*.array_record"):  # of plates that were cut short
                 if shard.name not in known:
                     shard.unlink()
         else:
             if found is not None:
-                self._say("starting anew: the tables, the images or the settings are not those of the stopped build")
+                self._say("starting over: the tables, the images or the settings are not those of the stopped build")
             lock.clear(working)
             plan_lib.write(path, self.read_table(), records.experiments, records.plates, records.cell_types)
             partial = about.with_suffix(".partial")
@@ -269,7 +269,7 @@ def _is_chosen(name: tuple[str, int], records: settings_lib.Records) -> bool:
 
 
 def _fingerprints(source: pathlib.Path) -> list[list[Any]]:
-    """Returns name and SHA-256 of the tables of a source: a build does not go on with others."""
+    """Returns name and SHA-256 of the tables of a source: a build does not resume with others."""
     found = []
     for path in sorted(source.glob("*.csv")):
         if path.is_file() and re.search("metadata|train|test|splits", path.name):
@@ -295,4 +295,4 @@ def _disk_errors(working: pathlib.Path) -> Iterator[None]:
         full = error.errno in plates.DISK_ERRORS if isinstance(error, OSError) else "disk is full" in str(error)
         if not full:
             raise
-        raise UserError(f"{working}: the disk is full: free some space and run the same command, it goes on") from error
+        raise UserError(f"{working}: the disk is full: free some space and run the same command to resume") from error

@@ -26,7 +26,7 @@ class BadSite(Exception):
 
 
 class SetAside(NamedTuple):
-    """A site that does not become a record; experiment and split are '' when its row does not tell."""
+    """A site that does not become a record; experiment and split are '' when its row does not say."""
 
     site_id: str
     reason: str
@@ -38,7 +38,7 @@ class SetAside(NamedTuple):
 class Table:
     """What a source's tables hold, before any image is read; facts and notes are complete when rows are exhausted."""
 
-    rows: Iterable[dict[str, Any] | SetAside]  # one a site, in any order
+    rows: Iterable[dict[str, Any] | SetAside]  # one per site, in any order
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # into metadata.json and the report
     notes: list[str] = dataclasses.field(default_factory=list)  # what a user should know, one sentence each
     classes: int | None = None  # number of perturbation ids; None: as many as there are names

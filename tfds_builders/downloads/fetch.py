@@ -21,7 +21,7 @@ CHUNK = 2**20  # bytes read at a time
 TIMEOUT = 60  # seconds without a byte
 RETRIES = 8  # failures in a row that bring no byte
 LONGEST_PAUSE = 60.0  # seconds between two tries
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that another try may change
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # responses that another try may change
 # What a broken connection raises, apart from OSError (which also covers URLError and time-outs).
 BROKEN = (http.client.HTTPException, OSError)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)
@@ -41,11 +41,11 @@ class State:
 
 
 class _Restart(Exception):
-    """What is on disk is of no use: start from the first byte."""
+    """What is on disk is unusable: start from the first byte."""
 
 
 def fetch(url: str, path: pathlib.Path, room: float = 0.0, progress: bool = True, pause: float = 1.0) -> None:
-    """Fetches `url` to `path`, going on with path.part if a fetch before was cut short.
+    """Fetches `url` to `path`, resuming from path.part if an earlier fetch was cut short.
 
     A server that ignores ranges, or whose file has changed since, is read again from the first byte. Raises NotThere,
     or UserError when the disk is full or the server fails RETRIES times in a row; path.part is kept for the next try.
@@ -79,7 +79,7 @@ def fetch(url: str, path: pathlib.Path, room: float = 0.0, progress: bool = True
             except BROKEN as error:
                 if getattr(error, "errno", None) in DISK:
                     raise UserError(
-                        f"{part}: {error.strerror}; once it can be written, the same command goes on from there"
+                        f"{part}: {error.strerror}; once it can be written, the same command resumes from there"
                     ) from error
                 problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             size = _size(part)
@@ -88,7 +88,7 @@ def fetch(url: str, path: pathlib.Path, room: float = 0.0, progress: bool = True
             if max(failures, restarts) >= RETRIES:
                 raise UserError(
                     f"{url}: {problem}; gave up after {max(failures, restarts)} tries, {size:,} bytes are kept: "
-                    "run the same command again to go on"
+                    "run the same command again to resume"
                 )
             seconds = min(pause * 2 ** (failures - 1), LONGEST_PAUSE)
             if progress:
@@ -127,7 +127,7 @@ def _attempt(url: str, part: pathlib.Path, room: float, bar: tqdm.tqdm) -> None:
         if need > free:
             what = "the file and what is in it" if room else "the file"
             raise UserError(
-                f"{part.parent}: {what} need {need / 1e9:,.1f} GB more and {free / 1e9:,.1f} GB are free: make room or "
+                f"{part.parent}: {what} need {need / 1e9:,.1f} GB more and {free / 1e9:,.1f} GB are free: free some or "
                 "use another folder"
             )
         if not offset:

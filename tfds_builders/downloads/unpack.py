@@ -99,13 +99,13 @@ def _problem(info: zipfile.ZipInfo, parts: list[str]) -> str:
     if info.flag_bits & 0x1:
         return "is encrypted"
     if "\\" in info.orig_filename or "\0" in info.orig_filename or ":" in parts[0]:
-        return "is no plain path"
+        return "is not a plain path"
     if info.filename.startswith("/"):
         return "is an absolute path"
     if ".." in parts:
         return "leaves the folder"
     if "." in parts or "" in parts[:-1] or not info.filename:
-        return "is no plain path"
+        return "is not a plain path"
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device"
     return ""
@@ -143,7 +143,7 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: pathlib.Pa
         partial.unlink(missing_ok=True)
         if error.errno == errno.EINVAL:  # a seek to where no byte can be
             raise zipfile.BadZipFile(f"{info.filename!r} is at a place that does not exist") from error
-        raise UserError(f"{target}: {error.strerror or error}; the same command goes on once that is solved") from error
+        raise UserError(f"{target}: {error.strerror or error}; the same command resumes once that is solved") from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -34,8 +34,8 @@ from tfds_builders.embeddings import vectors
 UNLISTED_NAMED = 1000
 COLUMNS = {name: int if name in ("plate", "site", "perturbation_id") else str for name in types.SITE_COLUMNS}
 WHOLE_WELLS = (
-    "The embeddings are of whole wells and the dataset has several sites a well: a row is a well (site 0), and all "
-    "wells of training experiments are in train, so that there is no id_test."
+    "The embeddings are of whole wells and the dataset has several sites per well: a row is a well (site 0), and all "
+    "wells of training experiments are in train, so id_test is empty."
 )
 SCHEMA = """
 create table vectors (position integer primary key, experiment text, plate integer, well text, site integer,
@@ -100,7 +100,7 @@ class Store:
 
 
 def parse(key: str, name: str) -> tuple[str, int, str, int]:
-    """Returns experiment, plate, well and site (0 of a well_id) of an id; ('', 0, id, 0) if it does not tell."""
+    """Returns experiment, plate, well and site (0 of a well_id) of an id; ('', 0, id, 0) if it does not say."""
     parts = name.rsplit("_", 3 if key == "site_id" else 2)
     if len(parts) == (4 if key == "site_id" else 3) and parts[0]:
         plate, site = tables.integer(parts[1]), tables.integer(parts[3]) if key == "site_id" else 0
@@ -137,14 +137,14 @@ def join(plan: plan_lib.Plan, store: Store, merge: bool, experiment: str, plate:
             joined.rows.append(row)
             joined.positions.append(copies[0].position)
             duplicates += len(copies) - 1
-    # A row that cannot be used has asked for its embedding all the same.
+    # A row that cannot be used still claims its embedding.
     known = {(well, 0 if of_wells else site) for well, site in plan.places(experiment, plate)}
     joined.unlisted.extend(copy for key, copies in found.items() if key not in known for copy in copies)
     return joined._replace(duplicates=duplicates)
 
 
 def _problem(copies: list[Copy], store: Store) -> str:
-    """Why the embeddings of one name are none, '' if they are one."""
+    """Why the embeddings of one name are not a single usable one, '' if they are."""
     if not copies:
         return "no embedding"
     places = ", ".join(copy.place for copy in copies)
@@ -156,7 +156,7 @@ def _problem(copies: list[Copy], store: Store) -> str:
 
 
 def merge_sites(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[types.SetAside]]:
-    """Returns one row for every well of a plate (site 0), and the wells whose sites say different things of it."""
+    """Returns one row for every well of a plate (site 0), and the wells whose sites disagree about it."""
     wells = collections.defaultdict(list)
     for row in rows:
         wells[row["well_id"]].append(row)
@@ -216,7 +216,7 @@ def build(builder: Any, files: list[pathlib.Path], folder: pathlib.Path, progres
 def _write(
     plan: plan_lib.Plan, store: Store, merge: bool, columns: dict[str, type], folder: pathlib.Path, progress: bool
 ) -> dict[str, Any]:
-    """Writes embeddings.parquet, set_aside.csv and unlisted.csv; returns what there is of what."""
+    """Writes embeddings.parquet, set_aside.csv and unlisted.csv; returns the counts."""
     form = embeddings_file.schema(columns, store.dim)
     counts: dict[str, Any] = {"rows": 0, "set_aside": 0, "without_row": 0, "duplicates": 0}
     counts["splits"] = dict.fromkeys(types.SPLITS, 0)
@@ -257,7 +257,7 @@ def _write(
 
 
 def _nothing_fits(files: list[pathlib.Path], plan: plan_lib.Plan, store: Store) -> str:
-    """Why there is no row with an embedding, with an example of each."""
+    """Why no row has an embedding, with an example of each."""
     if not store.size:
         return f"{files[0]} holds no embedding"
     name, reason, place = next(store.base.execute("select id, reason, place from vectors limit 1"))

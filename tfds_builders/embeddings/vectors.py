@@ -189,7 +189,7 @@ def _slow_csv_block(lines: bytes, name: str, names: list[str], what: Form, line:
 
 
 def _numbers(values: list[Any], names: list[str]) -> tuple[list[float], str]:
-    """Returns one row as floats, and the reason if one is no number (None and blanks are NaN)."""
+    """Returns one row as floats, and the reason if one is not a number (None and blanks are NaN)."""
     row, reason = [], ""
     for value, name in zip(values, names):
         text = "nan" if value is None else str(value).strip() or "nan"
@@ -241,15 +241,15 @@ def _parquet(source, name: str) -> Iterator[Block]:
 
 def _tar(path: pathlib.Path, on_bytes) -> Iterator[Block]:
     with path.open("rb") as file:
-        # tarfile takes an archive that is cut between two files for a whole one.
+        # tarfile takes an archive that is cut between two files for a complete one.
         file.seek(max(0, path.stat().st_size - tarfile.BLOCKSIZE))
         if any(file.read()):
-            raise tarfile.ReadError("it is cut short, or no tar archive: fetch it again")
+            raise tarfile.ReadError("it is cut short, or not a tar archive: fetch it again")
     with tarfile.open(path, "r:") as archive:
         for member in archive:
             name = pathlib.PurePosixPath(member.name)
             if member.isfile() and name.suffix == ".parquet" and not name.name.startswith("."):
                 if member.size > LARGEST_MEMBER:
-                    raise UserError(f"{path}: {member.name} has {member.size:,} bytes: no embeddings of a plate")
+                    raise UserError(f"{path}: {member.name} has {member.size:,} bytes: not the embeddings of a plate")
                 yield from _parquet(io.BytesIO(archive.extractfile(member).read()), member.name)
             on_bytes(member.size)

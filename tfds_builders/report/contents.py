@@ -19,9 +19,9 @@ from tfds_builders.common.types import SITE_COLUMNS
 from tfds_builders.report import pictures
 
 LISTED = 1000  # sites set aside, and files without a row, that are kept by name; the others are only counted
-REASONS = 1000  # different reasons that are told apart while counting
+REASONS = 1000  # distinct reasons that are kept apart while counting
 PLACE = re.compile(r" \([^()]* line \d+\)$")  # at the end of a reason: where its row is, another for each site
-AGAIN = "delete the folder and prepare the dataset again"
+AGAIN = "delete the folder and rebuild the dataset"
 
 
 class Sample(NamedTuple):
@@ -146,7 +146,7 @@ def _read_records(contents: Contents) -> None:
     starts = collections.Counter()
     plates = itertools.groupby(_side_by_side(contents.folder, left, right), operator.itemgetter(0, 4, 5))
     for (split, experiment, plate), rows in plates:
-        # One list a column: what follows costs little a record, however many there are.
+        # One list per column: what follows costs little per record, however many there are.
         _, ids, _, cell_types, _, _, wells, _, well_types, names, labels, sizes, *pixels = zip(*rows)
         contents.experiments.setdefault(experiment, Counter())[split] += len(ids)
         contents.cell_types.setdefault(experiment, cell_types[0])

@@ -69,7 +69,7 @@ def write(folder: pathlib.Path) -> pathlib.Path:
 
 def image_reader(folder: pathlib.Path) -> Callable[[str, int], np.ndarray]:
     """Returns the function from (split, index) to the image of a record, [H, W, C] uint8 or uint16."""
-    import tensorflow_datasets as tfds  # here: it takes a second, and who imports this module may not need it
+    import tensorflow_datasets as tfds  # here: it takes a second, and importers of this module may not need it
 
     sources = tfds.builder_from_directory(folder).as_data_source()
     return lambda split, index: sources[split][index]["image"]

@@ -41,7 +41,7 @@ RANGES = (51, 107, 64, 191, 89, 191)  # pixel value drawn at full colour in RxRx
 
 
 def stains(channels: list[str]) -> list[int]:
-    """Returns which of the published colours each channel has: 0..5; by position where a name says nothing."""
+    """Returns which of the published colours each channel has: 0..5; by position where a name does not say."""
     found = []
     for name in channels:
         words = name.lower()
@@ -111,14 +111,14 @@ def position(well: str) -> tuple[int, int]:
         row = ord(letters[-1]) - ord("A") + 26 * (len(letters) - 1)
         if row < PLATE_1536[0] and 0 <= column < PLATE_1536[1]:
             return row, column
-    raise UserError(f"sites.csv: the well {well!r} is none of A01 to AF48: prepare the dataset again")
+    raise UserError(f"sites.csv: the well {well!r} is not one of A01 to AF48: rebuild the dataset")
 
 
 def standardise(values: np.ndarray) -> np.ndarray:
     """Returns [n, C] less its mean over n, by its standard deviation; 0 where nothing varies."""
     centred = values - values.mean(0)
     spread = values.std(0)
-    # A constant column's mean may differ from it in the last digit: that is no spread.
+    # A constant column's mean may differ from it in the last digit: that is not a spread.
     flat = spread <= 1e-9 * np.abs(values).max(0, initial=0)
     return np.where(flat, 0, centred / np.where(flat, 1, spread))
 
@@ -158,7 +158,7 @@ def heat(plate: np.ndarray, scale: int = 1) -> np.ndarray:
 def histogram(counts: dict[str, np.ndarray], colours: dict[str, str], step: int) -> bytes:
     """Returns a PNG of the share of pixels at each value, on a logarithmic scale, a line for each experiment.
 
-    A line has a gap where there are no pixels; a value by itself is a dot.
+    A line has a gap at values without pixels; a value by itself is a dot.
 
     Args:
       counts: experiment -> [256] pixels per bin of one channel; those without pixels are left out.

@@ -23,7 +23,7 @@ SCREEN = Screen(
     train=("SIMA-01",), val=("SIMB-01",), test=("SIMA-02",),
 )  # fmt: skip
 SIX, FIVE = list(range(6)), [0, 1, 2, 3, 5]
-LAYOUTS = {  # writer, dataset, sites a well, channels
+LAYOUTS = {  # writer, dataset, sites per well, channels
     "rxrx2": (layouts.write_rxrx2, "rxrx2", 2, SIX),
     "rxrx19a": (layouts.write_rxrx19a, "rxrx19a", 2, FIVE),
     "rxrx19b": (layouts.write_rxrx19b, "rxrx19b", 1, SIX),
@@ -167,7 +167,7 @@ GREY = np.full((32, 32), 7, np.uint8)
 
 
 def test_faults_in_folders_are_set_aside(tmp_path, rendered):
-    """One fault a well, every kind: each is named, and the other sites come out unharmed."""
+    """One fault per well, of every kind: each is named, and the other sites come out unharmed."""
     layouts.write_rxrx19b(SCREEN, tmp_path / "tree")
     plate = tmp_path / "tree/images/SIMA-01/Plate1"
     wells = iter(sorted({path.name.split("_")[0] for path in plate.iterdir()}))

@@ -15,7 +15,7 @@ def test_one_at_a_time_while_the_folder_comes_and_goes(tmp_path):
                     inside.append(n)
                     (working / f"{n}").write_text("half-built")
                     wrong.extend([list(inside)] if inside != [n] else [])
-                    if turn % 3:  # else it is left for another process to go on with
+                    if turn % 3:  # else it is left for another process to resume
                         lock.clear(working)
                     inside.remove(n)
                     turns.append(n)

@@ -168,7 +168,7 @@ def test_keys_that_are_damaged(tmp_path):
 
 def test_images_of_another_type(tmp_path):
     write(tmp_path / "a.parquet", [(key, 7) for key in keys(1)], pa.int64())
-    assert set(contents(sources.Parquet(tmp_path)).values()) == {"cannot be read (column jp2 holds int64, no bytes)"}
+    assert set(contents(sources.Parquet(tmp_path)).values()) == {"cannot be read (column jp2 holds int64, not bytes)"}
     pq.write_table(pa.table({"__key__": [1, 2], "jp2": [b"", b""]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"no \*.parquet with the columns .* \(but a.parquet, row group 0 \(no key\)\)"):
         sources.Parquet(tmp_path)

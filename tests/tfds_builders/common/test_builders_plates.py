@@ -159,7 +159,7 @@ def test_a_plate_whose_shard_is_damaged_is_read_again(tmp_path, damage):
 
 
 def test_a_plate_with_something_set_aside_is_read_again(tmp_path):
-    """It may be mended by the time that a stopped build goes on."""
+    """It may be fixed by the time that a stopped build resumes."""
     assert len(built(task(tmp_path, ROWS, bad=("B03",)))["sites"]) == 5
     assert len(built(task(tmp_path, ROWS))["sites"]) == 6
 
@@ -344,7 +344,7 @@ def stopped(tmp_path, monkeypatch):
     return tmp_path / "tree"
 
 
-def test_a_changed_table_of_the_same_folder_starts_anew(stopped, tmp_path):
+def test_a_changed_table_of_the_same_folder_starts_over(stopped, tmp_path):
     table = stopped / "metadata.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join(lines[:-1]) + "\n")
@@ -352,7 +352,7 @@ def test_a_changed_table_of_the_same_folder_starts_anew(stopped, tmp_path):
     assert len(read_csv(folder / "sites.csv")) == len(lines) - 2
 
 
-def test_a_table_written_again_with_the_same_size_starts_anew(stopped, tmp_path):
+def test_a_table_written_again_with_the_same_size_starts_over(stopped, tmp_path):
     table = stopped / "metadata.csv"
     text, time = table.read_text(), table.stat().st_mtime_ns
     rows = list(csv.DictReader(text.splitlines()))

@@ -1,4 +1,4 @@
-"""A build that is stopped anywhere goes on, and ends with the bytes of one that was not; full disks; strict builds."""
+"""A build that is stopped anywhere resumes, and ends with the bytes of one that was not; full disks; strict builds."""
 
 import errno
 import json
@@ -202,7 +202,7 @@ def test_ctrl_c_says_that_the_build_goes_on(tmp_path):
     assert child.returncode == 130, output[1].decode()
     assert output[1].endswith(b"start the same command again\n") and b"Traceback" not in output[1]
     again = subprocess.run(command(tmp_path, "--set=image_size=256"), env=environment(), capture_output=True, text=True)
-    assert again.returncode == 0 and "going on: " in again.stdout
+    assert again.returncode == 0 and "resuming: " in again.stdout
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
@@ -230,7 +230,7 @@ def build_rxrx1(tree, out, **more):
     return prepare.prepare("rxrx1", tree, out, 1, progress=False, **more)
 
 
-def test_another_source_or_table_starts_anew(tmp_path, monkeypatch, tree):
+def test_another_source_or_table_starts_over(tmp_path, monkeypatch, tree):
     with monkeypatch.context() as patch:
         kill_at(patch, finish._Tables, "join", 1)
         with pytest.raises(Killed):
@@ -243,7 +243,7 @@ def test_another_source_or_table_starts_anew(tmp_path, monkeypatch, tree):
     assert prepare.details(folder)["source"] == str(tmp_path / "other")
 
 
-def test_strict_stops_at_the_first_and_goes_on_when_it_is_mended(tmp_path, tree):
+def test_strict_stops_at_the_first_and_resumes_when_it_is_fixed(tmp_path, tree):
     file = next(tree.glob("images/SIMB-01/Plate2/*_s2_w4.png"))
     whole = file.read_bytes()
     file.write_bytes(whole[:-30])
@@ -269,10 +269,10 @@ def test_strict_also_stops_at_rows_and_files(tmp_path, tree, what):
         words = "P09_s1_w1.png: an image file without a row"
     with pytest.raises(UserError, match=words):
         build_rxrx1(tree, tmp_path, strict=True)
-    assert len(flat(build_rxrx1(tree, tmp_path))) == 64  # without it, it goes on
+    assert len(flat(build_rxrx1(tree, tmp_path))) == 64  # without it, the build resumes
 
 
-def test_what_was_mended_since_a_build_stopped_is_built(tmp_path, monkeypatch, tree):
+def test_what_was_fixed_since_a_build_stopped_is_built(tmp_path, monkeypatch, tree):
     """Images that come back after the plate was done are in the records, as if they had always been there."""
     plate = tree / "images/SIMA-01/Plate1"
     plate.rename(tmp_path / "away")
@@ -287,7 +287,7 @@ def test_what_was_mended_since_a_build_stopped_is_built(tmp_path, monkeypatch, t
 
 
 @pytest.mark.parametrize("damage", ["", "{"])
-def test_a_torn_description_of_the_build_starts_anew(tmp_path, monkeypatch, whole, damage):
+def test_a_torn_description_of_the_build_starts_over(tmp_path, monkeypatch, whole, damage):
     with monkeypatch.context() as patch:
         kill_at(patch, finish._Tables, "join", 1)
         with pytest.raises(Killed):
@@ -296,7 +296,7 @@ def test_a_torn_description_of_the_build_starts_anew(tmp_path, monkeypatch, whol
     assert contents(build(tmp_path)) == whole
 
 
-def test_a_file_that_is_no_table_does_not_start_anew(tmp_path, monkeypatch, tree):
+def test_a_file_that_is_not_a_table_does_not_start_over(tmp_path, monkeypatch, tree):
     with monkeypatch.context() as patch:
         kill_at(patch, finish._Tables, "join", 1)
         with pytest.raises(Killed):
@@ -332,7 +332,7 @@ def test_trouble_that_is_no_file_stops_the_build_and_it_goes_on(tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", fail)
-        with pytest.raises(UserError, match=r"w\d.png: .*: run the same command when it can be read, it goes on"):
+        with pytest.raises(UserError, match=r"w\d.png: .*: run the same command when it can be read, to resume"):
             build_rxrx1(tree, tmp_path)
     folder = build_rxrx1(tree, tmp_path)
     assert len(flat(folder)) == 64
@@ -349,7 +349,7 @@ def test_a_source_that_goes_away_stops_the_build(tmp_path, monkeypatch, tree):
             original(self, row, image, files)
 
         patch.setattr(plates._PlateWriter, "add", add)
-        with pytest.raises(UserError, match="images is not there any more"):
+        with pytest.raises(UserError, match="images no longer exists"):
             build_rxrx1(tree, tmp_path)
     (tmp_path / "unmounted").rename(tree / "images")
     assert len(flat(build_rxrx1(tree, tmp_path))) == 64

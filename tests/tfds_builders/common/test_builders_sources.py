@@ -153,7 +153,7 @@ def test_links_that_stay_inside_are_followed(root, tmp_path, monkeypatch):
     reads = []
     read_file = lib.read_file
     monkeypatch.setattr(lib, "read_file", lambda *args: reads.append(args) or read_file(*args))
-    assert len(contents(source)) == len(reads) == 2  # HUVEC-1 is no second copy
+    assert len(contents(source)) == len(reads) == 2  # HUVEC-1 is not a second copy
 
 
 @pytest.mark.parametrize("level", ["file", "plate", "experiment"])
@@ -405,7 +405,7 @@ def test_a_plate_reads_its_part_of_a_shard_only(root):
     path = make_tar(root / "0.tar", [(f"gene-001/Plate{n}/A01_s1_1.jp2", b"one") for n in (1, 2, 3)])
     source = sources.WebDataset(root)
     data = bytearray(path.read_bytes())
-    data[:512] = data[2048:2560] = bytes([1]) * 512  # no headers any more
+    data[:512] = data[2048:2560] = bytes([1]) * 512  # no headers left
     path.write_bytes(data)
     plate = ("gene-001", 2)
     assert contents(source, plate) == {("A01", 1, 1): b"one"} and beside(source, plate) == ([], "")

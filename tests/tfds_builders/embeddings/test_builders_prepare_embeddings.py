@@ -48,7 +48,7 @@ def test_the_command_on_real_rows(source, tmp_path, capsys):
     assert "MB/s" in shown.err or "B/s" in shown.err
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     before = (folder / "metadata.json").stat().st_mtime_ns
-    assert run(*arguments, "--embeddings=nowhere") == 0  # nothing is read any more
+    assert run(*arguments, "--embeddings=nowhere") == 0  # nothing is read again
     assert "exists and is left as it is" in capsys.readouterr().out
     assert (folder / "metadata.json").stat().st_mtime_ns == before
 

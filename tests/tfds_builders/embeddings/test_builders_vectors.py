@@ -17,7 +17,7 @@ def test_harmless_differences_of_csv(tmp_path, ending):
     same(made.by_id, expected.by_id)
     header, *lines = text(VALUES).splitlines()
     content = "\n".join([header + ",experiment", *(f"{line},x" for line in lines)])
-    same(make(tmp_path, content).by_id, expected.by_id)  # a column that is no value
+    same(make(tmp_path, content).by_id, expected.by_id)  # a column that is not a value
 
 
 def test_small_blocks_give_the_same_bytes(tmp_path, monkeypatch):

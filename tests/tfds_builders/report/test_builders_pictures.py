@@ -51,7 +51,7 @@ def test_wells_have_their_place_on_the_plate():
     assert pictures.position("A01") == (0, 0) and pictures.position("P24") == (15, 23)
     assert pictures.position("Z9") == (25, 8) and pictures.position("AF48") == (31, 47)
     for well in ("AG01", "A49", "A00", "BA01", "a01", "A1x", "A001", ""):
-        with pytest.raises(UserError, match="is none of A01 to AF48"):
+        with pytest.raises(UserError, match="is not one of A01 to AF48"):
             pictures.position(well)
 
 

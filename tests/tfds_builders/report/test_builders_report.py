@@ -214,7 +214,7 @@ def test_a_damaged_folder_is_one_line(tmp_path, pictures_of):
             (folder / name).write_text(text)
         with pytest.raises(UserError, match=words) as error:
             report.write(folder)
-        assert "\n" not in str(error.value) and "prepare the dataset again" in str(error.value)
+        assert "\n" not in str(error.value) and "rebuild the dataset" in str(error.value)
         assert not (folder / "report.html").exists()
 
     tables = ("sites.csv", "manifest.csv", "perturbations.csv", "set_aside.csv", "unlisted.csv")
@@ -242,7 +242,7 @@ def test_importing_the_report_is_light():
 
 
 def test_memory_does_not_grow_with_the_records(tmp_path):
-    """Rows are held a plate at a time: ten times the plates of an experiment cost little more."""
+    """Rows are held one plate at a time: ten times the plates of an experiment cost little more."""
 
     def peak(plates):
         items = [site(plate=p, well=f"{row}{c:02d}") for p in range(plates) for row in "BCDEFG" for c in range(1, 25)]

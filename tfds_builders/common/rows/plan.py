@@ -1,7 +1,7 @@
 """The table of a source on disk, grouped by plate: what a build reads in place of a list of all rows.
 
 One sqlite file, so that memory does not grow with the source, every worker reads just its own plates, and a
-build that goes on does not read the tables again.
+resumed build does not read the tables again.
 """
 
 import collections
@@ -100,7 +100,7 @@ def refuse(item: SetAside) -> None:
 
 
 def _is_wanted(item: SetAside, wanted: dict[str, set]) -> bool:
-    """Whether a row that was set aside belongs to the choice, as far as it tells."""
+    """Whether a row that was set aside belongs to the choice, as far as it shows."""
     if not item.experiment:
         return True
     parts = item.site_id.rsplit("_", 3)

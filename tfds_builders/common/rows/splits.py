@@ -33,7 +33,7 @@ WILDS = {name: kind for kind, names in WILDS_EXPERIMENTS.items() for name in nam
 
 
 def read_file(source: pathlib.Path) -> dict[str, str] | None:
-    """Returns train, val or test by experiment, of source/splits.csv; None if there is no such file."""
+    """Returns train, val or test by experiment, of source/splits.csv; None without such a file."""
     path = source / "splits.csv"
     if not path.exists():
         return None

@@ -47,7 +47,7 @@ EXPERIMENT = re.compile(r"\w[\w .+-]{0,99}")  # it becomes part of file names
 
 
 def check_folder(source: pathlib.Path | None, name: str, download: str) -> pathlib.Path:
-    """Returns the source folder; UserError that says what to download if there is none."""
+    """Returns the source folder; UserError that says what to download if it is missing."""
     if source is None:
         raise UserError(f"{name} is built from downloaded files: {download}")
     if not source.is_dir():
@@ -167,7 +167,7 @@ def identify(cells: dict[str, str], columns: dict[str, str], wells: Wells) -> di
     experiment, plate, well = canonical(given["experiment"]), integer(given["plate"]), given["well"]
     site = integer(given["site"]) if "site" in given else 1
     if not EXPERIMENT.fullmatch(experiment):
-        return f"{columns['experiment']} {experiment[:100]!r} is no name of an experiment"
+        return f"{columns['experiment']} {experiment[:100]!r} is not a name of an experiment"
     if not plate or not site:
         key = "site" if plate else "plate"
         return f"{columns[key]} {given[key]!r} is not a positive integer"
@@ -199,7 +199,7 @@ def integer(text: str) -> int | None:
 
 @functools.lru_cache(4096)
 def concentration(text: str) -> float | None:
-    """Returns a concentration, NaN if the text is blank, None if it is no number of zero or more."""
+    """Returns a concentration, NaN if the text is blank, None if it is not a number of zero or more."""
     if not text:
         return math.nan
     if not re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):

@@ -30,7 +30,7 @@ def read(
       required: its columns.
       columns, describe: as in `tables.sites`.
       notes: what a user should know.
-      download: what to do where there is no table.
+      download: what to do when the table is missing.
     """
     path = tables.find(source, files, download)
     tables.header(path, required)  # a table of something else is an error now, not when its rows are read

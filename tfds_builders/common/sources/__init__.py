@@ -3,7 +3,7 @@
 A source is a frozen dataclass that pickles small, for workers. All have the same four methods:
     plates() -> sorted [(experiment, plate), ...] that are on disk, by canonical name; opens no image
     open(experiment, plate) -> context manager with its PlateFiles; any plate may be asked for, also an absent one
-    size() -> (H, W), the commonest size among some headers spread over the source; None if there is no image
+    size() -> (H, W), the commonest size among some headers spread over the source; None without images
     strays() -> names of what is there and belongs to no plate: no image of it is ever read
 """
 

@@ -44,7 +44,7 @@ class PlateFiles:
     """The channel images of one plate, open for one thread.
 
     keys: (well, site, channel) of every image; reading it may still raise.
-    others: names of files there that are no channel images, with the reason where the name does not tell.
+    others: names of files there that are not channel images, with the reason where the name does not show it.
       Hidden files (._x, .DS_Store) and folders inside of archives are not listed.
     unreadable: why some images of the plate may be absent from `keys`: a folder that cannot be listed, a link out
       of the source, a tar that is cut short. Images that are in `keys` can be read all the same; one that is not
@@ -69,7 +69,7 @@ class PlateFiles:
         self._places.setdefault(key, []).append(_Place(printable(name), load))
 
     def add_other(self, name: str, reason: str = "") -> None:
-        """Adds a file that is no channel image."""
+        """Adds a file that is not a channel image."""
         self.others.append(described(name, reason))
 
     def add_problem(self, reason: str) -> None:
@@ -92,7 +92,7 @@ class PlateFiles:
         return self._places[well, site, channel][0].name
 
     def close(self) -> None:
-        """Lets go of what the files hold in memory; nothing can be read any more."""
+        """Lets go of what the files hold in memory; nothing can be read afterwards."""
         self._places.clear()
 
 
@@ -109,11 +109,11 @@ def described(name: str, reason: str) -> str:
 def reason_of(error: OSError) -> str:
     """Returns why something cannot be read, in the words of the operating system.
 
-    Raises UserError when that is no fault of the file: the build stops, for the image may be whole.
+    Raises UserError when the file is not at fault: the build stops, as the image may be intact.
     """
     if error.errno in TROUBLES:
         raise UserError(
-            f"{error.filename or 'the source'}: {error.strerror}: run the same command when it can be read, it goes on"
+            f"{error.filename or 'the source'}: {error.strerror}: run the same command when it can be read, to resume"
         ) from error
     return f"cannot be read ({error.strerror or error})"
 
@@ -138,7 +138,7 @@ def read_file(path: str, limit: int = MAX_BYTES) -> bytes:
         raise BadSite(reason_of(error)) from error
 
 
-# Troubles of a network, a mount or this machine, and not of one file
+# Errors of a network, a mount or this machine, not of one file
 TROUBLES = {
     getattr(errno, name)
     for name in ("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH",
@@ -163,7 +163,7 @@ def leads_out(entry: os.DirEntry, inside: Sequence[str]) -> bool:
 
 class Found(NamedTuple):
     """A folder or tar of a plate; plate is None for an experiment's folder, and experiment for a tree, that has
-    no plates because of `reason`, or that is no such thing at all (reason '')."""
+    no plates because of `reason`, or that is neither (reason '')."""
 
     experiment: str | None
     plate: int | None

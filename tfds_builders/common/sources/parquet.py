@@ -1,4 +1,4 @@
-"""Images as rows of Parquet files: RxRx3-core as Hugging Face holds it, one row a channel."""
+"""Images as rows of Parquet files: RxRx3-core as Hugging Face holds it, one row per channel."""
 
 import contextlib
 import dataclasses
@@ -178,5 +178,5 @@ def _images(file: Any, group: int) -> Iterator[Any]:
             if pa.types.is_struct(column.type):  # {bytes, path}
                 column = pa.compute.struct_field(column, "bytes")
             if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-                raise ValueError(f"column {IMAGE} holds {column.type}, no bytes")
+                raise ValueError(f"column {IMAGE} holds {column.type}, not bytes")
             yield from column

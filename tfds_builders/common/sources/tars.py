@@ -1,4 +1,4 @@
-"""Images in tar archives, read where they lie: RxRx3's one tar per plate, and shards as WebDataset writes them."""
+"""Images in tar archives, read in place: RxRx3's one tar per plate, and shards as WebDataset writes them."""
 
 import contextlib
 import dataclasses
@@ -63,7 +63,7 @@ class Tars:
 
 
 def _key_on_plate(experiment: str, plate: int, name: str) -> lib.Key | str:
-    """Returns the key of a member of a plate's tar, or why it is none ('' if its name tells)."""
+    """Returns the key of a member of a plate's tar, or why it is not an image ('' if its name shows it)."""
     match = lib.PNG_NAME.fullmatch(name.rsplit("/", 1)[-1])
     if not match:
         return ""
@@ -81,7 +81,7 @@ class WebDataset:
 
     The shards are indexed once, when the source is made. The index holds, for each plate, the part of each shard
     that its members lie in, so that it stays small (and pickles small) however many members there are; opening a
-    plate reads the headers of those parts again. Indexing takes 23 microseconds a member, half a minute for RxRx3-core.
+    plate reads the headers of those parts again. Indexing takes 23 us per member, half a minute for RxRx3-core.
     """
 
     root: pathlib.Path
@@ -134,14 +134,14 @@ class WebDataset:
 
 
 def _key_in_shard(experiment: str, plate: int, name: str) -> lib.Key | str | None:
-    """Returns the key of a member of a shard, '' if it is no image, None if it is of another plate."""
+    """Returns the key of a member of a shard, '' if it is not an image, None if it is of another plate."""
     if lib.plate_of(name) != (experiment, plate):
         return None
     return lib.key_of(name.removesuffix(".jp2")) or "" if name.endswith(".jp2") else ""
 
 
 def _open(path: str | pathlib.Path) -> BinaryIO:
-    # unbuffered: headers are 512 bytes and lie megabytes apart; not blocking: as lib.read_file
+    # unbuffered: headers are 512 bytes and megabytes apart; not blocking: as lib.read_file
     archive = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
     if not stat.S_ISREG(os.fstat(archive.fileno()).st_mode):
         archive.close()

@@ -76,7 +76,7 @@ def read(source: pathlib.Path | None, classes: int = UNTREATED_ID + 1) -> Table:
 
 
 def _examined(rows: Iterable[dict | SetAside], table: Table) -> Iterator[dict | SetAside]:
-    """Passes the rows on, then adds to the table what only all of them tell."""
+    """Passes the rows on, then adds to the table what only all of them determine."""
     layouts: design.Layouts = {}
     held_out: dict[str, bool] = {}
     unknown = 0

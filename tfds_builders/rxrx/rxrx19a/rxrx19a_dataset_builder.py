@@ -20,7 +20,7 @@ class Builder(screen.ScreenBuilder):
         "description": (
             "RxRx19a (Recursion): five-channel fluorescence images of HRCE and Vero cells, mock-infected or with "
             "irradiated or active SARS-CoV-2. A well has one of 1,672 compounds at one of six or more concentrations, "
-            "or nothing; four sites a well, 1024x1024 pixels. Channels: nucleus, endoplasmic reticulum, actin, "
+            "or nothing; four sites per well, 1024x1024 pixels. Channels: nucleus, endoplasmic reticulum, actin, "
             "nucleolus and RNA, Golgi."
         ),
         "homepage": "https://www.rxrx.ai/rxrx19a",

@@ -53,7 +53,7 @@ def describe(cells: dict[str, str], site: dict[str, Any]) -> dict[str, Any] | st
     if not _agree(kind, gene, treatment):
         return f"gene {gene!r} and treatment {treatment!r} of a {cells['perturbation_type']} row disagree"
     if (smiles or dose > 0) and (kind == "crispr" or name in CONTROLS):
-        return f"{'SMILES' if smiles else 'concentration'} of what is no compound, {treatment}"
+        return f"{'SMILES' if smiles else 'concentration'} of what is not a compound, {treatment}"
     return {
         "well_type": "negative_control" if name in CONTROLS else "treatment",
         "perturbation": name,

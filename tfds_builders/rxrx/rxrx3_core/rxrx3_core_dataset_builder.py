@@ -33,7 +33,7 @@ class Builder(screen.ScreenBuilder):
             "Benchmarking drug-target interactions in High-Content Microscopy. arXiv:2503.20158"
         ),
     }
-    records = settings.Records(encoding="source")  # JPEG 2000 with loss: six times smaller than its pixels coded anew
+    records = settings.Records(encoding="source")  # lossy JPEG 2000: six times smaller than its pixels re-encoded
     channels = treatments.CHANNELS
     extra_columns = {
         "concentration_um": float,

@@ -28,7 +28,7 @@ class Builder(screen.ScreenBuilder):
 
     @classmethod
     def make_config(cls, **fields) -> screen.ScreenConfig:
-        """As the base class; simulated images are no files that records could keep."""
+        """As the base class; simulated images are not files that records could keep."""
         config = super().make_config(**fields)
         if config.records.encoding == "source":
             raise UserError("rxrx_sim: encoding=source keeps image files, and simulated images have none")

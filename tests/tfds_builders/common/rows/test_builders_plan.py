@@ -147,7 +147,7 @@ def test_a_choice_that_the_source_does_not_have_is_an_error(tmp_path, choice, wo
     with pytest.raises(UserError, match=words):
         made(tmp_path, rows, **choice)
     assert not (tmp_path / "plan.sqlite").exists()
-    made(tmp_path, rows, plates=(2,))  # what the failed call left is no obstacle
+    made(tmp_path, rows, plates=(2,))  # what the failed call left is not in the way
 
 
 def test_an_error_shows_twenty_of_many_and_says_when_there_is_none(tmp_path):
