@@ -13,8 +13,8 @@ NOTES = (
     "treatments share a plate in every experiment, as in RxRx1, which normalised and adaptive rows profit from.",
     "One recipe for all convolutional rows; nothing was tuned on a test experiment. The simulator's strength was "
     "set from variance shares and pictures, before any method was scored.",
-    "The last step is scored. The MAE's learning rate and mask ratio were chosen by in-batch reconstruction loss in the "
-    "world of seed 0; nothing else was searched.",
+    "The last step is scored. The MAE's learning rate and mask ratio were chosen by in-batch reconstruction loss in "
+    "the world of seed 0; nothing else was searched.",
     "training: accuracy on augmented training minibatches at the end.",
     "leakage: how well a linear probe reads the experiment or plate from the embedding, lower is better.",
     "CPU s: of the run behind the row and of the run that it starts from; rows that share a run repeat it.",
