@@ -49,7 +49,7 @@ def rate(minibatches) -> float:
 
 def ours(dataset: data.Dataset):
     rows = data.select(dataset, splits="train")
-    samplers = [data.make_sampler(dataset, rows, MINIBATCH, "experiment", 0, 0)]
+    samplers = {"train": data.make_sampler(dataset, rows, MINIBATCH, "experiment", 0, 0)}
     return data.training_minibatches(dataset, samplers, 10**6, 0, CROP, 0)
 
 

@@ -28,9 +28,9 @@ def ours(kind: str, variant: str, minibatch: int, dtype: str):
     import jax
     import numpy as np
 
-    from rxrx_jax import data
     from rxrx_jax.base import sharding
     from rxrx_jax.base.config import Config, load
+    from rxrx_jax.data import noise
     from rxrx_jax.training.speed import flops
     from rxrx_jax.training.step import make_step
 
@@ -41,20 +41,20 @@ def ours(kind: str, variant: str, minibatch: int, dtype: str):
     values["normalisation"] = "dataset"
     values["optim"] |= {"name": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.05, "clip_norm": 0.0}
     if kind == "supervised":
-        values["adapt"] = {"name": "none"}
+        values["adapt"] = {"name": "erm"}
     else:
         values["task"] |= {"mask_ratio": MASKED, "decoder": DECODER}
-    config, dataset, mesh = Config(values), data.describe("rxrx1"), sharding.make_mesh()
+    config, mesh = Config(values), sharding.make_mesh()
+    source = noise.make(config)
     with jax.set_mesh(mesh):
-        made = make_step(config, dataset, mesh, minibatch, 1000, dataset.train_images)
-        host = next(data.synthetic_minibatches(dataset, minibatch, SIDE, seed=0))
-        del host["row"]
-        host["stop"] = np.zeros(minibatch, bool)
+        made = make_step(config, source, mesh, 1000)
+        host = next(source.minibatches(0, 1))
+        host["train"]["stop"] = np.zeros(minibatch, bool)
         images = sharding.to_device(host, mesh)
-        constants = sharding.to_every_device((data.synthetic_statistics(dataset), made.keys), mesh)
+        constants = sharding.to_every_device((source.constants, made.keys), mesh)
         state = made.initialise(made.keys["init"])
         if kind == "encoder":
-            return encoder_alone(made, images["image"]), 0.0, None
+            return encoder_alone(made, images["train"]["image"]), 0.0, None
         compiled = made.compile()
 
     def step():

@@ -143,7 +143,10 @@ def make(config: Config) -> Images:
     drawn = c.minibatch, c.group, c.groups_per_minibatch, config.seed, c.get("pairs", "")
     samplers = {TRAIN: datasets.make_sampler(dataset, rows, *drawn)}
     if c.unlabelled_minibatch:
-        held_out = datasets.select(dataset, splits=c.unlabelled_splits, **selected)
+        splits = c.unlabelled_splits
+        if wrong := [split for split in splits if split not in datasets.HELD_OUT]:
+            raise UserError(f"data.unlabelled_splits={wrong[0]!r}: expected {' or '.join(datasets.HELD_OUT)}")
+        held_out = datasets.select(dataset, splits=splits, **selected)
         if not len(held_out):
             raise UserError(
                 "data.unlabelled_minibatch: no held-out image matches data.select and data.unlabelled_splits"

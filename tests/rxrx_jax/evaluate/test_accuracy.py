@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from rxrx_jax.adapt.method import Method
+from rxrx_jax.adapt.statistics.adabn import AdaBN
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Sites
-from rxrx_jax.evaluate import accuracy, make_evaluators
+from rxrx_jax.evaluate import accuracy, make_evaluators, make_readings
 from rxrx_jax.evaluate.accuracy import confidence_interval, summarise
 
 
@@ -145,40 +147,57 @@ class Context:
     """Predictions of three splits, the validation split without rows."""
 
     dataset = DATASET
+    readings = {"": Method(), "mine": AdaBN("plate")}
 
     def __init__(self):
         self.asked = []
 
-    def predict(self, split, statistics):
-        self.asked.append((split, statistics))
+    def predict(self, split, reading):
+        self.asked.append((split, reading))
         rows = {"id_test": ROWS[:4], "val": ROWS[:0], "test": ROWS[4:]}[split]
         return {"row": rows, "logits": logits_of(PROBABILITIES)[rows]} if len(rows) else {"row": rows}
 
 
-def test_names_say_split_and_statistics():
+def test_names_say_split_and_how_the_network_is_read():
     context = Context()
-    found = dict(accuracy.evaluate(context, statistics=("running", "plate")))
-    assert found["in_batch/site_accuracy"] == 0.5 and found["adabn_plate/cross_batch/site_accuracy"] == 2 / 3
+    found = dict(accuracy.evaluate(context))
+    assert found["in_batch/site_accuracy"] == 0.5 and found["mine/cross_batch/site_accuracy"] == 2 / 3
     assert {name.rpartition("_batch/")[0] for name in found} == {
         "in",
         "cross",
-        "adabn_plate/in",
-        "adabn_plate/cross",
+        "mine/in",
+        "mine/cross",
     }
     assert not any("validation" in name for name in found)
-    assert set(context.asked) == {(s, k) for s in ("id_test", "val", "test") for k in ("running", "plate")}
-    with pytest.raises(UserError, match="evaluators.accuracy.statistics='well'"):
-        list(accuracy.evaluate(context, statistics=("well",)))
+    assert set(context.asked) == {(s, k) for s in ("id_test", "val", "test") for k in ("", "mine")}
 
 
 def test_evaluators_are_found_by_name_and_their_settings_checked():
-    chosen = make_evaluators(Config({"accuracy": {"statistics": ["plate"]}, "leakage": {}}, "evaluators."))
+    chosen = make_evaluators(Config({"probe": {"blocks": [1, 2]}, "accuracy": {}}, "evaluators."))
     assert [(name, settings) for name, _, settings in chosen] == [
-        ("accuracy", {"statistics": ("plate",)}),
-        ("leakage", {}),
+        ("probe", {"blocks": (1, 2)}),
+        ("accuracy", {}),
     ]
-    assert chosen[0][1] is accuracy.evaluate
+    assert chosen[1][1] is accuracy.evaluate
     with pytest.raises(UserError, match="evaluators.f1: expected one of accuracy"):
         make_evaluators(Config({"f1": {}}))
-    with pytest.raises(UserError, match="evaluators.accuracy.statistic: accuracy takes statistics"):
+    with pytest.raises(UserError, match="evaluators.accuracy.statistic: accuracy takes no settings"):
         make_evaluators(Config({"accuracy": {"statistic": "plate"}}))
+
+
+def test_methods_to_also_read_a_network_by_are_checked():
+    shares = {"experiment": (0.5, 0.5), "plate": (1.0,)}
+    make = lambda has_batch_norm=True, **post_hoc: make_readings(  # noqa: E731
+        Config({"post_hoc": post_hoc}), Method(), shares, has_batch_norm
+    )
+    found = make(mine={"name": "adabn", "domain": "plate"})
+    assert found == {"": Method(), "mine": AdaBN("plate", (1.0,))} and make() == {"": Method()}
+    for post_hoc, message in (
+        ({"mine": {"name": "adabn", "domain": "well"}}, "post_hoc.mine.domain='well': expected experiment or plate"),
+        ({"mine": {"name": "coral"}}, "post_hoc.mine.name='coral'"),
+        ({"mine": {"name": "adabn", "x": 1}}, "post_hoc.mine.x: AdaBN takes domain"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make(**post_hoc)
+    with pytest.raises(UserError, match="post_hoc.mine: this model has no BatchNorm"):
+        make(False, mine={"name": "adabn"})
