@@ -51,7 +51,7 @@ def ours(dataset: data.Dataset, minibatch: int = MINIBATCH, crop: int = CROP):
     """Training minibatches; sites that are fewer than one are taken several times."""
     rows = data.select(dataset, splits="train")
     rows = np.tile(rows, -(-minibatch // len(rows)))
-    samplers = [data.make_sampler(dataset, rows, minibatch, "experiment", 0, 0)]
+    samplers = {"train": data.make_sampler(dataset, rows, minibatch, "experiment", 0, 0)}
     return data.training_minibatches(dataset, samplers, 10**6, 0, crop, 0)
 
 
