@@ -124,7 +124,7 @@ def phase(printed: str, workdir: pathlib.Path) -> str:
     """What a run that has printed this was doing."""
     if any(workdir.glob("checkpoints/*tmp*")):
         return "saving"
-    if " a chip while a step runs" not in printed:
+    if " per chip during a step" not in printed:
         return "starting"
     return "training" if "\nstep " in printed else "compiling or restoring"
 

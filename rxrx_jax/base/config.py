@@ -1,4 +1,4 @@
-"""Configs: colon arguments, durations, and a read-only view that knows which keys nobody has read."""
+"""Configs: colon arguments, durations, and a read-only view that records which keys have not been read."""
 
 import importlib.util
 import json
@@ -33,9 +33,9 @@ def load(argument: str) -> dict:
 
 
 def parse_arguments(argument: str | None, **defaults) -> ml_collections.ConfigDict:
-    """Arguments after the colon of `--config=file.py:rxrx1,variant=B/16` for a config's `get_config(argument)`.
+    """The arguments after the colon in `--config=file.py:rxrx1,variant=B/16` for a config's `get_config(argument)`.
 
-    Every argument is typed by its default; a bare name turns a boolean on. Raises UserError naming the argument.
+    Each argument has the type of its default; a bare name turns a boolean on. Raises UserError naming the argument.
     """
     values = ml_collections.ConfigDict(defaults)
     for token in filter(None, (argument or "").split(",")):
@@ -68,7 +68,7 @@ class Config:
     """Read-only view of a nested config that remembers what was read.
 
     `config.optim.lr` reads; a missing key is a UserError with its full name; `unread()` lists the leaves that
-    nothing has asked for, which after set-up are typing errors or dead keys.
+    have not been read, which after set-up are unused or misspelled.
     """
 
     def __init__(self, values: dict, prefix: str = "", seen: set | None = None):
@@ -113,14 +113,14 @@ class Config:
     def check_all_read(self) -> None:
         if unread := self.unread():
             raise UserError(
-                f"config key {', '.join(unread)} is read by nothing in this run; remove it or mend its name"
+                f"config key {', '.join(unread)} is unused or misspelled: this run does not read it; remove or fix it"
             )
 
 
 def duration(config: Config, name: str, *, minibatch: int, examples: int, total_steps: int | None = None) -> int | None:
     """A length of the run in steps, from whichever of NAME_steps, NAME_epochs, NAME_examples, NAME_percent is set.
 
-    Args: minibatch, images a step; examples, images an epoch; total_steps, what a percentage is of.
+    Args: minibatch, images per step; examples, images per epoch; total_steps, the base of a percentage.
     Returns None when none is set. Raises UserError when two are.
     """
     keys = [k for k in (f"{name}_steps", f"{name}_epochs", f"{name}_examples", f"{name}_percent") if k in config]

@@ -22,7 +22,7 @@ def with_config(main: Callable[[dict], None]) -> Callable[[list[str] | None], No
 
     def start(argv):
         sys.argv = resolve(sys.argv if argv is None else [sys.argv[0], *argv])
-        app.run(called, argv=sys.argv, flags_parser=parse_flags)  # ends with SystemExit
+        app.run(called, argv=sys.argv, flags_parser=parse_flags)  # exits with SystemExit
 
     return start
 
@@ -39,7 +39,7 @@ def resolve(argv: list[str]) -> list[str]:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing; raises UserError for what the config file or an override of it gets wrong."""
+    """absl's parsing; raises UserError for a mistake in the config file or in an override."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as e:  # a UserError raised in a config file arrives here with its traceback as text

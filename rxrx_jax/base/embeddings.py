@@ -20,9 +20,9 @@ from rxrx_jax.base.errors import UserError
 
 NAME = "embeddings.parquet"
 EMBEDDING = "embedding"
-# Of the file's metadata: the marks of what is scored on it, and in base64 the table of what its parameters have seen
+# Of the file's metadata: the marks of metrics computed on it, and in base64 the table of what its parameters have seen
 # (`training.provenance.seen`, without site ids).
-# Of the file's metadata: the marks of what is scored on it, and in base64 the table of what its parameters have seen
+# Of the file's metadata: the marks of metrics computed on it, and in base64 the table of what its parameters have seen
 # (`training.provenance.seen`, without site ids).
 MARKS, SEEN = b"rxrx_jax_marks", b"rxrx_jax_seen"
 GROUP = 1024  # rows: a row group ends with the plate that reaches it
@@ -56,13 +56,13 @@ def table(form: pa.Schema, columns: dict[str, Sequence], embedding: np.ndarray) 
 
 
 def provenance(marks: str, seen: bytes) -> dict[bytes, bytes]:
-    """The metadata of a file that says what its parameters have seen; `read_provenance` gives it back."""
+    """The metadata of a file that records what its parameters have seen; `read_provenance` gives it back."""
     return {MARKS: marks.encode(), SEEN: base64.b64encode(seen)}
 
 
 def read_provenance(path: epath.PathLike) -> tuple[str, bytes] | None:
-    """(marks, table of what was seen as bytes) of a file, or of the one in a folder; None where it does not say.
-    Raises UserError for what is no such file."""
+    """(marks, table of what was seen as bytes) of a file, or of the one in a folder; None where it records none.
+    Raises UserError if it is not such a file."""
     path = epath.Path(path)
     path = path / NAME if path.is_dir() else path
     try:
@@ -80,7 +80,7 @@ def write(
     metadata: dict[bytes, bytes] | None = None,
 ) -> None:
     """Writes columns (each [n]; str, int or float) and embedding [n, D] float32; the file appears when complete.
-    Raises UserError when there is no room for it."""
+    Raises UserError when the disk is full."""
     columns = {name: np.asarray(values) for name, values in columns.items()}
     n, dim = embedding.shape
     if any(len(values) != n for values in columns.values()):
@@ -130,7 +130,7 @@ def read(
         raise UserError(f"{path} does not exist") from error
     except UserError:
         raise
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # damage may say any size
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # a damaged file may claim any size
         raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
@@ -142,7 +142,7 @@ def _read(file: pq.ParquetFile, path: epath.Path, experiments: set | None, plate
     form = file.schema_arrow
     kind = form.field(EMBEDDING).type if EMBEDDING in form.names else None
     if not isinstance(kind, pa.FixedSizeListType) or kind.value_type != pa.float32():
-        raise UserError(f"{path} is no embeddings file: it needs a column {EMBEDDING!r}, a list of D float32")
+        raise UserError(f"{path} is not an embeddings file: it needs a column {EMBEDDING!r}, a list of D float32")
     wanted = {"experiment": experiments, "plate": plates}
     if missing := [name for name, names in wanted.items() if names is not None and name not in form.names]:
         raise UserError(f"{path} has no column {missing[0]}")
@@ -175,7 +175,7 @@ def _read(file: pq.ParquetFile, path: epath.Path, experiments: set | None, plate
 
 
 def _may_hold(group: pq.RowGroupMetaData, experiments: set | None, plates: set | None) -> bool:
-    """Whether the least and the greatest value of a row group leave room for what is wanted."""
+    """Whether a row group's minimum and maximum allow for any of the wanted values."""
     if experiments is None and plates is None:
         return True
     spans = {}

@@ -2,7 +2,7 @@
 
 import errno
 
-# What the operating system says of a path or a disk that the user has named, rather than of a fault in the code.
+# Operating system errors about a path or disk that the user named, as opposed to a bug in the code.
 FIXABLE = (
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
     *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -10,11 +10,11 @@ FIXABLE = (
 
 
 class UserError(ValueError):
-    """Bad input: the message names the file, key or value and says what to do."""
+    """Bad input: the message names the file, key or value and how to fix it."""
 
 
 def to_the_user(error: BaseException) -> str | None:
-    """The line that tells the user what to fix; None for an error that is not theirs."""
+    """The line that tells the user what to fix; None for any other error."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FIXABLE:

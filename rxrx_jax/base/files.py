@@ -10,7 +10,7 @@ from etils import epath
 
 from rxrx_jax.base.errors import UserError
 
-# No room left, as an operating system says it and as tensorstore repeats it.
+# No space left, in the operating system's words, which tensorstore repeats.
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "at the quota", errno.EFBIG: "no file may be that large"}
 
 
@@ -27,7 +27,7 @@ def is_remote(path: epath.PathLike) -> bool:
 
 
 def write(path: epath.PathLike, content: str | bytes) -> None:
-    """Writes a file, which appears when complete. Raises UserError when there is no room for it."""
+    """Writes a file, which appears when complete. Raises UserError when the disk is full."""
     with writing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -35,7 +35,7 @@ def write(path: epath.PathLike, content: str | bytes) -> None:
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[typing.BinaryIO]:
     """A file to write into, which appears under its name when complete (in an object store, held in memory until then).
-    Raises UserError when there is no room."""
+    Raises UserError when the disk is full."""
     path = epath.Path(path)
     with room(path):
         if is_remote(path):
@@ -50,18 +50,18 @@ def writing(path: epath.PathLike) -> Iterator[typing.BinaryIO]:
 
 @contextlib.contextmanager
 def room(path: epath.PathLike, kept: str = "") -> Iterator[None]:
-    """Around writing to `path`: an error that says there is no room left is raised as UserError. `kept` says what is
+    """Around writing to `path`: an error for lack of space is raised as UserError. `kept` says what is
     not lost."""
     try:
         yield
     except Exception as error:
         if not (why := lack_of_room(error)):
             raise
-        raise UserError(f"no room for {path} ({why}){kept}; make room, then the same command goes on") from error
+        raise UserError(f"no room for {path} ({why}){kept}; free some space, then the same command resumes") from error
 
 
 def lack_of_room(error: BaseException) -> str:
-    """What an error says of a lack of room, in words of FULL; "" if nothing."""
+    """The reason in FULL if an error reports a lack of space, else ""."""
     for number, words in FULL.items():
         if getattr(error, "errno", None) == number or f"os_error_code='{number}'" in str(error):
             return words

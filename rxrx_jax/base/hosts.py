@@ -1,4 +1,4 @@
-"""Hosts of one run: how they find each other, agree, fail together, and leave when one is lost."""
+"""Hosts of one run: how they find each other, agree, fail together, and exit when one is lost."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ from jax.experimental import multihost_utils
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError, to_the_user
 
-MEND, AGAIN = 2, 75  # exit codes: the user must mend something; a host is stuck or lost, start again (EX_TEMPFAIL)
-# What jax says when another host does not answer any more: gloo (CPU), NCCL (GPU), the coordination service.
+MEND, AGAIN = 2, 75  # exit codes: the user must fix something; a host hangs or is lost, start again (EX_TEMPFAIL)
+# jax's errors when another host no longer responds: gloo (CPU), NCCL (GPU), the coordination service.
 LOST = (
     "gloo",
     "nccl",
@@ -28,7 +28,7 @@ LOST = (
     "coordination",
     "halted",
 )
-# What an object store's clients raise when it does not answer, though they have asked again and again: modules of
+# What an object store's clients raise when it does not respond after all their retries: modules of
 # exceptions, HTTP codes, status words.
 NETWORK = ("aiohttp", "requests")
 BUSY = ("408", "429", "500", "502", "503", "504")
@@ -38,7 +38,7 @@ STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 def join(multihost: bool) -> None:
     """Finds the other hosts. Call before anything asks for a device.
 
-    JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID say it outright; SLURM with several tasks, and
+    JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID state it outright; SLURM with several tasks, and
     TPU slices whose environment names their workers, are found by jax; `multihost` makes jax look also where nothing in
     the environment tells (Cloud TPU's virtual machines). One host by itself needs nothing. Raises UserError when the
     variables do not fit together.
@@ -59,7 +59,7 @@ def join(multihost: bool) -> None:
 
 
 def part() -> None:
-    """Ends what `join` began. Waits until all hosts have come this far, for the first one serves the others."""
+    """Undoes `join`. Waits until all hosts have come this far, for the first one serves the others."""
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
 
@@ -151,8 +151,8 @@ def _difference(one: str, other: str) -> str:
 @contextlib.contextmanager
 def leaving(*passing: type[BaseException]):
     """Around the work of a host. What one of several raises ends the process at once, with one line where the user or a
-    restart can mend it: Python's usual way out waits for the other hosts, which wait for this one. Only what all hosts
-    raise together may go that way: the types `passing`. On one host only a storage that does not answer is told so."""
+    restart can fix it: Python's usual exit waits for the other hosts, which wait for this one. Only what all hosts
+    raise together may exit that way: the types `passing`. With one host only unresponsive storage is reported so."""
     try:
         yield
     except passing:
@@ -168,7 +168,7 @@ def leaving(*passing: type[BaseException]):
         elif to_the_user(e) is not None:
             code, line = MEND, f"error: {to_the_user(e)}"
         elif away or is_lost(e):
-            what = "the storage does not answer" if away else "another host is lost"
+            what = "the storage does not respond" if away else "another host is lost"
             again = "start all hosts again" if several else "start again"
             why = str(e).partition("\n")[0][:200]
             code, line = AGAIN, f"error: {what} ({why}): {again}"
@@ -184,13 +184,13 @@ def leaving(*passing: type[BaseException]):
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another host does not answer."""
+    """Whether an error says that another host does not respond."""
     of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError, RuntimeError))
     return of_jax and any(word in str(error).lower() for word in LOST)
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that the storage does not answer for now."""
+    """Whether an error, or one that it came from, says that the storage does not respond for now."""
     if not isinstance(error, Exception) or isinstance(error, (UserError, jax.errors.JaxRuntimeError)):
         return False
     if isinstance(error, (ConnectionError, TimeoutError)) or type(error).__module__.partition(".")[0] in NETWORK:

@@ -1,4 +1,4 @@
-"""Files that a config names: one of a package's own, by its name, or anybody's, by its path."""
+"""Files that a config names: one of the package's own by name, or any other by path."""
 
 import importlib
 import importlib.util
@@ -44,7 +44,7 @@ def _from_path(path: pathlib.Path, key: str) -> types.ModuleType:
 
 
 def only_class(module: types.ModuleType, base: type, key: str) -> type:
-    """The one public class of a module that is a `base`. Raises UserError where there is none, or several."""
+    """The one public class of a module that is a `base`. Raises UserError unless there is exactly one."""
     found = [
         value
         for name, value in vars(module).items()

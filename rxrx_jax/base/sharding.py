@@ -1,4 +1,4 @@
-"""Devices: one mesh, rules from parameter path to sharding, one constraint. Only this module knows of them."""
+"""Devices: one mesh, rules from parameter path to sharding, one constraint. Only this module knows about them."""
 
 import re
 
@@ -27,7 +27,7 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
 
 
 def platform() -> str:
-    """What the computation being traced is for: cpu, gpu or tpu. It is that of the mesh in force, which need not be
+    """The platform that the traced computation is for: cpu, gpu or tpu. It is the current mesh's, which need not be
     that of this machine (rxrx_jax.aot), else of the default device."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return device.platform if device else jax.default_backend()

@@ -31,9 +31,9 @@ def base_config(arg) -> ml_collections.ConfigDict:
         unlabelled_minibatch=0,  # images of held-out experiments beside each minibatch, without labels
         unlabelled_roles=("validation", "cross_batch"),  # of the protocol, that these are drawn from
         select=dict(),
-        unreadable=0,  # images an epoch, or an evaluation, that may be left out because their records are damaged
+        unreadable=0,  # images per epoch, or per evaluation, that may be left out because their records are damaged
     )
-    # What is trained on and scored: a file of rxrx_jax/evaluate/protocols/, or the path of another.
+    # What is trained on and scored: a file in rxrx_jax/evaluate/protocols/, or the path of another.
     config.protocol = dict(name="held_out_experiments" if real else "held_out_wells")
     # By default what encoders of that kind are published with; the simulated screen has whole plates to normalise by.
     config.normalisation = arg.normalisation or ("image" if real else "plate")
@@ -44,11 +44,11 @@ def base_config(arg) -> ml_collections.ConfigDict:
     config.evaluation_minibatch = 256
     config.log_steps = 50 if real else 20
     config.checkpoint_steps = 1000 if real else 100
-    config.keep_checkpoints = 2  # so that one is left when the newest turns out damaged
-    # What stops a run: a NaN loss, or one `max_loss_ratio` times its usual value (0: any number is good). With
+    config.keep_checkpoints = 2  # so that one is left if the newest turns out to be damaged
+    # What stops a run: a NaN loss, or one `max_loss_ratio` times its usual value (0: any finite loss passes). With
     # rollback it goes back once to the last checkpoint instead, and leaves the minibatch out.
     config.guard = dict(max_loss_ratio=10.0, rollback=False)
-    config.watchdog_timeout_seconds = 1200.0  # without any progress, then the run ends for a restart; 0 waits for ever
+    config.watchdog_timeout_seconds = 1200.0  # without progress, then the run exits for a restart; 0 waits forever
     config.tensorboard = False
     config.profile_steps = ()  # (first, last + 1) of a trace in workdir/profile
     config.measure = ""  # "synthetic" trains on noise, "loader" only reads: what limits the speed?
@@ -71,7 +71,7 @@ def encoder(arg) -> dict:
     trains fits the next.
 
     encoder: plain, a pre-norm ViT; microscopy; channel_agnostic; or "", microscopy for a real dataset and plain for the
-    simulated screen. Raises UserError for another one.
+    simulated screen. Raises UserError for any other.
     """
     real = dataset(arg) != "rxrx_sim"
     variant, kind = arg.variant or ("S/16" if real else "XXS/8"), arg.encoder or ("microscopy" if real else "plain")
@@ -108,7 +108,7 @@ def microscopy_vit(variant: str) -> dict:
 
 
 def microscopy_lion(variant: str) -> dict:
-    """The optimiser of both papers. They name no clipping: there is none."""
+    """The optimiser of both papers. They mention no gradient clipping, so there is none."""
     lr = 3e-5 if is_large(variant) else 1e-4
     decay = dict(weight_decay=0.05, clip_norm=0.0, ema_decay=0.0)
     return dict(name="lion", lr=lr, betas=(0.9, 0.95), schedule="onecycle", warmup_percent=10.0) | decay
@@ -120,10 +120,10 @@ def is_large(variant: str) -> bool:
 
 
 def adaptation(config, name: str, transductive: bool = False) -> None:
-    """Adds the method `name` with its defaults, and what it needs of the sampler, the streams and the optimiser.
+    """Adds the method `name` with its defaults, and what it requires of the sampler, the streams and the optimiser.
 
     transductive: every minibatch also holds half as many unlabelled images of held-out experiments, for a method that
-    can do without. Call it when `config.data` and `config.optim` are complete."""
+    does not require them. Call it when `config.data` and `config.optim` are complete."""
     kind = method_class(name)
     needs, fields = kind().needs, [f for f in dataclasses.fields(kind) if f.name not in OURS]
     config.adapt = dict(name=name, **{f.name: f.default for f in fields})

@@ -22,7 +22,7 @@ from rxrx_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """How many steps lie between two lines of metrics, checkpoints or evaluations; None, there are none in between."""
+    """Steps between lines of metrics, checkpoints and evaluations; None: only at the end."""
 
     log: int | None
     checkpoint: int | None
@@ -43,7 +43,7 @@ class Loop:
     mesh: jax.sharding.Mesh
 
     evaluators: list  # of (name, function, settings)
-    context: Context | None  # None where there are no evaluators
+    context: Context | None  # None without evaluators
     checkpoints: Checkpoints | None
     writer: metrics.Writer
     clock: metrics.Clock
@@ -54,7 +54,7 @@ class Loop:
 
     def __post_init__(self):
         self.step = self._first = self._saved = int(self.state.step)
-        self._late = None  # (step, metrics) that nobody has looked at: one step late, so that the devices never wait
+        self._late = None  # (step, metrics) not checked yet: one step late, so that the devices never wait
         self._stopping = False
 
     def run(self) -> None:
@@ -67,7 +67,7 @@ class Loop:
                 self._save()
                 if self.checkpoints:
                     self.checkpoints.wait()
-                hosts.say(f"stopped at step {self.step} of {self.total_steps}; the same command goes on from there")
+                hosts.say(f"stopped at step {self.step} of {self.total_steps}; the same command resumes from there")
                 raise
 
     def _train(self) -> None:

@@ -25,7 +25,7 @@ class Writer:
 
     Opened at `step`, it drops the lines of later steps that a killed run had written after its last checkpoint.
     With `tensorboard` the numbers also go to event files (needs the extra `tensorboard`). An object store cannot
-    append: there the file is written again every SECONDS, when an evaluation or the run ends, and by `flush`.
+    append: there the file is rewritten every SECONDS, when an evaluation or the run ends, and by `flush`.
     """
 
     def __init__(self, workdir: epath.PathLike, step: int, tensorboard: bool = False):
@@ -39,7 +39,7 @@ class Writer:
             except ImportError:
                 raise UserError("tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
             self._board = SummaryWriter(str(workdir / "tensorboard"))
-        # The last evaluation is made again where a run was stopped between it and its end.
+        # The last evaluation is repeated when a run was stopped between it and its end.
         stays = lambda line: line["step"] <= step and not line.get("final")  # noqa: E731
         kept = [line for line in read(self._path) if stays(line)] if step and self._path.exists() else []
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
@@ -50,7 +50,7 @@ class Writer:
 
     def write(self, step: int, values: dict) -> None:
         """Values are numbers, strings or booleans; a number that is not finite is written as null. Raises UserError
-        when there is no room."""
+        when the disk is full."""
         if not self.active:
             return
         clean = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
@@ -69,13 +69,13 @@ class Writer:
                     self._board.add_scalar(key, value, step)
 
     def flush(self) -> None:
-        """Makes what was written outlive this process: to be called before a checkpoint is saved."""
+        """Makes what was written survive this process; call it before a checkpoint is saved."""
         if self.active and not self._file:
             files.write(self._path, self._text)
             self._flushed = time.monotonic()
 
     def has_evaluation(self, step: int) -> bool:
-        """Whether the evaluation at `step` is among the lines; to be asked of the first host."""
+        """Whether the evaluation at `step` is among the lines; call it on the first host."""
         return any("final" in line and line["step"] == step for line in read(self._path))
 
     def __enter__(self):
@@ -112,7 +112,7 @@ def finished(path: epath.Path) -> dict | None:
 
 def best(path: epath.Path) -> dict[str, float]:
     """The best of each accuracy on validation experiments that a run's evaluations found, over all restarts, and its
-    step: best/NAME and best/NAME/step. With one evaluation there is nothing to choose: {}."""
+    step: best/NAME and best/NAME/step. {} after a single evaluation, with nothing to choose from."""
     lines = [line for line in read(path) if "final" in line]
     found = {}
     if len(lines) < 2:
@@ -160,7 +160,7 @@ class Clock:
 
     def tick(self, step: int) -> dict[str, float]:
         """Rates since the last tick: images_per_second, .._per_chip, data_wait (share of the time), eta_seconds,
-        teraflops_per_chip (model FLOPs a second / 1e12) and, where the chip's peak is known, mfu, its share of it."""
+        teraflops_per_chip (model FLOPs per second / 1e12) and, where the chip's peak is known, mfu, its share of it."""
         now = time.perf_counter()
         seconds = max(now - self._mark, 1e-9)
         self.train_seconds += seconds
@@ -228,10 +228,10 @@ class Trace:
 
 
 def first_line(about: dict[str, float]) -> None:
-    """What a run is and needs, on stderr, from the first host, when its step is compiled."""
+    """The run's size and memory, on stderr, from the first host, when its step is compiled."""
     hosts.say(
-        f"{about['parameters'] / 1e6:.2f} M parameters | {about['flops_per_image'] / 1e9:.2f} GFLOP an image | "
-        f"{about['memory_per_chip'] / 2**30:.2f} GiB a chip while a step runs"
+        f"{about['parameters'] / 1e6:.2f} M parameters | {about['flops_per_image'] / 1e9:.2f} GFLOPs per image | "
+        f"{about['memory_per_chip'] / 2**30:.2f} GiB per chip during a step"
     )
 
 
@@ -241,7 +241,7 @@ def progress_line(step: int, total: int, values: dict[str, float]) -> None:
     mfu = f"MFU {100 * values['mfu']:.1f}% | " if "mfu" in values else ""
     hosts.say(
         f"step {step}/{total} {100 * step / total:3.0f}% | loss {values['loss']:.4f} | "
-        f"{values['images_per_second']:.0f} images/s ({values['images_per_second_per_chip']:.0f} a chip) | {mfu}"
+        f"{values['images_per_second']:.0f} images/s ({values['images_per_second_per_chip']:.0f} per chip) | {mfu}"
         f"data wait {100 * values['data_wait']:.1f}% | ETA {minutes}:{seconds:02d}"
     )
 

@@ -11,7 +11,7 @@ from rxrx_jax.base.config import Config, duration
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import named_leaves, path_name
 
-# First match wins: does weight decay apply? A parameter that nothing matches is an error.
+# First match wins: does weight decay apply? A parameter that no rule matches is an error.
 DECAYS = ((r"kernel$", True), (r"(bias|scale|tokens?|positions)$", False))
 MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -61,7 +61,7 @@ def make_optimiser(
     if that is above 0; `moment_dtype` bfloat16 halves the memory of the first moment; `layer_decay`: `decay_by_layer`.
 
     Args: params, the parameters or their shapes; frozen, a regular expression: parameters whose path it matches from
-    its start get no update and no optimiser state. Raises UserError for a value that it does not know.
+    its start get no update and no optimiser state. Raises UserError for an unknown value.
     """
     kernels = lambda tree: _by_name(decays, tree)  # noqa: E731
     if config.name in ("adamw", "lion"):

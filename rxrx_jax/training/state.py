@@ -26,7 +26,7 @@ class TrainState:
 
     @property
     def published(self) -> str:
-        """The part of the state that is read at test and published: the averages where there are any."""
+        """The part of the state that is evaluated and published: the averages if there are any."""
         return "averages" if self.collections["averages"] else "params"
 
     def network(self) -> tuple[Any, Any]:

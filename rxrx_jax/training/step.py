@@ -1,4 +1,4 @@
-"""The train step of a config and everything that it needs but data: for the trainer, and for compiling it elsewhere."""
+"""The train step of a config and everything it needs except data: for the trainer, and for compiling it elsewhere."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ from rxrx_jax.training import optim
 from rxrx_jax.training.speed import flops
 from rxrx_jax.training.state import COLLECTIONS, TrainState
 
-# One seed a run; each purpose folds its own number into it, each step then folds in the step and each image its place
+# One seed per run; each purpose folds its own number into it, each step then folds in the step and each image its place
 # in the minibatch.
 PURPOSES = {"init": 0, "augment": 1, "task": 2}
 

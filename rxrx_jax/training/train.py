@@ -217,9 +217,9 @@ def run_length(config: Config, **lengths: int) -> int:
 
 
 def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
-    """Writes the resolved config into the workdir. A workdir that holds another config's run is refused; that of the
-    same config is continued, or, when it is finished, its last line is returned. What is measured is measured again.
-    Where it continues with other code, data, versions or device, stderr says so and config.json keeps both."""
+    """Writes the resolved config into the workdir. A workdir that holds a run of another config is refused; that of the
+    same config is resumed, or, when it is finished, its last line is returned. Measurements are always repeated.
+    Where it resumes with other code, data, versions or device, stderr says so and config.json keeps both."""
     path, now = workdir / "config.json", json.loads(to_json(resolved))
     stored = json.loads(path.read_text()) if path.exists() else {}
     started = (workdir / "metrics.jsonl").exists()

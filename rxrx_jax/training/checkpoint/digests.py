@@ -1,9 +1,9 @@
-"""Digests of arrays: 64 bits each, the same however an array lies on devices and hosts.
+"""Digests of arrays: 64 bits each, independent of how an array is sharded over devices and hosts.
 
 An array is taken as rows [R, N] of words, the bits of its elements; its digest is the sum of word[r, n] * a[r] * b[n]
 modulo 2^64, where a and b are fixed pseudo-random odd numbers. A change of a single element always changes it, any
-other change but once in 2^32 or less often. Parts of an array add up, so that each host sums what it holds. They are
-summed on the hosts, since XLA compiles anew for every shape, which takes longer than numpy takes to sum.
+other change except once in 2^32 or less often. The digests of parts add up, so each host sums what it holds. They are
+summed on the hosts, since XLA compiles again for every shape, which takes longer than the sum in numpy.
 """
 
 import concurrent.futures

@@ -1,4 +1,4 @@
-"""Another run's checkpoint: its config, and a part of its state for the next stage."""
+"""Another run's checkpoint: its config, and a part of its state to start the next stage from."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from rxrx_jax.base.sharding import one_device
 from rxrx_jax.training.checkpoint import manifest
 from rxrx_jax.training.checkpoint.run import steps
 
-# How parameters lie and what is stored beside them, which no shape shows: 2 = qkv columns head by head, 3 = with a
+# Parameter layout and what is stored beside it, which no shape shows: 2 = qkv columns head by head, 3 = with a
 # manifest, 4 = collections. A run's config.json says it.
 LAYOUT = 4
 # Parts of the state that hold parameters, and where: what `init.parameters` may be.
@@ -60,11 +60,11 @@ def published_part(path: epath.PathLike) -> str:
 
 
 def check_layout(folder: epath.Path) -> None:
-    """Raises UserError when the run of a checkpoint folder is of a version whose checkpoints are others."""
+    """Raises UserError when the run of a checkpoint folder is of a version with another checkpoint format."""
     config = folder.parent.parent / "config.json"
     if config.exists() and read_config(folder)["resolved"].get("layout") != LAYOUT:
-        raise UserError(f"checkpoint {folder} is of another version of rxrx_jax, whose parameters lie otherwise or are "
-                        "stored otherwise: train it again, or use it with that version")  # fmt: skip
+        raise UserError(f"checkpoint {folder} is of another version of rxrx_jax, whose parameters are laid out or "
+                        "stored differently: train it again, or use it with that version")  # fmt: skip
 
 
 def is_run(path: epath.PathLike) -> bool:
@@ -108,7 +108,7 @@ def _load(folder: epath.Path, table: dict, subtree: str, shapes, source: str) ->
 
 
 def _shapes(table: dict, source: str) -> dict:
-    """The nested shapes of the arrays in a part of the state, for one device; {} where there are none."""
+    """The nested shapes of the arrays in a part of the state, for one device; {} if it has none."""
     if source not in PARTS:
         raise UserError(f"parameters={source!r}: the parts of a run's state are {' and '.join(PARTS)}")
     tree: dict = {}
@@ -125,7 +125,7 @@ def _shapes(table: dict, source: str) -> dict:
 
 @contextlib.contextmanager
 def _whole(folder: epath.Path) -> Iterator[None]:
-    """Says that the checkpoint is damaged, and which one there is before it."""
+    """Reports that the checkpoint is damaged, and which one precedes it."""
     try:
         yield
     except manifest.Damaged as error:

@@ -1,7 +1,7 @@
-"""What a checkpoint holds, written into it, and reading it against that: no array comes back with a wrong bit.
+"""A checkpoint's manifest, and reading a checkpoint against it: no array is restored with a wrong bit.
 
 A checkpoint has two parts: the state, and its manifest with the shape, dtype and digest of every array by
-name, the part of the state that is published, the run's clock, and a SHA-256 of the table itself.
+name, the part of the state that is published, the run's clock, and a SHA-256 of the manifest itself.
 """
 
 import errno
@@ -19,14 +19,14 @@ from rxrx_jax.base.sharding import named_leaves
 from rxrx_jax.training.checkpoint.digests import differing, digests
 
 STATE, MANIFEST = "state", "manifest"  # the parts
-# What goes wrong while reading and says nothing about the checkpoint, as exceptions and as words of their text.
+# Read errors that say nothing about the checkpoint itself, as exceptions and as words of their text.
 ELSEWHERE = (UserError, MemoryError, PermissionError)
 ERRNO = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT)
 STATUS = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", *hosts.STATUS)
 
 
 class Damaged(Exception):
-    """A checkpoint is not as it was written; the text says why, in a few words. All hosts raise it together."""
+    """A checkpoint is not as it was written; the message says why, in a few words. All hosts raise it together."""
 
 
 def describe(state: dict, clock: dict[str, float], published: str = "params") -> dict:
@@ -52,7 +52,7 @@ def read(folder: epath.Path) -> dict:
 
 def load(folder: epath.Path, table: dict, like: dict, among: str = "") -> dict:
     """The arrays of `like`, nested ShapeDtypeStructs with shardings: a part of the state, which must name all that the
-    `table` of contents has under `among` ("params/encoder/"; everything by default). All hosts must call it.
+    manifest `table` has under `among` ("params/encoder/"; everything by default). All hosts must call it.
 
     Raises Damaged, and UserError for an array that is missing, left over or of another shape.
     """
@@ -99,7 +99,7 @@ def _load(folder: epath.Path, like: dict) -> dict:
         with storage(alone=True):
             return ocp.load_checkpointables(folder, like)
     except Exception as error:
-        first = error  # Orbax goes on to try other handlers, and says that none fits
+        first = error  # Orbax then tries its other handlers, and reports that none fits
         while first.__context__:
             first = first.__context__
         text = " ".join(str(first).split())

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: saving, and going on from the newest that is whole."""
+"""The checkpoints of a run: saving, and resuming from the newest that is undamaged."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ class Checkpoints:
     """The checkpoints of one run in `folder` (on a disk that all hosts see, or gs://), newest `keep` kept. All hosts
     call every method. Use as a context manager: leaving it waits for the last save.
 
-    A save is written beside and renamed when complete (on gs://: marked), and only then the oldest is deleted, so a
+    A save gets a temporary name until complete (on gs://: a mark when complete), then the oldest is deleted, so a
     process killed at any moment leaves the one before.
     """
 
@@ -39,8 +39,8 @@ class Checkpoints:
     def save(self, state: TrainState, clock: dict[str, float]) -> None:
         """Saves in the background; `clock` holds floats that carry over a restart.
 
-        Raises UserError when there is no room for it, or was none for the save before, which is noticed here or on
-        leaving; what was there before is kept.
+        Raises UserError when the disk is full, or was for the previous save, which is noticed here or on
+        leaving; earlier checkpoints are kept.
         """
         with self._writing():
             self._checkpointer.wait()
@@ -54,15 +54,15 @@ class Checkpoints:
             self._checkpointer.save_checkpointables_async(self._under_way, parts, force=True)
 
     def wait(self) -> None:
-        """Waits until the last save is complete. Raises UserError when there was no room for it."""
+        """Waits until the last save is complete. Raises UserError when the disk was full."""
         if "_checkpointer" in vars(self):
             with self._writing():
                 self._checkpointer.wait()
 
     def restore(self, shapes: TrainState) -> tuple[TrainState, dict[str, float]] | None:
-        """The newest checkpoint as (state, clock) with the shapes and shardings of `shapes`; None if there is none.
+        """The newest checkpoint as (state, clock) with the shapes and shardings of `shapes`; None if there are none.
 
-        One that is damaged is set aside, as damaged-STEP in the folder above, and the one before is taken; stderr says
+        One that is damaged is set aside, as damaged-STEP in the folder above, and the previous one is used; stderr says
         so. Raises UserError when a shape does not fit, or when all are damaged, which are then left where they are.
         """
         damaged = {}
@@ -77,7 +77,7 @@ class Checkpoints:
             for one, why in damaged.items():
                 aside = hosts.on_first_host(functools.partial(_set_aside, one))
                 hosts.say(
-                    f"WARNING: checkpoint {one} is damaged ({why}): set aside as {aside}; going on from step {step}"
+                    f"WARNING: checkpoint {one} is damaged ({why}): set aside as {aside}; resuming from step {step}"
                 )
             self._complete = step
             return TrainState(**tree), table["clock"]
@@ -101,8 +101,8 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self):
-        """Says what a lack of room means for the run, and deletes what is half-written then."""
-        kept = "there is none before it" if self._complete is None else f"that of step {self._complete} is kept"
+        """Reports what a full disk means for the run, and deletes what is half-written then."""
+        kept = "and no earlier one exists" if self._complete is None else f"that of step {self._complete} is kept"
         try:
             with files.room(self._folder, f": the checkpoint of step {self._under_way} is not saved, {kept}"):
                 yield

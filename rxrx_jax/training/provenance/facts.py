@@ -1,4 +1,4 @@
-"""What made a number, as config.json (`resolved.provenance`) and the last line of metrics.jsonl tell it."""
+"""What produced a number, as recorded in config.json (`resolved.provenance`) and the last line of metrics.jsonl."""
 
 import hashlib
 import pathlib
@@ -59,7 +59,7 @@ def without(config: dict) -> dict:
 
 
 def continued(stored: dict, now: dict, workdir) -> dict:
-    """The config `now` of a run that continues, with the facts of its earlier starts that differ. Says on stderr what
+    """The config `now` of a run that continues, with the facts of its earlier starts that differ. Prints to stderr what
     differs from the last start."""
     last, earlier = stored.get("resolved", {}).get(NOW), stored.get("resolved", {}).get(BEFORE, [])
     new = now["resolved"][NOW]

@@ -1,4 +1,4 @@
-"""The stage before: its encoder, and what that has seen."""
+"""The previous stage: its encoder, and what that has seen."""
 
 import pathlib
 import sys
@@ -20,13 +20,13 @@ def encoder(path: str, source: str, config: Config, task, shapes):
             print(f"note: {path} saw images normalised by {former}, this run {config.normalisation}", file=sys.stderr)
         return checkpoint.load_parameters(path, task.inherits, shapes, source or checkpoint.published_part(path))
     if source:
-        raise UserError(f"init.parameters={source} is a part of a run's state, and init.path={path} is no run")
+        raise UserError(f"init.parameters={source} is a part of a run's state, and init.path={path} is not a run")
     return weights.encoder_parameters(path, shapes, task.encoder)
 
 
 def seen_by(path: str) -> Seen:
     """What the parameters at `path`, a run, an exported folder, a file of weights or "" for fresh ones, have seen.
-    Unknown where nothing beside them says it."""
+    Unknown where no file beside them records it."""
     if not path:
         return Seen()
     if not checkpoint.is_run(path):

@@ -2,7 +2,7 @@
 
 T   transductive: unlabelled images that are scored, or statistics of them, took part
 C   control-anchored: labels of controls among them took part
-X   contaminated: labels that are scored were seen by a stage before, and the config allows it
+X   contaminated: labels that are scored were seen by an earlier stage, and the config allows it
 ?   weights of unknown origin took part
 """
 
@@ -22,7 +22,7 @@ from rxrx_jax.training.provenance import former
 from rxrx_jax.training.provenance.seen import Seen, among, of_rows, unite
 
 ORDER = "TCX?"
-SEEN_AS = ("", "image", "label")  # of a site, from nothing to the most
+SEEN_AS = ("", "image", "label")  # by a site's exposure, from none to most
 
 
 def join(*marks: str) -> str:
@@ -85,7 +85,7 @@ class Ledger:
 
     @functools.cached_property
     def _of_scored(self) -> dict[tuple[str, bool], str]:
-        """Worked out once, for it takes seconds where there are millions of rows and dozens of metrics."""
+        """Computed once, as it takes seconds where there are millions of rows and dozens of metrics."""
         return {
             (name, trained): self._marks(rows, "", trained)
             for name, rows in self.dataset.roles.scored.items()
@@ -109,7 +109,7 @@ class Ledger:
 
     def of_sites(self, rows: np.ndarray) -> np.ndarray:
         """What was seen of each of `rows` [n] by itself: "label", "image" or "", str [n]. For rows of the train split
-        it is told as well."""
+        it is reported as well."""
         found = np.full(len(rows), "", "U5")
         for kind, word in zip(("images", "labels"), SEEN_AS[1:]):
             found[self.seen.hits(kind, self.digests[rows])] = word
@@ -123,7 +123,7 @@ def open_ledger(config: Config, source, method: Method, stage: str, scores: bool
 
     Args: source, of images; method, of the run; stage, as it is to be named to later stages; scores, whether any
     evaluator scores labels; allowed, `init.contaminated`.
-    Raises UserError when labels that are to be scored were seen by a stage before.
+    Raises UserError when labels that are to be scored were seen by an earlier stage.
     """
     if allowed not in ("", "allow"):
         raise UserError(f"init.contaminated={allowed!r}: expected allow or nothing")

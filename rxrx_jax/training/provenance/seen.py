@@ -34,8 +34,8 @@ UNKNOWN = b"unknown"  # of the schema's metadata
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """rows: a table of FORM, each image once; unknown: names of the weights that all began with and of which nobody
-    here knows what they have seen."""
+    """rows: a table of FORM, each image once; unknown: names of the weights that training started from and of which it
+    is not known what they have seen."""
 
     rows: pa.Table = dataclasses.field(default_factory=FORM.empty_table)
     unknown: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Seen:
         return sorted(filter(None, self.rows["labels"].unique().to_pylist()))
 
     def to_bytes(self, names: bool = True) -> bytes:
-        """As the content of a Parquet file, about 12 bytes a site, 9 without the site ids."""
+        """As the content of a Parquet file, about 12 bytes per site, 9 without the site ids."""
         rows = self.rows
         if not names:
             rows = rows.set_column(0, FORM.field(0), pa.array([""]).take(pa.array(np.zeros(len(rows), np.int32))))
@@ -118,14 +118,14 @@ def unite(*parts: Seen) -> Seen:
 
 
 def from_bytes(content: bytes) -> Seen:
-    """Raises ValueError for what is no such table."""
+    """Raises ValueError if it is not such a table."""
     table = pq.read_table(pa.BufferReader(content))
     unknown = (table.schema.metadata or {}).get(UNKNOWN, b"").decode()
     return Seen(table.select(FORM.names).cast(FORM), tuple(filter(None, unknown.split("\n"))))
 
 
 def read(path: epath.PathLike) -> Seen | None:
-    """The file of a run or of an exported folder; None if there is none. Raises UserError if it cannot be read."""
+    """The file of a run or of an exported folder; None if it does not exist. Raises UserError if it cannot be read."""
     path = epath.Path(path)
     try:
         return from_bytes(path.read_bytes()) if path.exists() else None

@@ -1,1 +1,1 @@
-"""What keeps a long run on many hosts from being lost: hosts that agree, stops on request, stuck hosts, bad losses."""
+"""What protects a long run on many hosts: stops on request, hanging hosts, NaN or diverging losses."""

@@ -1,4 +1,4 @@
-"""Losses that are no number or explode, and images that cannot be read: what stops a run, and going back once."""
+"""NaN or diverging losses and unreadable images: what stops a run, and rolling back once."""
 
 import collections
 import json
@@ -11,7 +11,7 @@ from etils import epath
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 
-WINDOW, SETTLED = 100, 20  # losses that are looked back on, and how many there must be to judge by
+WINDOW, SETTLED = 100, 20  # losses kept, and how many are needed to judge by
 NOISE = 0.1  # a loss below this may jump by any factor
 ROLLBACK = "rollback.json"
 
@@ -27,8 +27,8 @@ class Diverged(Exception):
 class Guard:
     """Looks at the metrics of every step, one step late, so that the devices never wait.
 
-    Args: max_loss_ratio, how many times the median of the last 100 losses is too much; 0, any number is good;
-    unreadable, how many images an epoch may be left out because they cannot be read; epoch, its steps; carried, what
+    Args: max_loss_ratio, how many times the median of the last 100 losses is too much; 0, any finite loss passes;
+    unreadable, how many images per epoch may be left out because they cannot be read; epoch, its steps; carried, what
     `carry` gave before the run was started again.
     """
 
@@ -48,7 +48,7 @@ class Guard:
         if self.unreadable > self._budget * epochs:
             raise UserError(
                 f"{self.unreadable} images could not be read by step {step}, named above by the hosts that read them: "
-                f"prepare the dataset again, or allow more than data.unreadable={self._budget} an epoch"
+                f"rebuild the dataset, or allow more than data.unreadable={self._budget} per epoch"
             )
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(found[name]):

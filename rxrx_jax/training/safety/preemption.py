@@ -9,7 +9,7 @@ from rxrx_jax.base import hosts
 
 
 class Stopped(Exception):
-    """The run was asked to stop and can go on from its last checkpoint."""
+    """The run was asked to stop and can resume from its last checkpoint."""
 
 
 class Preemption:
@@ -17,7 +17,7 @@ class Preemption:
     they take a machine away) is a request.
 
     Hosts tell each other within the train step: each gives its part of a flag along with the minibatch (`flag`), and
-    all see at the same step whether any is set, without another word. jax has a service for this, which is switched off
+    all see at the same step whether any is set, at no extra cost. jax has a service for this, which is switched off
     (`hosts.join`): it counts calls, and Orbax calls it too, with other numbers.
     """
 

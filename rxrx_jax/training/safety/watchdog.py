@@ -1,4 +1,4 @@
-"""A thread that ends a run which no longer moves, and names the host that holds it up."""
+"""A thread that ends a run which makes no progress, and names the host that holds it up."""
 
 import contextlib
 import faulthandler
@@ -25,7 +25,7 @@ class Watchdog:
 
     Ten times as long is allowed until `moving` is called, while programs are compiled and readers started, and between
     two calls of an evaluation, where a regression may take long. Each host keeps a small file WORKDIR/hosts/I.json,
-    what it does and since when, by which the others know it. Use as a context manager; 0 seconds is no watchdog.
+    what it does and since when, which the others read. Use as a context manager; 0 seconds disables it.
 
     Args: index and count, of this process and of all.
     """
@@ -119,7 +119,7 @@ def blame(hosts: dict[int, dict], now: float, seconds: float, count: int) -> str
     for i in range(count):
         if i not in hosts or now - hosts[i]["now"] > seconds / 2:
             name = f" ({hosts[i]['host']})" if i in hosts else ""
-            return f"host {i}{name} has not been heard of for more than {seconds / 2:.0f} s"
+            return f"host {i}{name} has not reported for more than {seconds / 2:.0f} s"
     busy = [(h["step"], h["since"], i) for i, h in hosts.items() if h["doing"] != DEVICES]
     if not busy:
         return None

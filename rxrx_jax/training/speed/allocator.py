@@ -9,7 +9,7 @@ VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 def use_huge_pages() -> None:
     """Starts this program again, in the same process, with transparent huge pages for large blocks of memory.
 
-    XLA's CPU client allocates a step's temporaries anew at every step, and the kernel hands them out zeroed, page by
+    XLA's CPU client allocates a step's temporaries again at every step, and the kernel hands them out zeroed, page by
     page: with pages of 4 KiB that is a sixth of the processor time of a ViT-S/16 step (benchmarks/step.py). glibc (2.35
     and newer; others ignore it) reads the setting at start only. Nothing happens where it is set, or not on Linux.
     """

@@ -6,7 +6,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-# Dense bfloat16 operations a second and chip, without sparsity, by jax's device_kind, as the makers' data sheets say.
+# Dense bfloat16 operations per second and chip, without sparsity, by jax's device_kind, as the makers' data sheets say.
 PEAK = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -23,7 +23,7 @@ PEAK = {
 
 
 def peak() -> float | None:
-    """What this machine's kind of chip does at most, None where it is not in PEAK."""
+    """The peak FLOPs per second of this machine's kind of chip; None where it is not in PEAK."""
     return PEAK.get(jax.devices()[0].device_kind)
 
 
@@ -33,7 +33,7 @@ def count(function, *arguments) -> float:
 
     Everything else, a few per cent in a transformer, is not counted, as is usual for model FLOPs (Chowdhery et al.
     2022, arXiv 2204.02311, appendix B). A scanned body counts as often as it runs, where XLA's own count has it once.
-    What rematerialisation does again counts too: give a function without it.
+    What rematerialisation recomputes counts too: pass a function without it.
     """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as the compiler does
@@ -60,7 +60,7 @@ def _count(jaxpr) -> float:
 
 def _convolution(equation) -> float:
     """Each output value is a sum over the kernel's window and input features; a dilated input (the gradient with
-    respect to a strided convolution's input) is mostly zeros, which nobody multiplies."""
+    respect to a strided convolution's input) is mostly zeros, which are never multiplied."""
     kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
     features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
     return 2 * math.prod(out) * math.prod(kernel) / features / math.prod(equation.params["lhs_dilation"])

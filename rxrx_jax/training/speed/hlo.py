@@ -70,7 +70,7 @@ def _bytes(shape: str) -> int:
     """Of an array or a tuple of them, "(f32[2,3]{1,0}, bf16[])"."""
     total = 0
     for dtype, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shape):
-        size = int(bits[0]) / 8 if (bits := re.findall(r"\d+", dtype)) else 1  # pred and token have no number
+        size = int(bits[0]) / 8 if (bits := re.findall(r"\d+", dtype)) else 1  # pred and token have no digits
         for n in filter(None, dimensions.split(",")):
             size *= int(n)
         total += size

@@ -97,7 +97,7 @@ def test_unread_keys_are_found_at_every_level():
     config.get("seed")
     assert "betas" in config.optim  # looking whether a key is there does not read it
     assert config.unread() == ["data.select.sites", "optim.betas"]
-    with pytest.raises(UserError, match="config key data.select.sites, optim.betas is read by nothing"):
+    with pytest.raises(UserError, match="config key data.select.sites, optim.betas is unused or misspelled"):
         config.check_all_read()
     config.data.select.as_kwargs()
     config.optim.betas  # noqa: B018
@@ -108,7 +108,7 @@ def test_unread_keys_are_found_at_every_level():
     "values, steps",
     [
         ({"total_steps": 30}, 30),
-        ({"total_epochs": 3}, 38),  # 100 images, 8 a step: 12.5 steps an epoch
+        ({"total_epochs": 3}, 38),  # 100 images, 8 per step: 12.5 steps per epoch
         ({"total_epochs": 0.5}, 6),
         ({"total_examples": 80}, 10),
         ({"total_examples": 1}, 1),  # at least one step

@@ -165,7 +165,7 @@ def test_files_that_are_something_else(tmp_path):
     for kind in (pa.list_(pa.float32()), pa.list_(pa.float64(), 2), None):
         table = {"site_id": ["a"]} | ({"embedding": pa.array([[1.0, 2.0]], kind)} if kind else {})
         pq.write_table(pa.table(table), tmp_path / "e.parquet")
-        with pytest.raises(UserError, match="e.parquet is no embeddings file: it needs a column 'embedding'"):
+        with pytest.raises(UserError, match="e.parquet is not an embeddings file: it needs a column 'embedding'"):
             embeddings.read(tmp_path / "e.parquet")
     values = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
     pq.write_table(pa.table({"site_id": ["a", None], "embedding": values}), tmp_path / "e.parquet")

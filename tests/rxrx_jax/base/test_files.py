@@ -1,4 +1,4 @@
-"""Files that appear when complete, and what is said when there is no room."""
+"""Files that appear when complete, and the errors for a full disk."""
 
 import errno
 import gc
@@ -66,12 +66,12 @@ def test_where_a_path_is(tmp_path, monkeypatch):
     [
         (
             OSError(errno.ENOSPC, "No space"),
-            "no room for here .the disk is full.; make room, then the same command goes",
+            "no room for here .the disk is full.; free some space, then the same command",
         ),
-        (OSError(errno.EDQUOT, "Quota"), "no room for here .at the quota.; make room"),
+        (OSError(errno.EDQUOT, "Quota"), "no room for here .at the quota.; free some space"),
         (
             ValueError("RESOURCE_EXHAUSTED: Failed [os_error_code='28']"),
-            "no room for here .the disk is full.; make room",
+            "no room for here .the disk is full.; free some space",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(small, when):
     leave(8192)
     message = (
         f"^no room for {folder}/checkpoints .the disk is full.: the checkpoint of step 2 is not saved, that of step 1 "
-        "is kept; make room, then the same command goes on$"
+        "is kept; free some space, then the same command resumes$"
     )
     with pytest.raises(UserError, match=message):
         with Checkpoints(folder / "checkpoints", 2) as checkpoints:
@@ -116,7 +116,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(small, when):
 def test_a_full_disk_before_the_first_checkpoint_says_that_there_is_none(small):
     folder, leave = small
     leave(8192)
-    with pytest.raises(UserError, match="the checkpoint of step 1 is not saved, there is none before it; make room"):
+    with pytest.raises(UserError, match="checkpoint of step 1 is not saved, and no earlier one exists; free"):
         with Checkpoints(folder / "checkpoints", 2) as checkpoints:
             checkpoints.save(make_state(1), CLOCK)
 

@@ -137,7 +137,7 @@ def test_a_storage_that_does_not_answer_is_worth_another_start(error, capsys):
         raise error
     line = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == hosts.AGAIN
-    assert line == f"error: the storage does not answer ({error}): start again"
+    assert line == f"error: the storage does not respond ({error}): start again"
 
 
 @pytest.mark.parametrize("error", [

@@ -158,7 +158,7 @@ def test_progress_line(capsys):
         "data_wait": 0.012,
     }
     progress_line(50, 200, values | {"eta_seconds": 125.4})
-    line = "step 50/200  25% | loss 1.2346 | 1234 images/s (617 a chip) | data wait 1.2% | ETA 2:05\n"
+    line = "step 50/200  25% | loss 1.2346 | 1234 images/s (617 per chip) | data wait 1.2% | ETA 2:05\n"
     assert capsys.readouterr().err == line
 
 
@@ -166,17 +166,17 @@ def test_the_share_of_the_peak_is_in_metrics_and_line_where_the_peak_is_known(wa
     clock = Clock(minibatch=16, total_steps=100, flops_per_image=3e9, peak=1e12)
     clock.start(1)
     wait(4)
-    rates = clock.tick(11)  # 40 images a second
+    rates = clock.tick(11)  # 40 images per second
     assert rates["mfu"] == pytest.approx(40 * 3e9 / 1e12 / jax.device_count())
     assert rates["teraflops_per_chip"] == pytest.approx(0.12 / jax.device_count())
     progress_line(11, 100, rates | {"loss": 1.0, "images_per_second_per_chip": 40, "mfu": 0.1234})
-    assert "(40 a chip) | MFU 12.3% | data wait" in capsys.readouterr().err
+    assert "(40 per chip) | MFU 12.3% | data wait" in capsys.readouterr().err
 
 
 def test_the_first_line_says_what_a_run_needs(capsys, monkeypatch):
     about = {"parameters": 48_090_000, "flops_per_image": 52.14e9, "memory_per_chip": 3 * 2**30 + 2**29}
     first_line(about)
-    line = "48.09 M parameters | 52.14 GFLOP an image | 3.50 GiB a chip while a step runs\n"
+    line = "48.09 M parameters | 52.14 GFLOPs per image | 3.50 GiB per chip during a step\n"
     assert capsys.readouterr().err == line
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     first_line(about)
@@ -208,7 +208,7 @@ def test_the_shortest_measurement_of_the_loader_ends(steps, wait, tmp_path):
     "steps, ran, traced", [((2, 4), (0, 6), [2, 3]), ((2, 4), (3, 6), [3]), ((4, 9), (0, 6), [4, 5]), ((), (0, 6), [])]
 )
 def test_the_profile_is_of_the_steps_asked_for(steps, ran, traced, tmp_path, monkeypatch):
-    """Also when a run goes on in their middle, or ends there."""
+    """Also when a run resumes in their middle, or ends there."""
     state = {"open": False}
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: state.update(open=True, folder=folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: state.update(open=False))

@@ -309,7 +309,7 @@ def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, mae,
 @pytest.mark.parametrize(
     "config, changes, message",
     [
-        ("mae_vit.py", {"optim.lrr": 1.0}, "config key optim.lrr is read by nothing"),
+        ("mae_vit.py", {"optim.lrr": 1.0}, "config key optim.lrr is unused or misspelled"),
         ("mae_vit.py", {"optim.lr": None}, "config key optim.lr is missing"),
         ("mae_vit.py", {"total_steps": None}, "sets no length"),
         ("mae_vit.py", {"mesh.fsdp": 3}, "mesh.fsdp=3 .* does not divide the 1 devices"),

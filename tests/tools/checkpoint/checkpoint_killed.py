@@ -1,8 +1,8 @@
-"""A process that saves one checkpoint after the other is killed at random moments, and goes on from what it left:
+"""A process that saves one checkpoint after the other is killed at random moments, and resumes from what it left:
 
 python tests/tools/checkpoint/checkpoint_killed.py FOLDER KILLS SEED
 
-prints a JSON object: the steps at which it went on, and what was wrong.
+prints a JSON object: the steps at which it resumed, and what was wrong.
 """
 
 import json
@@ -30,7 +30,7 @@ def make_state(step: int) -> TrainState:
 
 
 def save_until_killed(folder: pathlib.Path, pipe: int) -> None:
-    """Tells `pipe` at which step it goes on ("from"), that the state is wrong, or which save has begun, which says that
+    """Tells `pipe` at which step it resumes ("from"), that the state is wrong, or which save has begun, which says that
     the one before is complete."""
     jax.config.update("jax_platforms", "cpu")
     say = lambda *words: os.write(pipe, (json.dumps(words) + "\n").encode())  # noqa: E731
@@ -50,7 +50,7 @@ def save_until_killed(folder: pathlib.Path, pipe: int) -> None:
 
 
 def main(folder: str, kills: int, seed: int) -> None:
-    delays, wrong, went_on, begun = random.Random(seed), [], [], 0
+    delays, wrong, resumed_at, begun = random.Random(seed), [], [], 0
     for _ in range(kills):
         read, write = os.pipe()
         if not (child := os.fork()):
@@ -65,13 +65,13 @@ def main(folder: str, kills: int, seed: int) -> None:
         # The save that had begun may be lost; the one before it was complete.
         if word != "from" or not begun - 1 <= step <= begun + 1:
             wrong.append([word, step, begun])
-        went_on.append(step)
+        resumed_at.append(step)
         time.sleep(delays.uniform(0, 0.7))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         begun = max([begun, *(json.loads(line)[1] for line in lines)])
         lines.close()
-    print(json.dumps({"went on": went_on, "wrong": wrong}))
+    print(json.dumps({"resumed at": resumed_at, "wrong": wrong}))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def test_every_bit_comes_back(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", 1) as checkpoints:
         assert checkpoints.restore(shapes_of(state)) is None
         checkpoints.save(state, CLOCK)
-        jax.tree.map(lambda x: x.delete(), state)  # the next step may take the memory while the save goes on
+        jax.tree.map(lambda x: x.delete(), state)  # the next step may take the memory while the save is under way
     with Checkpoints(tmp_path / "checkpoints", 1) as checkpoints:
         found, clock = checkpoints.restore(shapes_of(expected))
     assert_same_bits(found, expected)

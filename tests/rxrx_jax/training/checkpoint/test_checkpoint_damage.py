@@ -95,7 +95,7 @@ def test_the_one_before_is_used_and_the_step_can_be_saved_again(run, capsys):
         checkpoints.save(make_state(8, seed=3), CLOCK)
     assert capsys.readouterr().err == (
         f"WARNING: checkpoint {run}/checkpoints/8 is damaged (its manifest differs): set aside as "
-        f"{run}/damaged-8; going on from step 7\n"
+        f"{run}/damaged-8; resuming from step 7\n"
     )
     assert_same_bits(restore(run)[0], make_state(8, seed=3))
     damage(run / "checkpoints" / "8", "manifest/data.json", FAULTS["a third in"])
@@ -124,7 +124,7 @@ def test_a_bit_that_changed_before_it_was_written_is_found(run, capsys, name):
     with pytest.raises(UserError, match=message):
         stored_parameters(f"{run}/checkpoints/9")
     assert int(restore(run)[0].step) == 8
-    assert f"(params/{name}: digest differs): set aside as {run}/damaged-9; going on from" in capsys.readouterr().err
+    assert f"(params/{name}: digest differs): set aside as {run}/damaged-9; resuming from" in capsys.readouterr().err
 
 
 def test_when_all_are_damaged_none_is_moved_and_nothing_starts_from_scratch(run):
@@ -149,7 +149,7 @@ def test_a_state_that_does_not_fit_is_not_damage(run):
 
 
 class Busy(Exception):
-    """As gcsfs says that an object store does not answer."""
+    """How gcsfs reports that an object store does not respond."""
 
     code = 503
 
@@ -246,5 +246,5 @@ def test_a_process_killed_at_any_moment_loses_at_most_the_save_under_way(tmp_pat
     done = subprocess.run([sys.executable, str(script), str(tmp_path), "12", "0"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert not found["wrong"] and len(found["went on"]) == 12
-    assert found["went on"] == sorted(found["went on"]) and found["went on"][-1] > 0
+    assert not found["wrong"] and len(found["resumed at"]) == 12
+    assert found["resumed at"] == sorted(found["resumed at"]) and found["resumed at"][-1] > 0

@@ -1,4 +1,4 @@
-"""Checkpoints of two hosts: both go on from the same one, whichever of them finds what damaged."""
+"""Checkpoints of two hosts: both resume from the same one, whichever of them finds damage."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_one_of_them_says_what_is_damaged_and_sets_it_aside(two_hosts):
     lines = [line for line in errors[0].splitlines() if line.startswith("WARNING: checkpoint")]
     for line, step, why in zip(lines, (5, 4, 3), ("DATA_LOSS", "cannot be read (host 1)", "whole: digest differs)")):
         assert f"checkpoints/{step} is damaged (" in line and why in line
-        assert line.endswith(f"set aside as {folder}/damaged-{step}; going on from step {step - 1}")
+        assert line.endswith(f"set aside as {folder}/damaged-{step}; resuming from step {step - 1}")
     assert len(lines) == 3 and "WARNING: checkpoint" not in errors[1]
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "damaged-3", "damaged-4", "damaged-5"]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["1", "2"]

@@ -79,7 +79,7 @@ def test_a_second_bad_minibatch_stops_it(folder, tmp_path):
     assert "again after going back once" in hosts.log().splitlines()[-1]
 
 
-def test_a_loss_that_explodes_stops(folder, tmp_path):
+def test_a_diverging_loss_stops(folder, tmp_path):
     changes = {"optim.lr": 1e4, "total_steps": 60, "optim.clip_norm": 0.0}
     codes, hosts = finish(tmp_path / "run", quiet(folder, **changes))
     assert codes == [MEND]
@@ -129,7 +129,7 @@ def test_damaged_checkpoints_are_noticed_and_the_one_before_is_used(folder, tmp_
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_last_checkpoint_that_has_no_room_is_no_end(folder, tmp_path, stopped):
+def test_a_last_checkpoint_without_room_fails_the_run(folder, tmp_path, stopped):
     faults = [(0, "faults:full_disk_after", 1)] + [(0, "faults:at_minibatch", 4, "send", "SIGTERM")] * stopped
     codes, hosts = finish(tmp_path / "run", quiet(folder, checkpoint_steps=100), faults=faults)
     error = [line for line in hosts.log().splitlines() if line.startswith("error: ")]
@@ -229,7 +229,7 @@ def test_a_host_that_stands_still_is_named_by_the_other(folder, tmp_path):
     hosts = start(tmp_path / "run", quiet(folder, watchdog_timeout_seconds=24.0), processes=2, faults=fault)
     hosts.processes[0].join(300)
     assert hosts.kill() == [AGAIN, -signal.SIGKILL]
-    assert "has not been heard of for more than 12 s (told by host 0)" in hosts.log().splitlines()[-1]
+    assert "has not reported for more than 12 s (told by host 0)" in hosts.log().splitlines()[-1]
     assert "error: host 1" in hosts.log()
 
 

@@ -1,4 +1,4 @@
-"""Losses that are no number or explode, images that cannot be read, and what a run leaves out after going back."""
+"""NaN or diverging losses, unreadable images, and what a run leaves out after rolling back."""
 
 import json
 import types

@@ -25,10 +25,10 @@ def test_of_several_the_one_furthest_behind_is_named():
 
 def test_a_host_that_writes_no_more_or_never_did_is_named_first():
     assert blame({0: told("reading data"), 1: told(now=169.0)}, 200, 60, 2) == (
-        "host 1 (vm) has not been heard of for more than 30 s"
+        "host 1 (vm) has not reported for more than 30 s"
     )
     assert blame({0: told("reading data"), 1: told(now=171.0)}, 200, 60, 2).startswith("host 0")
-    assert blame({0: told()}, 200, 60, 2) == "host 1 has not been heard of for more than 30 s"
+    assert blame({0: told()}, 200, 60, 2) == "host 1 has not reported for more than 30 s"
 
 
 def test_where_all_wait_none_is_named():
