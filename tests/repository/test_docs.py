@@ -56,7 +56,8 @@ def test_the_figures_of_builds_are_what_the_benchmark_printed():
 
 def test_the_figures_of_speed_are_what_the_benchmarks_printed():
     loader, step = (json.loads((ROOT / f"docs/{name}.json").read_text()) for name in ("loader", "step"))
-    text, over, reading = " ".join((ROOT / "docs/speed.md").read_text().split()), loader["over_torch"], loader["over_reading"]
+    text = " ".join((ROOT / "docs/speed.md").read_text().split())
+    over, reading = loader["over_torch"], loader["over_reading"]
     for phrase in (
         f"are ready {over['delta']:.1f} times as fast as from a PyTorch DataLoader",
         f"{over['raw']:.1f} times with `--encoding=raw`; at {reading['delta']:.2f} and {reading['raw']:.2f}",
@@ -74,8 +75,9 @@ def test_the_figures_of_speed_are_what_the_benchmarks_printed():
 def test_the_figures_of_intervals_are_what_the_benchmark_printed():
     cases = json.loads((ROOT / "docs/coverage.json").read_text())["cases"]
     text = " ".join((ROOT / "docs/protocols.md").read_text().split())
+    ours = [case["printed"] for case in cases]
     as_one = [case["t, experiments of all worlds as one"] for case in cases if "worlds" in case["case"]]
-    for phrase, found in (("in simulation: {} to {} %", [case["printed"] for case in cases]), ("covers {} to {} %", as_one)):
+    for phrase, found in (("in simulation: {} to {} %", ours), ("covers {} to {} %", as_one)):
         assert phrase.format(*(round(100 * end(found)) for end in (min, max))) in text
 
 
