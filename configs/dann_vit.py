@@ -7,8 +7,9 @@
 
 Without `init.path` it starts from fresh parameters; from a stage that kept an average of its parameters it takes the
 average (`--config.init.parameters=params`: the last ones). `encoder` is that of the stage before: plain, microscopy
-(with `:rxrx1` the default, as in mae_vit.py) or channel_agnostic. `transductive=True` shows the adversary unlabelled images of the held-out experiments
-(`data.unlabelled_roles`); `--config.adapt.grl_weight=0` is the control without reversal.
+(with `:rxrx1` the default, as in mae_vit.py) or channel_agnostic. `transductive=True` shows the adversary unlabelled
+images of the held-out experiments (`data.unlabelled_roles`); `--config.adapt.grl_weight=0` is the control without
+reversal.
 
 `:rxrx1` fine-tunes as the released code of MAE (He et al. 2022, arXiv 2111.06377, FINETUNE.md): AdamW, weight decay
 0.05, label smoothing 0.1, 5 epochs of warm-up, and for S and B learning rate 5e-4 at a minibatch of 256, layer decay
