@@ -18,8 +18,8 @@ from rxrx_jax.tasks import make_task
 # decoder's rows, and a whole image of 512 pixels.
 SHAPES = ((64, 65, 6, 64), (64, 257, 16, 32), (8, 1024, 16, 64))
 TINY = ((2, 9, 2, 8),)
-# bfloat16 has 8 bits of significand: single roundings are 0.2 to 0.4 %, a gradient has many of them; a loss is a mean of
-# many values, whose errors nearly cancel.
+# bfloat16 has 8 bits of significand: single roundings are 0.2 to 0.4 %, and a gradient has many of them; a loss is a
+# mean of many values, whose errors nearly cancel.
 ATTENTION, LOSS, GRADIENT = 0.02, 0.001, 0.03
 STEPS, SAVED = 20, 10
 
