@@ -5,7 +5,7 @@ time, without one:
     python -m rxrx_jax.aot --topology=h200:8x8 --config=mae_vit.py:rxrx3,variant=L/8
 
 It is the step that `rxrx_jax.main` runs, for the dataset's published shape; no image is read and nothing is run, so
-that it says nothing of time. Needs `pip install -e '.[tpu]'`, or '.[gpu]' for `h200:HOSTSxGPUS`, and neither for
+that it says nothing about time. Needs `pip install -e '.[tpu]'`, or '.[gpu]' for `h200:HOSTSxGPUS`, and neither for
 `--topology=cpu:8`, this machine's processor as 8 devices. The last line printed is one JSON object with everything in
 the table. The compiler's own FLOPs, which GPUs' does not tell, count the body of a loop once: with the blocks scanned
 they are far below ours and serve to compare one config's variants.
@@ -29,7 +29,7 @@ from rxrx_jax.data import noise
 from rxrx_jax.data.source import minibatch_size
 from rxrx_jax.training.speed import hlo
 
-# Memory of a chip in GiB, by jax's device_kind.
+# Memory per chip in GiB, by jax's device_kind.
 HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32, "NVIDIA H200": 131}  # 131 GiB are 141 GB
 KNOWN = "v5e:4x4, v5p:4x4x4, v6e:16x16, ..., h200:8x8 (hosts, GPUs of each) or cpu:8"
 TOPOLOGY = flags.DEFINE_string("topology", None, f"KIND:SHAPE of what to compile for: {KNOWN}.")
@@ -60,7 +60,7 @@ def main(arguments: list[str], values: dict) -> None:
 
 
 def devices(topology: str | None) -> list:
-    """The devices of a slice or cluster that need not exist. Call it before anything else asks jax for devices."""
+    """The devices of a slice or cluster, which need not exist. Call it before anything else asks jax for devices."""
     kind, _, shape = (topology or "").partition(":")
     sides = {"cpu": "", "h200": r"x\d+"}.get(kind, r"(x\d+)*")
     if not re.fullmatch(rf"\w+:\d+{sides}", topology or ""):
@@ -73,7 +73,7 @@ def devices(topology: str | None) -> list:
         return _gpus(shape)
     # Neither ask the cloud which machine this is, nor take the lock of a chip, nor say on stderr that both are missing.
     quiet = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
-    os.environ |= quiet | {"TPU_ACCELERATOR_TYPE": "v5e-8"}  # of no consequence: --topology says what is meant
+    os.environ |= quiet | {"TPU_ACCELERATOR_TYPE": "v5e-8"}  # has no effect: --topology decides
     from jax.experimental import topologies
 
     try:
@@ -86,7 +86,7 @@ def devices(topology: str | None) -> list:
 
 
 def _gpus(shape: str) -> list:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # do not say on stderr that there is no GPU
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no warning about a missing GPU on stderr
     from jax.experimental import topologies
 
     try:
@@ -96,7 +96,7 @@ def _gpus(shape: str) -> list:
 
 
 def compile_step(values: dict, chips: list) -> dict:
-    """What there is to know of a config's train step on these devices. Raises UserError where it does not fit."""
+    """The figures of a config's train step on these devices. Raises UserError where it does not fit."""
     from rxrx_jax.training.step import make_step, memory_per_chip, parameter_count
     from rxrx_jax.training.train import lengths_of, run_length
 
@@ -143,17 +143,17 @@ def table(result: dict) -> list[str]:
     per_chip = result["flops_per_image"] * result["minibatch"] / result["chips"]
     rows = {
         "devices": f"{result['chips']} x {result['device_kind']}, mesh {result['mesh']}",
-        "minibatch": f"{result['minibatch']} images, {result['minibatch_per_chip']:g} a chip",
+        "minibatch": f"{result['minibatch']} images, {result['minibatch_per_chip']:g} per chip",
         "parameters": f"{result['parameters'] / 1e6:.2f} M",
-        "arguments": f"{gib('argument_bytes')} a chip: parameters, optimiser, images",
-        "temporaries": f"{gib('temporary_bytes')} a chip",
-        "memory": f"{gib('total_bytes')} a chip{of}",
-        "FLOPs": f"{result['flops_per_image'] / 1e9:.2f} G an image, {per_chip / 1e12:.3f} T a chip and step",
+        "arguments": f"{gib('argument_bytes')} per chip: parameters, optimiser, images",
+        "temporaries": f"{gib('temporary_bytes')} per chip",
+        "memory": f"{gib('total_bytes')} per chip{of}",
+        "FLOPs": f"{result['flops_per_image'] / 1e9:.2f} G per image, {per_chip / 1e12:.3f} T per chip and step",
     }
     if found := result["compiler_flops_per_chip"]:
-        rows["compiler's FLOPs"] = f"{found / 1e12:.3f} T a chip and step, loop bodies once"
+        rows["compiler's FLOPs"] = f"{found / 1e12:.3f} T per chip and step, loop bodies once"
     for kind, found in result["collectives"].items():
-        rows[kind] = f"{found['count']} a step, {found['bytes'] / 2**20:.1f} MiB"
+        rows[kind] = f"{found['count']} per step, {found['bytes'] / 2**20:.1f} MiB"
     rows["compiled in"] = f"{result['compile_seconds']} s, not run"
     return [f"{name:18} {value}" for name, value in rows.items()]
 

@@ -4,7 +4,7 @@
     python -m rxrx_jax.embed --checkpoint=model.safetensors --data=FOLDER --out=wells.parquet --per=well --pool=channels
 
 An image larger than the crop that the model was trained with is cut into tiles of that size, and its embedding is the
-mean of theirs. Stopped, the same command goes on with the next plate and ends with the same bytes. It runs on all
+mean of theirs. Interrupted, the same command resumes at the next plate and ends with the same bytes. It runs on all
 devices of one machine. The result is a file as `rxrx_jax.base.embeddings` reads it.
 """
 
@@ -68,7 +68,7 @@ def open_model(path: str, channels: int, source: str | None = None) -> Model:
         params = checkpoint.load_parameters(str(folder), "encoder", shapes, source)
         return Model(encoder, params, crop, run["normalisation"], former.seen_by(path))
     if source:
-        raise UserError(f"--parameters={source} is a part of a run's state, and {path} is no run; remove it")
+        raise UserError(f"--parameters={source} is a part of a run's state, and {path} is not a run; remove it")
     imported = weights.load(path, channels)
     if imported.channels not in (None, channels):
         raise UserError(f"{path} takes images of {imported.channels} channels and the dataset has {channels}")
@@ -120,7 +120,7 @@ def corners(side: int, crop: int) -> list[int]:
 
 def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=None, per="site", block=None,
                   minibatch=64) -> None:  # fmt: skip
-    """Writes the embeddings of every site or well of a dataset to `out`; goes on where it was stopped.
+    """Writes the embeddings of every site or well of a dataset to `out`; resumes where it was stopped.
 
     Rows go plate by plate, sites as in the dataset's table. With per="well" a row is the mean of a well's sites: site
     0, site_id WELL_0, and in train if any of its sites is. Raises UserError if `out` holds other embeddings.
@@ -198,7 +198,7 @@ def save(path: pathlib.Path, array: np.ndarray) -> None:
 
 def finish(dataset: data.Dataset, out: pathlib.Path, rows: list, paths: list, per: str, metadata: dict,
            seen: Callable) -> None:  # fmt: skip
-    """Writes the plates to one file, whole plates a row group; it appears when complete. Args: seen, gives for rows of
+    """Writes the plates to one file, whole plates per row group; complete once it appears. Args: seen: for rows of
     the dataset, [n], what was seen of each."""
     partial, writer = out.with_name(out.name + ".partial"), None
     group = []
@@ -238,7 +238,7 @@ def open_data(name: str, folder: str | None) -> data.Dataset:
     if (path / "dataset_info.json").exists():
         return data.read_dataset(path)
     if path.is_dir() or path.name != name:
-        raise UserError(f"--data={name} is no folder that tfds_builders.prepare made")
+        raise UserError(f"--data={name} is not a folder that tfds_builders.prepare made")
     return data.open_dataset(name, {}, folder)
 
 

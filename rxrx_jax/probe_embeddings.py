@@ -1,4 +1,4 @@
-"""Linear probe of published or own embeddings: how well a logistic regression tells the perturbations.
+"""Linear probe of published or own embeddings: how well a logistic regression classifies the perturbations.
 
     python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment] [--protocol=NAME] [--contaminated=allow]
 
@@ -6,7 +6,7 @@ FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a ru
 fitted on the protocol's training rows alone; the accuracies are per row (a site, or a well where an embedding is of a
 whole well), of every role that the protocol scores.
 Rows whose labels the parameters behind the embeddings have seen are refused; the marks of every number are printed: T,
-transductive; C, control-anchored; X, contaminated and allowed; ?, nobody here knows what the embeddings have seen.
+transductive; C, control-anchored; X, contaminated and allowed; ?, it is not known what the embeddings have seen.
 """
 
 import argparse
@@ -53,8 +53,8 @@ def probe(
       embedding: [n, D].
       protocol: its name or path.
 
-    metrics: those of `accuracy.summarise` without the name of the role, and classes (that the fit tells apart),
-    chance (1 / classes) and commonest (accuracy of always answering the commonest class of the training rows).
+    metrics: those of `accuracy.summarise` without the name of the role, and classes (that the fit distinguishes),
+    chance (1 / classes) and commonest (accuracy of always predicting the commonest class of the training rows).
     """
     dataset = as_dataset(columns)
     roles = protocols.roles(dataset, protocol)
@@ -122,7 +122,7 @@ def _print(title: str, marks: str, found: Iterator[tuple[str, dict[str, float]]]
     if not empty:
         print(
             "interval: of the mean over experiments, stratified by cell type; "
-            "commonest: always answering the commonest training class"
+            "commonest: always predicting the commonest training class"
         )
     else:
         print("no scored row has a label: prepare the embeddings with a splits.csv that holds experiments out")

@@ -2,7 +2,7 @@
 
 TABLE is a file of `rxrx_jax/tables/`, or the path of a .py file like one. Every run is `python -m rxrx_jax.main` in a
 process of its own; runs that are done are skipped, so an interrupted table resumes. Runs of other code, data or another
-config are listed as stale and printed all the same; `--fresh` runs them again. Writes DIR/table.md, table.tex,
+config are listed as stale but still printed; `--fresh` runs them again. Writes DIR/table.md, table.tex,
 table.csv and report.html.
 """
 
@@ -41,13 +41,13 @@ def reproduce(
     Args:
       name: of a file of rxrx_jax/tables/, or the path of one elsewhere.
       out: the folder of runs and files.
-      seeds: how many; as many as the table says if None.
+      seeds: how many; the table's own number if None.
       jobs: runs at a time.
       fresh: whether stale runs are removed and run again.
 
     Returns the rows. Raises UserError for a bad table and when a run fails.
     """
-    if importlib.util.find_spec("matplotlib") is None:  # asked for hours before it draws
+    if importlib.util.find_spec("matplotlib") is None:  # checked now, not hours later when it draws
         raise missing_extra("matplotlib", "report")
     table = tables.load(name)
     seeds = seeds or max(table.worlds, table.seeds)

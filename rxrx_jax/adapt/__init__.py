@@ -1,5 +1,5 @@
-"""Domain adaptation and generalisation, one file a method, in rooms by family. `method.py` says what a method may
-change; `adapt.name` names the file, in one of the rooms here or, as a path, anywhere."""
+"""Domain adaptation and generalisation, one file per method, in folders by family. `method.py` says what a method may
+change; `adapt.name` names the file, in one of these folders or, as a path, anywhere."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN
 
-OURS = ("shares", "groups")  # fields that the run sets, not a config
+OURS = ("shares", "groups")  # fields set by the run, not by a config
 
 
 def method_class(name: str, key: str = "adapt.name") -> type[Method]:
@@ -52,7 +52,7 @@ def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: in
 
 
 def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...], key: str = "adapt") -> None:
-    """Raises UserError, in one line, where a run does not give what its method needs. The one place that does."""
+    """Raises UserError where a run does not provide what its method needs. The only place that checks this."""
     needs, name = method.needs, config.adapt.name
     if needs.batch_norm and not has_batch_norm:
         raise UserError(f"adapt.name={name} needs a model with BatchNorm, and model.name={config.model.name} has none")
@@ -75,7 +75,7 @@ def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[s
 
 
 def check_post_hoc(name: str, method: Method, has_batch_norm: bool) -> None:
-    """Raises UserError where a trained network cannot be read by this method."""
+    """Raises UserError where this method cannot be applied to a trained network."""
     if method.needs.batch_norm and not has_batch_norm:
         raise UserError(f"post_hoc.{name}: this model has no BatchNorm to re-estimate")
 

@@ -19,12 +19,12 @@ from rxrx_jax.data.batch import TRAIN, Batch
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a method needs of a run, checked in one place (`adapt.check`).
+    """What a method requires of a run, checked in one place (`adapt.check`).
 
     groups: (fewest, most) domains that a training minibatch is drawn from, None for any. pairs: the kind of pairs
     (`data.pairs`). streams: beside the labelled one. views: random views of each image. averages: of the parameters
     (`optim.ema_decay`). batch_norm: a model with BatchNorm. transductive: unlabelled held-out images take part, in
-    training or when they are read. whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be
+    training or at evaluation. whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be
     accumulated in parts.
     """
 
@@ -39,7 +39,7 @@ class Needs:
 
 
 class Encoded(NamedTuple):
-    """What a classifier makes of images: features [B, D], logits [B, K], and its new batch_stats."""
+    """A classifier's outputs: features [B, D], logits [B, K], and its new batch_stats."""
 
     features: jax.Array
     logits: jax.Array
@@ -51,7 +51,7 @@ class Outputs:
     """What `Method.loss` is computed from.
 
     features [B, D]; logits [B, K]; losses [B], the cross-entropy of each image, 0 where it has no label; labels [B], -1
-    where there is none; labelled [B] bool; domains [B]; batch, what they were computed from; extra, what the method's
+    where unknown; labelled [B] bool; domains [B]; batch, what they were computed from; extra, what the method's
     own `forward` added.
     """
 
@@ -71,14 +71,14 @@ class Outputs:
 
 
 class Network(NamedTuple):
-    """What is read at test: the moving average of a run where it keeps one, else its last state."""
+    """The network evaluated at test: the run's moving average if it keeps one, else its last state."""
 
     params: dict
     batch_stats: dict
 
 
 class Group(NamedTuple):
-    """What is read together: rows [n] of the dataset that are asked for, and all `members` [m] of their domain, of
+    """What is predicted together: the requested rows [n] of the dataset, and all `members` [m] of their domain, of
     whichever split; `size`, rows per minibatch."""
 
     rows: np.ndarray
@@ -113,7 +113,7 @@ class Method:
         return images, targets
 
     def forward(self, encode: Callable[..., Encoded], images: jax.Array, batch: Batch) -> tuple[Encoded, dict]:
-        """What the network makes of the (mixed) images, and what `loss` needs beside it.
+        """The network's outputs for the (mixed) images, and what `loss` needs besides.
 
         Args: encode(images, average=False), the network in training mode, or the average of its past
         (`Needs.averages`); batch, with `batch.views` other views of the same images.
@@ -140,7 +140,7 @@ class Method:
     def at_test(self, predict, network: Network, group: Group) -> dict[str, np.ndarray]:
         """The task's outputs, each [n, ...], with the `row` [n] of each, for the rows of a group.
 
-        Args: predict(network, rows) gives them for any network; predict.batch_statistics(network, rows) the BatchNorm
+        Args: predict(network, rows) returns them for any network; predict.batch_statistics(network, rows) the BatchNorm
         statistics of exactly the images of these rows.
         """
         return predict(network, group.rows)
@@ -153,7 +153,7 @@ def by_group(minibatch: dict, groups: int) -> list[dict]:
 
 
 def mean_by_domain(values: jax.Array, domains: jax.Array, chosen: jax.Array, count: int):
-    """(mean of `values` [B] in each domain [count], 0 where there are none; number of images in each [count]), of the
+    """(mean of `values` [B] in each domain [count], 0 for an empty one; number of images in each [count]), of the
     `chosen` [B] alone."""
     one_hot = jax.nn.one_hot(domains, count) * chosen[:, None]  # [B, domains]
     number = one_hot.sum(0)

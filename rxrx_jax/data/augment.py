@@ -42,7 +42,7 @@ class Augment:
         """Random views of `minibatch["image"]`; that of image i depends on the image and on keys[i] of [B] alone."""
         images = minibatch["image"]
         c = images.shape[-1]
-        # The first two draws are spare: the others are what they were when these two were the corner of the crop.
+        # The first two draws are unused; they were the crop's corner, and keeping them leaves the others unchanged.
         bits = jax.vmap(lambda k: jax.random.bits(k, (6,), jnp.uint32))(keys)  # [B, 6]
         pick = lambda i: (bits[:, i] & 1).astype(bool)[:, None, None, None]  # noqa: E731
         if self.rot90:  # a turn is a transpose and a flip; half turns are two flips
@@ -75,7 +75,7 @@ class Augment:
 
 
 def plate_statistics(dataset, normalisation: str) -> dict[str, np.ndarray]:
-    """What to normalise each plate's images with: {"mean", "std"}, float32 [plates, C] in pixel units, which are the
+    """Statistics to normalise each plate's images: {"mean", "std"}, float32 [plates, C] in pixel units, which are the
     plate's own, its experiment's or the dataset's (of the train split)."""
     sites = dataset.sites
     _, first = np.unique(sites.plate, return_index=True)  # one site of each plate

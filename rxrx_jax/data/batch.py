@@ -42,7 +42,7 @@ def join(minibatch: dict[str, dict[str, jax.Array]]) -> tuple[dict[str, jax.Arra
         streams[name], first = slice(first, first + size), first + size
     if len(parts) == 1:
         return dict(parts[0]), streams
-    # As if they had come in one piece: what is computed from them compiles as it does for one stream.
+    # As if they had come in one piece: the computation compiles as it does for one stream.
     columns = {key: jnp.concatenate([part[key] for part in parts]) for key in parts[0]}
     return jax.lax.optimization_barrier(columns), streams
 

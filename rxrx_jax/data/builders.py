@@ -1,4 +1,4 @@
-"""The only way from here to the packages that prepare datasets: what they have registered under one entry point."""
+"""The only link from here to the packages that prepare datasets: what they have registered under one entry point."""
 
 import functools
 import importlib.metadata

@@ -28,7 +28,7 @@ class Dataset:
     experiments: list[str]
     plates: list[str]  # "EXPERIMENT/PLATE"
     cell_types: list[str]
-    classes: list[str]  # name of each perturbation id, "" where the source does not tell
+    classes: list[str]  # name of each perturbation id, "" where the source does not say
     image_shape: tuple[int, int, int]  # [H, W, C] of the records
     mean: dict[str, np.ndarray]  # by statistics name: [1 or experiments or plates, C] float32, pixel units
     std: dict[str, np.ndarray]
@@ -40,7 +40,7 @@ def open_dataset(name: str, settings: dict, folder: str | None = None) -> Datase
     """Opens a prepared dataset; the simulated screen is built on first use.
 
     Args: name, a builder's; settings, its builder config; folder, where prepared datasets lie (TFDS's usual place).
-    Raises UserError with the command that makes a missing one.
+    Raises UserError with the command that prepares a missing one.
     """
     if name == "rxrx_sim":
         path = builders().prepare(name, out=folder, **settings)
@@ -79,7 +79,7 @@ def read_dataset(path: pathlib.Path) -> Dataset:
         if len(sources[name]) != (rows := (sites.split == name).sum()):
             raise UserError(
                 f"{path}: sites.csv has {rows} rows of split {name} but there are {len(sources[name])} records; "
-                "build the dataset again"
+                "rebuild the dataset"
             )
     allow_open_files(sum(len(split.file_instructions) for split in builder.info.splits.values()))
     return Dataset(
@@ -98,7 +98,7 @@ def read_dataset(path: pathlib.Path) -> Dataset:
 
 def fingerprint(dataset: Dataset) -> str:
     """A digest (sha256, hex) of what must be equal on all hosts: tables and statistics, among them the digest that each
-    record had when it was built, and the names and sizes of record files. No record is read; where the folder lies and
+    record had when it was built, and the names and sizes of record files. No record is read; where the folder is and
     what it was built from does not matter."""
     digest = hashlib.sha256()
     for path in sorted(dataset.folder.iterdir()):
@@ -151,7 +151,7 @@ def select(
 
 
 def select_fitted(dataset: Dataset, **criteria) -> np.ndarray:
-    """The rows that are trained on: the protocol's, as far as they match the criteria of `select`. Sorted int64 [n]."""
+    """The rows that are trained on: those of the protocol that match the criteria of `select`. Sorted int64 [n]."""
     return np.intersect1d(dataset.roles.fit, select(dataset, **criteria))
 
 
@@ -159,7 +159,7 @@ def make_sampler(
     dataset: Dataset, rows: np.ndarray, size: int, group: str, groups_per_minibatch: int, seed: int, pairs: str = ""
 ):
     """A Sampler over `rows` whose groups are the dataset's experiments or plates; with `pairs="perturbation"` a
-    PairSampler, which uses the labels of the protocol's fit rows alone. Says once how many sites have no partner."""
+    PairSampler, which uses the labels of the protocol's fit rows alone. Reports how many sites have no partner."""
     if group not in ("experiment", "plate"):
         raise UserError(f"data.group={group!r}: expected experiment or plate")
     if not pairs:

@@ -11,7 +11,7 @@ def pixel_digests(dataset) -> np.ndarray:
     """A 64-bit digest of the pixels of every row of `dataset.sites`: uint64 [n], in their order.
 
     It hashes the mean of every channel as manifest.csv has it: the sum of all pixels, exact, to six digits, some 15
-    bits a channel, which the build counts from the decoded image and `tfds_builders.verify` checks. So it is there
+    bits per channel, which the build counts from the decoded image and `tfds_builders.verify` checks. So it exists
     for every prepared folder without reading a record; an encoding, a split, a name, a flip or a rotation does not
     change it; and two different images of five or six channels share one by chance less than once in 10^18 pairs.
 
@@ -24,9 +24,9 @@ def pixel_digests(dataset) -> np.ndarray:
         table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=names, column_types=types))
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} cannot be read ({reason}); build the dataset again") from error
+        raise UserError(f"{path} cannot be read ({reason}); rebuild the dataset") from error
     if len(table) != len(dataset.sites):
-        raise UserError(f"{path} has {len(table)} rows and sites.csv {len(dataset.sites)}; build the dataset again")
+        raise UserError(f"{path} has {len(table)} rows and sites.csv {len(dataset.sites)}; rebuild the dataset")
     digest = np.full(len(table), len(names), np.uint64)
     for name in names:
         digest = _mix(digest ^ np.ascontiguousarray(table[name].to_numpy(), np.float64).view(np.uint64))

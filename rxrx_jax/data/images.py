@@ -132,7 +132,7 @@ class LeavingOut:
 
 
 def make(config: Config, roles: Callable) -> Images:
-    """The source of `config.data`. All hosts call it; where the dataset is still to be made, the first host makes it.
+    """The source of `config.data`. All hosts call it; a missing simulated dataset is built by the first host.
 
     Args: roles, of the dataset's rows by the config's protocol: labels outside its `fit` rows are hidden.
 

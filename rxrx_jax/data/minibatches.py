@@ -39,8 +39,8 @@ def read_minibatch(
     """Reads a window of each record of `rows` [n], padded to `size` with black, unlabelled, invalid images.
 
     Args: crop, side of the windows in pixels, None for whole images; corners [n, 2], (top, left) of each window, None
-    for the centre; go_on, whether a record that cannot be read is named on stderr and becomes a black image that is not
-    valid. Else it raises UserError.
+    for the centre; go_on, whether an unreadable record is reported on stderr and becomes a black image that is not
+    valid; otherwise it raises UserError.
     """
     size = len(rows) if size is None else size
     *whole, channels = dataset.image_shape
@@ -60,7 +60,7 @@ def read_minibatch(
         except ValueError as error:
             reason = f"{describe_record(dataset, row)} cannot be read: {error}"
             if not go_on:
-                raise UserError(f"{reason}; `python -m tfds_builders.verify` finds all like it") from error
+                raise UserError(f"{reason}; `python -m tfds_builders.verify` lists all such records") from error
             _say_once(f"host {jax.process_index()}: {reason}")
             valid[lane], image[lane] = False, 0
             return
@@ -82,7 +82,7 @@ def read_minibatch(
 
 
 def describe_record(dataset: Dataset, row: int) -> str:
-    """Names a record by everything that helps to find it."""
+    """Describes a record by everything that helps to find it."""
     sites = dataset.sites
     return (
         f"{sites.site_id[row]} (experiment {dataset.experiments[sites.experiment[row]]}, plate "
@@ -148,10 +148,10 @@ def host_part(rows: np.ndarray) -> np.ndarray:
 
 
 def stand_in(minibatch: dict[str, np.ndarray], lanes: slice, unit: int) -> None:
-    """Puts in the place of each record among these lanes that is not valid the next one that is, from the beginning
+    """Replaces each record among these lanes that is not valid by the next one that is, from the beginning
     after the last, with all that is known of it; of every `unit` lanes, which belong together, all. `valid` stays.
 
-    Raises UserError when there is none.
+    Raises UserError when none is valid.
     """
     valid = minibatch["valid"][lanes].reshape(-1, unit).all(1)
     if valid.all():
@@ -170,8 +170,8 @@ def training_minibatches(dataset: Dataset, samplers: dict[str, Sampler], steps: 
     """Iterator over this host's part of minibatches start, start+1, .. steps-1: {stream: {name: [n, ...]}}, each stream
     from its own sampler, of each record a random window of `crop` x `crop` pixels (`crop_corners`).
 
-    Labels outside the protocol's fit rows are hidden here, before anything else sees a minibatch. In the place of a
-    record that cannot be read, which is named on stderr, stands another of this host's part (`stand_in`), with `valid`
+    Labels outside the protocol's fit rows are hidden here, before anything else sees a minibatch. In place of a
+    record that cannot be read, reported on stderr, stands another of this host's part (`stand_in`), with `valid`
     False: the sum of that over all hosts is how many are missing.
     """
     source = grain.MapDataset.source(_Steps(dataset, samplers, steps, crop, seed))[start:]
@@ -182,7 +182,7 @@ def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: 
     """Iterator over this host's part of minibatches that hold each of `rows` exactly once, labels shown; the last one
     is padded to `size` with `valid` False. Images are the centre of `crop` x `crop` pixels, or whole.
 
-    A record that cannot be read raises UserError; with go_on it is named on stderr, black, and not valid.
+    A record that cannot be read raises UserError; with go_on it is reported on stderr, black, and not valid.
     """
     local = size // jax.process_count()
 

@@ -1,4 +1,4 @@
-"""The source of noise: minibatches in the shape of a dataset that need not be there."""
+"""The source of noise: minibatches in the shape of a dataset that need not exist."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ PAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What shapes a train step of a dataset, and its length: no image and no table is needed to tell.
+    """What determines the shapes of a train step on a dataset, and its length, known without images or tables.
 
     classes, experiments, plates: ranges of as many as there are (`Dataset` has names in their places)."""
 
@@ -85,7 +85,7 @@ def _describe_simulated(screen) -> Description:
 
 @dataclasses.dataclass(frozen=True)
 class Noise(ImageViews):
-    """Images of uniform noise in the shape of a dataset: what the compute does by itself, and what it is compiled
+    """Images of uniform noise in the shape of a dataset: what the compute alone can do, and what it is compiled
     for."""
 
     description: Description

@@ -1,4 +1,4 @@
-"""Records of a split: array_record files -> images by their number, of which only what is asked for is decoded."""
+"""Records of a split: array_record files -> images by their number, of which only the requested window is decoded."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from rxrx_jax.base.errors import UserError
 
-# Every thread reads by itself. Threads of array_record's own put each record into memory that is new to them, and the
+# Every thread reads by itself. array_record's own threads put each record into freshly allocated memory, and the
 # kernel takes longer to give them its pages than they take to read it.
 READER = {"max_parallelism": "0"}
 
@@ -56,25 +56,25 @@ class Records:
 
 
 def check_files(files: list, size: int) -> None:
-    """Raises UserError unless the files of a split are there and have `size` bytes in all; each is opened only if not,
+    """Raises UserError unless the files of a split exist and have `size` bytes in all; each is opened only if not,
     for a prepared RxRx3 has a hundred thousand."""
-    mend = "copy it again, or build the dataset again"
+    remedy = "copy it again, or rebuild the dataset"
     try:
         found = sum(os.stat(file.filename).st_size for file in files)
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): {mend}") from error
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): {remedy}") from error
     if found == size:
         return
     for file in files:
         if ArrayRecordReader(os.fspath(file.filename)).num_records() != file.examples_in_shard:  # 0 where it is cut
-            raise UserError(f"{file.filename} is cut short or damaged: {mend}")
+            raise UserError(f"{file.filename} is cut short or damaged: {remedy}")
     raise UserError(
-        f"{files[0].filename}: its split has {found} bytes and not {size}, as dataset_info.json says: {mend}"
+        f"{files[0].filename}: its split has {found} bytes and not {size}, as dataset_info.json says: {remedy}"
     )
 
 
 def allow_open_files(count: int) -> None:
-    """Lets this process have so many more files open, as far as the system does: those of records stay open."""
+    """Raises this process's limit of open files by that many, within the system's limit: record files stay open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         wanted = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
@@ -84,7 +84,7 @@ def allow_open_files(count: int) -> None:
 def image_bytes(record: bytes) -> memoryview:
     """The bytes of the feature "image" of a serialised tf.train.Example, which are not copied.
 
-    Raises ValueError if there is none. The format: https://protobuf.dev/programming-guides/encoding; the messages:
+    Raises ValueError if it has none. The format: https://protobuf.dev/programming-guides/encoding; the messages:
     Example {Features features = 1}, Features {map<string, Feature> feature = 1}, where a map is a repeated
     {string key = 1; Feature value = 2}, Feature {BytesList bytes_list = 1}, BytesList {repeated bytes value = 1}.
     """
@@ -96,7 +96,7 @@ def image_bytes(record: bytes) -> memoryview:
                         for values in _fields(feature, 1):
                             return next(_fields(values, 1))
     except (IndexError, StopIteration):
-        raise ValueError("no tf.train.Example: it ends within a field") from None
+        raise ValueError("not a tf.train.Example: it ends within a field") from None
     raise ValueError(f"no image in its {len(record)} bytes")  # none: where a file was cut
 
 
@@ -113,7 +113,7 @@ def _fields(message: memoryview, number: int):
         elif kind == 2:
             length, at = _varint(message, at)
         else:
-            raise ValueError(f"no tf.train.Example: wire type {kind}")
+            raise ValueError(f"not a tf.train.Example: wire type {kind}")
         if at + length > len(message):
             raise IndexError
         if kind == 2 and tag >> 3 == number:

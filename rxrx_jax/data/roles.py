@@ -20,7 +20,7 @@ class Roles:
     """Rows of `Dataset.sites`, each array sorted int64 [n]. Without a protocol no label is shown and nothing is scored.
 
     fit: trained on, with their labels. scored: by role, in the order they are printed; none of them is in `fit` or in
-    two roles. A row may have no role; it is embedded all the same."""
+    two roles. A row may have no role; it is still embedded."""
 
     fit: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     scored: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)

@@ -38,7 +38,7 @@ class Sampler:
         self.chunk = size // groups_per_minibatch
         self.chunks = np.array([math.ceil(n / self.chunk) for n in sizes])
         self.examples = len(rows)
-        self._epoch = functools.lru_cache(maxsize=2)(self._epoch)  # of this object alone
+        self._epoch = functools.lru_cache(maxsize=2)(self._epoch)  # per object
         self.steps_per_epoch = max(math.ceil(self.chunks.sum() / groups_per_minibatch), int(self.chunks.max()))
 
     def rows(self, step: int) -> np.ndarray:
@@ -80,7 +80,7 @@ class PairSampler:
 
     def __init__(self, rows, perturbation, experiment, cell_type, size: int, seed: int = 0):
         if size < 2 or size % 2:
-            raise UserError(f"minibatch {size} holds no whole number of pairs; use an even one")
+            raise UserError(f"minibatch {size} does not hold a whole number of pairs; use an even one")
         if seed < 0:
             raise UserError(f"seed={seed}: use 0 or more")
         known = perturbation >= 0
@@ -104,7 +104,7 @@ class PairSampler:
                 "data.pairs=perturbation: no perturbation occurs in two training experiments of one cell type; "
                 "loosen data.select or use a dataset that repeats its perturbations"
             )
-        self._epoch = functools.lru_cache(maxsize=2)(self._epoch)  # of this object alone
+        self._epoch = functools.lru_cache(maxsize=2)(self._epoch)  # per object
         self.steps_per_epoch = math.ceil(self.examples / (size // 2))
 
     def rows(self, step: int) -> np.ndarray:

@@ -9,9 +9,9 @@ from pyarrow import csv
 
 from rxrx_jax.base.errors import UserError
 
-# Columns as they are read. Few different values are read as codes: RxRx3's 2.2 million rows open in seconds.
+# Columns as they are read. Columns of few distinct values are read as codes: RxRx3's 2.2 million rows open in seconds.
 NAMES = pa.dictionary(pa.int32(), pa.string())
-SPLITS = ("train", "id_test", "val", "test")  # of the shards in which records lie; a record's role is a protocol's
+SPLITS = ("train", "id_test", "val", "test")  # of the shards that hold the records; a record's role is a protocol's
 COLUMNS = {
     "split": NAMES,
     "site_id": pa.string(),
@@ -27,7 +27,7 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Sites:
-    """The table of a dataset's sites, one entry a record; all arrays [n]. `index` is the position within the split."""
+    """The table of a dataset's sites, one entry per record; all arrays [n]. `index` is the position in the split."""
 
     split: np.ndarray
     index: np.ndarray
@@ -46,7 +46,7 @@ class Sites:
 
 def read_sites(folder: pathlib.Path) -> tuple[Sites, list[str], list[str], list[str]]:
     """Reads sites.csv of a prepared folder: the table and the names behind its indices, each list sorted:
-    experiments, plates ("EXPERIMENT/PLATE") and cell types. Raises UserError for a file that is no such table."""
+    experiments, plates ("EXPERIMENT/PLATE") and cell types. Raises UserError for a file that is not such a table."""
     path = folder / "sites.csv"
     try:
         table = csv.read_csv(
@@ -56,7 +56,7 @@ def read_sites(folder: pathlib.Path) -> tuple[Sites, list[str], list[str], list[
         )
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} cannot be read ({reason}); build the dataset again") from error
+        raise UserError(f"{path} cannot be read ({reason}); rebuild the dataset") from error
     split_names, split = _codes(table["split"])
     experiments, experiment = _codes(table["experiment"])
     cell_types, cell_type = _codes(table["cell_type"])
@@ -94,6 +94,6 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _strings(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of text as numpy strings [n]; by chunk, because Python's strings take more room than numpy's."""
+    """A column of text as numpy strings [n]; by chunk, because Python's strings take more memory than numpy's."""
     parts = [chunk.to_numpy(zero_copy_only=False).astype(str) for chunk in column.chunks]
     return np.concatenate([np.zeros(0, "U1"), *parts])

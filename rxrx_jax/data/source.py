@@ -1,4 +1,4 @@
-"""Sources: what the trainer draws minibatches from. `data.source` names one of the files here or, as a path, anybody's
+"""Sources: what the trainer draws minibatches from. `data.source` names one of the files here or, as a path, any
 file with a function `make(config, roles) -> source`; `roles(dataset)` are those of the config's protocol.
 
 A source is an object with
@@ -15,7 +15,7 @@ fingerprint                  a text that must be equal on all hosts
 rows(step)                   JSON-able descriptions of what a minibatch was made of
 without(step, instead)       the source with minibatch `instead` in the place of `step`
 
-What tasks ask of it is between them: those of images need `classes` and `shares`, evaluators `dataset`.
+Tasks may require more of it: those of images need `classes` and `shares`, evaluators `dataset`.
 """
 
 import sys

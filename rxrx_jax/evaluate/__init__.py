@@ -1,6 +1,6 @@
 """Evaluators: a function `evaluate(context, **settings)` that yields (name, value) pairs and may write files into
 `context.workdir`, on the first host alone (`hosts.on_first_host`). To add one, write its file and name it in
-`EVALUATORS`; its settings stand in `config.evaluators`.
+`EVALUATORS`; its settings are in `config.evaluators`.
 """
 
 import inspect
@@ -35,8 +35,8 @@ def make_evaluators(config: Config) -> list:
 
 
 def make_readings(config: Config, method: Method, shares: dict, has_batch_norm: bool) -> dict[str, Method]:
-    """How the network is read, by the prefix of the metrics: "" by the run's own method, NAME by each of
-    `config.post_hoc`. Raises UserError where one of these cannot read this model."""
+    """How the network predicts, by the prefix of the metrics: "" by the run's own method, NAME by each of
+    `config.post_hoc`. Raises UserError where one of these cannot be applied to this model."""
     readings = {"": method}
     for name in config.post_hoc if "post_hoc" in config else ():
         settings = getattr(config.post_hoc, name).as_kwargs()

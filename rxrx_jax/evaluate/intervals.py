@@ -1,4 +1,4 @@
-"""Confidence intervals of accuracies: which unit varies, how it is pooled, and in words how it was done.
+"""Confidence intervals of accuracies: which unit varies, how it is pooled, and a description in words.
 
 The images of one experiment share its batch effect, and the experiments of one simulated world share its treatments and
 plates (intraclass correlation of the demo's rows: median .21). So the unit of one dataset is the experiment, within its
@@ -13,12 +13,12 @@ import numpy as np
 import scipy.special
 
 ENOUGH_WORLDS = 5  # for a table
-OWN_VARIANCE = 3  # experiments of a cell type
+OWN_VARIANCE = 3  # experiments per cell type
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """mean; low and high, nan where nothing can be said; how it was made, in words."""
+    """mean; low and high, nan where undefined; how, its construction in words."""
 
     mean: float
     low: float
@@ -46,7 +46,7 @@ def over_experiments(values: Mapping[str, float], strata: Mapping[str, str], lev
 
     and its degrees of freedom are those of Welch and Satterthwaite (Satterthwaite 1946, Biometrics Bulletin 2, 110):
     V^2 / sum of (term of V)^2 / (n_h - 1), for the term of s^2 with sum (n_h - 1) in its place. Cell types of one or
-    two say too little of a variance of their own: at 2/2/2, Welch's interval covers .98. Where no cell type has two
+    two determine their own variance too poorly: at 2/2/2, Welch's interval covers .98. Where no cell type has two
     experiments, all are one stratum.
 
     Args:
@@ -80,7 +80,7 @@ def over_experiments(values: Mapping[str, float], strata: Mapping[str, str], lev
 def over_worlds(
     worlds: Sequence[Mapping[str, float]], strata: Mapping[str, str], means: Sequence[float] = (), level: float = 0.95
 ) -> Interval:
-    """Several worlds: t over their means. One world: its experiments, which say nothing of other worlds.
+    """Several worlds: t over their means. One world: its experiments, which say nothing about other worlds.
 
     Args:
       worlds: for each world experiment -> value: an accuracy, or a difference of two methods there.

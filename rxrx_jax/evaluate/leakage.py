@@ -1,5 +1,5 @@
-"""The leakage probes: how well the batch can be read from the embedding. Lower is better; the floor is what an
-embedding that says nothing would give."""
+"""The leakage probes: how well the batch can be predicted from the embedding. Lower is better; the floor is what an
+uninformative embedding would give."""
 
 from collections.abc import Iterator
 
@@ -13,14 +13,14 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
     `NAME/leakage/...` also with each method NAME of `config.post_hoc`.
 
     experiment: a logistic regression for each cell type from the embedding to the experiment, all sites, training and
-    held-out experiments alike. Within cell type, because which cells they are is no batch effect and tells most of the
+    held-out experiments alike. Within cell type, because the cell type is not a batch effect and predicts most of the
     experiment. plate: one for each experiment to the plate, on control wells alone: every plate has the same controls,
     while a treatment sits on one plate, which an embedding that reads it perfectly would tell.
 
     Each is fitted on every second well and scored on the others, perturbation by perturbation, so that no half has more
-    of one than the other. The accuracy is the share of all scored sites, and the floor that of always answering the
+    of one than the other. The accuracy is the share of all scored sites, and the floor that of always predicting the
     commonest experiment of the cell type (plate of the experiment). A group with one experiment (plate) has nothing to
-    tell and is left out.
+    predict and is left out.
     """
     for reading in context.readings:
         rows, features = context.embeddings(reading)
@@ -46,11 +46,11 @@ def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterato
 def read_off(
     features: np.ndarray, target: np.ndarray, given: np.ndarray, well: np.ndarray, label: np.ndarray
 ) -> tuple[int, int, int]:
-    """How often the target can be read from the features, within each group and added over groups.
+    """How often the target can be predicted from the features, within each group and added over groups.
 
     Args: features [n, D]; target [n] int, constant in a well; given [n], the group; well [n], its name; label [n] int,
     its perturbation.
-    Returns: of the scored rows, how many a logistic regression gets right, how many always answering their group's
+    Returns: of the scored rows, how many a logistic regression gets right, how many always predicting their group's
     commonest target would, and how many there are.
     """
     _, first, number = np.unique(well, return_index=True, return_inverse=True)

@@ -13,7 +13,7 @@ def fit_linear(features: np.ndarray, labels: np.ndarray, iterations: int = 300):
     Raises UserError when there are fewer than two classes to tell apart."""
     if len(np.unique(labels)) < 2:
         raise UserError("a linear probe needs training sites of two classes; evaluators.probe cannot run here")
-    # Only now: importing them takes longer than many runs without a probe need to start.
+    # Imported here: that takes longer than many runs without a probe need to start.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

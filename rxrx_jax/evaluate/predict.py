@@ -16,7 +16,7 @@ from rxrx_jax.data.augment import Augment
 
 
 def prefix(evaluator: str, statistics: str) -> str:
-    """What the names of metrics begin with that an evaluator reads with these statistics. Raises UserError."""
+    """The prefix of metrics that an evaluator computes with these statistics. Raises UserError."""
     if statistics not in ("running", "experiment", "plate"):
         raise UserError(f"evaluators.{evaluator}.statistics={statistics!r}: expected running, experiment or plate")
     return "" if statistics == "running" else f"adabn_{statistics}/"
@@ -47,20 +47,20 @@ class Context:
         self._cache, self.left_out = {}, set()
 
     def use(self, state, between: Callable = lambda: None) -> "Context":
-        """The context of another state; predictions of the former one are forgotten."""
+        """The context of another state; predictions of the former one are discarded."""
         self.network, self.between = Network(*state.network()), between
         self.__post_init__()
         return self
 
     def marks(self, where, extra: str = "", trained: bool = True) -> str:
         """The marks (T, C, X, ?) of metrics of `where`, "cross_batch" or rows [n]. An evaluator with something to add
-        yields them as `marks/PREFIX`; all other prefixes get theirs by themselves. Args: extra, "T" for what uses
+        yields them as `marks/PREFIX`; all other prefixes get theirs automatically. Args: extra, "T" for what uses
         unlabelled test images; trained, False for what does not use this state's parameters."""
         return self.ledger.marks(where, extra, trained) if self.ledger else extra
 
     def predict(self, role: str, reading: str = "") -> dict[str, np.ndarray]:
         """Outputs of the task (`row` [n] and what it predicts) for the rows that the protocol scores as `role`, or for
-        all that it does not score where this is "", remembered for this state, as one of the `readings` has it."""
+        all that it does not score where this is "", cached for this state, as one of the `readings` has it."""
         if (role, reading) not in self._cache:
             scored = self.dataset.roles.scored
             every = np.arange(len(self.dataset.sites))
@@ -77,7 +77,7 @@ class Context:
         return rows[order], embedding[order]
 
     def _read(self, method: Method, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """What a method's `at_test` says of rows [n], in order."""
+        """The outputs of a method's `at_test` for rows [n], in order."""
         sites = self.dataset.sites
         of = getattr(sites, method.read_by) if method.read_by else np.zeros(len(sites), np.int64)
         groups = [(rows[of[rows] == g], np.flatnonzero(of == g)) for g in np.unique(of[rows])]
@@ -119,7 +119,7 @@ class Context:
 
         found, readable = self._collect(jax.jit(run, out_shardings=replicated(self.mesh)), rows, *arguments)
         if not readable.all():
-            raise UserError(f"{data.describe_record(self.dataset, rows[~readable][0])} cannot be read any more")
+            raise UserError(f"{data.describe_record(self.dataset, rows[~readable][0])} can no longer be read")
         return found
 
     def _collect(self, run, rows, *arguments):
@@ -134,7 +134,7 @@ class Context:
                 whole = out.setdefault(key, np.empty((len(rows), *value.shape[1:]), value.dtype))
                 whole[start : start + len(value)] = value
 
-        late = None  # copied one minibatch late, so that the device does not wait for it
+        late = None  # copied one minibatch late, so that the device does not wait for the copy
         minibatches = data.evaluation_minibatches(self.dataset, rows, self.minibatch, self.augment.crop, True)
         for number, minibatch in enumerate(minibatches):
             self.between()
@@ -148,12 +148,12 @@ class Context:
         return out, readable
 
     def leave_out(self, rows: np.ndarray) -> None:
-        """Counts rows whose records could not be read. Raises UserError when that makes too many."""
+        """Counts rows whose records could not be read. Raises UserError when there are too many."""
         self.left_out.update(rows.tolist())
         if len(self.left_out) > self.unreadable:
             raise UserError(
                 f"{len(self.left_out)} records cannot be read and evaluated, among them "
-                f"{data.describe_record(self.dataset, rows[0])}: prepare the dataset again, or allow more than "
+                f"{data.describe_record(self.dataset, rows[0])}: rebuild the dataset, or allow more than "
                 f"data.unreadable={self.unreadable}"
             )
 

@@ -1,4 +1,4 @@
-"""The linear-probe table: the pretrained encoder beside the baselines that it must beat, and block by block."""
+"""The linear-probe table: the pretrained encoder against the baselines that it must beat, and block by block."""
 
 from collections.abc import Iterator
 
@@ -42,8 +42,8 @@ def evaluate(context, blocks=False) -> Iterator[tuple[str, float]]:
 def score_blocks(context, numbers: tuple[int, ...], rows: np.ndarray) -> Iterator[tuple[str, float]]:
     """`probe/block_K/in_batch/site_accuracy` and so on: the same regression on the output of each of these blocks of
     the encoder, pooled as the embedding is but before the final norm; then `probe/best_block`, the K whose
-    accuracy per site on the validation experiments is highest (the first of equals), and its metrics once more as
-    `probe/best_block/...`. Without labelled validation sites there is no best block.
+    accuracy per site on the validation experiments is highest (the first of ties), and its metrics once more as
+    `probe/best_block/...`. It is omitted without labelled validation sites.
 
     The best block of a masked autoencoder is seldom its last (Kenyon-Dean et al. 2024, arXiv 2411.02572, section 4).
     The parameters are those that the task predicts with. All blocks come from one pass over the images. The host holds

@@ -14,7 +14,7 @@ from rxrx_jax.models.resnet import ResNet
 from rxrx_jax.models.vit import REMAT, Encoder, Style, parse_variant
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# What the fields of Style may be: one of some words, or a number in a range; the others are True or False.
+# The values that fields of Style may take: one of some words, or a number in a range; the others are True or False.
 WORDS = {"block": ("serial", "parallel"), "pool": ("mean", "class"), "positions": ("sincos", "learned")}
 RANGES = {"layer_scale": (0, 1), "drop_path": (0, 0.9), "epsilon": (1e-12, 1e-2)}
 

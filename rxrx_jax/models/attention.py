@@ -17,7 +17,7 @@ _fused = contextvars.ContextVar("fused", default=True)
 
 @contextlib.contextmanager
 def unfused():
-    """Within it attention is made of plain operations, so that they can be counted."""
+    """Within it attention consists of plain operations, so that they can be counted."""
     token = _fused.set(False)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A small convolutional network with batch normalisation, for rows of a table that a laptop must finish in seconds."""
+"""A small convolutional network with batch normalisation, for table rows that must finish in seconds on a laptop."""
 
 import flax.linen as nn
 import jax.numpy as jnp

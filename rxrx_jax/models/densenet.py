@@ -1,6 +1,6 @@
 """Densely connected network (Huang et al. 2017, arXiv 1608.06993), DenseNet-161 unless told otherwise.
 
-Layers, padding and initialisation are torchvision's; the stem takes the channels that come.
+Layers, padding and initialisation are torchvision's; the stem takes any number of channels.
 """
 
 import flax.linen as nn
@@ -28,7 +28,7 @@ class Squeeze(nn.Module):
         return convolution(self.width, 1, 1, "conv", self.dtype, KAIMING_FAN_IN)(y)
 
 
-# The backward pass makes the concatenations again: kept, they would take memory quadratic in the number of layers
+# The backward pass recomputes the concatenations: stored, they would take memory quadratic in the number of layers
 # (Pleiss et al. 2017, arXiv 1707.06990).
 Squeeze = nn.remat(Squeeze)
 

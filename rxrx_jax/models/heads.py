@@ -1,4 +1,4 @@
-"""What sits on an encoder's embedding: a classifier, a domain discriminator, a projection."""
+"""Heads on an encoder's embedding: a classifier, a domain discriminator, a projection."""
 
 import flax.linen as nn
 import jax

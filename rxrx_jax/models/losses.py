@@ -1,7 +1,7 @@
 """Losses of masked autoencoders, over masked patches only.
 
 Shapes: B minibatch, N patches (channel agnostic: of all channels), P = patch*patch*C values of a patch in the order
-(row, column, channel). Each returns [B] float32, one loss an image.
+(row, column, channel). Each returns [B] float32, one loss per image.
 """
 
 import jax

@@ -32,7 +32,7 @@ class MaskedAutoencoder(nn.Module):
     """`__call__(images [B, H, W, C], noise [B, N], train)` -> (prediction [B, N, P] float32, intermediates with "mask"
     [B, N] and the encoder's, of the visible patches).
 
-    `decoder_style` says what its blocks are. As published, the class token, if there is one, goes through the decoder
+    `decoder_style` configures its blocks. As published, the class token, if there is one, goes through the decoder
     too, unless that is channel agnostic.
     """
 

@@ -2,7 +2,7 @@
 BatchNorm over true images that it shares with densenet.py.
 
 Layers, padding and initialisation are those of torchvision's "v1.5", which strides in the 3x3 convolution. Its weights
-are not: the stem takes the channels that come.
+are not: the stem takes any number of channels.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Vision transformers: serial blocks (Dosovitskiy et al. 2021, arXiv 2010.11929) or parallel ones (Dehghani et al.
 2023, arXiv 2302.05442), for images whose channels share a token or, channel agnostic, have tokens of their own.
 
-Every module returns `(out, intermediates)`; `intermediates` names everything a probe may want.
+Every module returns `(out, intermediates)`; `intermediates` names everything a probe may use.
 Shapes: B minibatch, H W C image, N patch tokens, K kept ones, N' = N or K and 1 more with a class token, D width.
 """
 
@@ -232,7 +232,7 @@ class Block(nn.Module):
         return x + branch
 
 
-# What the backward pass of a block finds saved, beside the block's input. "dots" keeps matrix products with weights and
+# What a block saves for its backward pass, besides its input. "dots" keeps matrix products with weights and
 # recomputes attention, norms and GELU; "full" keeps nothing.
 REMAT = {
     "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
@@ -244,7 +244,7 @@ class Blocks(nn.Module):
     """`size.depth` blocks scanned over stacked parameters, then, if the style has one, the final LayerNorm.
 
     Returns (tokens [B, N', D], {"blocks": output of every block [depth, B, N', D], "block_embeddings": these, pooled,
-    [depth, B, D] float32}). Under jit an intermediate that nobody reads costs nothing, in training neither.
+    [depth, B, D] float32}). Under jit an unused intermediate costs nothing, in training or evaluation.
     `remat` is "none" or a key of REMAT. Stochastic depth draws from the rng stream "drop_path".
     """
 
@@ -282,7 +282,7 @@ class Encoder(nn.Module):
 
     `__call__(images [B, H, W, C] float, train, keep=[B, K] int32 or None)` returns (tokens [B, N', D], intermediates).
     The class token, if there is one, comes first. `keep` selects the visible patches of a masked autoencoder before any
-    block runs, so that masking saves what it promises; the class token always stays. Intermediates: those of `Blocks`,
+    block runs, so that masking saves compute; the class token always stays. Intermediates: those of `Blocks`,
     "embedding" [B, D] float32, the pooled tokens, and, channel agnostic and without `keep`, "channel_embeddings"
     [B, C, D] float32, the mean of each channel's tokens. Raises UserError for images that do not fit.
     """

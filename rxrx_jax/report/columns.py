@@ -142,13 +142,13 @@ def seen(found: Found) -> str:
 
 
 def marks(found: Found, column: Column) -> Cell:
-    """T: transductive, C: anchored by controls, X: has seen held-out labels, ?: nobody knows."""
+    """T: transductive, C: anchored by controls, X: has seen held-out labels, ?: unknown."""
     return Cell(seen(found), {"": seen(found)})
 
 
 def training_accuracy(found: Found, column: Column) -> Cell:
     """The accuracy on training minibatches at the end, or that it stayed too low in a seed, and how low. Blank for what
-    has none, as a masked autoencoder, and for a probe, which is fitted otherwise."""
+    has none, as a masked autoencoder, and for a probe, which is fitted in another way."""
     ends = [[line["accuracy"] for line in lines if line.get("accuracy") is not None] for lines in found.training]
     if not all(ends) or not ends or found.row.prefix.startswith("probe/"):
         return Cell()

@@ -1,6 +1,6 @@
 """The report of a table: one HTML file of its numbers, curves, pictures and provenance; it needs no network.
 
-`write_report` is the whole interface. Whatever a run lacks is said in the page, whose HTML is in report.html.
+`write_report` is the whole interface. Whatever a run lacks is reported in the page, whose HTML is in report.html.
 """
 
 import datetime
@@ -89,7 +89,7 @@ def _spread(table, lines):
 
 
 def _groups(table: Table, lines: list[Line], made: list) -> dict[str, list]:
-    """What was made of each line, by the label that parts the page."""
+    """What was made of each line, by the label that divides the page."""
     if not table.group:
         return {"": made}
     at, found = table.labels.index(table.group), {}
@@ -220,7 +220,7 @@ def _maps(table, lines, found):
     absent = {}
     for name, seeds in found.items():
         read = records.read_embeddings(seeds[0].workdir) if seeds else "no workdir"
-        if isinstance(read, str):  # else forgotten: a large dataset's of every run would fill the memory
+        if isinstance(read, str):  # else dropped: those of every run on a large dataset would fill the memory
             absent[name] = read
     chosen = records.choose_for_map(table, lines, [name for name in found if name not in absent])
     embeddings = {run: records.read_embeddings(found[run][0].workdir) for run, _ in chosen}

@@ -1,4 +1,4 @@
-"""What the report needs of finished, unfinished and broken runs. What is missing is said, never raised."""
+"""What the report needs of finished, unfinished and broken runs. What is missing is reported, never raised."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def read_seed(workdir: pathlib.Path) -> Seed:
 
 def read_embeddings(workdir: pathlib.Path) -> dict[str, np.ndarray] | str:
     """site_id, role, embedding and, if it has them, perturbation of the in-batch and cross-batch rows of
-    embeddings.parquet, as the protocol in the run's config divides them, or why there are none."""
+    embeddings.parquet, as the protocol in the run's config divides them, or why they are missing."""
     name = embeddings.NAME
     if not (workdir / name).exists():
         return f"no {name}"
@@ -81,7 +81,7 @@ def by_experiment(final: dict, name: str) -> dict[str, float]:
 
 
 def cell_types(final: dict, name: str) -> dict[str, str]:
-    """Experiment -> cell type of a metric, as the line says beside it. Older lines do not; there the names of
+    """Experiment -> cell type of a metric, as recorded on the same line. Older lines lack it; there the names of
     experiments begin with their cell type's (HUVEC beside HUVEC-01)."""
     if listed := final.get(f"{name.rpartition('/')[0]}/experiments"):
         return {e: cell_type for cell_type, names in json.loads(listed).items() for e in names}

@@ -44,7 +44,7 @@ def is_done(run: Run, out: pathlib.Path, seed: int) -> bool:
 
 
 def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
-    """How the run that lies in `out` differs from what would be trained today: nothing for one that was not started."""
+    """How the run in `out` differs from what would be trained today: nothing for one that was not started."""
     folder = workdir(run.name, out, seed)
     if not (folder / metrics.NAME).exists():
         return []
@@ -71,7 +71,7 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
 
 
 def data_today(settings: dict) -> str:
-    """The fingerprint of the dataset that a config's `data` names, as it lies here now; "" where it does not."""
+    """The fingerprint of the dataset that a config's `data` names, as it is here now; "" if it is missing."""
     try:
         folder = builders().find(settings["name"], settings.get("folder"), **settings.get("builder", {}))
     except (UserError, KeyError, TypeError):

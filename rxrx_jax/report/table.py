@@ -15,7 +15,7 @@ from rxrx_jax.training import metrics
 MARKS = {
     "T": "transductive: the method, its normalisation or what it starts from has used unlabelled held-out images",
     "C": "anchored by the labels of controls on held-out plates",
-    "X": "labels of the held-out experiments were seen, here or in a stage before",
+    "X": "labels of the held-out experiments were seen, here or in an earlier stage",
     "?": "what it has seen is not known",
 }
 # What LaTeX would not print as it is.
@@ -92,7 +92,7 @@ def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
     if any(columns.FEW in cell.text for line in lines for cell in line.cells):
         found.append(
             f"{columns.FEW}: fewer than {ENOUGH_WORLDS} worlds, so the interval is wide; that of one world is over its "
-            "experiments and says nothing of other worlds."
+            "experiments and says nothing about other worlds."
         )
     shown = [line.row for line in lines if line.row.published]
     found += [SOURCES[mark] for mark in SOURCES if mark and any(row.published.mark == mark for row in shown)]

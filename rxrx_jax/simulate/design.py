@@ -6,7 +6,7 @@ wells; the same positive controls and some untreated wells are on every plate; w
 plate.
 
 layout 'fixed': the same groups of treatments share a plate in every experiment, as in RxRx1 (its plate leak);
-which plate carries which group is drawn per experiment. layout 'reshuffled': the groups are drawn anew per
+which plate carries which group is drawn per experiment. layout 'reshuffled': the groups are redrawn per
 experiment. Everything else about a world (perturbations, nuisance, cells) depends on the seed and on names
 only, so two screens that differ in nothing but the layout share them.
 """

@@ -1,7 +1,7 @@
 """Writes the simulated screen as RxRx2, RxRx19a, RxRx19b, RxRx3 and RxRx3-core are published: tables and files.
 
 Their plates have 1,536 wells, in which the simulator's 384 spread out (`address`). A treatment occurs at several
-concentrations, which its pixels do not know of. Of RxRx19b, RxRx3 and RxRx3-core, whose wells have one site, only
+concentrations, which do not affect its pixels. Of RxRx19b, RxRx3 and RxRx3-core, whose wells have one site, only
 site 1 is written. The pixels are those of `render_site`, from which each layout can be checked exactly.
 """
 
@@ -25,7 +25,7 @@ RXRX3 = ("well_id", "experiment_name", "plate", "address", "gene", "treatment", 
 CONCENTRATIONS = ("0.0025", "0.01", "0.025", "0.1", "0.25", "1", "2.5", "10")
 CONDITIONS_19A = ("Active SARS-CoV-2", "UV Inactivated SARS-CoV-2", "Mock")  # the first with a treatment
 CONDITIONS_19B = ("storm-severe", "healthy", "")
-MITOCHONDRIA = 4  # the channel that RxRx19a has not
+MITOCHONDRIA = 4  # the channel that RxRx19a lacks
 ROWS_1536 = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "AA", "AB", "AC", "AD", "AE", "AF"]
 ROW_GROUP, SHARD = 50, 400  # of RxRx3-core: small, so that plates do not begin where files or row groups do
 
@@ -39,7 +39,7 @@ def sixteen_bits(pixels: np.ndarray) -> np.ndarray:
     """The values that RxRx3's layout has for 8-bit pixels [H, W, C]: uint16 of the same shape.
 
     Those whose square root is the pixel, round(255 * sqrt(value / 65535)), and not always the middle one of them:
-    reading only the high bytes, or in the wrong order, is noticed.
+    reading only the high bytes, or in the wrong order, is detected.
     """
     rows, columns = np.indices(pixels.shape[:2])
     wide = pixels.astype(np.int64)
@@ -63,7 +63,7 @@ def write_rxrx19a(screen: Screen, root) -> None:
 
 
 def write_rxrx19b(screen: Screen, root) -> None:
-    """The same with other disease conditions, six channels, and one site a well."""
+    """The same with other disease conditions, six channels, and one site per well."""
 
     def names(row):
         return [*_site_names(row), _condition(row, CONDITIONS_19B)]
@@ -186,12 +186,12 @@ def _compound(row: dict) -> tuple[str, str, str]:
 
 
 def _condition(row: dict, conditions: tuple[str, ...]) -> str:
-    """The first condition with a compound, all of them in turn without."""
+    """The first condition for a compound, all of them in turn otherwise."""
     return conditions[row["replicate"] % len(conditions) if row["well_type"] == "negative_control" else 0]
 
 
 def _is_guide(screen: Screen, row: dict) -> bool:
-    """Whether a well has a CRISPR guide, and no control."""
+    """Whether a well has a CRISPR guide and is not a control."""
     return screen.experiments.index(row["experiment"]) % 2 == 0 and row["well_type"] != "negative_control"
 
 

@@ -5,7 +5,7 @@ RNA (Syto14), 4 mitochondria (MitoTracker), 5 Golgi and membranes (WGA).
 
 The field of view is fixed: a larger image shows the same cells with more pixels, but its own camera noise.
 Grey levels are brighter than RxRx1's (means of about 15 to 60 of 255 instead of 5 to 15), so that rounding
-does not eat the signal at 64 pixels.
+does not destroy the signal at 64 pixels.
 """
 
 import functools

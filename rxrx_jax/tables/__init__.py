@@ -1,5 +1,5 @@
 """Tables that `python -m rxrx_jax.reproduce NAME` makes, one file each with `TABLE = Table(...)`; a path to such a file
-anywhere does too. CONTRIBUTING.md shows a whole one.
+anywhere works too. CONTRIBUTING.md shows a complete one.
 """
 
 import dataclasses
@@ -111,11 +111,11 @@ class Table:
             if len(row.labels) != len(self.labels):
                 raise UserError(f"{where}: {len(row.labels)} labels for the headings {', '.join(self.labels)}")
             if row.run and row.run not in runs:
-                raise UserError(f"{where}: there is no run {row.run!r}")
+                raise UserError(f"{where}: unknown run {row.run!r}")
             if row.baseline and row.baseline not in names:
-                raise UserError(f"{where}: there is no row of the name {row.baseline!r} to compare with")
+                raise UserError(f"{where}: no row is named {row.baseline!r}, its baseline")
             if row.published and row.published.mark not in SOURCES:
-                raise UserError(f"{where}: the mark {row.published.mark!r} is none of {', '.join(SOURCES)}")
+                raise UserError(f"{where}: the mark {row.published.mark!r} is not one of {', '.join(SOURCES)}")
         for run in self.runs:
             if run.starts_from and run.starts_from not in runs:
                 raise UserError(f"table {self.title!r}: run {run.name} starts from {run.starts_from!r}, not among them")
@@ -126,10 +126,10 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Table:
-    """The table of a name or of a path to a .py file. Raises UserError when there is none."""
+    """The table of a name or of a path to a .py file. Raises UserError for an unknown one."""
     path = pathlib.Path(name).expanduser() if name.endswith(".py") else pathlib.Path(__file__).parent / f"{name}.py"
     if not path.is_file():
-        raise UserError(f"there is no table {name}; expected one of {', '.join(names())} or the path of a .py file")
+        raise UserError(f"unknown table {name}; expected one of {', '.join(names())} or the path of a .py file")
     spec = importlib.util.spec_from_file_location(f"rxrx_jax.tables.{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -78,6 +78,6 @@ class Mae:
         return {"embedding": found["embedding"]}
 
     def noise(self, key, images):
-        """Uniform noise [B, N] from one key an image, key [B]; N patches, of each channel if channel agnostic."""
+        """Uniform noise [B, N] from one key per image, key [B]; N patches, of each channel if channel agnostic."""
         n = jax.eval_shape(self.module.patches, images).shape[1]
         return jax.vmap(lambda k: jax.random.uniform(k, (n,)))(key)

@@ -1,4 +1,4 @@
-"""Weights in and out: files of other projects as parameters of the models here, and runs as folders to give away.
+"""Weights in and out: files of other projects as parameters of the models here, and runs as folders to publish.
 
 imported = weights.load("model.safetensors")           # OpenPhenom, timm, or a folder that `export` wrote
 tokens, found = imported.encoder.apply({"params": imported.params["encoder"]}, images)
@@ -34,7 +34,7 @@ def load(path: str | pathlib.Path, channels: int | None = None, side: int | None
     Args:
       path: a file (safetensors or torch.save) of an OpenPhenom kind of model or of a timm ViT, a folder that holds one
         as model.safetensors, or a folder that rxrx_jax.weights.export wrote.
-      channels: of the images it shall see; a timm file with another number is adapted, the others are as they are.
+      channels: of the images it will see; a timm file with another number is adapted, the others are as they are.
       side: patches along a side of these images; learned positions of a timm file are interpolated.
 
     Raises UserError naming the file, and the tensor if one is missing, left over or of another shape.
@@ -76,7 +76,7 @@ def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None
 
 
 def seen(path: str | pathlib.Path) -> Seen:
-    """What the weights at `path` have seen, as the table says that lies in an exported folder; unknown, under the name
+    """What the weights at `path` have seen, from the table in an exported folder; unknown, under the name
     of the file, for all others. Reads no tensor."""
     path = pathlib.Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
@@ -87,7 +87,7 @@ def seen(path: str | pathlib.Path) -> Seen:
 
 def _advice(there: Encoder, here: Encoder | None) -> str:
     """The keys of config.model that make the encoder `there`, those that `here` has otherwise or, where `here` is no
-    vit, those that are not the default. Stochastic depth is nothing that weights know."""
+    vit, those that are not the default. Weights say nothing about stochastic depth."""
     keys = model_keys(there)
     if isinstance(here, Encoder):
         present = dataclasses.asdict(here.style) | {"drop_path": there.style.drop_path}
@@ -102,7 +102,7 @@ def _advice(there: Encoder, here: Encoder | None) -> str:
 
 
 def _view(shapes: dict, patch: int) -> tuple[int | None, int | None]:
-    """(channels, patches along a side) of the images of an encoder with these shapes; None where they do not tell."""
+    """(channels, patches along a side) of the images of an encoder with these shapes; None if unknown."""
     rows = shapes["embed/kernel"].shape[0] if "embed/kernel" in shapes else 0
     patches = shapes["positions"].shape[1] - ("class_token" in shapes) if "positions" in shapes else 0
     side = math.isqrt(patches)
@@ -123,7 +123,7 @@ def _convert(path: pathlib.Path, tensors: dict, channels: int | None, side: int 
     if timm.MARK in tensors:
         return timm.convert(path, tensors, channels, side)
     names = ", ".join(sorted(tensors)[:3])
-    raise UserError(f"{path}: no kind of model known here has tensors like {names}; expected OpenPhenom or a timm ViT")
+    raise UserError(f"{path}: no known kind of model has tensors like {names}; expected OpenPhenom or a timm ViT")
 
 
 def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:

@@ -23,7 +23,7 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
         f"# {name} trained on {run['data']['name']}",
         "",
         *(
-            ("**SIMULATED DATA. These weights have never seen a real image and say nothing of real cells.**", "")
+            ("**SIMULATED DATA. These weights have never seen a real image and say nothing about real cells.**", "")
             if simulated
             else ()
         ),
@@ -79,7 +79,7 @@ def _held_out(transductive: bool | None) -> str:
     if transductive is None:
         return (
             "Whether this is transductive is **unknown**: training started from weights of another project, and what "
-            "these had seen nobody here knows. In this run no image of the held-out experiments took part."
+            "these had seen is not known. In this run no image of the held-out experiments took part."
         )
     if transductive:
         return (

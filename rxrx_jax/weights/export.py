@@ -1,4 +1,4 @@
-"""Makes a folder to give away from a run.
+"""Makes a folder to publish from a run.
 
     python -m rxrx_jax.weights.export --checkpoint=WORKDIR --out=FOLDER
 
@@ -38,7 +38,7 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
 
     Args: path, a run's workdir or one of its checkpoint folders; out, which must not exist or be empty; source, the
     part of the state to take, one of checkpoint.PARTS, None for the one that the run was evaluated with.
-    Raises UserError for a network that is no ViT, for a part that the run does not have, and for "params" that are not
+    Raises UserError for a network other than a ViT, a part that the run does not have, and "params" that are not
     those the run has recorded.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -72,10 +72,10 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
 
 
 def make_encoder(run: dict, workdir: pathlib.Path) -> Encoder:
-    """The encoder of a run's config. Raises UserError if it is no ViT."""
+    """The encoder of a run's config. Raises UserError if it is not a ViT."""
     encoder = models.make_encoder(Config(run["model"], "model."))
     if not isinstance(encoder, Encoder):
-        raise UserError(f"{workdir} trained a {run['model']['name']}: only a vit can be taken out of its run")
+        raise UserError(f"{workdir} trained a {run['model']['name']}: only a vit can be exported")
     return encoder
 
 
@@ -113,7 +113,7 @@ def dataset_statistics(run: dict) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m rxrx_jax.weights.export", description="Makes a folder to give away from a run."
+        prog="python -m rxrx_jax.weights.export", description="Makes a folder to publish from a run."
     )
     parser.add_argument("--checkpoint", required=True, help="a run's workdir, or one of its checkpoint folders")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the folder to make")

@@ -1,4 +1,4 @@
-"""From PyTorch's tensors to the parameters of rxrx_jax.models: what every foreign format shares."""
+"""From PyTorch's tensors to the parameters of rxrx_jax.models: what all foreign formats share."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ class Imported:
     encoder: the module that they fit; params: {"encoder": ...} and, of a masked autoencoder, its other parts, float32
     numpy arrays; channels: that images must have, None for any 1 to 11; crop: side in pixels that the positions are
     for; normalisation: of images, one of augment.NORMALISATIONS; decoder: (width, depth, heads) of a masked
-    autoencoder's, as `config.task.decoder`, or None; notes: what a user should know, a line each.
+    autoencoder's, as `config.task.decoder`, or None; notes: what a user should know, one line each.
     """
 
     encoder: Encoder

@@ -1,9 +1,9 @@
 """Published masked autoencoders of microscopy images (Kraus et al. 2024, arXiv 2404.10242) and their ViT encoders.
 
 The channel-agnostic one is what the file of OpenPhenom-S/16 holds; the others have one patch embedding for all
-channels. Every size is read from the tensors; a config beside the file is not looked at. What no tensor tells is as
+channels. Every size is read from the tensors; a config beside the file is ignored. What no tensor determines is as
 published: LayerNorms have epsilon 1e-6, the channel-agnostic decoder has 16 heads in its blocks and 8 across channels.
-Later code of the same authors has 1e-5 in the decoder, which predictions feel a little and embeddings do not.
+Later code of the same authors has 1e-5 in the decoder, which changes predictions a little and embeddings not at all.
 """
 
 import numpy as np
@@ -70,11 +70,11 @@ def convert(path, tensors: dict[str, np.ndarray]) -> Imported:
 
 
 def _blocks(source: Tensors, prefix: str, width: int) -> tuple[list[dict], int, int, dict]:
-    """(parameters of each block, hidden width of the MLP, width of a head, what they say of the Style)."""
+    """(parameters of each block, hidden width of the MLP, width of a head, the fields of Style that they determine)."""
     first = f"{prefix}blocks.0."
     qkv_bias, scaled = f"{first}in_proj.bias" in source, f"{first}ls.gamma" in source
     if f"{first}q_norm.weight" not in source:
-        raise UserError(f"{source.path} has no tensor '{first}q_norm.weight', which alone tells the number of heads")
+        raise UserError(f"{source.path} has no tensor '{first}q_norm.weight', which alone sets the number of heads")
     head = len(source.left[f"{first}q_norm.weight"])
     heads = heads_of(source.path, width, head)
     blocks, mlp = [], None
@@ -121,7 +121,7 @@ def _with_decoder(imported: Imported, source: Tensors, notes: list[str]) -> Impo
     if imported.encoder.style.channel_agnostic and "decoder_pred.weight" in source:
         decoder, found = _decoder(imported, source)
         params = params | found
-        notes.append(f"no tensor tells the decoder's heads: {DECODER_HEADS} and {CROSS_HEADS} (cross), as published")
+        notes.append(f"no tensor sets the decoder's heads: {DECODER_HEADS} and {CROSS_HEADS} (cross), as published")
     elif dropped := source.drop("decoder.", "decoder_pred.", "encoder_decoder_proj."):
         notes.append(f"{len(dropped)} tensors of the decoder are left out: its form is not known here")
     source.check_all_taken()

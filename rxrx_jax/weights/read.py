@@ -1,4 +1,4 @@
-"""Reads the tensors of a file of weights, whatever made it, by what is in it and not by its name."""
+"""Reads the tensors of a file of weights, recognised by its content and not by its name."""
 
 import json
 import pathlib
@@ -33,7 +33,7 @@ def read_tensors(path: str | pathlib.Path) -> dict[str, np.ndarray]:
             f"{path} is a pickle, or of torch.save before PyTorch 1.6; convert it on a machine with PyTorch: "
             f"torch.save(torch.load({str(path)!r}, weights_only=True), 'new.pt')"
         )
-    raise UserError(f"{path} is no file of weights: neither safetensors nor an archive of torch.save")
+    raise UserError(f"{path} is not a file of weights: neither safetensors nor an archive of torch.save")
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -50,7 +50,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except (safetensors.SafetensorError, OSError, TypeError, ValueError, AttributeError, MemoryError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is damaged or not a safetensors file: {str(error).splitlines()[0]}") from error
 
 
 def _state_dict(path: pathlib.Path, saved) -> dict[str, np.ndarray]:
@@ -64,5 +64,5 @@ def _state_dict(path: pathlib.Path, saved) -> dict[str, np.ndarray]:
         raise UserError(f"{path} holds a {type(saved).__name__} and not tensors by name; save a state_dict")
     for name, value in saved.items():
         if not isinstance(value, np.ndarray) or not isinstance(name, str):
-            raise UserError(f"{path}: {name!r} is no tensor; save a state_dict")
+            raise UserError(f"{path}: {name!r} is not a tensor; save a state_dict")
     return saved

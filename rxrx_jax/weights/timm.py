@@ -1,7 +1,7 @@
 """Vision transformers of the timm library (Wightman 2019, https://github.com/huggingface/pytorch-image-models): serial
 blocks, with or without biases of q, k and v, their norms, LayerScale and a class token.
 
-What no tensor tells is as timm has it: LayerNorms have epsilon 1e-6; the embedding is the class token if there is one
+What no tensor determines is as in timm: LayerNorms have epsilon 1e-6; the embedding is the class token if there is one
 and a final `norm`, else the mean of the patch tokens.
 """
 
@@ -30,11 +30,11 @@ def convert(path, tensors: dict[str, np.ndarray], channels: int | None, side: in
 
     Args:
       channels: if the file has another number, its patch embedding is adapted (`adapt_channels`); None = as it is.
-      side: patches along a side of the images that it shall see; learned positions for others are interpolated
+      side: patches along a side of the images that it will see; learned positions for others are interpolated
         (`resize_positions`); None = as it is.
 
     Raises UserError naming a tensor that is missing, of another shape, or that no model here has (register tokens, a
-    distillation token, SwiGLU); and when no tensor and no size in SIZES tells the number of heads.
+    distillation token, SwiGLU); and when no tensor and no size in SIZES determines the number of heads.
     """
     source, notes = Tensors(path, tensors), []
     embed, stored, patch = source.patch_embedding("patch_embed.proj")
@@ -110,9 +110,9 @@ def _heads(source: Tensors, width: int, depth: int, hidden: int) -> tuple[int, l
         return heads_of(source.path, width, len(source.left["blocks.0.attn.q_norm.weight"])), []
     for name, size in SIZES.items():
         if (size.width, size.depth, size.mlp) == (width, depth, hidden):
-            return size.heads, [f"no tensor tells the number of heads: {size.heads}, as size {name} has"]
+            return size.heads, [f"no tensor determines the number of heads: {size.heads}, as size {name} has"]
     raise UserError(
-        f"{source.path}: no tensor tells the number of heads, and none of the sizes {', '.join(SIZES)} has width "
+        f"{source.path}: no tensor determines the number of heads, and none of the sizes {', '.join(SIZES)} has width "
         f"{width}, depth {depth} and MLP {hidden}"
     )
 

@@ -3,7 +3,7 @@
 Such a file is a zip of NAME/data.pkl, a pickle of containers and tensor descriptions, and NAME/data/KEY, the raw bytes
 of each storage. A pickle is a program that may call anything. Here its opcodes are interpreted one by one: the few
 that build containers, and calls of the few names that describe tensors, which are answered with numpy views. Nothing is
-imported or called by name; whatever else the program wants is refused.
+imported or called by name; anything else is refused.
 """
 
 import io
@@ -43,14 +43,14 @@ class Name(str):
 def read(path: pathlib.Path):
     """What was saved: dicts, lists, tuples, numbers, text, and tensors as numpy views into the file's bytes.
 
-    Raises UserError for a damaged file, sizes that are not true, and any other name or opcode.
+    Raises UserError for a damaged file, false sizes, and any other name or opcode.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = _entries(path, archive)
             pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
             if len(pickles) != 1:
-                raise UserError(f"{path} is a zip file but no archive of torch.save: it has no data.pkl")
+                raise UserError(f"{path} is a zip file but not an archive of torch.save: it has no data.pkl")
             folder = pickles[0].removesuffix("data.pkl")
             if entries.get(f"{folder}byteorder") and archive.read(f"{folder}byteorder") != b"little":
                 raise UserError(f"{path} was not written on a little-endian machine; save it again on one")
@@ -62,7 +62,7 @@ def read(path: pathlib.Path):
     except (zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError,
             EOFError, MemoryError, AttributeError) as error:  # fmt: skip
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is damaged or no archive of torch.save: {reason}") from error
+        raise UserError(f"{path} is damaged or not an archive of torch.save: {reason}") from error
 
 
 def _entries(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -139,7 +139,7 @@ class _Reader:
                 stack.append(self.call(called, *arguments))
             elif name == "BUILD":  # attributes of an OrderedDict, where a state_dict keeps its version
                 if not isinstance(stack.pop(), dict) or not isinstance(stack[-1], dict):
-                    raise UserError(f"{self.path} is refused: it sets the state of what is no OrderedDict")
+                    raise UserError(f"{self.path} is refused: it sets the state of what is not an OrderedDict")
             else:
                 about = f" {value!r}" if isinstance(value, str) else ""
                 raise UserError(f"{self.path} is refused: its pickle uses {name}{about}, which no weights need")
@@ -154,9 +154,9 @@ class _Reader:
         return Name(name)
 
     def call(self, called, *arguments):
-        """What calling a name of the archive would give."""
+        """The result of calling a name of the archive."""
         if not isinstance(called, Name):
-            raise ValueError("it calls what is no name")
+            raise ValueError("it calls what is not a name")
         if called == ORDERED_DICT:
             () = arguments
             return {}
@@ -169,7 +169,7 @@ class _Reader:
 
     def set_items(self, target, items):
         if not isinstance(target, dict):
-            raise ValueError("it sets items of what is no dict")
+            raise ValueError("it sets items of what is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, (str, int)):
                 raise ValueError("a key is neither text nor a number")
@@ -195,12 +195,12 @@ class _Reader:
         return array
 
     def tensor(self, storage, offset, size, stride) -> np.ndarray:
-        """A view of `storage`; every element must lie inside and, expanded ones aside, be there once."""
+        """A view of `storage`; every element must lie inside and, expanded ones aside, occur once."""
         numbers = (offset, *size, *stride)
         if not isinstance(storage, np.ndarray) or len(size) != len(stride):
             raise ValueError("a tensor is described wrongly")
         if any(type(number) is not int or number < 0 for number in numbers):
-            raise UserError(f"{self.path} is refused: a tensor has a size, stride or offset that is no count")
+            raise UserError(f"{self.path} is refused: a tensor has a size, stride or offset that is not a count")
         count = math.prod(size)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else 0
         if count > storage.size or (count and last >= storage.size):

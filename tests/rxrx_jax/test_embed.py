@@ -313,7 +313,7 @@ def test_one_device_and_eight_give_the_same_numbers(plain, folder, dataset, tmp_
         ("nowhere", [], "no checkpoint there"),
         (".", [], "no checkpoint there"),
         ("plain", ["--minibatch=0"], "--minibatch=0 does not divide"),
-        ("plain", ["--data=/nowhere/data"], "--data=/nowhere/data is no folder"),
+        ("plain", ["--data=/nowhere/data"], "--data=/nowhere/data is not a folder"),
         ("plain", ["--data=rxrx9"], "no dataset is called 'rxrx9'"),
     ],
 )

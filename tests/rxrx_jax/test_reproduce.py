@@ -70,7 +70,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         reproduce.main(["nothing", f"--out={tmp_path}"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("error: there is no table nothing; expected one of demo")
+    assert capsys.readouterr().err.startswith("error: unknown table nothing; expected one of demo")
     with pytest.raises(SystemExit):
         reproduce.main(["demo", f"--out={tmp_path}", "--seeds=0"])
     assert "--seeds and --jobs must be at least 1" in capsys.readouterr().err

@@ -40,7 +40,7 @@ CONFIGS = {
 
 @contextlib.contextmanager
 def small_models():
-    """Within it the ViT called XXS is smaller still, and resnet50 is no ResNet-50."""
+    """Within it the ViT called XXS is smaller still, and resnet50 is not a full ResNet-50."""
     few = functools.partial(ResNet, (1, 1), 4)
     with mock.patch.dict(vit.SIZES, XXS=Size(16, 2, 32, 2)), mock.patch.object(models, "ResNet", few):
         yield

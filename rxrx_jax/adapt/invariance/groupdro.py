@@ -12,7 +12,7 @@ from rxrx_jax.adapt.method import Method, Needs, mean_by_domain
 @dataclasses.dataclass(frozen=True)
 class GroupDRO(Method):
     """The loss is sum_g q_g * (mean loss of domain g in the minibatch), with q_g <- q_g exp(rate * that mean),
-    normalised; q starts uniform over the training domains. A domain that a minibatch leaves out has loss 0 there."""
+    normalised; q starts uniform over the training domains. A domain absent from a minibatch has loss 0 there."""
 
     rate: float = 0.01
 

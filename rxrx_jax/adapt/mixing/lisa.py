@@ -1,4 +1,4 @@
-"""LISA, selective augmentation: images of one perturbation in two experiments are mixed, so that what is left in common
+"""LISA, selective augmentation: images of one perturbation in two experiments are mixed, so that what they share
 is the perturbation (Yao et al. 2022, arXiv 2201.00299, intra-label LISA with CutMix, its choice for image data)."""
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Mean teacher: unlabelled held-out images are to be read as an average of the network's past reads them (Tarvainen &
+"""Mean teacher: predictions on unlabelled held-out images follow those of an average of past networks (Tarvainen &
 Valpola 2017, arXiv 1703.01780). Transductive."""
 
 import dataclasses
@@ -13,7 +13,7 @@ from rxrx_jax.data.batch import HELD_OUT
 @dataclasses.dataclass(frozen=True)
 class MeanTeacher(Method):
     """The loss gains weight * ramp * the mean squared difference of student's and teacher's class probabilities on the
-    held-out images, each of which both see in a view of their own. The teacher is the run's moving average
+    held-out images, of which each sees its own view. The teacher is the run's moving average
     (`optim.ema_decay`), which is also what is evaluated. ramp: exp(-5 (1 - t)^2) over the share `ramp_up` of the run,
     as in the paper's code."""
 

@@ -1,7 +1,7 @@
-"""AdaBN: BatchNorm statistics of the domain that is being read (Li et al. 2016, arXiv 1603.04779).
+"""AdaBN: BatchNorm statistics of the domain that is being predicted (Li et al. 2016, arXiv 1603.04779).
 
 Post hoc (`config.post_hoc`): any trained network, its statistics re-estimated on each domain's unlabelled images before
-it reads them. As the method of a run, batch-pure: training minibatches come from one domain each as well, so that the
+predicting them. As the method of a run, batch-pure: training minibatches come from one domain each as well, so that the
 network has only ever seen statistics of one domain (Lin & Lu 2022, bioRxiv 2022.10.14.512286). Both are transductive.
 """
 

@@ -2,7 +2,7 @@
 
 Every domain of a training minibatch is normalised by the statistics of its own images there, and the loss is that of
 the network thus adapted; at test each minibatch of a domain's unlabelled images is normalised by its own
-(transductive). Running statistics are averages over the domains, for evaluators that read without adaptation.
+(transductive). Running statistics are averages over the domains, for evaluators that predict without adaptation.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from rxrx_jax.adapt.method import Encoded, Method, Needs
 
 @dataclasses.dataclass(frozen=True)
 class ArmBN(Method):
-    """support: images that statistics are taken from at test; 0, as many as training takes from a domain, at most an
+    """support: images used for the statistics at test; 0, as many as training takes from a domain, at most an
     evaluation minibatch."""
 
     support: int = 0

@@ -1,8 +1,8 @@
 """Protocols: which records are trained on, which are scored, and how many there must be. The role of a record is the
-protocol's, not that of the shard it lies in, so that another protocol needs no other records.
+protocol's, not that of the shard that holds it, so that another protocol needs no other records.
 
 A protocol is a file with `protocol(dataset) -> Protocol`, a function of the dataset's table alone: a file of this
-folder by its name, or anybody's by its path, in `config.protocol.name`. Nothing registers it.
+folder by its name, or any other by its path, in `config.protocol.name`. There is no registry.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ DEFAULT = "held_out_experiments"
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """roles: the fitted and scored rows. counts: by role, and of "fit", the (images, experiments) that there must be,
-    every image with a label; classes: of the dataset; {} and None where any number will do. published: by metric, such
+    every image with a label; classes: of the dataset; {} and None accept any number. published: by metric, such
     as "cross_batch/site_accuracy", (value, standard deviation over seeds, source) of empirical risk minimisation."""
 
     roles: Roles
@@ -36,7 +36,7 @@ class Protocol:
 def find(name: str) -> Callable[..., Protocol]:
     """The function `protocol` of a file of this folder by its name, or of a .py file by its path.
 
-    Raises UserError where there is none."""
+    Raises UserError if it does not exist."""
     known = sorted(path.stem for path in pathlib.Path(__file__).parent.glob("[a-z]*.py"))
     if name in known:
         module = importlib.import_module(f"{__name__}.{name}")
@@ -86,7 +86,7 @@ def check(dataset, name: str, found: Protocol) -> None:
         if unknown := (sites.label[rows[role]] < 0).sum():
             raise UserError(
                 f"protocol {name}: {unknown:,} of the {count[0]:,} images of {role} have no label; prepare the dataset "
-                "from a source that tells them"
+                "from a source that has them"
             )
     if found.classes not in (None, len(dataset.classes)):
         raise UserError(

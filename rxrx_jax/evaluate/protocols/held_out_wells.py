@@ -32,7 +32,7 @@ def held_out(sites, rows: np.ndarray) -> np.ndarray:
     """Names of the wells to hold out among those of the rows [n], str [m]."""
     names, first = np.unique(sites.well_id[rows], return_index=True)
     experiment, label = sites.experiment[rows][first], sites.label[rows][first]
-    draw = [zlib.crc32(name.encode()) for name in names.tolist()]  # an order that has nothing to do with position
+    draw = [zlib.crc32(name.encode()) for name in names.tolist()]  # an order unrelated to position
     chosen = [names[:0]]
     for one in np.unique(experiment):
         here = (experiment == one) & (label >= 0)

@@ -1,5 +1,5 @@
 """WILDS RxRx1, in-distribution: trained as in `wilds_ood` and scored on site 2 of the training wells (`id_test`) and on
-the validation experiments alone. It leaves the 14 test experiments untouched, for while a method is being developed."""
+the validation experiments alone. It leaves the 14 test experiments untouched while a method is developed."""
 
 from rxrx_jax.data import Roles
 from rxrx_jax.evaluate.protocols import Protocol, wilds_ood

@@ -24,7 +24,7 @@ from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
 
 DOMAINS = np.array([0, 2, 1, 1, 0, 2, 1], np.int32)
-KEYS = jax.random.split(jax.random.key(0), 7)  # one an image
+KEYS = jax.random.split(jax.random.key(0), 7)  # one per image
 
 
 # Gradient reversal.
@@ -289,7 +289,7 @@ def test_reading_a_domain_with_its_own_statistics(tmp_path):
     found = context.predict("cross_batch", "adabn")
     np.testing.assert_array_equal(found["row"], np.flatnonzero(split == "test"))
     encoder = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"]["encoder"])
-    x = np.tensordot((images - 120.0) / (70 + EPSILON), encoder["conv0"]["kernel"], 3)  # one window an image
+    x = np.tensordot((images - 120.0) / (70 + EPSILON), encoder["conv0"]["kernel"], 3)  # one window per image
     for g in (0, 1):
         mean, var = x[experiment == g].mean(0), x[experiment == g].var(0)
         x[experiment == g] = (x[experiment == g] - mean) / np.sqrt(var + 1e-5)

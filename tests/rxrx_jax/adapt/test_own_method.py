@@ -76,7 +76,7 @@ def test_a_method_of_ones_own_trains_resumes_and_is_evaluated_on_two_processes(o
     assert codes == [0, 0] and "resuming" in again.log()
     runs["stopped"] = metrics.read(tmp_path / "stopped" / "metrics.jsonl")
 
-    # Each stream is whole on both processes, and the carry goes on after the stop.
+    # Each stream is whole on both processes, and the carry continues after the stop.
     for lines in runs.values():
         training = [line for line in lines if "loss" in line]
         assert all(line["train_is_train"] == line["held_out_is_held_out"] == 1 for line in training)

@@ -63,7 +63,7 @@ def unreadable(folder, split="train"):
 
 
 def rewrite(path, change):
-    """Writes a shard anew with change(record number, bytes) -> bytes in place of every record."""
+    """Rewrites a shard with change(record number, bytes) -> bytes in place of every record."""
     reader = ArrayRecordReader(str(path))
     old = [reader.read([i])[0] for i in range(reader.num_records())]
     writer = ArrayRecordWriter(str(path), reader.writer_options_string().partition(",transpose")[0] + ",uncompressed")
@@ -235,7 +235,7 @@ def test_files_that_are_missing_or_cut_short_stop_the_opening(folder):
     whole = path.read_bytes()
     for cut in (whole[:-10], whole[: len(whole) // 2], whole[:-65536], b""):
         path.write_bytes(cut)
-        with pytest.raises(UserError, match=f"{path} is cut short or damaged: copy it again, or build"):
+        with pytest.raises(UserError, match=f"{path} is cut short or damaged: copy it again, or rebuild"):
             data.read_dataset(folder)
     path.unlink()
     with pytest.raises(UserError, match=rf"{path} cannot be read \(No such file or directory\): copy it again"):

@@ -205,7 +205,7 @@ def test_a_partner_is_uniform_over_the_other_experiments_then_over_its_rows():
 
 
 def test_pair_errors_name_the_key():
-    with pytest.raises(UserError, match="minibatch 7 holds no whole number of pairs"):
+    with pytest.raises(UserError, match="minibatch 7 does not hold a whole number of pairs"):
         pairs(7)
     with pytest.raises(UserError, match="seed=-1"):
         pairs(seed=-1)
@@ -239,7 +239,7 @@ def test_which_sampler_a_dataset_gets(capsys):
     dataset, rows = table(), np.arange(8)
     assert isinstance(data.make_sampler(dataset, rows, 4, "experiment", 0, 0), Sampler)
     assert isinstance(data.make_sampler(dataset, rows, 4, "experiment", 0, 0, "perturbation"), PairSampler)
-    assert capsys.readouterr().err == ""  # nobody is left out
+    assert capsys.readouterr().err == ""  # no site is left out
     with pytest.raises(UserError, match="data.pairs='well': expected perturbation or nothing"):
         data.make_sampler(dataset, rows, 4, "experiment", 0, 0, "well")
     with pytest.raises(UserError, match="data.groups_per_minibatch=0, not 2"):

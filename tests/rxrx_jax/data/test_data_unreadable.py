@@ -192,7 +192,7 @@ def test_predictions_leave_out_what_cannot_be_read_and_count_it(whole, damage):
         context.of_images(pixels, rows[keep])["sum"], good.of_images(pixels, rows[keep])["sum"]
     )
     assert len(context.embeddings()[0]) == len(whole.sites) - 3 and len(context.left_out) == 3
-    with pytest.raises(UserError, match=rf"{whole.sites.site_id[bad[0]]} .* cannot be read any more"):
+    with pytest.raises(UserError, match=rf"{whole.sites.site_id[bad[0]]} .* can no longer be read"):
         context.of_images(pixels, rows)
     state = types.SimpleNamespace(network=lambda: good.network)
     assert context.use(state).left_out == set()

@@ -87,7 +87,7 @@ def test_the_experiment_alone_does_not_tell_the_plate():
 
 
 def test_what_a_well_alone_says_is_never_scored_on_its_own_sites():
-    """An embedding of wells drawn at random says nothing of other wells, however alike the sites of one are."""
+    """An embedding of wells drawn at random says nothing about other wells, however alike the sites of one are."""
     _, well = np.unique(DATASET.sites.well_id, return_inverse=True)
     found = probe(np.random.default_rng(0).normal(size=(well.max() + 1, 32))[well])
     assert found["x/experiment_accuracy"] == pytest.approx(0.25, abs=0.04)

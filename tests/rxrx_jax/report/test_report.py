@@ -236,7 +236,7 @@ def test_every_experiment_of_every_seed_has_a_dot(made):
             for seed in range(2):
                 value = final[seed][f"{split}/site_accuracy/{name}"]
                 assert f"{name} ({split.replace('_', '-')}, seed {seed}) {value:.3f}" in page.text
-    assert "HUVEC (" not in page.text  # a cell type is no experiment
+    assert "HUVEC (" not in page.text  # a cell type is not an experiment
 
 
 def test_what_is_missing_is_said(made):

@@ -130,7 +130,7 @@ def test_fewer_than_five_worlds_and_one_dataset_are_said(tmp_path):
     assert cell.text == f"{alone.low:.3f} to {alone.high:.3f} (1 world†)"
     assert cell.how == "t over 5 experiments within 2 cell types (3/2; B: fewer than 3, with the pooled variance)"
 
-    one = make(rows, runs, seeds=3)  # three seeds of one dataset are no worlds
+    one = make(rows, runs, seeds=3)  # three seeds of one dataset are not worlds
     lines = table.measure(one, tmp_path, 3)
     mean = {name: np.mean([of[name] for of in found]) for name in STRATA}
     expected = intervals.over_experiments(mean, STRATA)
@@ -195,10 +195,10 @@ def test_rows_that_cannot_be_measured_are_named(tmp_path):
 @pytest.mark.parametrize(
     "rows, runs, words",
     [
-        ([Row(("x",), "gone")], {"a": None}, "row x: there is no run 'gone'"),
+        ([Row(("x",), "gone")], {"a": None}, "row x: unknown run 'gone'"),
         ([Row(("x", "y"), "a")], {"a": None}, "2 labels for the headings method"),
-        ([Row(("x",), "a", baseline="z")], {"a": None}, "no row of the name 'z'"),
-        ([Row(("x",), published=Published(1, "M", ""))], {"a": None}, "the mark 'M' is none of"),
+        ([Row(("x",), "a", baseline="z")], {"a": None}, "no row is named 'z'"),
+        ([Row(("x",), published=Published(1, "M", ""))], {"a": None}, "the mark 'M' is not one of"),
         ([], {"a": "gone"}, "run a starts from 'gone'"),
         ([Row(("x",), "a", name="n")] * 2, {"a": None}, "two rows are called 'n'"),
     ],
@@ -210,7 +210,7 @@ def test_mistakes_in_a_table_are_named(rows, runs, words):
 
 def test_tables_are_found_by_name_or_path(tmp_path):
     assert tables.load("demo").title == demo.TABLE.title and tables.names() == ["demo"]
-    with pytest.raises(UserError, match="there is no table nothing; expected one of demo or the path"):
+    with pytest.raises(UserError, match="unknown table nothing; expected one of demo or the path"):
         tables.load("nothing")
     path = tmp_path / "mine.py"
     path.write_text("ROWS = ()")

@@ -208,7 +208,7 @@ def test_what_cannot_be_exported(tmp_path, capsys):
             "is damaged: its parameters",
         ),
         ("config.json", "", "config.json cannot be read"),
-        ("config.json", json.dumps({"model": {"name": "convnet", "widths": [8]}}), "only a vit can be taken out"),
+        ("config.json", json.dumps({"model": {"name": "convnet", "widths": [8]}}), "only a vit can be exported"),
     ):
         before = (run / line).read_text()
         (run / line).write_text(text)

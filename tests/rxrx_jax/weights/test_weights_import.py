@@ -190,7 +190,7 @@ def test_a_projection_with_biases_is_split_like_its_weights(tmp_path, phenom, st
     "change, message",
     [
         (lambda t: t.pop(f"{PREFIX}blocks.1.k_norm.bias"), r"has no tensor '.*blocks.1.k_norm.bias'"),
-        (lambda t: t.pop(f"{PREFIX}blocks.0.q_norm.weight"), "which alone tells the number of heads"),
+        (lambda t: t.pop(f"{PREFIX}blocks.0.q_norm.weight"), "which alone sets the number of heads"),
         (lambda t: t.pop("decoder.cross_attention.q.weight"), "has no tensor 'decoder.cross_attention.q.weight'"),
         (lambda t: t.pop("encoder_decoder_proj.bias"), "has no tensor 'encoder_decoder_proj.bias'"),
         (lambda t: t.update({"decoder.more": np.zeros(2)}), "holds tensors that no model here has: decoder.more"),
@@ -217,7 +217,7 @@ def test_what_is_missing_left_over_or_of_another_shape_is_named(tmp_path, phenom
 
 def test_an_unknown_kind_of_file(tmp_path):
     path = save(tmp_path / "a.safetensors", {"conv1.weight": np.zeros(3)})
-    with pytest.raises(UserError, match="no kind of model known here has tensors like conv1.weight"):
+    with pytest.raises(UserError, match="no known kind of model has tensors like conv1.weight"):
         weights.load(path)
 
 
@@ -298,7 +298,7 @@ def test_missing_tensors_and_heads_that_nothing_tells(tmp_path, vit):
     with pytest.raises(UserError, match="positions of 7 patches are not those of a square image"):
         weights.load(save(tmp_path / "c.safetensors", vit | {"pos_embed": np.zeros((1, 8, 12))}))
     norms = tuple(f"blocks.{i}.attn.{n}_norm" for i in range(2) for n in "qk")
-    with pytest.raises(UserError, match="no tensor tells the number of heads, and none of the sizes .* has width 12, "):
+    with pytest.raises(UserError, match="no tensor determines the number of heads, and none of .* has width 12, "):
         weights.load(save(tmp_path / "b.safetensors", without(vit, *norms)))
 
 

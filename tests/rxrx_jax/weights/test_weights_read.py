@@ -116,7 +116,7 @@ def test_what_holds_no_tensors_by_name(tmp_path):
         archive(tmp_path / "a.pt", program(epoch=number(3), optimizer=b"}")), "no tensors by name; its keys are 'epoch'"
     )
     refused(archive(tmp_path / "b.pt", b"\x80\x02]."), "holds a list and not tensors by name")
-    refused(archive(tmp_path / "c.pt", program(a=tensor((6,), (1,)), b=number(1))), "'b' is no tensor")
+    refused(archive(tmp_path / "c.pt", program(a=tensor((6,), (1,)), b=number(1))), "'b' is not a tensor")
 
 
 def test_files_of_pytorch_itself(tmp_path):
@@ -200,8 +200,8 @@ def test_a_pickle_that_calls_something_is_refused_and_nothing_runs(tmp_path, kin
         (b"ccollections\nOrderedDict\n)\x81", "NEWOBJ"),
         (b"Pcos\n", "PERSID"),
         (b"ctorch\nFloatStorage\n)R", "calls 'torch.FloatStorage'"),
-        (tensor((6,), (1,)) + b"}b", "state of what is no OrderedDict"),
-        (b"ccollections\nOrderedDict\n}b", "state of what is no OrderedDict"),
+        (tensor((6,), (1,)) + b"}b", "state of what is not an OrderedDict"),
+        (b"ccollections\nOrderedDict\n}b", "state of what is not an OrderedDict"),
     ],
 )
 def test_opcodes_by_hand_are_refused_and_nothing_is_imported(tmp_path, monkeypatch, code, name):
@@ -223,9 +223,9 @@ def test_opcodes_by_hand_are_refused_and_nothing_is_imported(tmp_path, monkeypat
         (tensor((2, 3), (4, 1)), "reaches outside"),
         (tensor((1 << 40,), (0,)), "reaches outside"),  # a terabyte of one number
         (tensor((2, 2), (1, 1 << 40)), "reaches outside"),
-        (tensor((6,), (1,), -1), "no count"),
-        (tensor((6,), (-1,), 5), "no count"),
-        (tensor((-6,), (1,)), "no count"),
+        (tensor((6,), (1,), -1), "not a count"),
+        (tensor((6,), (-1,), 5), "not a count"),
+        (tensor((-6,), (1,)), "not a count"),
         (tensor((6,), (1, 1)), "described wrongly"),
         (tensor((6,), (1,), count=5), "storage 0 claims 5 float32 and has 24 bytes"),
         (tensor((6,), (1,), count=1 << 60), "claims 1152921504606846976 float32"),
@@ -234,13 +234,13 @@ def test_opcodes_by_hand_are_refused_and_nothing_is_imported(tmp_path, monkeypat
         (tensor((6,), (1,), kind="float32"), "unknown storage"),
         (tensor((6,), (1,)) + text("b") + tensor((3,), (1,), kind="IntStorage"), "storage 0 is of two types"),
         (tensor((6,), (1,)) + text("weight") + tensor((3,), (1,)), "it holds 'weight' twice"),
-        (b"h\x05", "damaged or no archive"),  # a memo that was never put
-        (b"R", "damaged or no archive"),
-        (b"]]u", "damaged or no archive"),
-        (b"(]}tQ", "damaged or no archive"),
+        (b"h\x05", "damaged or not an archive"),  # a memo that was never put
+        (b"R", "damaged or not an archive"),
+        (b"]]u", "damaged or not an archive"),
+        (b"(]}tQ", "damaged or not an archive"),
         (b"}]" + number(1) + b"s", "a key is neither text nor a number"),
-        (b"X\xff\xff\xff\xffab", "damaged or no archive"),
-        (b"\x8e" + b"\xff" * 8, "damaged or no archive"),  # bytes of 2^64
+        (b"X\xff\xff\xff\xffab", "damaged or not an archive"),
+        (b"\x8e" + b"\xff" * 8, "damaged or not an archive"),  # bytes of 2^64
         (b"r\xff\xff\xff\xff", None),  # LONG_BINPUT, which makes Python's own unpickler allocate 64 GB
     ],
 )  # fmt: skip
@@ -274,7 +274,7 @@ def test_compressed_doubled_and_overlapping_entries(tmp_path):
 def test_other_zip_files(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
         file.writestr("a.npy", b"")
-    refused(tmp_path / "a.npz", "is a zip file but no archive of torch.save")
+    refused(tmp_path / "a.npz", "is a zip file but not an archive of torch.save")
     path = tmp_path / "big-endian.pt"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", program())
@@ -333,10 +333,10 @@ def test_safetensors_that_are_damaged(tmp_path):
     one = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     for header, data, message in (
         (b"{" + one + b"," + one + b"}", bytes(4), "its header holds a name twice"),
-        (b"{" + one + b"}", bytes(3), "damaged or no safetensors file"),
-        (b"{" + one.replace(b"[1]", b"[9999999999]") + b"}", bytes(4), "damaged or no safetensors file"),
-        (b"{" + one.replace(b"[0,4]", b"[4,8]") + b"}", bytes(4), "damaged or no safetensors file"),
-        (b"{nonsense", b"", "damaged or no safetensors file"),
+        (b"{" + one + b"}", bytes(3), "damaged or not a safetensors file"),
+        (b"{" + one.replace(b"[1]", b"[9999999999]") + b"}", bytes(4), "damaged or not a safetensors file"),
+        (b"{" + one.replace(b"[0,4]", b"[4,8]") + b"}", bytes(4), "damaged or not a safetensors file"),
+        (b"{nonsense", b"", "damaged or not a safetensors file"),
     ):
         path.write_bytes(struct.pack("<Q", len(header)) + header + data)
         refused(path, message)

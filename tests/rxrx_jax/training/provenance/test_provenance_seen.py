@@ -76,12 +76,12 @@ def test_a_manifest_that_does_not_fit_is_named(worlds, tmp_path):
         data.pixel_digests(moved)
     lines = (worlds[0].folder / "manifest.csv").read_text().splitlines(keepends=True)
     (tmp_path / "manifest.csv").write_text("".join(lines[:-1]))
-    with pytest.raises(UserError, match="manifest.csv has 199 rows and sites.csv 200; build the dataset again"):
+    with pytest.raises(UserError, match="manifest.csv has 199 rows and sites.csv 200; rebuild the dataset"):
         data.pixel_digests(moved)
 
 
 def test_an_image_on_both_sides_of_a_split_is_no_leak(worlds):
-    """A blank image that lies in train and in test says nothing of the stages before."""
+    """A blank image that lies in train and in test says nothing about earlier stages."""
     dataset, digests = worlds[0], data.pixel_digests(worlds[0])
     train, test = (np.flatnonzero(dataset.sites.split == name) for name in ("train", "test"))
     before = of_rows(dataset, digests, "a (classify)", labels=train, images=train)

@@ -102,7 +102,7 @@ def test_the_command_compiles_for_emulated_devices(tmp_path):
 
 def test_the_table_says_what_does_not_fit():
     result = json.loads((ROOT / "docs/aot.json").read_text())[0] | {"hbm_bytes": 2**30, "fits": False}
-    assert any("a chip of 1.00 GiB: DOES NOT FIT" in line for line in aot.table({"compile_seconds": 1} | result))
+    assert any("per chip of 1.00 GiB: DOES NOT FIT" in line for line in aot.table({"compile_seconds": 1} | result))
 
 
 # TPU slices.
@@ -128,7 +128,7 @@ def test_the_step_compiles_for_a_tpu_slice():
 
 
 @pytest.mark.slow
-def test_without_the_constraint_on_tokens_memory_of_a_pod_explodes(monkeypatch):
+def test_without_the_constraint_on_tokens_a_pod_runs_out_of_memory(monkeypatch):
     """With it, 256 chips share parameters and minibatch; without, their chips gather activations (and run out)."""
     held = slice_of("S/16", "v5e:16x16", 16, 4096)["temporary_bytes"]
     monkeypatch.setattr(vit, "constrain_tokens", lambda x: x)
