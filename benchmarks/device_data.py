@@ -22,7 +22,7 @@ ENCODINGS = ("raw", "delta")
 SCREEN = dict(image_size=512, train=("SIMA-01",), val=(), test=(), plates=1, treatments=2, replicates=2,
               positive_controls=1, positive_wells=1, untreated_wells=1, sites_per_well=1)  # fmt: skip
 TINY = SCREEN | dict(image_size=64)
-MINIBATCH, CROP = 256, 256
+MINIBATCH, CROP, SECONDS = 256, 256, 4.0
 
 
 def get_config(argument):
@@ -70,10 +70,11 @@ def loader(setting: Setting, _):
     from tfds_builders.common.build import cores
 
     screen, minibatch, crop = (TINY, 8, 32) if setting.rehearse else (SCREEN, MINIBATCH, CROP)
+    seconds = 0.2 if setting.rehearse else SECONDS
     for encoding in ENCODINGS:
         path = prepare.prepare("rxrx_sim", out=setting.data, progress=False, encoding=encoding, **screen)
         dataset = data.read_dataset(path)
-        speed = rate(ours(dataset, minibatch, crop), minibatch)
+        speed = rate(ours(dataset, minibatch, crop), minibatch, seconds)
         found = {"encoding": encoding, "images_per_second": speed, "images_per_second_per_core": speed / cores()}
         found |= {"cores": cores(), "minibatch": minibatch, "crop": crop, "side": screen["image_size"]}
         yield found | {"sites": len(dataset.sites)}

@@ -36,12 +36,12 @@ PAUSE = 4  # seconds in which a loader reads ahead what it reads ahead, so that 
 ENCODINGS = ("delta", "raw")
 
 
-def rate(minibatches, minibatch: int = MINIBATCH) -> float:
+def rate(minibatches, minibatch: int = MINIBATCH, seconds: float = SECONDS) -> float:
     """Images a second of an endless iterator of minibatches, after those that it had read ahead."""
     for _ in range(5):
         next(minibatches)
     start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < SECONDS:
+    while time.perf_counter() - start < seconds:
         next(minibatches)
         count += minibatch
     return count / (time.perf_counter() - start)
@@ -51,7 +51,7 @@ def ours(dataset: data.Dataset, minibatch: int = MINIBATCH, crop: int = CROP):
     """Training minibatches; sites that are fewer than one are taken several times."""
     rows = data.select(dataset, splits="train")
     rows = np.tile(rows, -(-minibatch // len(rows)))
-    samplers = [data.make_sampler(dataset, rows, minibatch, "experiment", 0, 0)]
+    samplers = {"train": data.make_sampler(dataset, rows, minibatch, "experiment", 0, 0)}
     return data.training_minibatches(dataset, samplers, 10**6, 0, crop, 0)
 
 

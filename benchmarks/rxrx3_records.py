@@ -42,7 +42,7 @@ def measure(folder: pathlib.Path, source: pathlib.Path | None) -> dict:
         bytes_of = sum(file.stat().st_size for file in path.glob("*.array_record*"))
         rows = data.select(dataset, splits="train")
         minibatches = data.training_minibatches(
-            dataset, [data.make_sampler(dataset, rows, MINIBATCH, "experiment", 0, 0)], 10**6, 0, CROP, 0
+            dataset, {"train": data.make_sampler(dataset, rows, MINIBATCH, "experiment", 0, 0)}, 10**6, 0, CROP, 0
         )
         rates = [rate(minibatches) for _ in range(ROUNDS)]
         del minibatches

@@ -66,7 +66,7 @@ def records(quick: bool) -> dict:
             wide = dataclasses.replace(sites, index=sites.index % len(dataset.sources["train"]))
             stream = data.training_minibatches(
                 dataclasses.replace(dataset, sites=wide),
-                [Sampler(np.arange(count), sites.experiment, 32)],
+                {"train": Sampler(np.arange(count), sites.experiment, 32)},
                 10**6,
                 0,
                 16,
@@ -112,6 +112,7 @@ def models(quick: bool) -> dict:
 
     from rxrx_jax.base import sharding
     from rxrx_jax.base.config import Config, load
+    from rxrx_jax.data import noise
     from rxrx_jax.training.step import make_step, memory_per_chip, parameter_count
 
     variants = ("XXS/16", "XXS/8") if quick else ("XXS/8", "Ti/8", "S/8", "B/8")
@@ -119,9 +120,9 @@ def models(quick: bool) -> dict:
     for variant in variants:
         values = load(f"mae_vit.py:variant={variant}")  # 64-pixel images of the simulated screen
         values["data"]["minibatch"] = MINIBATCH
-        dataset, mesh = data.describe("rxrx_sim", values["data"]["builder"]), sharding.make_mesh()
+        config, mesh = Config(values), sharding.make_mesh()
         with jax.set_mesh(mesh):
-            made = make_step(Config(values), dataset, mesh, MINIBATCH, 1000, dataset.train_images)
+            made = make_step(config, noise.make(config), mesh, 1000)
             compiled, state = made.compile(), made.initialise(made.keys["init"])
             rest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), made.arguments[1:3])
             keys = sharding.to_every_device(made.keys, mesh)

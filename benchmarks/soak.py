@@ -132,7 +132,7 @@ def phase(printed: str, workdir: pathlib.Path) -> str:
 def most_lost(log: str) -> int:
     """How many steps the restart that lost most went back, by the steps that a log tells of."""
     told = most = 0
-    for step, restored in re.findall(r"^step (\d+)/|^continuing .* from step (\d+)$", log, re.MULTILINE):
+    for step, restored in re.findall(r"^step (\d+)/|^resuming .* from step (\d+)$", log, re.MULTILINE):
         if restored:
             most = max(most, told - int(restored))
         told = int(step or restored)

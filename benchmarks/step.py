@@ -36,7 +36,7 @@ def config_of(kind: str, model: str, minibatch: int, dtype: str, side: int) -> d
     values["normalisation"] = "dataset"
     values["optim"] |= {"name": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.05, "clip_norm": 0.0}
     if kind == "supervised":
-        values["adapt"] = {"name": "none"}
+        values["adapt"] = {"name": "erm"}
     else:
         values["task"] |= {"mask_ratio": MASKED, "decoder": DECODER}
     return values
@@ -50,28 +50,26 @@ def here():
 
 
 def build(kind: str, model: str, minibatch: int, dtype: str, side: int = SIDE):
-    """(rxrx_jax.training.step.Step, the described dataset) on the mesh in force; nothing is compiled or allocated."""
-    from rxrx_jax import data
+    """(rxrx_jax.training.step.Step, its source of noise) on the mesh in force; nothing is compiled or allocated."""
     from rxrx_jax.base.config import Config
+    from rxrx_jax.data import noise
     from rxrx_jax.training.step import make_step
 
-    config, dataset = Config(config_of(kind, model, minibatch, dtype, side)), data.describe("rxrx1")
-    return make_step(config, dataset, here(), minibatch, 1000, dataset.train_images), dataset
+    config = Config(config_of(kind, model, minibatch, dtype, side))
+    source = noise.make(config)
+    return make_step(config, source, here(), 1000), source
 
 
-def running(made, dataset):
+def running(made, source):
     """step(compiled, state) -> (state, metrics), again and again on one minibatch of noise that is on the device."""
     import numpy as np
 
-    from rxrx_jax import data
     from rxrx_jax.base import sharding
 
-    size, side = made.arguments[1]["image"].shape[:2]
-    host = next(data.synthetic_minibatches(dataset, size, side, seed=0))
-    del host["row"]
-    host["stop"] = np.zeros(size, bool)
+    host = next(source.minibatches(0, 1))
+    host["train"]["stop"] = np.zeros(len(host["train"]["label"]), bool)
     minibatch = sharding.to_device(host, here())
-    constants = sharding.to_every_device((data.synthetic_statistics(dataset), made.keys), here())
+    constants = sharding.to_every_device((source.constants, made.keys), here())
     return lambda compiled, state: compiled(state, minibatch, *constants)
 
 
@@ -83,8 +81,8 @@ def ours(kind: str, variant: str, minibatch: int, dtype: str):
     from rxrx_jax.training.speed import flops
 
     with jax.set_mesh(here()):
-        made, dataset = build(kind, variant, minibatch, dtype)
-        one = running(made, dataset)
+        made, source = build(kind, variant, minibatch, dtype)
+        one = running(made, source)
         state = made.initialise(made.keys["init"])
         if kind == "encoder":
             images = np.random.default_rng(0).integers(0, 256, (minibatch, SIDE, SIDE, CHANNELS), dtype=np.uint8)

@@ -6,20 +6,22 @@
     python -m rxrx_jax.main --config=convnet.py:rxrx1,model=resnet50,normalisation=image
 
 model: convnet, a small one of this project; resnet50; densenet161 (no published recipe: this file's own).
-method: erm, empirical risk minimisation, or a file of rxrx_jax/adapt/ by its name; what it needs of the sampler is set
-with it, its own keys are `config.adapt`'s (`--config.adapt.grl_weight=0` is the control of dann). transductive:
-unlabelled images of the held-out experiments beside each minibatch. post_hoc: a method to also read the trained
-network by (adabn: BatchNorm statistics re-estimated per experiment), whose metrics begin with its name.
+method: erm, empirical risk minimisation, or a file of rxrx_jax/adapt/ by its name, or any file by its path
+(docs/methods.md); what it needs of sampler, streams and optimiser is set with it, its own keys are `config.adapt`'s
+(`--config.adapt.grl_weight=0` is the control of dann). transductive: unlabelled images of the held-out experiments
+beside each minibatch. post_hoc: a second method by which the trained network is also read (adabn: BatchNorm statistics
+re-estimated per experiment), whose metrics begin with its name, as adabn/cross_batch/site_accuracy.
 
 `:rxrx1,model=resnet50` trains as the ERM baseline of WILDS (Koh et al. 2021, arXiv 2012.07421): 90 epochs, cosine
 schedule after 10 epochs of warm-up, weight decay 1e-5, no label smoothing, flips and quarter turns alone; minibatch 72
-and learning rate 1e-3 are those of its released code (75 and 1e-4 in the paper's text). Otherwise than there, weights
-start at random and not from ImageNet, AdamW's decay is decoupled and spares biases and norms, and six channels are
-read, not three; `normalisation=image` is nearly theirs. They report 29.9 % on held-out test experiments (table 7), at
-the best epoch on validation.
+and learning rate 1e-3 are those of its released code (75 and 1e-4 in the paper's text). Unlike there, weights start
+at random and not from ImageNet, AdamW's decay is decoupled and spares biases and norms, and six channels are read, not
+three; `normalisation=image` is nearly theirs. They report 29.9 % on held-out test experiments (table 7), at the best
+epoch on validation; `--config.protocol.name=wilds_ood` scores the same images.
 
-Simulated screen: half a minute on one CPU core; expected accuracies are in docs/demo/table.csv. `:rxrx1` has not been
-run at full size yet, with no model: no hours, no number.
+Simulated screen: half a minute on one CPU core; in_batch, in_batch_wells and cross_batch accuracies of three of these
+commands' kind are in docs/demo/table.csv. `:rxrx1` has not been run at full size yet, with any model: no hours, no
+number.
 """
 
 from rxrx_jax.base.config import parse_arguments

@@ -14,7 +14,8 @@ one that is best on validation experiments: the last block of a masked autoencod
 2411.02572). `encoder` is that of the stage before: plain, microscopy (with `:rxrx1` the default, as in mae_vit.py) or
 channel_agnostic.
 
-Simulated screen: one minute on one CPU core; expected accuracies are in docs/demo/table.csv. `:rxrx1` has not been run
+Simulated screen: one minute on one CPU core; expected in_batch, in_batch_wells and cross_batch accuracies are in
+docs/demo/table.csv. `:rxrx1` has not been run
 at full size yet: no hours, no number.
 """
 

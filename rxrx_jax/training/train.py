@@ -199,7 +199,9 @@ def starting_state(config: Config, step: Step, checkpoints, workdir, ledger) -> 
     path, parameters, _ = settings_of(config)["init"]
     if path:
         if not step.task.inherits:
-            raise UserError(f"init.path={path}: task.name={config.task.name} starts from nothing; remove it")
+            raise UserError(
+                f"init.path={path}: task.name={config.task.name} does not start from another stage; remove it"
+            )
         like = shapes.params[step.task.inherits]
         part = former.encoder(path, parameters, config, step.task, like)
         state = step.warm_start(state, part)

@@ -12,15 +12,16 @@ import tiny
 from absl import flags
 from ml_collections import config_flags
 
-from rxrx_jax import data
 from rxrx_jax.base import config, sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import noise
+from rxrx_jax.data.source import make_source
 from rxrx_jax.evaluate import make_evaluators
 from rxrx_jax.models.vit import Style, parse_variant
 from rxrx_jax.training.base_config import microscopy_vit
 from rxrx_jax.training.step import Step, make_step, parameter_count
-from rxrx_jax.training.train import run_length
+from rxrx_jax.training.train import lengths_of, run_length
 
 FILES = sorted(path.name for path in tiny.CONFIGS.glob("*.py"))
 # Beside those of the docstrings.
@@ -41,7 +42,6 @@ REAL = (
 TRAINERS = {"checkpoint_steps", "evaluation_minibatch", "keep_checkpoints", "log_steps", "measure", "profile_steps"}
 TRAINERS |= {"tensorboard", "mesh.fsdp", "mesh.tensor", "init.path", "init.parameters"}
 TRAINERS |= {"watchdog_timeout_seconds", "guard.max_loss_ratio", "guard.rollback", "data.unreadable"}
-TRAINERS |= {"data.folder", "data.group", "data.groups_per_minibatch", "data.pairs", "data.unlabelled_minibatch"}
 
 
 def whole(model: dict) -> dict:
@@ -67,16 +67,14 @@ ALL = tuple(dict.fromkeys([arguments(command) for command in DOCUMENTED] + list(
 
 
 @functools.cache
-def made(name: str) -> tuple[Step, Config, data.Description, int]:
+def made(name: str) -> tuple[Step, Config, noise.Description, int]:
     """(step, its config, the data's description, total steps)."""
-    values = Config(config.load(name))
-    dataset = data.describe(values.data.name, values.data.builder.as_kwargs())
+    values = Config(config.load(name) | {"measure": "synthetic"})
+    source = make_source(values)
     mesh = sharding.make_mesh(1, 1)
-    minibatch = values.data.minibatch + values.data.unlabelled_minibatch
-    lengths = dict(minibatch=values.data.minibatch, examples=dataset.train_images)
-    steps = run_length(values, **lengths)
+    steps = run_length(values, **lengths_of(source))
     with jax.set_mesh(mesh):
-        return make_step(values, dataset, mesh, minibatch, steps, dataset.train_images), values, dataset, steps
+        return make_step(values, source, mesh, steps), values, source.description, steps
 
 
 def parameters(name: str) -> dict[str, int]:

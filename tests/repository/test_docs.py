@@ -1,4 +1,4 @@
-"""What docs/ and the README say of records, encodings and builds is what the benchmarks printed and the code does."""
+"""What docs/ say of records, encodings, builds and speed is what the benchmarks printed and the code does."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from rxrx_jax.simulate import layouts
 from tfds_builders import prepare
 from tfds_builders.common.types import SITE_COLUMNS
 
-README = (ROOT / "README.md").read_text()
+DATASETS = (ROOT / "docs/datasets.md").read_text()
 RECORDS = (ROOT / "docs/records.md").read_text()
 
 
@@ -43,12 +43,12 @@ def test_the_table_of_tpu_slices_is_what_the_benchmark_printed(monkeypatch):
 
 def test_the_figures_of_builds_are_what_the_benchmark_printed():
     result = json.loads((ROOT / "docs/build.json").read_text())
-    text = " ".join(README.split())
+    text = " ".join(DATASETS.split())
     for phrase in (
         f"records {result['record_over_png']:.2f} times the bytes of the PNG files",
-        f"{result['over_tfds']:.1f} times the sites a second",
+        f"{result['over_tfds']:.1f} times the sites per second",
         f"two processes {result['two_processes']:.2f} times one",
-        f"and {result['peak_mb_rxrx1']:.0f} MB of memory a worker",
+        f"and {result['peak_mb_rxrx1']:.0f} MB of memory per worker",
     ):
         assert phrase in text, phrase
     assert "real sites" in result["sites"]
@@ -56,7 +56,8 @@ def test_the_figures_of_builds_are_what_the_benchmark_printed():
 
 def test_the_figures_of_speed_are_what_the_benchmarks_printed():
     loader, step = (json.loads((ROOT / f"docs/{name}.json").read_text()) for name in ("loader", "step"))
-    text, over, reading = " ".join(README.split()), loader["over_torch"], loader["over_reading"]
+    text = " ".join((ROOT / "docs/speed.md").read_text().split())
+    over, reading = loader["over_torch"], loader["over_reading"]
     for phrase in (
         f"are ready {over['delta']:.1f} times as fast as from a PyTorch DataLoader",
         f"{over['raw']:.1f} times with `--encoding=raw`; at {reading['delta']:.2f} and {reading['raw']:.2f}",
@@ -69,6 +70,15 @@ def test_the_figures_of_speed_are_what_the_benchmarks_printed():
     ):
         assert phrase in text, phrase
     assert "real sites" in loader["sites"] and (step["variant"], step["dtype"]) == ("S/16", "float32")
+
+
+def test_the_figures_of_intervals_are_what_the_benchmark_printed():
+    cases = json.loads((ROOT / "docs/coverage.json").read_text())["cases"]
+    text = " ".join((ROOT / "docs/protocols.md").read_text().split())
+    ours = [case["printed"] for case in cases]
+    as_one = [case["t, experiments of all worlds as one"] for case in cases if "worlds" in case["case"]]
+    for phrase, found in (("in simulation: {} to {} %", ours), ("covers {} to {} %", as_one)):
+        assert phrase.format(*(round(100 * end(found)) for end in (min, max))) in text
 
 
 def test_the_files_and_columns_of_records_md_are_those_of_a_folder(tmp_path):
@@ -85,9 +95,9 @@ def test_the_files_and_columns_of_records_md_are_those_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(set(prepare.names()) - {"rxrx_sim"}))
-def test_the_table_of_datasets_in_the_readme(name):
+def test_the_table_of_datasets(name):
     builder = prepare.builder_class(name)
-    (row,) = re.findall(rf"^\| `{name}` \|.*$", README, re.M)
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", DATASETS, re.M)
     _, _, reads, channels, licence, _ = (cell.strip() for cell in row.split("|"))
     assert channels.startswith(f"{len(builder.channels)} of ")
     assert ("16-bit" in reads) == (builder.bits == 16)
@@ -95,10 +105,10 @@ def test_the_table_of_datasets_in_the_readme(name):
     assert all(word in builder.about["license"] for word in words), builder.about["license"]
 
 
-def test_every_option_in_the_readme_exists(capsys):
+def test_every_option_of_preparing_exists(capsys):
     with pytest.raises(SystemExit):
         prepare.main(["--help"])
     text = capsys.readouterr().out
     for option in ("--experiments", "--plates", "--cell-types", "--workers", "--encoding", "--beam", "--strict"):
-        assert option in README and option in text
+        assert option in DATASETS and option in text
     assert sys.modules.get("tensorflow") is None

@@ -42,8 +42,8 @@ def test_what_the_page_says_of_systems_and_assumptions():
     text, v5e, h200 = " ".join(PAGE.split()), roofline.SYSTEMS["v5e"], roofline.SYSTEMS["h200"]
     for phrase in (
         f"at {100 * roofline.UTILISATION:.0f} % of the chip's peak",
-        f"at {v5e.link / 1e9:g} GB/s a chip on v5e",
-        f"at {h200.link / 1e9:g} GB/s a host on H200",
+        f"at {v5e.link / 1e9:g} GB/s per chip on v5e",
+        f"at {h200.link / 1e9:g} GB/s per host on H200",
         f"{v5e.network / 1e9:g} GB/s on v5e",
         f"{h200.network / 1e9:g} GB/s on H200",
         f"{v5e.cores} of a v5e host",

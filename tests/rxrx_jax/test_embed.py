@@ -344,29 +344,29 @@ def test_a_dataset_is_found_by_its_name(folder, monkeypatch):
 
 def test_the_part_that_was_evaluated_is_embedded_unless_another_is_named(folder, tmp_path, capsys):
     runs = {}
-    for name, task in (("distilled", {"task.name": "distill"}), ("averaged", {})):
-        runs[name] = weights_tools.make_run(tmp_path / name, folder, parts=True, **task)["encoder"]
+    for name, parts in (("averaged", True), ("last", False)):
+        runs[name] = weights_tools.make_run(tmp_path / name, folder, parts=parts)["encoder"]
     for name, part, factor in (
-        ("distilled", None, 3),
-        ("distilled", "params", 1),
-        ("averaged", None, 1),
-        ("averaged", "ema", 2),
+        ("averaged", None, 2),
+        ("averaged", "params", 1),
+        ("averaged", "averages", 2),
+        ("last", None, 1),
     ):
         found = embed.open_model(str(tmp_path / name), 6, part).params
         jax.tree.map(np.testing.assert_array_equal, found, weights_tools.times(factor, runs[name]))
-    with pytest.raises(UserError, match="has no parameters 'encoder' in ema; it has nothing there"):
-        embed.open_model(str(folder / "plain"), 6, "ema")
-    with pytest.raises(UserError, match="--parameters=ema is a part of a run's state, and .* is not a run"):
-        embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6, "ema")
+    with pytest.raises(UserError, match="has no parameters 'encoder' in averages; it has nothing there"):
+        embed.open_model(str(folder / "plain"), 6, "averages")
+    with pytest.raises(UserError, match="--parameters=averages is a part of a run's state, and .* is not a run"):
+        embed.open_model(str(REFERENCE / "weights_timm.safetensors"), 6, "averages")
 
 
 def test_the_parameters_of_the_command(folder, dataset, tmp_path):
     weights_tools.make_run(tmp_path / "run", folder, parts=True)
     said = {}
-    for part in ("params", "ema"):
+    for part in ("params", "averages"):
         assert embed_into(tmp_path / "run", dataset.folder, tmp_path / part, f"--parameters={part}") == 0
         said[part] = json.loads(pq.read_schema(tmp_path / part).metadata[embed.KEY])["parameters_sha256"]
-    assert said["params"] != said["ema"]
+    assert said["params"] != said["averages"]
 
 
 def test_what_published_weights_had_seen_is_unknown(folder, tmp_path):

@@ -198,8 +198,9 @@ def test_labels_are_shown_by_role_and_not_by_shard(dataset):
     half = np.flatnonzero(dataset.sites.split == "test")[::2]
     other = dataclasses.replace(dataset, roles=data.Roles(half, {}))
     every = data.make_sampler(other, data.select(other), len(other.sites), "plate", 0, 0)
-    (minibatch,) = data.training_minibatches(other, [every], 1, 0, 20, 0)
-    expected = np.where(np.isin(minibatch["row"], half), dataset.sites.label[minibatch["row"]], -1)
+    (streams,) = data.training_minibatches(other, {"train": every}, 1, 0, 20, 0)
+    minibatch, rows = streams["train"], every.rows(0)
+    expected = np.where(np.isin(rows, half), dataset.sites.label[rows], -1)
     np.testing.assert_array_equal(minibatch["label"], expected)
     assert (minibatch["label"] >= 0).sum() == len(half) == len(data.select_fitted(other))
     one = data.select_fitted(other, experiments=("SIMB-01",))

@@ -8,10 +8,12 @@ import types
 import numpy as np
 import pytest
 
+from rxrx_jax.adapt.method import Method
+from rxrx_jax.adapt.statistics.adabn import AdaBN
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Roles, Sites
-from rxrx_jax.evaluate import accuracy, make_evaluators
+from rxrx_jax.evaluate import accuracy, make_evaluators, make_readings
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.intervals import over_experiments
 
@@ -130,6 +132,7 @@ class Context:
 
     roles = Roles(scored={"in_batch": ROWS[:4], "validation": ROWS[:0], "cross_batch": ROWS[4:]})
     dataset = types.SimpleNamespace(**vars(DATASET), roles=roles)
+    readings = {"": Method(), "mine": AdaBN("plate")}
 
     def __init__(self):
         self.asked = []
@@ -137,36 +140,53 @@ class Context:
     def marks(self, where, extra):
         return extra
 
-    def predict(self, role, statistics):
-        self.asked.append((role, statistics))
+    def predict(self, role, reading):
+        self.asked.append((role, reading))
         rows = self.roles.scored[role]
         return {"row": rows, "logits": logits_of(PROBABILITIES)[rows]} if len(rows) else {"row": rows}
 
 
-def test_names_say_role_and_statistics():
+def test_names_say_role_and_how_the_network_is_read():
     context = Context()
-    found = dict(accuracy.evaluate(context, statistics=("running", "plate")))
-    assert found["in_batch/site_accuracy"] == 0.5 and found["adabn_plate/cross_batch/site_accuracy"] == 2 / 3
+    found = dict(accuracy.evaluate(context))
+    assert found["in_batch/site_accuracy"] == 0.5 and found["mine/cross_batch/site_accuracy"] == 2 / 3
+    assert found["marks/mine/cross_batch"] == "T"
     assert {name.rpartition("_batch/")[0] for name in found if not name.startswith("marks/")} == {
         "in",
         "cross",
-        "adabn_plate/in",
-        "adabn_plate/cross",
+        "mine/in",
+        "mine/cross",
     }
     assert not any("validation" in name for name in found)
-    assert set(context.asked) == set(itertools.product(context.roles.scored, ("running", "plate")))
-    with pytest.raises(UserError, match="evaluators.accuracy.statistics='well'"):
-        list(accuracy.evaluate(context, statistics=("well",)))
+    assert set(context.asked) == set(itertools.product(context.roles.scored, ("", "mine")))
 
 
 def test_evaluators_are_found_by_name_and_their_settings_checked():
-    chosen = make_evaluators(Config({"accuracy": {"statistics": ["plate"]}, "leakage": {}}, "evaluators."))
+    chosen = make_evaluators(Config({"probe": {"blocks": [1, 2]}, "accuracy": {}}, "evaluators."))
     assert [(name, settings) for name, _, settings in chosen] == [
-        ("accuracy", {"statistics": ("plate",)}),
-        ("leakage", {}),
+        ("probe", {"blocks": (1, 2)}),
+        ("accuracy", {}),
     ]
-    assert chosen[0][1] is accuracy.evaluate
+    assert chosen[1][1] is accuracy.evaluate
     with pytest.raises(UserError, match="evaluators.f1: expected one of accuracy"):
         make_evaluators(Config({"f1": {}}))
-    with pytest.raises(UserError, match="evaluators.accuracy.statistic: accuracy takes statistics"):
+    with pytest.raises(UserError, match="evaluators.accuracy.statistic: accuracy takes no settings"):
         make_evaluators(Config({"accuracy": {"statistic": "plate"}}))
+
+
+def test_methods_to_also_read_a_network_by_are_checked():
+    shares = {"experiment": (0.5, 0.5), "plate": (1.0,)}
+    make = lambda has_batch_norm=True, **post_hoc: make_readings(  # noqa: E731
+        Config({"post_hoc": post_hoc}), Method(), shares, has_batch_norm
+    )
+    found = make(mine={"name": "adabn", "domain": "plate"})
+    assert found == {"": Method(), "mine": AdaBN("plate", (1.0,))} and make() == {"": Method()}
+    for post_hoc, message in (
+        ({"mine": {"name": "adabn", "domain": "well"}}, "post_hoc.mine.domain='well': expected experiment or plate"),
+        ({"mine": {"name": "coral"}}, "post_hoc.mine.name='coral'"),
+        ({"mine": {"name": "adabn", "x": 1}}, "post_hoc.mine.x: AdaBN takes domain"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make(**post_hoc)
+    with pytest.raises(UserError, match="post_hoc.mine: this model has no BatchNorm"):
+        make(False, mine={"name": "adabn"})

@@ -6,7 +6,6 @@ import types
 import numpy as np
 import pytest
 
-from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Sites
 from rxrx_jax.evaluate import leakage
 from rxrx_jax.simulate import design
@@ -126,16 +125,16 @@ def test_unequal_experiments_by_hand():
 class Context:
     dataset = DATASET
 
-    def embeddings(self, statistics):
-        return ROWS, tells("experiment") if statistics == "running" else tells()
+    readings = {"": None, "adabn": None}
+
+    def embeddings(self, reading):
+        return ROWS, tells() if reading else tells("experiment")
 
 
-def test_names_say_the_statistics():
-    found = dict(leakage.evaluate(Context(), statistics=("running", "experiment")))
-    assert found.keys() == {name.replace("x/", f"{p}leakage/") for name in NAMES for p in ("", "adabn_experiment/")}
-    assert found["leakage/experiment_accuracy"] > 0.9 > 0.5 > found["adabn_experiment/leakage/experiment_accuracy"]
-    with pytest.raises(UserError, match="evaluators.leakage.statistics='well': expected running, experiment or plate"):
-        list(leakage.evaluate(Context(), statistics=("well",)))
+def test_names_say_how_the_network_is_read():
+    found = dict(leakage.evaluate(Context()))
+    assert found.keys() == {name.replace("x/", f"{p}leakage/") for name in NAMES for p in ("", "adabn/")}
+    assert found["leakage/experiment_accuracy"] > 0.9 > 0.5 > found["adabn/leakage/experiment_accuracy"]
 
 
 @pytest.mark.parametrize("wells", [1, 2, 8])

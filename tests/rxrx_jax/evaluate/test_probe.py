@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rxrx_jax import data
+from rxrx_jax.adapt.method import Method, Network
 from rxrx_jax.base import sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Dataset, Roles, Sites
@@ -21,6 +22,7 @@ from rxrx_jax.models.heads import Head, Projection
 from rxrx_jax.models.vit import Encoder, Size, Style
 from rxrx_jax.tasks.classify import Classify
 from rxrx_jax.tasks.distill import Distill
+from rxrx_jax.training.state import TrainState
 
 SPLITS = ("train", "id_test", "val", "test")
 SIZES = (60, 25, 25, 25)
@@ -80,13 +82,13 @@ def make_context(encoder, labels_of_block=BLOCKS, label=LABEL, statistics=(0.0, 
     fit, *others = (np.flatnonzero(SPLIT == name) for name in SPLITS)
     whole["roles"] = Roles(fit, dict(zip(("in_batch", "validation", "cross_batch"), others)))
     dataset = Dataset(sites=Sites(**values), **named, **whole)
-    task = Classify(encoder, Head(3), None, 0.0, frozen="encoder/")
+    task = Classify(encoder, Head(3), Method(), 0.0, frozen="encoder/")
     mean, std = (np.full((4, DEPTH), value, np.float32) for value in statistics)
     mesh = sharding.make_mesh(1, 1)
     augment = Augment("dataset", 8, True, True, 0.0)
-    context = predict.Context(task, dataset, augment, {"mean": mean, "std": std}, mesh, 16, None, 0)
+    context = predict.Context(task, {"": task.method}, dataset, augment, {"mean": mean, "std": std}, mesh, 16, None, 0)
     variables = task.init(jax.random.key(2), jnp.zeros((1, *images.shape[1:])))
-    context.params, context.batch_stats = variables["params"], variables["batch_stats"]
+    context.network = Network(variables["params"], variables["batch_stats"])
     return context, images
 
 
@@ -162,7 +164,7 @@ def test_the_blocks_of_a_vit_by_hand(style):
     context, images = make_context(Encoder(Size(8, DEPTH, 16, 2), 4, style), statistics=(100.0, 40.0))
     found = dict(probe.score_blocks(context, (1, 3, 4), np.arange(len(SPLIT))))
     x = (images.astype(np.float32) - 100) / (40 + 1e-3)
-    params = context.params["encoder"]
+    params = context.network.params["encoder"]
     for k in (1, 3, 4):
         blocks = {"block": jax.tree.map(operator.itemgetter(slice(k)), params["blocks"]["block"])}
         shorter = Encoder(Size(8, k, 16, 2), 4, dataclasses.replace(style, final_norm=False))
@@ -181,7 +183,7 @@ def test_outputs_of_all_rows_in_order_with_a_last_minibatch_that_is_not_full():
     np.testing.assert_allclose(found["sum"], 2 * images[rows].sum((1, 2, 3), dtype=np.float64) / 1.001, rtol=1e-5)
     np.testing.assert_allclose(found["corner"], images[rows, 0, 0] / 1.001, rtol=1e-6)
     assert context.of_images(lambda x: {"sum": x.sum()}, rows[:0]) == {}
-    assert context.outputs(context.params, context.batch_stats, rows)["row"] is rows
+    assert context(context.network, rows)["row"] is rows
 
 
 @pytest.mark.parametrize("blocks", [(0,), (5,), (1, 5), ("1",), 2, (True,)])
@@ -203,7 +205,8 @@ def test_the_blocks_of_a_distilled_run_are_the_teachers(monkeypatch):
     context.task = Distill(encoder, Projection(4, 4, 4), 0.9, (0.1, 0.1), 0.0, 0.1, 0.9)
     images = jnp.zeros((1, 8, 8, DEPTH))
     student, teacher = (context.task.init(jax.random.key(seed), images)["params"] for seed in (0, 1))
-    context.params, context.batch_stats = student, {"teacher": teacher}
+    averages = {"params": teacher, "batch_stats": {}}
+    context.use(TrainState(0, student, {"batch_stats": {}, "carry": {}, "averages": averages}, {}))
     seen = []
     monkeypatch.setattr(probe, "score", lambda name, features, *rest: seen.append(features) or iter(()))
     rows, expected = context.embeddings()

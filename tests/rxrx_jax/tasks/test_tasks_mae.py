@@ -66,7 +66,7 @@ def test_the_config_makes_the_module():
         ({}, dict(fourier_weight=1.5), "^task.fourier_weight=1.5: expected a number from 0 to 1$"),
         ({}, dict(decoder=(16, 1, 3)), r"^task.decoder=\(16, 1, 3\): the width 16 must be a multiple of 12$"),
         (AGNOSTIC, dict(decoder=(12, 1, 2)), r"^task.decoder=\(12, 1, 2\): the width 12 must be a multiple of 8$"),
-        (dict(name="statistics"), {}, "^model.name='statistics': task.name=mae needs vit$"),
+        (dict(name="handcrafted"), {}, "^model.name='handcrafted': task.name=mae needs vit$"),
         (dict(block="paralel"), {}, "^model.block='paralel': expected serial or parallel$"),
         (dict(pool="max"), {}, "^model.pool='max': expected mean or class$"),
         (dict(pool="class"), {}, "^model.pool='class' needs model.class_token=True$"),

@@ -16,13 +16,15 @@ import step_tools
 import tiny
 
 from rxrx_jax import data
-from rxrx_jax.base import embeddings
+from rxrx_jax.adapt.method import Method
+from rxrx_jax.base import embeddings, sharding
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import minibatches
+from rxrx_jax.data import images, minibatches
+from rxrx_jax.evaluate import accuracy, predict
 from rxrx_jax.models.vit import Encoder, parse_variant
 from rxrx_jax.tasks import classify
 from rxrx_jax.training import metrics, train
-from rxrx_jax.training.checkpoint import load_parameters
+from rxrx_jax.training.checkpoint import load_parameters, published_part, stored_parameters
 from rxrx_jax.training.speed import flops
 from rxrx_jax.training.state import parameters_sha256
 
@@ -36,7 +38,8 @@ CONFIGS = (
     "linear_probe.py",
     "channel_agnostic_mae.py",
     "linear_probe.py:encoder=channel_agnostic,blocks=True",
-    "dann_vit.py:encoder=channel_agnostic,transductive=True,weight=0",
+    "dann_vit.py:encoder=channel_agnostic,transductive=True",
+    "convnet.py:normalisation=plate,post_hoc=adabn",
 )
 
 
@@ -90,14 +93,12 @@ def test_every_config_runs_two_steps(config, folder, mae, tmp_path, request):
         columns, embedding = embeddings.read(tmp_path)
         assert embedding.shape == (len(columns["site_id"]), 16) and np.isfinite(embedding).all()
     else:
-        prefix = "adabn_experiment/" if "adabn" in config else ""
-        for where in ("in_batch", "validation", "cross_batch"):
-            assert 0 <= evaluation[f"{prefix}{where}/site_accuracy"] <= 1
-        names = {"cross_batch/site_accuracy/SIMB-01", "cross_batch/well_accuracy/SIMB"}
-        assert {prefix + name for name in names} < evaluation.keys()
-        assert ("adabn_experiment/cross_batch/site_accuracy" in evaluation) == (
-            config in ("convnet.py", "convnet.py:method=adabn,normalisation=plate")
-        )
+        for prefix in ("", "adabn/") if "post_hoc" in config else ("",):
+            for where in ("in_batch", "validation", "cross_batch"):
+                assert 0 <= evaluation[f"{prefix}{where}/site_accuracy"] <= 1
+            names = {"cross_batch/site_accuracy/SIMB-01", "cross_batch/well_accuracy/SIMB"}
+            assert {prefix + name for name in names} < evaluation.keys()
+        assert any(name.startswith("adabn/") for name in evaluation) == ("post_hoc" in config)
     if config.startswith("linear_probe"):
         for encoder in ("pretrained", "untrained", "handcrafted"):
             for correction in ("none", "experiment"):
@@ -117,11 +118,42 @@ def test_a_stage_inherits_the_mark_of_the_stage_before(folder, mae, tmp_path):
     assert train.run(values, tmp_path)["transductive"] is True  # the encoder was trained with plate statistics
 
 
+def test_a_run_that_keeps_averages_is_evaluated_by_them(folder, tmp_path, monkeypatch):
+    """And by nothing else: the evaluators' network is the stored average, statistics of BatchNorm too."""
+    read, original = [], predict.Context.use
+
+    def use(self, *arguments):
+        found = original(self, *arguments)
+        read.append(jax.tree.map(np.array, found.network))
+        return found
+
+    monkeypatch.setattr(predict.Context, "use", use)
+    values = tiny.values("convnet.py", folder, **{"optim.ema_decay": 0.5, "total_steps": 4})
+    train.run(values, tmp_path)
+    assert published_part(tmp_path) == "averages"
+    averages, params = (stored_parameters(tmp_path, part) for part in ("averages", "params"))
+    (network,) = read
+    jax.tree.map(np.testing.assert_array_equal, network.params, averages)
+    assert not np.array_equal(averages["head"]["linear"]["kernel"], params["head"]["linear"]["kernel"])
+    assert jax.tree.leaves(network.batch_stats)
+
+    # The scores are those of that network and of no other.
+    config = train.Config(values)
+    source, mesh = images.make(config), sharding.make_mesh()
+    with jax.set_mesh(mesh):
+        step = train.make_step(config, source, mesh, 4)
+        _, context = train.make_evaluation(config, source, step, mesh, tmp_path)
+        final = next(line for line in lines(tmp_path) if line.get("final"))
+        context.network = network
+        found = dict(accuracy.evaluate(context))
+        assert {name: final[name] for name in found} == pytest.approx(found, nan_ok=True)
+
+
 def test_a_stage_starts_from_the_encoder_of_the_stage_before(folder, mae, tmp_path):
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     encoder_module = Encoder(*parse_variant("XXS/8"))
     shapes = jax.eval_shape(encoder_module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 6), "float32"))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes["params"])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), shapes["params"])
 
     def encoder(workdir):
         return parameters_sha256(load_parameters(str(workdir), "encoder", shapes))
@@ -138,9 +170,10 @@ def test_labels_of_held_out_experiments_cannot_reach_a_task(folder, tmp_path, mo
 
     class Spy(minibatches._Steps):
         def __getitem__(self, step):
-            minibatch = super().__getitem__(step)
-            seen.append((minibatch["row"].copy(), minibatch["label"].copy()))
-            return minibatch
+            streams = super().__getitem__(step)
+            for name, part in streams.items():
+                seen.append((self.samplers[name].rows(int(step)), part["label"].copy()))
+            return streams
 
     monkeypatch.setattr(minibatches, "_Steps", Spy)
     changes = {"total_steps": 4, "evaluators": {"accuracy": {}}}
@@ -170,18 +203,19 @@ def test_the_loss_cannot_read_a_label_of_minus_one(folder, tmp_path):
     from rxrx_jax.models.convnet import ConvNet
     from rxrx_jax.models.heads import Head
 
-    task = classify.Classify(ConvNet((4,)), Head(3), None, 0.1)
-    images = jax.random.normal(jax.random.key(0), (6, 16, 16, 6))
-    variables = task.init(jax.random.key(1), images)
+    task = classify.Classify(ConvNet((4,)), Head(3), Method(), 0.1)
+    pictures = jax.random.normal(jax.random.key(0), (6, 16, 16, 6))
+    variables = task.init(jax.random.key(1), pictures)
 
     keys = jax.random.split(jax.random.key(2), 6)
 
     def loss(labels):
-        args = (variables["params"], variables["batch_stats"], images, {"label": jnp.array(labels)}, keys, 0.0)
-        return task.loss(*args)
+        columns = {"label": jnp.array(labels), "experiment": jnp.zeros(6, int)}
+        collections, batch = step_tools.collections(variables), step_tools.batch(pictures, keys, **columns)
+        return task.loss(variables["params"], collections, batch, keys[0], 0.0)
 
     value, (_, found) = loss([0, 1, 2, -1, -1, -1])
-    _, logits, _ = task._apply(variables["params"], variables["batch_stats"], images, None, train=True)
+    _, logits, _ = task._apply(variables["params"], variables["batch_stats"], pictures, None, train=True)
     log_p = jax.nn.log_softmax(logits)[:3]
     targets = np.eye(3) * 0.9 + 0.1 / 3
     np.testing.assert_allclose(value, -(targets * log_p).sum(1).mean(), rtol=1e-5)
@@ -212,7 +246,7 @@ def test_kill_and_restart_gives_the_bits_of_an_uninterrupted_run(config, folder,
     assert metrics.finished(tmp_path / "killed" / "metrics.jsonl") is None
     restarted = run_tiny(config, tmp_path / "killed", folder, stderr=subprocess.PIPE, text=True, **changes)
     said = restarted.communicate()[1]
-    assert restarted.returncode == 0 and re.search(r"continuing .* from step [1-9]", said), said
+    assert restarted.returncode == 0 and re.search(r"resuming .* from step [1-9]", said), said
 
     whole, killed = lines(tmp_path / "whole"), lines(tmp_path / "killed")
     assert killed[-1]["parameters_sha256"] == whole[-1]["parameters_sha256"]
@@ -285,7 +319,7 @@ def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, mae,
         ("mae_vit.py", {"task.mask_ratio": 1.0}, "task.mask_ratio=1.0"),
         ("mae_vit.py", {"model.name": "convnet", "model.widths": (4,), "model.variant": None}, "needs vit"),
         ("mae_vit.py", {"evaluators": {"acuracy": {}}}, "evaluators.acuracy: expected one of accuracy"),
-        ("mae_vit.py", {"evaluators": {"leakage": {"x": 1}}}, "evaluators.leakage.x: leakage takes statistics"),
+        ("mae_vit.py", {"evaluators": {"leakage": {"x": 1}}}, "evaluators.leakage.x: leakage takes no settings"),
         ("mae_vit.py", {"data.select": {"cell_types": ("SIMX",)}}, "cell_types='SIMX': the dataset has SIMA, SIMB"),
         ("mae_vit.py", {"data.select": {"splits": ("test",)}}, "data.select.splits: expected experiments, cell_types"),
         ("mae_vit.py", {"data.groups_per_minibatch": 3}, "not a multiple of data.groups_per_minibatch=3"),
@@ -293,13 +327,13 @@ def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, mae,
         ("convnet.py:method=adabn", {"data.groups_per_minibatch": 0}, "adapt.name=adabn needs data.groups_per"),
         (
             "dann_vit.py",
-            {"evaluators": {"accuracy": {"statistics": ("plate",)}}},
-            "evaluators.accuracy.statistics=.*no BatchNorm to re-estimate",
+            {"post_hoc": {"mine": {"name": "adabn", "domain": "plate"}}},
+            "post_hoc.mine: .*no BatchNorm to re-estimate",
         ),
         (
             "linear_probe.py",  # its head has a BatchNorm, its encoder none
-            {"evaluators": {"accuracy": {"statistics": ("experiment",)}}},
-            "evaluators.accuracy.statistics=.*no BatchNorm to re-estimate",
+            {"post_hoc": {"adabn": {"name": "adabn", "domain": "experiment"}}},
+            "post_hoc.adabn: .*no BatchNorm to re-estimate",
         ),
         ("mae_vit.py", {"measure": "noise"}, "measure='noise': expected synthetic, loader or nothing"),
         ("mae_vit.py", {"accumulate": 3}, r"data.minibatch=8 .* in 3 parts \(accumulate\); use a multiple of 3"),

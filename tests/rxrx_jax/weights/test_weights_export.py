@@ -234,16 +234,17 @@ def test_an_exported_folder_without_its_config_is_an_error(plain, tmp_path):
 
 def test_the_part_that_was_evaluated_is_exported_unless_another_is_named(tmp_path):
     run = tmp_path / "run"
-    params = weights_tools.make_run(run, tmp_path, parts=True, **{"task.name": "distill"})
-    last = run / "metrics.jsonl"
-    last.write_text(last.read_text().replace(parameters_sha256(params), "0"))  # which is the hash of "params" alone
-    for part, factor, flags in (("batch_stats/teacher", 3, []), ("ema", 2, ["--parameters=ema"])):
-        out = tmp_path / part.replace("/", "-")
+    params = weights_tools.make_run(run, tmp_path, parts=True)
+    for part, factor, flags in (("averages", 2, []), ("params", 1, ["--parameters=params"])):
+        out = tmp_path / part
         assert command.run(export.main, [f"--checkpoint={run}", f"--out={out}", *flags]) == 0
         jax.tree.map(np.testing.assert_array_equal, weights.load(out).params, weights_tools.times(factor, params))
         assert json.loads((out / "config.json").read_text())["parameters"] == part
         card = (out / "README.md").read_text()
-        assert f"(`{part}`)" in card and ("not with these parameters" in card) == (part == "ema")
+        assert f"(`{part}`)" in card and ("not with these parameters" in card) == (part == "params")
+    last = run / "metrics.jsonl"
+    last.write_text(last.read_text().replace(parameters_sha256(params), "0"))  # which is the hash of "params" alone
+    export.export(str(run), tmp_path / "again")
     with pytest.raises(UserError, match="is damaged"):
         export.export(str(run), tmp_path / "out", "params")
 
@@ -252,8 +253,8 @@ def test_a_part_that_the_run_does_not_have(plain, tmp_path):
     folder, _ = plain
     assert json.loads((folder / "out/config.json").read_text())["parameters"] == "params"
     assert "not with these parameters" not in (folder / "out/README.md").read_text()
-    with pytest.raises(UserError, match="checkpoints/2 has no parameters in ema; it was trained without"):
-        export.export(str(folder / "run"), tmp_path / "out", "ema")
+    with pytest.raises(UserError, match="checkpoints/2 has no parameters in averages; it was trained without"):
+        export.export(str(folder / "run"), tmp_path / "out", "averages")
 
 
 @pytest.mark.parametrize("normalisation, said", [("image", None), ("plate", True)])

@@ -11,7 +11,6 @@ from paths import ROOT
 from protocol_tools import rxrx1, table
 
 from rxrx_jax import data
-from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Roles, Sites
@@ -211,14 +210,15 @@ def test_a_mixed_protocol_trains_on_records_of_the_test_shard(folder, tmp_path):
     changes = {"protocol.name": str(tmp_path / "mixed.py"), "data.unlabelled_roles": ("validation",)}
     values = tiny.values("convnet.py:method=dann,transductive=True,normalisation=image", folder, **changes)
     config = Config(values)
-    dataset = train.open_dataset(config)
-    samplers = train.make_samplers(config, dataset, sharding.make_mesh(1, 1))
+    source = tiny.source(config)
+    dataset = source.dataset
     seen, shown = set(), set()
-    for minibatch in data.training_minibatches(dataset, samplers, 40, 0, 32, 0):
-        seen |= set(minibatch["row"].tolist())
-        known = minibatch["label"] >= 0
-        shown |= set(minibatch["row"][known].tolist())
-        np.testing.assert_array_equal(minibatch["label"][known], dataset.sites.label[minibatch["row"][known]])
+    for step, streams in enumerate(source.minibatches(0, 40)):
+        for stream, minibatch in streams.items():
+            rows, known = source.samplers[stream].rows(step), minibatch["label"] >= 0
+            seen |= set(rows.tolist())
+            shown |= set(rows[known].tolist())
+            np.testing.assert_array_equal(minibatch["label"][known], dataset.sites.label[rows[known]])
     assert shown == set(dataset.roles.fit) and {"train", "test"} == set(dataset.sites.split[sorted(shown)])
     assert seen - shown == set(dataset.roles.scored["validation"])
 
@@ -231,8 +231,8 @@ def test_the_default_protocol_draws_what_the_shards_hold(folder):
     """Row by row what samplers over the shards themselves draw."""
     values = tiny.values("convnet.py:method=dann,transductive=True", folder)
     config = Config(values)
-    dataset = train.open_dataset(config)
-    made = train.make_samplers(config, dataset, sharding.make_mesh(1, 1))
+    source = tiny.source(config)
+    dataset, made = source.dataset, source.samplers.values()
     split = dataset.sites.split
     for sampler, shards, size, seed in zip(made, (("train",), ("val", "test")), (8, 4), (0, 1)):
         rows = np.flatnonzero(np.isin(split, shards))
@@ -243,9 +243,9 @@ def test_the_default_protocol_draws_what_the_shards_hold(folder):
 @pytest.mark.parametrize("roles, shards", [(("validation",), {"val"}), (("cross_batch",), {"test"})])
 def test_which_held_out_rows_are_drawn_is_the_configs_choice(folder, roles, shards):
     config = Config(tiny.values("convnet.py:method=dann,transductive=True", folder, **{"data.unlabelled_roles": roles}))
-    dataset = train.open_dataset(config)
-    _, unlabelled = train.make_samplers(config, dataset, sharding.make_mesh(1, 1))
-    rows = np.concatenate([unlabelled.rows(step) for step in range(60)])
+    source = tiny.source(config)
+    dataset = source.dataset
+    rows = np.concatenate([source.samplers["held_out"].rows(step) for step in range(60)])
     assert set(dataset.sites.split[rows]) == shards
 
 
@@ -253,7 +253,7 @@ def test_which_held_out_rows_are_drawn_is_the_configs_choice(folder, roles, shar
 def test_unlabelled_roles_that_are_not_scored_are_refused(folder, roles):
     config = Config(tiny.values("convnet.py:method=dann,transductive=True", folder, **{"data.unlabelled_roles": roles}))
     with pytest.raises(UserError, match=r"data.unlabelled_roles=.*: the protocol scores in_batch, .*cross_batch"):
-        train.make_samplers(config, train.open_dataset(config), sharding.make_mesh(1, 1))
+        tiny.source(config)
 
 
 def test_the_protocol_of_another_dataset_ends_a_run_in_one_line(folder, tmp_path):

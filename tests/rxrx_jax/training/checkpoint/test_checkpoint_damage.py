@@ -81,14 +81,14 @@ def test_a_fault_in_any_file_gives_the_same_bits_or_those_of_the_one_before(kept
             detected.add(file.parts[0] if len(file.parts) == 1 else f"{file.parts[0]}/{file.parts[1]}")
         shutil.rmtree(folder)
     gc.collect()  # what Orbax has given up complains
-    essential = {"contents/data.json", "state/manifest.ocdbt"}
+    essential = {"manifest/data.json", "state/manifest.ocdbt"}
     if fault in ("cut off", "empty", "zeros", "gone"):  # a single byte of these may say nothing
         essential |= {"state/_METADATA", "state/d"}
     assert detected >= essential
 
 
 def test_the_one_before_is_used_and_the_step_can_be_saved_again(run, capsys):
-    damage(run / "checkpoints" / "8", "contents/data.json", FAULTS["a third in"])
+    damage(run / "checkpoints" / "8", "manifest/data.json", FAULTS["a third in"])
     with Checkpoints(run / "checkpoints", 2) as checkpoints:
         state, _ = checkpoints.restore(SHAPES)
         assert int(state.step) == 7
@@ -98,7 +98,7 @@ def test_the_one_before_is_used_and_the_step_can_be_saved_again(run, capsys):
         f"{run}/damaged-8; resuming from step 7\n"
     )
     assert_same_bits(restore(run)[0], make_state(8, seed=3))
-    damage(run / "checkpoints" / "8", "contents/data.json", FAULTS["a third in"])
+    damage(run / "checkpoints" / "8", "manifest/data.json", FAULTS["a third in"])
     assert int(restore(run)[0].step) == 7
     assert (run / "damaged-8").is_dir() and (run / "damaged-8-2").is_dir()
 
@@ -129,7 +129,7 @@ def test_a_bit_that_changed_before_it_was_written_is_found(run, capsys, name):
 
 def test_when_all_are_damaged_none_is_moved_and_nothing_starts_from_scratch(run):
     for step in (7, 8):
-        damage(run / "checkpoints" / str(step), "contents/data.json", FAULTS["gone"])
+        damage(run / "checkpoints" / str(step), "manifest/data.json", FAULTS["gone"])
     with pytest.raises(
         UserError, match=rf"every checkpoint is damaged: {run}/checkpoints/8 \(.*; .*/7 \(.* start from"
     ):

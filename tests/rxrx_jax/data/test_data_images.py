@@ -1,0 +1,71 @@
+"""The source of images: which streams a config draws, from which rows, in which units."""
+
+import numpy as np
+import pytest
+import tiny
+
+from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import images
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Returns a function of dotted config keys -> the source."""
+    folder = tmp_path_factory.mktemp("data")
+
+    def source(**changes):
+        return images.make(Config(tiny.values("convnet.py", folder, **changes)))
+
+    return source
+
+
+def drawn(source, stream="held_out"):
+    """The names of the experiments, and of the splits, that a stream is drawn from; and those of a few minibatches."""
+    sites, sampler = source.dataset.sites, source.samplers[stream]
+    rows = np.concatenate([sampler.rows(step) for step in range(30)])
+    assert set(rows) <= set(sampler.drawn_from)
+    names = lambda rows: {source.dataset.experiments[e] for e in sites.experiment[rows]}  # noqa: E731
+    assert names(rows) == names(sampler.drawn_from)
+    return names(rows), set(sites.split[rows].tolist())
+
+
+def test_without_unlabelled_images_there_is_one_stream(make):
+    source = make()
+    assert list(source.spec) == ["train"] and drawn(source, "train") == ({"SIMA-01", "SIMA-02"}, {"train"})
+
+
+def test_unlabelled_images_come_from_the_held_out_experiments(make):
+    source = make(**{"data.unlabelled_minibatch": 4})
+    assert list(source.spec) == ["train", "held_out"] and source.sizes == {"train": 8, "held_out": 4}
+    assert drawn(source) == ({"SIMA-03", "SIMB-01", "SIMB-02"}, {"val", "test"})
+
+
+def test_the_validation_experiments_may_stay_out_of_training(make):
+    source = make(**{"data.unlabelled_minibatch": 4, "data.unlabelled_splits": ("test",)})
+    assert drawn(source) == ({"SIMB-01", "SIMB-02"}, {"test"})
+
+
+def test_no_labelled_image_is_drawn_as_unlabelled(make):
+    for splits in (("train",), ("val", "id_test"), ("tset",)):
+        with pytest.raises(UserError, match=f"data.unlabelled_splits={splits[-1]!r}: expected val or test"):
+            make(**{"data.unlabelled_minibatch": 4, "data.unlabelled_splits": splits})
+
+
+def test_a_selection_restricts_the_unlabelled_images_too(make):
+    source = make(**{"data.unlabelled_minibatch": 4, "data.select": {"cell_types": ("SIMA",), "sites": (1,)}})
+    assert drawn(source) == ({"SIMA-03"}, {"val"})
+    assert set(source.dataset.sites.site[source.samplers["held_out"].drawn_from]) == {1}
+    assert drawn(source, "train") == ({"SIMA-01", "SIMA-02"}, {"train"})
+    with pytest.raises(UserError, match="data.unlabelled_minibatch: no held-out image matches data.select"):
+        make(**{"data.unlabelled_minibatch": 4, "data.select": {"experiments": ("SIMA-01",)}})
+
+
+def test_units_are_those_of_the_samplers(make):
+    assert make(**{"data.unlabelled_minibatch": 4}).units == {"train": 1, "held_out": 1}
+    assert make(**{"data.pairs": "perturbation", "data.unlabelled_minibatch": 4}).units == {"train": 2, "held_out": 1}
+
+
+def test_shares_are_of_the_images_that_are_trained_on(make):
+    shares = make(**{"data.unlabelled_minibatch": 4}).shares["experiment"]
+    assert shares[2:] == (0, 0, 0) and sum(shares) == pytest.approx(1)
