@@ -3,8 +3,8 @@
 decode_and_encode_share: share of a worker's time in decoding PNG files and encoding sites to serialised records, with
   the records written to memory (/dev/shm); the rest is reading files, histograms, hashes and array_record's writer.
 share_with_disk: the same with the records written to the temporary folder's disk.
-two_processes: sites a second with two processes over one (workers busy; starting them is not counted).
-over_tfds: sites a second over a TFDS builder that gives the same pixels to features.Tensor's default encoding.
+two_processes: sites per second with two processes over one (workers busy; starting them is not counted).
+over_tfds: sites per second over a TFDS builder that gives the same pixels to features.Tensor's default encoding.
 record_over_png: bytes of the records over the bytes of the PNG files.
 peak_mb_rxrx1, peak_mb_rxrx3: peak memory of a worker; RxRx3 from simulated 2048-pixel, 16-bit plates in a tar.
 The last line is one JSON object.
@@ -68,7 +68,7 @@ def run_plates(task: plates.Task, names: list[tuple[str, int]]) -> tuple[float, 
 
 
 def share(tree: pathlib.Path, folder: pathlib.Path, name: str) -> dict[str, float]:
-    """Returns the share of decoding and encoding in building one plate, and milliseconds a site."""
+    """Returns the share of decoding and encoding in building one plate, and milliseconds per site."""
     task = make_task(tree, folder)
     seconds: dict[str, float] = {}
     with timed(decode, "decode", seconds), timed(plates._PlateWriter, "_encode", seconds):
@@ -82,7 +82,7 @@ def share(tree: pathlib.Path, folder: pathlib.Path, name: str) -> dict[str, floa
 
 
 def processes_rate(tree: pathlib.Path, folder: pathlib.Path, processes: int) -> float:
-    """Sites a second of a number of processes that share the plates evenly."""
+    """Sites per second of a number of processes that share the plates evenly."""
     task = make_task(tree, folder)
     names = task.plan.plates()
     context = multiprocessing.get_context("spawn")

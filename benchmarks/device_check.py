@@ -31,7 +31,7 @@ from device_lines import Setting, one_line, read, write
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SECONDS = 465.0  # of the eight minutes; the rest is for the processes' ends
 LEAST = 10.0  # a part is not started with less
-PATIENCE = 3  # a rehearsal may run beside other work, and nobody lends it a machine: all limits are so much longer
+PATIENCE = 3  # a rehearsal may share its machine with other work: all limits are that many times longer
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "torch", "numpy")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
@@ -72,7 +72,7 @@ STEPS = tuple(part.name for part in PARTS if part.function == "device_speed:ours
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=pathlib.Path, help="a folder that device_bundle.sh filled")
-    parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("device.json"), help="written anew")
+    parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("device.json"), help="overwritten")
     parser.add_argument("--rehearse", action="store_true", help="tiny models and images on the CPU")
     parser.add_argument("--parts", help="only these, such as attention,mae-S16")
     parser.add_argument("--seconds", type=float, help=f"for everything (default {SECONDS:.0f}; longer in a rehearsal)")
@@ -223,7 +223,7 @@ def work(options) -> None:
 
 
 def setup(setting: Setting, bundle: pathlib.Path | None):
-    """Installs the bundle's wheels beside what this Python has, unpacks its datasets, and says what there is."""
+    """Installs the bundle's wheels beside what this Python has, unpacks its datasets, and reports what it found."""
     wheels = sorted(map(str, (bundle / "wheels").glob("*.whl"))) if bundle else []
     if wheels:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]

@@ -130,7 +130,7 @@ def restore(setting: Setting, _):
         with checkpoint.Checkpoints(setting.folder / "repeat", keep=1) as checkpoints:
             restored = checkpoints.restore(made.arguments[0])
         if restored is None or expected is None:
-            raise RuntimeError("the part before this one left no checkpoint")
+            raise RuntimeError("the previous part left no checkpoint")
         state, first = restored[0], int(restored[0].step)
         compiled = made.compile()
         for _ in range(first, STEPS):
@@ -171,7 +171,7 @@ def flat(tree):
 
 
 def worst(found, expected) -> dict[str, float]:
-    """The three parameters whose gradients differ most, of those that are no rounding errors themselves."""
+    """The three parameters whose gradients differ most, of those above rounding error."""
     least = 1e-3 * np.linalg.norm(flat(expected))
     pairs = zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found))
     errors = {sharding.path_name(path): relative(a, b) for (path, b), a in pairs if np.linalg.norm(b) >= least}

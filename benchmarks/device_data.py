@@ -62,7 +62,7 @@ def main_command(setting: Setting, _):
 
 
 def loader(setting: Setting, _):
-    """A line for each encoding: images a second of random crops of 512-pixel sites, on all cores of this machine."""
+    """A line for each encoding: images per second of random crops of 512-pixel sites, on all cores of this machine."""
     from loader import ours, rate
 
     from rxrx_jax import data

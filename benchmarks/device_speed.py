@@ -1,6 +1,6 @@
 """The parts of device_check.py that time train steps, ours and PyTorch's of the same shapes, as benchmarks/step.py.
 
-The minibatch is the largest that fits: what the compiler says of two small ones is a line over their sizes.
+The minibatch is the largest that fits: the compiler's figures for two small ones lie on a line.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from device_lines import Setting
 from step import SIDE
 
-SHARE = 0.8  # of the device's memory that a step may take by the compiler's word
+SHARE = 0.8  # of the device's memory that a step may take according to the compiler
 SECONDS, TOGETHER = 4.0, 4  # of timing; steps that are sent before the host waits for their end
 
 
@@ -62,7 +62,7 @@ def ours(setting: Setting, name: str):
         make_small()
     of, device = case(setting, name), jax.devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit", REHEARSED_MEMORY)
-    # Which kernels are fastest is of no interest to the probes, and trying them out takes long.
+    # The probes do not need the fastest kernels, and autotuning takes long.
     quick = {} if device.platform == "cpu" else {"xla_gpu_autotune_level": 0}
     with jax.set_mesh(here()):
         memory, made = {}, {}
@@ -140,7 +140,7 @@ def largest_minibatch(memory: dict[int, int], room: float, most: int) -> tuple[i
 
 
 def timed(step: Callable, minibatch: int, setting: Setting) -> dict:
-    """Images a second of step() -> loss, which float() waits for: of the median of several rounds, after a warm-up."""
+    """Images per second of step() -> loss, which float() waits for: median of several rounds, after a warm-up."""
     for _ in range(1 if setting.rehearse else 5):
         float(step())
     together, rounds, least = (1, 2, 0) if setting.rehearse else (TOGETHER, 3, SECONDS)
@@ -157,7 +157,7 @@ def timed(step: Callable, minibatch: int, setting: Setting) -> dict:
 
 
 def rates(found: dict) -> dict:
-    """Model FLOPs a second, and of the chip's peak where that is known."""
+    """Model FLOPs per second, and of the chip's peak where that is known."""
     flops, peak = found.get("flops_per_image"), found.get("peak_flops")
     each = {"teraflops": flops * found["images_per_second"] / 1e12} if flops else {}
     return each | ({"mfu": flops * found["images_per_second"] / peak} if flops and peak else {})

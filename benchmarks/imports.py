@@ -52,7 +52,7 @@ def imports(path: pathlib.Path, known: dict[str, pathlib.Path]) -> Iterator[tupl
 
 
 def room(module: str, known: dict[str, pathlib.Path]) -> str:
-    """`rxrx_jax.data` for what is in a folder of a package, `rxrx_jax` for what lies at its top."""
+    """`rxrx_jax.data` for what is in a folder of a package, `rxrx_jax` for what is at its top."""
     parts = module.split(".")
     inside = len(parts) > 2 or known[module].name == "__init__.py"
     return ".".join(parts[:2]) if inside else parts[0]

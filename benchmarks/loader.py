@@ -1,11 +1,11 @@
 """How fast minibatches are made, as ratios in one run: `python benchmarks/loader.py [--source=DIR]`, DIR an RxRx1 tree.
 
-Every rate is of 256-pixel crops at random places of 512-pixel sites, in images a second on all cores of this machine.
+Every rate is of 256-pixel crops at random places of 512-pixel sites, in images per second on all cores of this machine.
 
 over_torch: our minibatches (uint8, ready for the device) over those of a PyTorch DataLoader with two workers that reads
   the six PNG files of a site with PIL, crops, and standardises on the host; by encoding of the records. Needs torch.
 over_reading: our minibatches over reading and decoding the same records whole, as TFDS's data source gives them, with a
-  thread a core and nothing done with the images.
+  thread per core and nothing done with the images.
 data_wait: share of the time that the trainer waits for minibatches of `delta` records while it trains a masked
   autoencoder with ViT-S/16 on this machine's CPU.
 The last line is one JSON object.
@@ -37,7 +37,7 @@ ENCODINGS = ("delta", "raw")
 
 
 def rate(minibatches, minibatch: int = MINIBATCH, seconds: float = SECONDS) -> float:
-    """Images a second of an endless iterator of minibatches, after those that it had read ahead."""
+    """Images per second of an endless iterator of minibatches, after those that it had read ahead."""
     for _ in range(5):
         next(minibatches)
     start, count = time.perf_counter(), 0

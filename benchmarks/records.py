@@ -1,6 +1,6 @@
 """Record encodings by size and time: `python benchmarks/records.py [--source=DIR]`, DIR an RxRx1 tree.
 
-For every encoding of the builders, through array_record and TFDS as training reads them: kB a site on disk and over
+For every encoding of the builders, through array_record and TFDS as training reads them: kB per site on disk and over
 the PNG files it came from, ms to encode a site, ms to read one whole, and ms to read one and crop 256x256 of it.
 (What zstd costs is spent in array_record's writer, and not in `encode ms`.) Below them other codecs alone.
 CPU time of one thread, minimum over repeats; the last line is one JSON object.
@@ -103,7 +103,7 @@ def main() -> None:
 def table(result: dict) -> list[str]:
     """Returns the lines of a Markdown table of the encodings, and of the codecs alone."""
     lines = [
-        "| encoding | kB a site | over PNG | encode ms | read ms | read and crop ms |",
+        "| encoding | kB per site | over PNG | encode ms | read ms | read and crop ms |",
         "| --- " + "| ---: " * 5 + "|",
     ]
     for name, figures in [*result["encodings"].items(), *result["codecs"].items()]:

@@ -17,9 +17,9 @@ RECOMPUTED = {
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A cluster as its maker describes it. Rates are bytes a second.
+    """A cluster as its maker describes it. Rates are bytes per second.
 
-    hosts, and physical cores of each. memory: of a chip. link: at which one array that every chip holds is reduced or
+    hosts, and physical cores of each. memory: per chip. link: at which one array that every chip holds is reduced or
     gathered. network: into a host, from disks or an object store, beside what chips send each other.
     """
 
@@ -37,12 +37,12 @@ class System:
 
 
 SYSTEMS = {
-    # cloud.google.com/tpu/docs/v5e: 819 GB/s; 1,600 Gb/s a chip between chips, of which a sum over one side of the
+    # cloud.google.com/tpu/docs/v5e: 819 GB/s; 1,600 Gb/s per chip between chips, of which a sum over one side of the
     # torus has half; 6.4 Tb/s into a pod. 64 hosts of 4 chips (GKE's ct5lp-hightpu-4t), 112 vCPU, which are 56 cores.
     "v5e": System(
         "v5e-256", "TPU v5 lite", hosts=64, cores=56, memory=819e9, link=1600e9 / 8 / 2, network=6.4e12 / 8 / 64
     ),
-    # docs.nvidia.com, DGX BasePOD and H200: 4.8 TB/s; 8 adapters of 400 Gb/s a host between hosts, which is less than
+    # docs.nvidia.com, DGX BasePOD and H200: 4.8 TB/s; 8 adapters of 400 Gb/s per host between hosts, which is less than
     # NVLink's 450 GB/s each way; one of the two adapters for storage, 400 Gb/s; 2 x 56 cores.
     "h200": System("64 H200", "NVIDIA H200", hosts=8, cores=112, memory=4.8e12, link=8 * 400e9 / 8, network=400e9 / 8),
 }
@@ -50,7 +50,7 @@ SYSTEMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """A way to read training images: bytes that a host fetches an image, and images a second that a core makes."""
+    """A way to read training images: bytes fetched per image by a host, and images per second decoded by a core."""
 
     name: str
     there: str  # what is missing to do it, "" if nothing
@@ -84,7 +84,7 @@ def reading_seconds(row: dict, way: Way, system: System) -> dict[str, float]:
 
 
 def plan(row: dict, remat: str, total_steps: int, way: Way, system: System) -> dict:
-    """The whole run with one way of reading: the chips' parts follow each other, reading goes on beside them.
+    """The whole run with one way of reading: the chips' parts follow each other, reading runs beside them.
 
     Returns step_seconds, hours, bottleneck (the longest part), and what a host must do to keep the chips busy:
     images_per_second, bytes_per_second, cores."""

@@ -29,7 +29,7 @@ ENCODINGS = ("delta", "raw")  # `source` keeps 16 bits, and training reads 8
 def measure(folder: pathlib.Path, source: pathlib.Path | None) -> dict:
     """{"sites", "cores", "encodings": {name: figures}} of records made in `folder`.
 
-    MB: of a record. images_per_second_per_core: of the trainer's own loader, one random crop a record. read_ms and
+    MB: of a record. images_per_second_per_core: of the trainer's own loader, one random crop per record. read_ms and
     crops_ms: CPU time to read a whole record and to cut CROPS crops out of it.
     """
     what = make_tree(folder / "small", source, 1, 16)
@@ -56,7 +56,7 @@ def measure(folder: pathlib.Path, source: pathlib.Path | None) -> dict:
 
 
 def rate(minibatches) -> float:
-    """Images a second of an endless iterator of minibatches, after those that it had read ahead."""
+    """Images per second of an endless iterator of minibatches, after those that it had read ahead."""
     for _ in range(5):
         next(minibatches)
     start, count = time.perf_counter(), 0

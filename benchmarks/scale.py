@@ -6,7 +6,7 @@
     python benchmarks/scale.py plan                                   # computes hours from both, in seconds
 
 Each writes a file in docs/ and prints its tables of docs/scale.md. A row takes minutes for a TPU, seconds for a GPU; to
-compile one anew delete it from docs/aot.json.
+recompile one delete it from docs/aot.json.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def measure(arguments: str, what: str, chips: list) -> dict:
 def table(rows: list[dict]) -> list[str]:
     """The lines of the table of compiled steps in docs/scale.md."""
     lines = [
-        "| slice | config | without | images a step (a chip) | arguments | temporaries | memory of the chip's "
+        "| slice | config | without | images per step (per chip) | arguments | temporaries | memory of the chip's "
         "| all-reduce | all-gather | reduce-scatter |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -219,7 +219,7 @@ def plans(rows: list[dict], records: dict, encodings: dict, loader: dict) -> lis
 
 def table_of_records(records: dict) -> list[str]:
     lines = [
-        "| 2048-pixel records | MB a record (measured) | TB of 2.2 million (computed) | one crop: images/s a core "
+        "| 2048-pixel records | MB per record (measured) | TB of 2.2 million (computed) | one crop: images/s per core "
         f"(measured) | ms to read all of it (measured) | ms for {records['crops']} crops (measured) |",
         "|---|---:|---:|---:|---:|---:|",
     ]
@@ -234,8 +234,8 @@ def table_of_records(records: dict) -> list[str]:
 
 def table_of_steps(plans: list[dict]) -> list[str]:
     lines = [
-        "| | config | images a step (compiled) | memory of the chip's, GiB (compiled) | collectives a step (compiled) "
-        "| GB they handle (compiled) | compute s (computed) | memory s (computed) | network s (computed) "
+        "| | config | images per step (compiled) | memory of the chip's, GiB (compiled) | collectives per step "
+        "(compiled) | GB they handle (compiled) | compute s (computed) | memory s (computed) | network s (computed) "
         "| step s if all overlaps (computed) | step s, expected (computed) |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -257,8 +257,8 @@ def table_of_steps(plans: list[dict]) -> list[str]:
 
 def table_of_runs(plans: list[dict]) -> list[str]:
     lines = [
-        "| | model | records | missing | images/s a host (computed) | GB/s a host (computed) of (assumed) "
-        "| GB/s in all (computed) | cores a host (computed) of (assumed) | step s (computed) | hours (computed) "
+        "| | model | records | missing | images/s per host (computed) | GB/s per host (computed) of (assumed) "
+        "| GB/s in all (computed) | cores per host (computed) of (assumed) | step s (computed) | hours (computed) "
         "| bottleneck (computed) |",
         "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]

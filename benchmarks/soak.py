@@ -3,10 +3,10 @@
     python benchmarks/soak.py [--kills=50] [--seed=0] [--steps=N] [--out=FOLDER] [--json=FILE]
 
 A small ConvNet on the simulated screen is trained on two processes, once without a stop; then again, while one of the
-two, drawn anew each time, is sent SIGKILL at a moment drawn uniformly from 0 to 1.6 times what a start takes: while it
+two, drawn again each time, is sent SIGKILL at a moment drawn uniformly from 0 to 1.6 times what a start takes: while it
 starts, compiles, trains, saves in the background or evaluates. The launcher's rule starts both again. A run that has
 ended is followed by another one until there were enough kills. All must end with the same SHA-256 of all parameters,
-or this command fails; it also says how many steps a restart went back at most. The seed decides who is killed and
+or this command fails; it also reports how many steps a restart lost at most. The seed decides who is killed and
 after how many seconds; what the run is doing then depends on the machine. Prints one JSON object on its last line.
 """
 
@@ -52,7 +52,7 @@ def main():
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000, help="of a run")
-    parser.add_argument("--out", type=pathlib.Path, help="where runs and data lie; default a temporary folder")
+    parser.add_argument("--out", type=pathlib.Path, help="folder of runs and data; default a temporary folder")
     parser.add_argument("--json", type=pathlib.Path, help="a file for the last line")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -75,7 +75,7 @@ def soak(options, out: pathlib.Path) -> dict:
     print(f"without a stop: {steps} steps, the first told of after {start:.1f} s", flush=True)
 
     draw, kills, during, ends, logs = random.Random(options.seed), 0, collections.Counter(), [], []
-    while kills < options.kills:  # a run may end before it was killed often enough: then another one goes on
+    while kills < options.kills:  # a run may end before it was killed often enough: then another one continues
         workdir = out / f"killed-{len(ends)}"
         while True:
             after = draw.uniform(0, 1.6 * start) if kills < options.kills else None
@@ -130,7 +130,7 @@ def phase(printed: str, workdir: pathlib.Path) -> str:
 
 
 def most_lost(log: str) -> int:
-    """How many steps the restart that lost most went back, by the steps that a log tells of."""
+    """The most steps that a restart lost, by the steps in a log."""
     told = most = 0
     for step, restored in re.findall(r"^step (\d+)/|^resuming .* from step (\d+)$", log, re.MULTILINE):
         if restored:

@@ -74,7 +74,7 @@ def running(made, source):
 
 
 def ours(kind: str, variant: str, minibatch: int, dtype: str):
-    """(one step as a function that waits for its end, model FLOPs an image, peak FLOPs of the chip or None)."""
+    """(one step as a function that waits for its end, model FLOPs per image, peak FLOPs of the chip or None)."""
     import jax
     import numpy as np
 
@@ -116,7 +116,7 @@ def encoder_alone(made, images):
 
     def step():
         jax.block_until_ready(gradient(params, images, keep))
-        return 0.0  # there is no loss to wait for
+        return 0.0  # no loss to wait for
 
     return step
 

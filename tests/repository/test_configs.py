@@ -151,7 +151,7 @@ def fourier_flops(squares: int, side: int) -> int:
 
 def test_flops_of_an_image_by_hand():
     """Backward is twice forward, except that images need no gradient: the patch embedding's is once, if the products
-    that nobody needs are not counted, and the spectra of the target have none, nor has a spectrum any weights."""
+    that are not needed are not counted, and the spectra of the target have none, nor has a spectrum any weights."""
     found = made("channel_agnostic_mae.py:rxrx3")[0].flops_per_image
     n, width = 6 * 256, 384
     visible = n // 4 + 1

@@ -28,7 +28,7 @@ def test_what_a_restart_lost_is_read_off_the_log():
     log = "step 5/60\nstep 10/60\nresuming /x from step 5\nstep 10/60\nresuming /x from step 10\nstep 15/60\n"
     assert soak.most_lost(log) == 5
     assert soak.most_lost(log + "step 20/60\nresuming /x from step 10\nstep 15/60\n") == 10
-    assert soak.most_lost("step 5/60\n") == 0  # killed before its first checkpoint, begun anew
+    assert soak.most_lost("step 5/60\n") == 0  # killed before its first checkpoint, started over
 
 
 def test_the_page_shows_what_the_soak_of_fifty_kills_printed():
