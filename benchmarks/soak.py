@@ -72,7 +72,7 @@ def soak(options, out: pathlib.Path) -> dict:
     code, _, start = life(out / "whole", flags)
     assert code == 0, (out / "whole/hosts/0.log").read_text()
     whole = last_line(out / "whole")
-    print(f"without a stop: {steps} steps, the first told of after {start:.1f} s", flush=True)
+    print(f"without a stop: {steps} steps, the first reported after {start:.1f} s", flush=True)
 
     draw, kills, during, ends, logs = random.Random(options.seed), 0, collections.Counter(), [], []
     while kills < options.kills:  # a run may end before it was killed often enough: then another one continues
@@ -98,7 +98,7 @@ def soak(options, out: pathlib.Path) -> dict:
 
 
 def life(workdir: pathlib.Path, flags: list[str], host: int = 0, after: float | None = None):
-    """(exit code of the run, what it was doing, seconds until it told of a step) of one start of both hosts, one of
+    """(exit code of the run, what it was doing, seconds until it reported a step) of one start of both hosts, one of
     which is killed after so many seconds; None waits for the end."""
     from launch import local
 

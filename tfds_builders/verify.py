@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tfds_builders.verify", description="Reads a prepared folder again and compares."
     )
     parser.add_argument("folder", type=pathlib.Path, help="the folder with dataset_info.json")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     flags = parser.parse_args(argv)
     wrong = verify(flags.folder.expanduser().absolute(), flags.workers, progress=True)
     for line in wrong[:SHOWN]:

@@ -17,7 +17,7 @@ FEW = "†"
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What is printed, its numbers with all digits by the ending of their name in table.csv, and what a note says of
+    """What is printed, its numbers with all digits by the ending of their name in table.csv, and what a note says about
     how they were made."""
 
     text: str = ""

@@ -398,7 +398,7 @@ def test_plates_that_a_kill_left_beside_a_finished_file_are_removed(plain, folde
 def test_plates_of_a_half_removed_folder_are_not_used(tmp_path):
     parts = tmp_path / "out.parts"
     parts.mkdir()
-    (parts / "plate-000000.npy").write_bytes(b"")  # of which job no file says any more
+    (parts / "plate-000000.npy").write_bytes(b"")  # no file records its job
     embed.claim(parts, "{}")
     assert [path.name for path in parts.iterdir()] == ["job.json"]
 

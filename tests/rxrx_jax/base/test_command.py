@@ -41,7 +41,7 @@ def test_what_the_user_can_fix_is_one_line(error, code, line, capsys):
     assert capsys.readouterr() == ("", line)
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault"), OSError(errno.EIO, "the disk fails"), OSError("no number")])
+@pytest.mark.parametrize("error", [ValueError("a fault"), OSError(errno.EIO, "the disk fails"), OSError("no errno")])
 def test_any_other_error_is_raised(error):
     with pytest.raises(type(error)):
         command.run(raising(error))

@@ -153,7 +153,7 @@ def test_corners_are_a_function_of_seed_step_and_position():
     np.testing.assert_array_equal(crop_corners(3, 70, 20, (512, 512, 6), 256), corners[:20])
     others = [(4, 70), (3, 71), (3, 70 + 2**32), (3, 0)]
     assert all((crop_corners(*other, 50, (512, 512, 6), 256) != corners).any(1).mean() > 0.9 for other in others)
-    # Fixed for good: a run that resumes after an upgrade must see the windows that it would have seen.
+    # Fixed forever: a run that resumes after an upgrade must see the windows that it would have seen.
     assert crop_corners(0, 0, 2, (512, 512, 6), 256).tolist() == [[2, 62], [28, 145]]
     assert crop_corners(0, 1, 2, (512, 512, 6), 256).tolist() == [[54, 55], [194, 137]]
 

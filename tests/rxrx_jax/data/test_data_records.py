@@ -200,7 +200,7 @@ def test_a_record_that_holds_another_image_cannot_be_read(folder, encoding, dama
         return message.SerializeToString()
 
     rewrite(shard(folder), change)
-    mend_sizes(folder)
+    correct_sizes(folder)
     if (damage, encoding) == ("longer", "source"):
         assert unreadable(folder) == {}  # it says where its files end
     else:
@@ -220,7 +220,7 @@ def test_records_of_a_file_that_is_cut_short_under_the_reader_cannot_be_read(fol
     assert source[count][:, :].shape == (32, 32, 6)  # of the next file
 
 
-def mend_sizes(folder):
+def correct_sizes(folder):
     """Says in dataset_info.json what the files have now."""
     about = json.loads((folder / "dataset_info.json").read_text())
     for split in about["splits"]:

@@ -309,7 +309,7 @@ def test_remat_saves_memory():
     assert dots - full > 6 * ACTIVATIONS  # the products with weights: qkv 3, out 1, mlp1 4 widths
 
 
-def test_intermediates_that_nobody_reads_cost_no_memory():
+def test_unused_intermediates_cost_no_memory():
     """Not even in training: as much as the same blocks scanned by hand without any intermediate."""
     style = Style(drop_path=0.1, final_norm=False)
     block = jax.checkpoint(

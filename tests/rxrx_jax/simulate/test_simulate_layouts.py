@@ -21,7 +21,7 @@ SCREEN = Screen(
 SITE = ["site_id", "well_id", "cell_type", "experiment", "plate", "well", "site"]
 WELL = ["well_id", "experiment_name", "plate", "address", "gene", "treatment", "SMILES", "concentration",
         "perturbation_type", "cell_type"]  # fmt: skip
-FORMS = {  # writer, dataset, kind of source, sites a well, channels of render_site, bits, columns
+FORMS = {  # writer, dataset, kind of source, sites per well, channels of render_site, bits, columns
     "rxrx2": (layouts.write_rxrx2, "rxrx2", sources.Folders, 2, range(6), 8, [*SITE, "treatment", "treatment_conc"]),
     "rxrx19a": (layouts.write_rxrx19a, "rxrx19a", sources.Folders, 2, [0, 1, 2, 3, 5], 8,
                 [*SITE, "disease_condition", "treatment", "treatment_conc", "SMILES"]),

@@ -1,4 +1,4 @@
-"""A source whose examples are no images and a task of its own, in two files of a user: trained, resumed, the same on
+"""A source whose examples are not images and a task of its own, in two files of a user: trained, resumed, the same on
 one and on two devices' worth of minibatch, and what does not fit."""
 
 import numpy as np

@@ -47,7 +47,7 @@ class PlateFiles:
     others: names of files there that are not channel images, with the reason where the name does not show it.
       Hidden files (._x, .DS_Store) and folders inside of archives are not listed.
     unreadable: why some images of the plate may be absent from `keys`: a folder that cannot be listed, a link out
-      of the source, a tar that is cut short. Images that are in `keys` can be read all the same; one that is not
+      of the source, a tar that is cut short. Images that are in `keys` can still be read; one that is not
       is not known to be missing, and this is its reason. '' if everything was listed.
     """
 

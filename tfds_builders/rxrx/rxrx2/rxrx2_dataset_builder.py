@@ -19,7 +19,7 @@ class Builder(screen.ScreenBuilder):
     about = {
         "description": (
             "RxRx2 (Recursion): six-channel fluorescence images of HUVEC. A well has one of 434 soluble factors at "
-            "one of six concentrations, or nothing; four sites a well, 1024x1024 pixels. Channels: nucleus, "
+            "one of six concentrations, or nothing; four sites per well, 1024x1024 pixels. Channels: nucleus, "
             "endoplasmic reticulum, actin, nucleolus and RNA, mitochondria, Golgi."
         ),
         "homepage": "https://www.rxrx.ai/rxrx2",

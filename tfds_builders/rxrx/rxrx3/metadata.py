@@ -37,7 +37,7 @@ def read(source: pathlib.Path | None) -> Table:
 
 
 def describe(cells: dict[str, str], site: dict[str, Any]) -> dict[str, Any] | str:
-    """Returns what a row says of its well, or why it contradicts itself."""
+    """Returns what a row says about its well, or why it contradicts itself."""
     del site
     gene, treatment, smiles = cells["gene"], cells["treatment"], cells["SMILES"]
     kind, dose = cells["perturbation_type"].lower(), tables.concentration(cells["concentration"])
