@@ -54,7 +54,7 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
         return ["config.json cannot be read"]
     today = json.loads(to_json(load(run.seeded(seed))))
     then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
-    now |= run.overrides
+    now |= json.loads(to_json(run.overrides))  # as config.json holds them: a tuple is a list there
     missing = object()
     changed = sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))
     more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""

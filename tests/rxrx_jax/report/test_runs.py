@@ -38,7 +38,7 @@ def fake(monkeypatch, tmp_path):
 
     monkeypatch.setattr(runs, "command", command)
     monkeypatch.setattr(runs, "load", lambda config: {"config": config, "init": {"path": ""}})
-    monkeypatch.setattr(runs.hosts, "code_version", lambda: "today")
+    monkeypatch.setattr(runs, "code_version", lambda: "today")
     return tmp_path
 
 
@@ -73,7 +73,7 @@ def test_runs_of_other_code_config_or_data_are_stale(fake, monkeypatch):
     assert runs.list_stale([(RUNS[1], 0)], fake) == ["first, seed 0: another data"]
     monkeypatch.setattr(runs, "data_today", lambda settings: "d")  # as it is stored
     assert runs.list_stale([(RUNS[1], 0)], fake) == []
-    monkeypatch.setattr(runs.hosts, "code_version", lambda: "tomorrow")
+    monkeypatch.setattr(runs, "code_version", lambda: "tomorrow")
     assert runs.list_stale(TODO[1:2] + TODO[3:], fake) == ["first, seed 0, 1: another code (today, now tomorrow)"]
     path = runs.workdir("first", fake, 0) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"resolved": {}}))
@@ -81,6 +81,16 @@ def test_runs_of_other_code_config_or_data_are_stale(fake, monkeypatch):
     path.write_text("[")
     assert runs.stale(RUNS[1], fake, 0) == ["config.json cannot be read"]
     assert runs.stale(Run("never", "a.py"), fake, 0) == []
+
+
+def test_an_override_is_compared_as_the_config_holds_it(fake, monkeypatch):
+    run = Run("first", "a.py", overrides={"task.decoder": (64, 1, 4)})
+    runs.run_missing([(run, 0)], fake, jobs=1)
+    path = runs.workdir("first", fake, 0) / "config.json"
+    stored = json.loads(path.read_text())
+    for decoder, expected in ([64, 1, 4], []), ([64, 2, 4], ["config (task.decoder)"]):
+        path.write_text(json.dumps(stored | {"task": {"decoder": decoder}}))
+        assert runs.stale(run, fake, 0) == expected
 
 
 def test_fresh_runs_again_what_is_stale_and_what_starts_from_it(fake, monkeypatch, capsys):
