@@ -70,7 +70,7 @@ ALL = tuple(dict.fromkeys([arguments(command) for command in DOCUMENTED] + list(
 def made(name: str) -> tuple[Step, Config, noise.Description, int]:
     """(step, its config, the data's description, total steps)."""
     values = Config(config.load(name) | {"measure": "synthetic"})
-    source = make_source(values)
+    source = make_source(values, None)
     mesh = sharding.make_mesh(1, 1)
     steps = run_length(values, **lengths_of(source))
     with jax.set_mesh(mesh):

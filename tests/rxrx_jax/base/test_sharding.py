@@ -28,7 +28,7 @@ from rxrx_jax.base.sharding import (
     state_shardings,
 )
 from rxrx_jax.models.convnet import ConvNet
-from rxrx_jax.models.handcrafted import Statistics
+from rxrx_jax.models.handcrafted import Handcrafted
 from rxrx_jax.models.heads import Head
 from rxrx_jax.models.vit import Encoder, Size, Style
 from rxrx_jax.tasks.classify import Classify
@@ -43,7 +43,7 @@ TASKS |= {
     "fine-tuned vit": Classify(Encoder(SIZE, 4, Style(positions="learned")), Head(4), Method(), 0.0),
     "probe of vit": Classify(Encoder(SIZE, 4), Head(4, normalise=True), Method(), 0.0, frozen="encoder/"),
     "probe of convnet": Classify(ConvNet((4, 6)), Head(4, normalise=True), Method(), 0.0, frozen="encoder/"),
-    "probe of statistics": Classify(Statistics(), Head(4, normalise=True), Method(), 0.0, frozen="encoder/"),
+    "probe of handcrafted features": Classify(Handcrafted(), Head(4, normalise=True), Method(), 0.0, frozen="encoder/"),
 }
 ALONE = ("mae in parts", "classify")  # of sharding_steps.RUNS
 OPTIMISERS = {

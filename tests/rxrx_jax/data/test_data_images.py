@@ -6,7 +6,6 @@ import tiny
 
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import images
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +14,7 @@ def make(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
 
     def source(**changes):
-        return images.make(Config(tiny.values("convnet.py", folder, **changes)))
+        return tiny.source(Config(tiny.values("convnet.py", folder, **changes)))
 
     return source
 
@@ -42,14 +41,14 @@ def test_unlabelled_images_come_from_the_held_out_experiments(make):
 
 
 def test_the_validation_experiments_may_stay_out_of_training(make):
-    source = make(**{"data.unlabelled_minibatch": 4, "data.unlabelled_splits": ("test",)})
+    source = make(**{"data.unlabelled_minibatch": 4, "data.unlabelled_roles": ("cross_batch",)})
     assert drawn(source) == ({"SIMB-01", "SIMB-02"}, {"test"})
 
 
 def test_no_labelled_image_is_drawn_as_unlabelled(make):
-    for splits in (("train",), ("val", "id_test"), ("tset",)):
-        with pytest.raises(UserError, match=f"data.unlabelled_splits={splits[-1]!r}: expected val or test"):
-            make(**{"data.unlabelled_minibatch": 4, "data.unlabelled_splits": splits})
+    for roles in (("fit",), ("validation", "train"), ("tset",), ()):
+        with pytest.raises(UserError, match="data.unlabelled_roles=.*: the protocol scores in_batch, .*; name some"):
+            make(**{"data.unlabelled_minibatch": 4, "data.unlabelled_roles": roles})
 
 
 def test_a_selection_restricts_the_unlabelled_images_too(make):
@@ -57,7 +56,9 @@ def test_a_selection_restricts_the_unlabelled_images_too(make):
     assert drawn(source) == ({"SIMA-03"}, {"val"})
     assert set(source.dataset.sites.site[source.samplers["held_out"].drawn_from]) == {1}
     assert drawn(source, "train") == ({"SIMA-01", "SIMA-02"}, {"train"})
-    with pytest.raises(UserError, match="data.unlabelled_minibatch: no held-out image matches data.select"):
+    with pytest.raises(
+        UserError, match="data.unlabelled_minibatch: no image of data.unlabelled_roles matches data.select"
+    ):
         make(**{"data.unlabelled_minibatch": 4, "data.select": {"experiments": ("SIMA-01",)}})
 
 

@@ -88,7 +88,7 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
             for i in range(embeddings)
         ]
         ids, splits = (np.array(x) for x in zip(*sites))
-        table = {"split": splits, "site_id": ids}
+        table = columns_of(ids, splits)
         if genes:
             table["perturbation"] = np.array([f"gene<{i % 11}>" for i in range(len(ids))])
         embeddings_file.write(workdir / embeddings_file.NAME, table, rng.normal(size=(len(ids), 5)))
@@ -97,6 +97,13 @@ def write_run(workdir, final=(), config=(), done=True, embeddings=0, picture=Fal
         mask = np.zeros_like(images)
         mask[:, :8] = 1
         pictures.save_reconstructions(workdir / "reconstruction.png", images, mask, images, ["a_1", "b_2"])
+
+
+def columns_of(ids, splits):
+    """What a protocol reads of an embeddings file."""
+    experiments = np.array([records.experiment(site) for site in ids])
+    found = {"split": splits, "site_id": ids, "well_id": ids, "experiment": experiments, "cell_type": experiments}
+    return found | {"perturbation_id": np.zeros(len(ids), np.int32)}
 
 
 COLUMNS = (
@@ -278,7 +285,8 @@ def test_curves_reconstruction_and_maps_are_drawn(made):
     ],
 )
 def test_embeddings_without_a_map(tmp_path, splits, values, words):
-    table = {"split": np.array(splits), "site_id": np.array(["a", "b", "c"])}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    table = columns_of(np.array(["a", "b", "c"]), np.array(splits))
     embeddings_file.write(tmp_path / embeddings_file.NAME, table, np.array(values, float))
     assert records.read_embeddings(tmp_path) == f"embeddings.parquet {words}"
 

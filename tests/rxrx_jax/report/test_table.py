@@ -219,31 +219,11 @@ def test_tables_are_found_by_name_or_path(tmp_path):
 
 
 def test_the_demo_table_is_whole():
-    """Every row that the demo promises, on both layouts where plate mates matter; every run used and existing."""
+    """Six rows, the baseline of handcrafted features among them; every run used and existing."""
     made = demo.TABLE
     runs = {run.name: run for run in made.runs}
     used = {row.run for row in made.rows}
     used |= {runs[name].starts_from for name in used}
-    assert used - {None} == runs.keys()
-    layouts = {}
-    for row in made.rows:
-        layouts.setdefault(row.labels[:2], set()).add(row.labels[2])
-    both = {"fixed", "reshuffled"}
-    for method, normalisation in (
-        ("ERM", "experiment"),
-        ("ERM", "plate"),
-        ("post-hoc AdaBN", "dataset"),
-        ("batch-pure AdaBN", "plate"),
-        ("DANN, transductive", "image"),
-        ("its lambda = 0 control", "image"),
-        ("linear probe: MAE", "plate"),
-        ("linear probe: untrained ViT", "plate"),
-        ("linear probe: handcrafted statistics", "plate"),
-        ("linear probe: handcrafted statistics, standardised per experiment", "plate"),
-        ("linear probe: untrained ViT, standardised per experiment", "plate"),
-    ):
-        assert layouts[method, normalisation] == both, method
-    assert {("ERM", "dataset"), ("ERM", "image"), ("DANN, inductive", "image")} <= layouts.keys()
-    of = {row.name: row for row in made.rows}
-    for row in made.rows:  # differences are within a layout
-        assert not row.baseline or of[row.baseline].labels[2] == row.labels[2]
+    assert used - {None} == runs.keys() and len(made.rows) == 6 and made.worlds >= 5
+    methods = {row.labels[0] for row in made.rows}
+    assert {"ERM", "post-hoc AdaBN", "batch-pure AdaBN", "linear probe: handcrafted features"} <= methods

@@ -19,7 +19,7 @@ from rxrx_jax import data
 from rxrx_jax.adapt.method import Method
 from rxrx_jax.base import embeddings, sharding
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import images, minibatches
+from rxrx_jax.data import minibatches
 from rxrx_jax.evaluate import accuracy, predict
 from rxrx_jax.models.vit import Encoder, parse_variant
 from rxrx_jax.tasks import classify
@@ -139,7 +139,7 @@ def test_a_run_that_keeps_averages_is_evaluated_by_them(folder, tmp_path, monkey
 
     # The scores are those of that network and of no other.
     config = train.Config(values)
-    source, mesh = images.make(config), sharding.make_mesh()
+    source, mesh = tiny.source(config), sharding.make_mesh()
     with jax.set_mesh(mesh):
         step = train.make_step(config, source, mesh, 4)
         _, context = train.make_evaluation(config, source, step, mesh, tmp_path)
