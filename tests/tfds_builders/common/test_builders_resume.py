@@ -76,7 +76,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize("owner, name, number", MOMENTS, ids=lambda value: getattr(value, "__name__", str(value)))
-def test_a_build_stopped_here_goes_on(tmp_path, monkeypatch, whole, owner, name, number):
+def test_a_build_stopped_here_resumes(tmp_path, monkeypatch, whole, owner, name, number):
     folder = prepare.find("rxrx_sim", tmp_path, **SCREEN_FIELDS)
     with monkeypatch.context() as patch:
         calls = kill_at(patch, owner, name, number)

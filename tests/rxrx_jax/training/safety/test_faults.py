@@ -51,7 +51,7 @@ def rows_of(folder, step):
 # One process
 
 
-def test_a_loss_that_is_no_number_stops_with_the_images_kept(folder, tmp_path):
+def test_a_loss_that_is_nan_stops_with_the_images_kept(folder, tmp_path):
     rows = rows_of(folder, 5)
     codes, hosts = finish(tmp_path / "run", quiet(folder), faults=[(0, "faults:bad_images", rows[2])])
     kept = json.loads((tmp_path / "run/diverged-5.json").read_text())
