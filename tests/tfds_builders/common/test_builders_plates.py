@@ -214,7 +214,7 @@ def test_every_kind_of_what_is_left_out_is_counted_and_listed(tmp_path):
         assert len(files) == 1 and files[0].stat().st_size == sizes[split.name]
 
 
-def test_nothing_set_aside_is_not_words(tmp_path):
+def test_nothing_set_aside_is_an_empty_text(tmp_path):
     _, folder = finished(task(tmp_path, ROWS), tmp_path)
     assert finish.first_set_aside(folder) == ""
 
