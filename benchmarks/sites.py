@@ -22,7 +22,7 @@ def complete_sites(source: pathlib.Path) -> list[list[pathlib.Path]]:
 
 
 def make_tree(folder: pathlib.Path, source: pathlib.Path | None, plates: int, wells: int) -> str:
-    """Makes a published RxRx1 tree of HUVEC-01, `plates` plates with `wells` wells of one site; returns its figures.
+    """Makes a published RxRx1 tree of HUVEC-01, `plates` plates with `wells` wells of one site; says what they are.
 
     With a source, its complete sites are repeated in turn (hard links or copies); without, 512-pixel sites are
     simulated.

@@ -17,7 +17,7 @@ from etils import epath
 
 from rxrx_jax.base.errors import UserError
 
-MEND, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must fix something; start again
+FIX, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must fix something; start again
 UNFINISHED = 85  # what launch.worker returns instead of 0 when a checkpoint was written and the run is not finished
 LOST_CONNECTION = 255  # what ssh exits with
 ROOT = pathlib.Path(__file__).resolve().parent.parent  # of the clone; an installed package has none

@@ -94,7 +94,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
             " --output=jsonpath='{.status.conditions[?(@.type==\"Failed\")].reason}')\n"
             'echo "the JobSet failed: $reason" >&2\n'
             f'[ "$reason" = ReachedMaxRestarts ] && exit {common.AGAIN}\n'
-            f"exit {common.MEND}",
+            f"exit {common.FIX}",
         ),
         "delete": common.Step(
             "in the end and on Ctrl-C: delete the JobSet; its pods get SIGTERM and time for a checkpoint",
@@ -159,7 +159,7 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
         pod["volumes"].append({"name": "data", "csi": driver})
     # 1 (a crash) and 2 (the user must fix something) would recur; anything else (75, 85, signals) fails the job
     # too, but restarts the whole JobSet.
-    wrong = {"containerName": "trainer", "operator": "In", "values": [1, common.MEND]}
+    wrong = {"containerName": "trainer", "operator": "In", "values": [1, common.FIX]}
     job = {
         "completions": hosts,
         "parallelism": hosts,

@@ -141,8 +141,8 @@ def wait(
     first = [code for p in running if (code := p.poll())]
     end(running, grace)
     show()
-    if common.MEND in [p.returncode for p in running]:
-        return common.MEND
+    if common.FIX in [p.returncode for p in running]:
+        return common.FIX
     return next(filter(common.helped_by_restart, first), first[0] if first else 0)
 
 

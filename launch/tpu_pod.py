@@ -70,7 +70,7 @@ def train(plan: dict[str, common.Step], restarts: int, signals: list[int]) -> in
         if here and name != "follow" or name == "create":
             raise UserError(f"{plan[name].why}: its command ended with code {code}; its output says why")
         if here and common.run(plan["ask"], signals) == 0:
-            return common.MEND
+            return common.FIX
         if here and not common.helped_by_restart(code):
             return code
         if left:

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError, to_the_user
 
-MEND, AGAIN = 2, 75  # exit codes: the user must fix something; a host hangs or is lost, start again (EX_TEMPFAIL)
+FIX, AGAIN = 2, 75  # exit codes: the user must fix something; a host hangs or is lost, start again (EX_TEMPFAIL)
 # jax's errors when another host no longer responds: gloo (CPU), NCCL (GPU), the coordination service.
 LOST = (
     "gloo",
@@ -166,13 +166,13 @@ def leaving(*passing: type[BaseException]):
         if isinstance(e, SystemExit):
             code = e.code if isinstance(e.code, int) else bool(e.code)
         elif to_the_user(e) is not None:
-            code, line = MEND, f"error: {to_the_user(e)}"
+            code, line = FIX, f"error: {to_the_user(e)}"
         elif away or is_lost(e):
             what = "the storage does not respond" if away else "another host is lost"
             again = "start all hosts again" if several else "start again"
             why = str(e).partition("\n")[0][:200]
             code, line = AGAIN, f"error: {what} ({why}): {again}"
-        if not isinstance(e, SystemExit) and code != MEND:
+        if not isinstance(e, SystemExit) and code != FIX:
             traceback.print_exc()
         if line:
             print(line, file=sys.stderr)

@@ -98,7 +98,7 @@ def test_the_manifest_asks_for_every_host_once_and_restarts_by_exit_code(name):
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["action"] == "FailJob" and rule["onExitCodes"]["operator"] == "In"
     wrong = rule["onExitCodes"]["values"]
-    assert common.MEND in wrong and not any(map(common.helped_by_restart, wrong))
+    assert common.FIX in wrong and not any(map(common.helped_by_restart, wrong))
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert rule["onExitCodes"]["containerName"] == container["name"] and pod["restartPolicy"] == "Never"

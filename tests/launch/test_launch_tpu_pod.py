@@ -58,7 +58,7 @@ def test_a_run_is_brought_up_followed_and_the_slice_deleted(clone, gcloud):
     assert "--worker=all" in start and "--force" in gcloud.calls()[-1]
 
 
-def test_a_preempted_slice_is_deleted_and_the_run_goes_on_in_a_new_one(clone, gcloud):
+def test_a_preempted_slice_is_deleted_and_the_run_resumes_in_a_new_one(clone, gcloud):
     answers = {"follow": [255, 0], "state": ["ACTIVE", "SUSPENDING", "SUSPENDED", "ACTIVE"]}
     code, _, err = finish(run(clone, gcloud, answers))
     assert code == 0 and "preempted: starting again, 2 left" in err

@@ -262,7 +262,7 @@ def test_finished_plates_are_not_done_again(plain, folder, dataset, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(plain, folder, dataset, tmp_path):
+def test_a_killed_run_resumes_and_ends_with_the_same_bytes(plain, folder, dataset, tmp_path):
     out = tmp_path / "out.parquet"
     flags = [f"--checkpoint={folder / 'plain'}", f"--data={dataset.folder}", f"--out={out}", "--minibatch=16"]
     slow = (

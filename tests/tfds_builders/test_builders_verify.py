@@ -123,7 +123,7 @@ NAMES = ("metadata.json", "sites.csv", "dataset_info.json", "features.json", "st
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_no_prepared_folder_is_one_line(folder, name, capsys):
+def test_what_is_not_a_prepared_folder_is_one_line(folder, name, capsys):
     (folder / name).unlink()
     assert command.run(verify.main, [str(folder)]) == 2
     error = capsys.readouterr().err

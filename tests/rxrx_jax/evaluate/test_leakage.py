@@ -66,12 +66,12 @@ def test_none_leaks_and_the_floors_are_those_of_the_screen():
     assert found["x/plate_accuracy"] == pytest.approx(0.25, abs=0.06)
 
 
-def test_the_cell_type_alone_is_no_leak():
+def test_the_cell_type_alone_is_not_a_leak():
     """Across cell types it would tell a quarter of the experiments, three times their floor."""
     assert probe(tells("cell_type"))["x/experiment_accuracy"] == pytest.approx(0.25, abs=0.03)
 
 
-def test_the_perturbation_alone_is_no_leak():
+def test_the_perturbation_alone_is_not_a_leak():
     """Though each treatment sits on one plate: all wells together would tell it."""
     features, sites = tells("label"), DATASET.sites
     found = probe(features)

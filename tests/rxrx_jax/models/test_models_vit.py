@@ -76,7 +76,7 @@ def test_unpatchify_undoes_patchify(shape, patch, by_channel):
     np.testing.assert_array_equal(unpatchify(patches, patch, *shape[1:3], by_channel), images)
 
 
-def test_an_image_that_is_no_multiple_of_the_patch_is_an_error():
+def test_an_image_that_is_not_a_multiple_of_the_patch_is_an_error():
     with pytest.raises(UserError, match="10x8.*patch side 4.*augment.crop"):
         patchify(np.zeros((1, 10, 8, 1)), 4)
 

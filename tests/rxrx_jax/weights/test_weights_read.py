@@ -342,7 +342,7 @@ def test_safetensors_that_are_damaged(tmp_path):
         refused(path, message)
 
 
-def test_what_is_no_file_of_weights(tmp_path):
+def test_what_is_not_a_file_of_weights(tmp_path):
     refused(tmp_path / "none", "cannot be read: No such file")
     refused(tmp_path, "cannot be read: Is a directory")
     (tmp_path / "a").write_text("hello, world")

@@ -214,7 +214,7 @@ def test_every_kind_of_what_is_left_out_is_counted_and_listed(tmp_path):
         assert len(files) == 1 and files[0].stat().st_size == sizes[split.name]
 
 
-def test_nothing_set_aside_is_no_words(tmp_path):
+def test_nothing_set_aside_is_an_empty_text(tmp_path):
     _, folder = finished(task(tmp_path, ROWS), tmp_path)
     assert finish.first_set_aside(folder) == ""
 
@@ -409,7 +409,7 @@ def test_images_without_rows_are_no_matter_of_another_experiment(stopped, tmp_pa
     assert (count(experiments="SIMA-01"), count()) == (0, 1)
 
 
-def test_a_plate_number_is_no_truth_value():
+def test_a_plate_number_is_not_a_truth_value():
     with pytest.raises(UserError, match="plates=True"):
         settings.make((settings.Records(),), {"plates": "True"}, "x")
 

@@ -76,7 +76,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize("owner, name, number", MOMENTS, ids=lambda value: getattr(value, "__name__", str(value)))
-def test_a_build_stopped_here_goes_on(tmp_path, monkeypatch, whole, owner, name, number):
+def test_a_build_stopped_here_resumes(tmp_path, monkeypatch, whole, owner, name, number):
     folder = prepare.find("rxrx_sim", tmp_path, **SCREEN_FIELDS)
     with monkeypatch.context() as patch:
         calls = kill_at(patch, owner, name, number)
@@ -189,7 +189,7 @@ def test_a_build_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
     assert contents(folder) == whole
 
 
-def test_ctrl_c_says_that_the_build_goes_on(tmp_path):
+def test_ctrl_c_says_that_the_build_resumes(tmp_path):
     child = subprocess.Popen(
         command(tmp_path, "--set=image_size=256"), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
@@ -319,7 +319,7 @@ def test_a_leftover_beside_a_finished_folder_is_removed(tmp_path, whole):
 
 
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENOMEM])
-def test_trouble_that_is_no_file_stops_the_build_and_it_goes_on(tmp_path, monkeypatch, tree, code):
+def test_an_error_beside_the_files_stops_the_build_and_it_resumes(tmp_path, monkeypatch, tree, code):
     """A network drive that goes away damages no image: nothing is set aside."""
     opened, original = [], os.open
 

@@ -199,7 +199,7 @@ def test_a_source_that_cannot_be_listed_is_an_error(root, failing):
     assert reason(source, "B02", 1, 1) == "cannot be read (Permission denied)"
 
 
-def test_what_is_no_file_is_not_read(root, monkeypatch):
+def test_what_is_not_a_file_is_not_read(root, monkeypatch):
     folder = root / "images/HUVEC-01/Plate1"
     write(root, {"images/HUVEC-01/Plate1/B02_s1_w1.png": b"", "images/HUVEC-01/Plate1/B02_s1_w5.png": b"x"})
     (folder / "B02_s1_w2.png").mkdir()

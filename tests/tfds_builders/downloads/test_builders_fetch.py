@@ -28,7 +28,7 @@ def test_a_fetch_of_one_piece(server, tmp_path):
     assert server.requests == [("/file", None, None)]
 
 
-def test_cut_connections_go_on_where_they_were(server, tmp_path):
+def test_cut_connections_resume_where_they_were(server, tmp_path):
     server.script = [{"cut": 30_000}, {"cut": 0}, {"cut": 50_000}, {}]
     get(server, tmp_path / "a")
     assert server.requests == [
@@ -39,7 +39,7 @@ def test_cut_connections_go_on_where_they_were(server, tmp_path):
     ]
 
 
-def test_another_process_goes_on(server, tmp_path, monkeypatch):
+def test_another_process_resumes(server, tmp_path, monkeypatch):
     """The first gives up after two cuts; the second asks for the rest only."""
     server.script = [{"cut": 30_000}, {"cut": 0}, {"cut": 0}]
     monkeypatch.setattr(fetch_lib, "RETRIES", 2)
@@ -99,7 +99,7 @@ def test_a_file_that_always_changes_is_given_up(server, tmp_path, monkeypatch):
         get(server, tmp_path / "a")
 
 
-def test_a_weak_etag_is_no_validator(server, tmp_path):
+def test_a_weak_etag_is_not_a_validator(server, tmp_path):
     """RFC 9110, 13.1.5: If-Range needs a strong one. Without any, the part cannot be trusted."""
     server.strong = False
     server.script = [{"cut": 60_000}, {}]
@@ -127,7 +127,7 @@ def test_a_part_of_another_url_or_without_its_state_is_not_used(server, tmp_path
 
 
 @pytest.mark.parametrize("state", ["", "[]", "{}", '{"url": 1}', "not json"])
-def test_a_broken_state_is_no_state(server, tmp_path, state):
+def test_a_broken_state_is_not_a_state(server, tmp_path, state):
     (tmp_path / "a.part").write_bytes(b"x" * 500)
     (tmp_path / "a.part.json").write_text(state)
     get(server, tmp_path / "a")

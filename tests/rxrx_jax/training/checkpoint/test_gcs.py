@@ -32,7 +32,7 @@ def test_a_run_there_is_the_same_as_here(found):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_what_is_complete(found):
+def test_a_killed_run_resumes_from_what_is_complete(found):
     assert found["newest"] == "2"
     assert found["again"] == found["finished"] == found["here"]
     assert found["steps again"] == found["steps"]

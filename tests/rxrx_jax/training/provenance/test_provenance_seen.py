@@ -80,7 +80,7 @@ def test_a_manifest_that_does_not_fit_is_named(worlds, tmp_path):
         data.pixel_digests(moved)
 
 
-def test_an_image_on_both_sides_of_a_split_is_no_leak(worlds):
+def test_an_image_on_both_sides_of_a_split_is_not_a_leak(worlds):
     """A blank image that lies in train and in test says nothing about earlier stages."""
     dataset, digests = worlds[0], data.pixel_digests(worlds[0])
     train, test = (np.flatnonzero(dataset.sites.split == name) for name in ("train", "test"))

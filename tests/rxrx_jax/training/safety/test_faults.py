@@ -12,7 +12,7 @@ from hosts_tools import finish, start, values
 from rxrx_jax.training import metrics
 
 pytestmark = pytest.mark.slow
-MEND, AGAIN = 2, 75  # exit codes
+FIX, AGAIN = 2, 75  # exit codes
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ def rows_of(folder, step):
 # One process
 
 
-def test_a_loss_that_is_no_number_stops_with_the_images_kept(folder, tmp_path):
+def test_a_loss_that_is_nan_stops_with_the_images_kept(folder, tmp_path):
     rows = rows_of(folder, 5)
     codes, hosts = finish(tmp_path / "run", quiet(folder), faults=[(0, "faults:bad_images", rows[2])])
     kept = json.loads((tmp_path / "run/diverged-5.json").read_text())
-    assert codes == [MEND] and [image["row"] for image in kept["images"]] == rows
+    assert codes == [FIX] and [image["row"] for image in kept["images"]] == rows
     line = hosts.log().splitlines()[-1]
     assert line.startswith("error: loss is nan at step 5: its images are in ") and "guard.rollback=True" in line
     assert (tmp_path / "run/checkpoints/3").is_dir() and not (tmp_path / "run/checkpoints/6").exists()
@@ -75,14 +75,14 @@ def test_asked_to_go_back_it_does_once_and_ends(folder, tmp_path, whole):
 def test_a_second_bad_minibatch_stops_it(folder, tmp_path):
     fault = [(0, "faults:bad_images", rows_of(folder, 5)[2], rows_of(folder, 8)[0])]
     codes, hosts = finish(tmp_path / "run", quiet(folder, **{"guard.rollback": True}), faults=fault)
-    assert codes == [MEND] and "error: loss is nan at step" in hosts.log()
+    assert codes == [FIX] and "error: loss is nan at step" in hosts.log()
     assert "again after going back once" in hosts.log().splitlines()[-1]
 
 
 def test_a_diverging_loss_stops(folder, tmp_path):
     changes = {"optim.lr": 1e4, "total_steps": 60, "optim.clip_norm": 0.0}
     codes, hosts = finish(tmp_path / "run", quiet(folder, **changes))
-    assert codes == [MEND]
+    assert codes == [FIX]
     line = hosts.log().splitlines()[-1]
     assert line.startswith("error: ") and (" times its usual " in line or " is nan " in line or " is inf " in line)
 
@@ -121,7 +121,7 @@ def test_damaged_checkpoints_are_noticed_and_the_one_before_is_used(folder, tmp_
         biggest.write_bytes(content)
     codes, hosts = finish(tmp_path / "run", quiet(folder))
     if every:
-        assert codes == [MEND] and "damaged" in hosts.log().splitlines()[-1]
+        assert codes == [FIX] and "damaged" in hosts.log().splitlines()[-1]
     else:
         assert codes == [0] and last(hosts)["parameters_sha256"] == whole
         assert f"WARNING: checkpoint {folders[-1]} is damaged" in hosts.log()
@@ -133,14 +133,14 @@ def test_a_last_checkpoint_without_room_fails_the_run(folder, tmp_path, stopped)
     faults = [(0, "faults:full_disk_after", 1)] + [(0, "faults:at_minibatch", 4, "send", "SIGTERM")] * stopped
     codes, hosts = finish(tmp_path / "run", quiet(folder, checkpoint_steps=100), faults=faults)
     error = [line for line in hosts.log().splitlines() if line.startswith("error: ")]
-    assert codes == [MEND] and len(error) == 1 and error[0].startswith("error: no room for "), hosts.log()
+    assert codes == [FIX] and len(error) == 1 and error[0].startswith("error: no room for "), hosts.log()
     assert "done" not in last(hosts) and "stopped at step" not in hosts.log()
 
 
 def test_a_workdir_of_another_config_is_refused(folder, tmp_path):
     finish(tmp_path / "run", quiet(folder, total_steps=2))
     codes, hosts = finish(tmp_path / "run", quiet(folder, total_steps=3))
-    assert codes == [MEND] and "holds a run with another config" in hosts.log().splitlines()[-1]
+    assert codes == [FIX] and "holds a run with another config" in hosts.log().splitlines()[-1]
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def damage(folder):
 def test_a_damaged_record_stops_the_run_and_is_named(copy, tmp_path):
     damage(copy)
     codes, hosts = finish(tmp_path / "run", quiet(copy))
-    assert codes == [MEND] and "host 0: SIMA-0" in hosts.log()
+    assert codes == [FIX] and "host 0: SIMA-0" in hosts.log()
     error = next(line for line in hosts.log().splitlines() if line.startswith("error: "))
     assert error.startswith("error: 1 images could not be read by step ") and "data.unreadable=0" in error
 
@@ -177,7 +177,7 @@ def test_a_shard_that_was_cut_off_is_refused(copy, tmp_path):
     for shard in (p for p in copy.rglob("*train*array_record*") if p.is_file()):
         shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     codes, hosts = finish(tmp_path / "run", quiet(copy))
-    assert codes == [MEND] and hosts.log().splitlines()[-1].startswith("error: ")
+    assert codes == [FIX] and hosts.log().splitlines()[-1].startswith("error: ")
 
 
 # Two hosts
@@ -186,7 +186,7 @@ def test_a_shard_that_was_cut_off_is_refused(copy, tmp_path):
 def test_another_config_on_one_host_stops_both(folder, tmp_path):
     both = [quiet(folder), quiet(folder, **{"optim.lr": 0.25})]
     codes, hosts = finish(tmp_path / "run", both, processes=2)
-    assert codes == [MEND, MEND]
+    assert codes == [FIX, FIX]
     for i in range(2):
         assert "host 1 has another config than host 0: optim.lr is 0.25, not" in hosts.log(i)
 
@@ -194,18 +194,18 @@ def test_another_config_on_one_host_stops_both(folder, tmp_path):
 @pytest.mark.parametrize("what", ["code", "data"])
 def test_another_code_or_other_data_on_one_host_stops_both(folder, tmp_path, what):
     codes, hosts = finish(tmp_path / "run", quiet(folder), processes=2, faults=[(1, f"faults:other_{what}")])
-    assert codes == [MEND, MEND] and f"host 1 has another {what} than host 0" in hosts.log()
+    assert codes == [FIX, FIX] and f"host 1 has another {what} than host 0" in hosts.log()
 
 
 def test_a_dataset_that_one_host_lacks_stops_both(folder, tmp_path):
     codes, hosts = finish(tmp_path / "run", quiet(folder), processes=2, faults=[(1, "faults:no_data", "no dataset")])
-    assert codes == [MEND, MEND] and "error: host 1: no dataset" in hosts.log()
+    assert codes == [FIX, FIX] and "error: host 1: no dataset" in hosts.log()
 
 
 def test_a_workdir_that_the_hosts_do_not_share_stops_both(folder, tmp_path):
     fault = [(1, "faults:own_workdir", str(tmp_path / "elsewhere"))]
     codes, hosts = finish(tmp_path / "run", quiet(folder), processes=2, faults=fault)
-    assert codes == [MEND, MEND] and "give a --workdir on a disk that all hosts share" in hosts.log()
+    assert codes == [FIX, FIX] and "give a --workdir on a disk that all hosts share" in hosts.log()
 
 
 @pytest.mark.parametrize("host", [0, 1])
@@ -251,7 +251,7 @@ def test_an_error_of_one_host_ends_both(folder, tmp_path):
 def test_records_that_one_host_cannot_read_stop_both_at_the_same_step(copy, tmp_path):
     damage(copy)
     codes, hosts = finish(tmp_path / "run", quiet(copy), processes=2)
-    assert codes == [MEND, MEND]
+    assert codes == [FIX, FIX]
     lines = [hosts.log(i).splitlines() for i in (0, 1)]
     told = [next(line for line in mine if "images could not be read by step" in line) for mine in lines]
     assert told[0] == told[1]
@@ -263,5 +263,5 @@ def test_what_is_being_saved_is_kept_when_an_error_ends_several_hosts(copy, tmp_
     at = int(hosts.log().partition("could not be read by step ")[2].partition(",")[0])
     run, slow = quiet(copy, checkpoint_steps=at - 1), [(i, "faults:slow_disk", 4.0) for i in (0, 1)]
     codes, hosts = finish(tmp_path / "slow", run, processes=2, faults=slow)
-    assert codes == [MEND, MEND] and f"could not be read by step {at}" in hosts.log()
+    assert codes == [FIX, FIX] and f"could not be read by step {at}" in hosts.log()
     assert [p.name for p in (tmp_path / "slow/checkpoints").iterdir()] == [str(at - 1)]

@@ -86,7 +86,7 @@ def test_one_host_writes(runs):
     ]  # fmt: skip
 
 
-def test_a_run_goes_on_with_the_same_bits_on_the_same_hosts_and_nearly_on_others(runs, folder, tmp_path):
+def test_a_run_resumes_with_the_same_bits_on_the_same_hosts_and_nearly_on_others(runs, folder, tmp_path):
     config, changes = RUNS["erm"]
     run = values(folder, config, **changes)
     kill = [(0, "faults:at_minibatch", 8, "send", "SIGKILL")]

@@ -18,7 +18,7 @@ def found(loss=1.0, **more):
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_stops_at_the_first_step(name, value):
+def test_what_is_nan_stops_at_the_first_step(name, value):
     with pytest.raises(Diverged, match=f"{name} is {value} at step 1$"):
         Guard(max_loss_ratio=0, unreadable=0, epoch=10).check(1, found() | {name: value})
 

@@ -168,7 +168,7 @@ def test_concentrations(text, value):
 
 
 @pytest.mark.parametrize("text", ["-1", "inf", "nan", "1,5", "1 uM", "1e999", "0x10", "1_0"])
-def test_what_is_no_concentration(text):
+def test_what_is_not_a_concentration(text):
     assert tables.concentration(text) is None and math.isnan(tables.concentration(""))
 
 
