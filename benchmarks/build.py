@@ -23,7 +23,7 @@ import time
 import imagecodecs
 import numpy as np
 import tensorflow_datasets as tfds
-from sites import make_tree
+from common.sites import make_tree
 
 from tfds_builders import prepare
 from tfds_builders.common import decode, plates

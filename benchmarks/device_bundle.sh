@@ -28,7 +28,7 @@ for glibc in 17 24 27 28 31 34; do platforms+=(--platform "manylinux_2_${glibc}_
   "${platforms[@]}" --platform manylinux2014_x86_64 --dest "$folder/wheels" "${ours[@]}" "${theirs[@]}"
 "$python" -m pip wheel --quiet --no-deps --wheel-dir "$folder/wheels" promise # there is no wheel of it; pure Python
 
-PYTHONPATH=.:benchmarks "$python" benchmarks/device_data.py --pack="$folder/data.tar.xz"
+PYTHONPATH=.:benchmarks "$python" -m device.data --pack="$folder/data.tar.xz"
 
 size=$(find "$folder" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }')
 echo "$folder: $(find "$folder/wheels" -name '*.whl' | wc -l) wheels, $(awk "BEGIN { printf \"%.1f\", $size / 1048576 }") MiB"

@@ -26,7 +26,7 @@ import tarfile
 import tempfile
 import time
 
-from device_lines import Setting, one_line, read, write
+from device.lines import Setting, one_line, read, write
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SECONDS = 465.0  # of the eight minutes; the rest is for the processes' ends
@@ -49,24 +49,24 @@ class Part:
 # Most valuable first. Limits are about twice what is expected, so that one part that hangs costs little more.
 SETUP = Part("setup", "", 60)
 PARTS = (
-    Part("attention", "device_correct:attention_errors", 60),
-    Part("gradients", "device_correct:gradients", 90),
-    Part("repeat", "device_correct:repeat", 90, DETERMINISTIC),
-    Part("restore", "device_correct:restore", 60, DETERMINISTIC),
-    Part("mae-S16", "device_speed:ours", 90),
-    Part("mae-L16", "device_speed:ours", 120),
-    Part("main", "device_data:main_command", 120),
-    Part("loader", "device_data:loader", 60),
-    Part("torch-mae-L16", "device_speed:theirs", 120),
-    Part("supervised-S16", "device_speed:ours", 90),
-    Part("torch-mae-S16", "device_speed:theirs", 90),
-    Part("resnet50", "device_speed:ours", 120),
-    Part("torch-supervised-S16", "device_speed:theirs", 90),
-    Part("torch-resnet50", "device_speed:theirs", 120),
-    Part("densenet161", "device_speed:ours", 180),
-    Part("torch-densenet161", "device_speed:theirs", 180),
+    Part("attention", "device.correct:attention_errors", 60),
+    Part("gradients", "device.correct:gradients", 90),
+    Part("repeat", "device.correct:repeat", 90, DETERMINISTIC),
+    Part("restore", "device.correct:restore", 60, DETERMINISTIC),
+    Part("mae-S16", "device.speed:ours", 90),
+    Part("mae-L16", "device.speed:ours", 120),
+    Part("main", "device.data:main_command", 120),
+    Part("loader", "device.data:loader", 60),
+    Part("torch-mae-L16", "device.speed:theirs", 120),
+    Part("supervised-S16", "device.speed:ours", 90),
+    Part("torch-mae-S16", "device.speed:theirs", 90),
+    Part("resnet50", "device.speed:ours", 120),
+    Part("torch-supervised-S16", "device.speed:theirs", 90),
+    Part("torch-resnet50", "device.speed:theirs", 120),
+    Part("densenet161", "device.speed:ours", 180),
+    Part("torch-densenet161", "device.speed:theirs", 180),
 )
-STEPS = tuple(part.name for part in PARTS if part.function == "device_speed:ours")
+STEPS = tuple(part.name for part in PARTS if part.function == "device.speed:ours")
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ import time
 
 import numpy as np
 import tensorflow_datasets as tfds
+from common.sites import make_tree
 from PIL import Image
-from sites import make_tree
 
 from rxrx_jax import data
 from rxrx_jax.base.config import load

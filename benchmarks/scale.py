@@ -17,7 +17,7 @@ import math
 import pathlib
 import tempfile
 
-import roofline
+from common import roofline
 
 from rxrx_jax import aot, data
 from rxrx_jax.base import config
@@ -54,7 +54,7 @@ def main() -> None:
     if flags.part == "steps":
         print("\n".join(table(steps())))
     elif flags.part == "records":
-        import rxrx3_records
+        from common import rxrx3_records
 
         with tempfile.TemporaryDirectory() as folder:
             write("scale_records", rxrx3_records.measure(pathlib.Path(folder), flags.source))

@@ -24,8 +24,8 @@ import types
 
 import numpy as np
 import pyarrow as pa
+from common.sites import make_tree
 from pyarrow import csv
-from sites import make_tree
 
 from rxrx_jax import data
 from rxrx_jax.base.cores import cores

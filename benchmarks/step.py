@@ -156,12 +156,12 @@ def pytorch(kind: str, model: str, minibatch: int, dtype: str, backend: str | No
 
 
 def torch_module(kind: str, model: str, side: int):
-    from torch_vit import MaskedAutoencoder, Supervised
+    from common.torch_vit import MaskedAutoencoder, Supervised
 
     from rxrx_jax.models.vit import parse_variant
 
     if "/" not in model:
-        from torch_convnet import Convolutional
+        from common.torch_convnet import Convolutional
 
         return Convolutional(model, CHANNELS, CLASSES)
     size, patch = parse_variant(model)

@@ -27,13 +27,13 @@ import tqdm
 from rxrx_jax import data, weights
 from rxrx_jax.base import command, embeddings, sharding
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.seen import Seen
 from rxrx_jax.data.augment import Augment, plate_statistics
 from rxrx_jax.evaluate.embeddings import columns
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint
 from rxrx_jax.training.provenance import former
 from rxrx_jax.training.provenance.marks import SEEN_AS, Ledger
-from rxrx_jax.training.provenance.seen import Seen
 from rxrx_jax.training.state import parameters_sha256
 from rxrx_jax.weights import export
 

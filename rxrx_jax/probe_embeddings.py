@@ -18,12 +18,12 @@ import numpy as np
 
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.seen import from_bytes, in_words
 from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.embeddings import as_dataset
 from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
 from rxrx_jax.training.provenance.marks import join
-from rxrx_jax.training.provenance.seen import from_bytes, in_words
 
 TRANSDUCTIVE = "standardised within each experiment (transductive: it uses unlabelled embeddings of held-out ones)"
 

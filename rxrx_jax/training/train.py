@@ -8,7 +8,7 @@ import sys
 import jax
 from etils import epath
 
-from rxrx_jax.base import files, hosts, sharding
+from rxrx_jax.base import files, hosts, seen, sharding
 from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN
@@ -17,7 +17,7 @@ from rxrx_jax.evaluate import make_evaluators, make_readings, protocols
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.training.loop import Every, Loop
-from rxrx_jax.training.provenance import facts, former, marks, seen
+from rxrx_jax.training.provenance import facts, former, marks
 from rxrx_jax.training.safety import guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import Watchdog

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.seen import NAME as SEEN
+from rxrx_jax.base.seen import Seen
+from rxrx_jax.base.seen import read as read_seen
 from rxrx_jax.base.sharding import named_leaves, place_like
 from rxrx_jax.models.vit import Encoder, Size, Style
-from rxrx_jax.training.provenance.seen import NAME as SEEN
-from rxrx_jax.training.provenance.seen import Seen
-from rxrx_jax.training.provenance.seen import read as read_seen
 from rxrx_jax.weights import openphenom, timm
 from rxrx_jax.weights.layout import Imported, model_keys
 from rxrx_jax.weights.read import read_tensors

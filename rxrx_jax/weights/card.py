@@ -1,7 +1,7 @@
 """The model card of an exported run. Every number in it is from the run's config or its metrics.jsonl."""
 
+from rxrx_jax.base.seen import Seen
 from rxrx_jax.data.builders import builders
-from rxrx_jax.training.provenance.seen import Seen
 
 _PARTS = {
     "params": "those of the last step",

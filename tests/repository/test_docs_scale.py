@@ -125,7 +125,7 @@ def test_a_row_is_compiled_and_kept(monkeypatch):
 
 
 def test_the_mosaics_are_what_the_builder_maps_back():
-    import rxrx3_records
+    from common import rxrx3_records
 
     from tfds_builders.common import reading
 
@@ -136,7 +136,7 @@ def test_the_mosaics_are_what_the_builder_maps_back():
 
 
 def test_the_crops_of_a_record_are_windows_of_it():
-    import rxrx3_records
+    from common import rxrx3_records
 
     image = np.random.default_rng(1).integers(0, 256, (2048, 2048, 6), dtype=np.uint8)
     planes = np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0)

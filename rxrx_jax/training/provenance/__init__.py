@@ -1,2 +1,2 @@
-"""Where a run's numbers come from: `seen` (labels and images behind the parameters), `former` (the previous stage),
-`marks` (what a metric must be marked with) and `facts` (code, data, versions, device)."""
+"""Where a run's numbers come from: `former` (the stage before, and what it has seen), `marks` (what a metric must be
+marked with) and `facts` (code, data, versions, device)."""

@@ -4,11 +4,11 @@ import pathlib
 import sys
 
 from rxrx_jax import weights
+from rxrx_jax.base import seen
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.seen import Seen
 from rxrx_jax.training import checkpoint
-from rxrx_jax.training.provenance import seen
-from rxrx_jax.training.provenance.seen import Seen
 
 
 def encoder(path: str, source: str, config: Config, task, shapes):

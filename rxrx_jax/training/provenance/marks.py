@@ -16,10 +16,10 @@ from rxrx_jax import data
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.seen import Seen, among, of_rows, unite
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.training.provenance import former
-from rxrx_jax.training.provenance.seen import Seen, among, of_rows, unite
 
 ORDER = "TCX?"
 SEEN_AS = ("", "image", "label")  # by a site's exposure, from none to most

@@ -151,7 +151,7 @@ def test_make_encoder_knows_its_models():
     vit = make(name="vit", variant="XXS/8", dtype="bfloat16", remat="full")
     assert (vit.patch, vit.dtype, vit.remat) == (8, jnp.bfloat16, "full")
     assert make(name="convnet", widths=[8, 16]) == ConvNet((8, 16))
-    assert make(name="statistics") == Handcrafted()
+    assert make(name="handcrafted") == Handcrafted()
     with pytest.raises(UserError, match="model.name='resnet'"):
         make(name="resnet")
     with pytest.raises(UserError, match="model.dtype='float16'"):

@@ -11,12 +11,11 @@ import pytest
 from hosts_tools import finish, start
 
 from rxrx_jax import reproduce, tables
-from rxrx_jax.base import embeddings
+from rxrx_jax.base import embeddings, seen
 from rxrx_jax.base.config import load
 from rxrx_jax.report import runs
 from rxrx_jax.simulate.screen import Screen, write_published
 from rxrx_jax.training import metrics
-from rxrx_jax.training.provenance import seen
 from tfds_builders import prepare
 from tfds_builders.common.rows import splits
 

@@ -9,10 +9,11 @@ import pytest
 import tiny
 
 from rxrx_jax import data
+from rxrx_jax.base import seen
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.training.provenance import facts, marks, seen
+from rxrx_jax.base.seen import Seen, of_rows, unite
+from rxrx_jax.training.provenance import facts, marks
 from rxrx_jax.training.provenance.marks import Ledger
-from rxrx_jax.training.provenance.seen import Seen, of_rows, unite
 
 
 def table(n, start=0):

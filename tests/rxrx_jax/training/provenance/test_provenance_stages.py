@@ -10,11 +10,11 @@ import tiny
 from paths import REFERENCE
 
 from rxrx_jax import data, embed, probe_embeddings, weights
-from rxrx_jax.base import embeddings
+from rxrx_jax.base import embeddings, seen
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
 from rxrx_jax.training import metrics, train
-from rxrx_jax.training.provenance import former, seen
+from rxrx_jax.training.provenance import former
 from rxrx_jax.weights import export
 
 EXCHANGED = {"data.builder.train": tiny.SCREEN["test"], "data.builder.test": tiny.SCREEN["train"]}

@@ -1,6 +1,6 @@
 """The parts of device_check.py that read images: the loader, and the trainer's own command.
 
-python benchmarks/device_data.py --pack=FILE.tar.xz     # the datasets that the bundle holds
+PYTHONPATH=.:benchmarks python -m device.data --pack=FILE.tar.xz     # the datasets that the bundle holds
 """
 
 import argparse
@@ -14,8 +14,8 @@ import time
 
 import ml_collections
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # it is loaded as a config, too
-from device_lines import Setting  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # it is loaded as a config, too
+from device.lines import Setting  # noqa: E402
 
 ENCODINGS = ("raw", "delta")
 # Few sites, since the bundle must be small: all stay in memory, and what is measured is decoding and not a disk.
@@ -66,8 +66,8 @@ def loader(setting: Setting, _):
     from loader import ours, rate
 
     from rxrx_jax import data
+    from rxrx_jax.base.cores import cores
     from tfds_builders import prepare
-    from tfds_builders.common.build import cores
 
     screen, minibatch, crop = (TINY, 8, 32) if setting.rehearse else (SCREEN, MINIBATCH, CROP)
     seconds = 0.2 if setting.rehearse else SECONDS
@@ -75,8 +75,8 @@ def loader(setting: Setting, _):
         path = prepare.prepare("rxrx_sim", out=setting.data, progress=False, encoding=encoding, **screen)
         dataset = data.read_dataset(path)
         speed = rate(ours(dataset, minibatch, crop), minibatch, seconds)
-        found = {"encoding": encoding, "images_per_second": speed, "images_per_second_per_core": speed / cores()}
-        found |= {"cores": cores(), "minibatch": minibatch, "crop": crop, "side": screen["image_size"]}
+        found = {"encoding": encoding, "images_per_second": speed, "images_per_second_per_core": speed / len(cores())}
+        found |= {"cores": len(cores()), "minibatch": minibatch, "crop": crop, "side": screen["image_size"]}
         yield found | {"sites": len(dataset.sites)}
 
 

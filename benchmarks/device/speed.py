@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from device_lines import Setting
+from device.lines import Setting
 from step import SIDE
 
 SHARE = 0.8  # of the device's memory that a step may take according to the compiler
@@ -51,7 +51,7 @@ def case(setting: Setting, name: str) -> Case:
 def ours(setting: Setting, name: str):
     """One line: our step's speed, and its memory against the compiler's word."""
     import jax
-    from device_correct import about, backend
+    from device.correct import about, backend
     from step import build, here, running
 
     from rxrx_jax.training.speed import flops
@@ -72,11 +72,11 @@ def ours(setting: Setting, name: str):
             probe = step.update.lower(*step.arguments).compile(quick)
             memory[size] = memory_per_chip(probe)
         minibatch, predicted = largest_minibatch(memory, SHARE * limit, of.most)
-        made, dataset = made.get(minibatch) or build(of.kind, of.model, minibatch, "bfloat16", of.side)
+        made, source = made.get(minibatch) or build(of.kind, of.model, minibatch, "bfloat16", of.side)
         begin = time.perf_counter()
         compiled = probe if minibatch == of.probes[1] and not quick else made.compile()
         compile_seconds = time.perf_counter() - begin
-        one, state = running(made, dataset), made.initialise(made.keys["init"])
+        one, state = running(made, source), made.initialise(made.keys["init"])
 
         def step():
             nonlocal state
@@ -178,7 +178,7 @@ def make_small() -> None:
 
 def make_small_in_torch() -> None:
     """The same in PyTorch."""
-    import torch_convnet
+    from common import torch_convnet
 
     extra = {"resnet50": {}, "densenet161": {"growth": 4}}
     for name, (made, _) in torch_convnet.MODELS.items():

@@ -12,8 +12,8 @@ import time
 
 import imagecodecs
 import numpy as np
+from common.sites import complete_sites, make_tree
 from records import milliseconds
-from sites import complete_sites, make_tree
 
 from rxrx_jax import data
 from rxrx_jax.base.cores import cores
