@@ -60,7 +60,8 @@ def worlds(tmp_path_factory):
     """The tiny screen, its copy with train and test exchanged in another encoding, and another world."""
     folder = tmp_path_factory.mktemp("worlds")
     exchanged = {"train": tiny.SCREEN["test"], "test": tiny.SCREEN["train"], "encoding": "delta"}
-    return [data.open_dataset("rxrx_sim", tiny.SCREEN | more, folder) for more in ({}, exchanged, {"seed": 1})]
+    opened = [data.open_dataset("rxrx_sim", tiny.SCREEN | more, folder) for more in ({}, exchanged, {"seed": 1})]
+    return [tiny.under_protocol(dataset) for dataset in opened]
 
 
 def test_pixels_know_a_site_under_any_encoding_and_split_and_in_no_other_world(worlds):

@@ -10,9 +10,10 @@ import tiny
 from paths import REFERENCE
 
 from rxrx_jax import data, embed, probe_embeddings, weights
-from rxrx_jax.base import embeddings, seen
+from rxrx_jax.base import command, embeddings, seen
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
+from rxrx_jax.tasks import make_task
 from rxrx_jax.training import metrics, train
 from rxrx_jax.training.provenance import former
 from rxrx_jax.weights import export
@@ -40,7 +41,7 @@ def fine_tune(folder, workdir, **changes):
 
 def probe(folder, workdir, path, **changes):
     """A linear probe on the tiny screen, of what `path` holds: its last evaluation."""
-    evaluators = {"accuracy": {"statistics": ("running",)}, "embeddings": {}}
+    evaluators = {"accuracy": {}, "embeddings": {}}
     changes = {"init.path": path, "evaluators": evaluators} | changes
     train.run(values("linear_probe.py", folder, **changes), workdir)
     return next(line for line in metrics.read(workdir / "metrics.jsonl") if line.get("final"))
@@ -126,31 +127,29 @@ def test_images_seen_by_the_stage_before_make_it_transductive(folder, tmp_path):
         ("convnet.py:normalisation=plate", {}, "TTT"),
         ("convnet.py:method=adabn", {}, "TTT"),
         ("convnet.py:method=dann,normalisation=image", {}, "   "),
-        ("convnet.py:method=dann,normalisation=image,transductive=True,weight=0", {}, " TT"),
+        ("convnet.py:method=dann,normalisation=image,transductive=True", {}, " TT"),
     ],
 )
 def test_whatever_sees_scored_images_is_marked_transductive(config, changes, expected, folder, tmp_path):
     from rxrx_jax.training.provenance import marks
 
     config = train.Config(tiny.values(config, folder, **changes))
-    dataset = train.open_dataset(config)
-    ledger = marks.open_ledger(config, dataset, "a (b)", True)
+    source = tiny.source(config)
+    ledger = marks.open_ledger(config, source, make_task(config, source).method, "a (b)", True, "")
     found = [ledger.marks(where) or " " for where in ("in_batch", "validation", "cross_batch")]
     assert "".join(found) == expected and ledger.transductive is ("T" in expected)
 
 
 def test_an_evaluator_marks_what_it_corrects_with_test_images(folder, tmp_path):
-    evaluators = {"accuracy": {"statistics": ("running", "experiment")}, "embeddings": {"statistics": "plate"}}
-    train.run(tiny.values("convnet.py", folder, evaluators=evaluators), tmp_path / "convnet")
+    train.run(tiny.values("convnet.py:post_hoc=adabn", folder), tmp_path / "convnet")
     found = metrics.read(tmp_path / "convnet/metrics.jsonl")
     final, end = next(line for line in found if line.get("final")), found[-1]
-    assert final["marks/adabn_experiment/cross_batch"] == final["marks/embeddings"] == "T"
-    assert final["marks/cross_batch"] == "" and end["transductive"] is False
-    assert embeddings.read_provenance(tmp_path / "convnet")[0] == "T"
+    assert final["marks/adabn/cross_batch"] == "T" and final["marks/cross_batch"] == final["marks/embeddings"] == ""
+    assert end["transductive"] is False and embeddings.read_provenance(tmp_path / "convnet")[0] == ""
 
     train.run(values("linear_probe.py", folder, evaluators={"probe": {}}), tmp_path / "probe")
     final = next(line for line in metrics.read(tmp_path / "probe/metrics.jsonl") if line.get("final"))
-    for encoder in ("pretrained", "untrained", "statistics"):
+    for encoder in ("pretrained", "untrained", "handcrafted"):
         assert final[f"marks/probe/{encoder}/experiment/cross_batch"] == "T"
         assert final[f"marks/probe/{encoder}/none/cross_batch"] == ""
 
@@ -166,10 +165,10 @@ def test_embeddings_carry_what_was_seen_and_are_refused_too(folder, leaking, tmp
         assert "label" in of_test.tolist() and "label" not in columns["seen"][columns["split"] == "val"].tolist()
         mark, table = embeddings.read_provenance(path)
         assert mark == "TX" and seen.from_bytes(table).stages()[0] == "leaking (classify)"
-        assert probe_embeddings.main([str(path)]) == 2
+        assert command.run(probe_embeddings.main, [str(path)]) == 2
         error = capsys.readouterr().err
         assert "has seen" not in error and "that have seen labels to be scored: SIMB-01_1_" in error
-        assert probe_embeddings.main([str(path), "--contaminated=allow"]) == 0
+        assert command.run(probe_embeddings.main, [str(path), "--contaminated=allow"]) == 0
         printed = capsys.readouterr().out
         assert "as they are [TX]" in printed and "seen: the labels of" in printed
 
