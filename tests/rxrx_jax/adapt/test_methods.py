@@ -1,13 +1,11 @@
 """Each method against its formula, in float64 numpy, on a network of one linear layer."""
 
-import dataclasses
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from method_tools import CLASSES, SHARES, batch_of, close, draw, make, start
 
 from rxrx_jax.adapt.invariance.fish import Fish
 from rxrx_jax.adapt.invariance.groupdro import GroupDRO
@@ -15,53 +13,9 @@ from rxrx_jax.adapt.method import Group, Method, Network
 from rxrx_jax.adapt.mixing.lisa import Lisa, rectangle
 from rxrx_jax.adapt.semi.mean_teacher import MeanTeacher
 from rxrx_jax.adapt.statistics.arm_bn import ArmBN
-from rxrx_jax.data.batch import HELD_OUT, TRAIN, Batch, join, label_count
+from rxrx_jax.data.batch import HELD_OUT, TRAIN, join
 from rxrx_jax.models.convnet import ConvNet
-from rxrx_jax.models.heads import Head
-from rxrx_jax.tasks.classify import Classify
 from rxrx_jax.training.state import TrainState
-
-CLASSES, SHARES = 3, (0.25, 0.5, 0.0, 0.25)
-
-
-class Pixels(nn.Module):
-    """An encoder that changes nothing: [B, S, S, C] -> [B, S*S*C]."""
-
-    @nn.compact
-    def __call__(self, images, train=False, mask=None):
-        x = images.reshape(len(images), -1)
-        return x, {"embedding": x}
-
-
-def draw(size, seed=0, side=2, domains=(0, 1, 3)):
-    random = np.random.default_rng(seed)
-    return {
-        "image": random.normal(size=(size, side, side, 2)),
-        "label": random.integers(0, CLASSES, size),
-        "experiment": np.array([domains[i % len(domains)] for i in range(size)]),
-    }
-
-
-def batch_of(minibatch, views=None):
-    columns, streams = join(minibatch)
-    images = columns["image"]
-    keys = jax.random.split(jax.random.key(0), len(images))
-    return Batch(views or (images,), columns, keys, streams, label_count(minibatch))
-
-
-def make(method, encoder=None, smoothing=0.0):
-    return Classify(encoder or Pixels(), Head(CLASSES), method, smoothing)
-
-
-def start(task, seed=1):
-    """Random parameters and collections, float64."""
-    view = np.zeros((1, 2, 2, 2))
-    variables = task.init(jax.random.key(0), view)
-    random = np.random.default_rng(seed)
-    params = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)), variables["params"])
-    collections = {key: variables.get(key, {}) for key in ("batch_stats", "carry", "averages")}
-    collections["carry"] = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), collections["carry"])
-    return params, collections
 
 
 def softmax(x):
@@ -89,10 +43,6 @@ def gradient(params, columns, weights):
 def double():
     with jax.enable_x64(True):
         yield
-
-
-def close(found, expected, rtol=1e-6):
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-9)
 
 
 def value_and_gradient(task, params, collections, batch, progress=0.5):
@@ -295,73 +245,3 @@ def test_arm_bn_reads_each_minibatch_of_a_domain_by_its_own_statistics():
     found = ArmBN(support=2).at_test(predict, Network({}, {}), Group(rows, np.arange(20), 4))
     assert predict.read == [([3, 5], [3, 5]), ([6, 8], [6, 8]), ([8, 9], [9])]  # the last one is not alone
     np.testing.assert_array_equal(found["row"], rows)
-
-
-# What all have in common.
-
-EVERY = {
-    "erm": Method(shares=SHARES),
-    "groupdro": GroupDRO(shares=SHARES),
-    "fish": Fish(shares=SHARES, groups=3, meta_rate=1.0),
-    "lisa": Lisa(shares=SHARES),
-    "mean_teacher": MeanTeacher(shares=SHARES),
-}
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_renaming_the_domains_changes_nothing(name):
-    task = make(EVERY[name])
-    params, collections = start(task)
-    if name == "mean_teacher":
-        collections["averages"] = {"params": params, "batch_stats": {"encoder": {}, "head": {}}}
-    train, held_out = draw(12), draw(4, seed=1) | {"label": np.full(4, -1)}
-    train["experiment"] = np.repeat([0, 1, 3], 4)
-
-    def update(rename):
-        part = train | {"experiment": rename[train["experiment"]]}
-        minibatch = {TRAIN: part} | ({HELD_OUT: held_out} if name == "mean_teacher" else {})
-        method = dataclasses.replace(task.method, shares=tuple(np.array(SHARES)[np.argsort(rename)]))
-        renamed = dataclasses.replace(task, method=method)
-        again = collections | {"carry": renamed.method.init(jax.random.key(0), None)[1]}
-
-        def differentiate(params, collections, part):
-            columns, _ = join(part)
-            batch = batch_of(part, views=(columns["image"],) * 2)
-            loss = lambda p: renamed.loss(p, collections, batch, jax.random.key(1), 0.5)  # noqa: E731
-            (value, (new, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-            return gradients, new, found | {"loss": value}
-
-        optimiser = optax.sgd(0.1)
-        state = TrainState(jnp.int32(0), params, again, optimiser.init(params))
-        return renamed.method.update(differentiate, optimiser, state, minibatch)[0]
-
-    jax.tree.map(close, update(np.arange(4)), update(np.array([3, 0, 2, 1])))
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_three_updates_lower_the_loss(name):
-    task = make(EVERY[name])
-    params, collections = start(task)
-    if name == "mean_teacher":
-        collections["averages"] = {"params": params, "batch_stats": {"encoder": {}, "head": {}}}
-    train = draw(12)
-    train["experiment"] = np.repeat([0, 1, 3], 4)
-    train["label"] = np.repeat(np.arange(6) % CLASSES, 2)  # pairs have one label
-    minibatch = {TRAIN: train}
-    if name == "mean_teacher":
-        minibatch[HELD_OUT] = draw(4, seed=1) | {"label": np.full(4, -1)}
-
-    def differentiate(params, collections, part):
-        columns, _ = join(part)
-        batch = batch_of(part, views=(columns["image"],) * 2)
-        loss = lambda p: task.loss(p, collections, batch, jax.random.key(1), 0.5)  # noqa: E731
-        (value, (new, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        return gradients, new, found | {"loss": value}
-
-    optimiser, losses = optax.sgd(0.1), []
-    state = TrainState(jnp.int32(0), params, collections, optimiser.init(params))
-    for _ in range(4):
-        params, collections, opt_state, found = task.method.update(differentiate, optimiser, state, minibatch)
-        state = TrainState(state.step + 1, params, collections, opt_state)
-        losses.append(float(found["loss"]))
-    assert losses[0] > losses[1] > losses[2] > losses[3]

@@ -1,0 +1,92 @@
+"""What all methods have in common: three updates lower the loss, and the names of domains do not matter."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from method_tools import CLASSES, SHARES, batch_of, close, draw, make, start
+
+from rxrx_jax.adapt.invariance.fish import Fish
+from rxrx_jax.adapt.invariance.groupdro import GroupDRO
+from rxrx_jax.adapt.method import Method
+from rxrx_jax.adapt.mixing.lisa import Lisa
+from rxrx_jax.adapt.semi.mean_teacher import MeanTeacher
+from rxrx_jax.data.batch import HELD_OUT, TRAIN, join
+from rxrx_jax.training.state import TrainState
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+EVERY = {
+    "erm": Method(shares=SHARES),
+    "groupdro": GroupDRO(shares=SHARES),
+    "fish": Fish(shares=SHARES, groups=3, meta_rate=1.0),
+    "lisa": Lisa(shares=SHARES),
+    "mean_teacher": MeanTeacher(shares=SHARES),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_renaming_the_domains_changes_nothing(name):
+    task = make(EVERY[name])
+    params, collections = start(task)
+    if name == "mean_teacher":
+        collections["averages"] = {"params": params, "batch_stats": {"encoder": {}, "head": {}}}
+    train, held_out = draw(12), draw(4, seed=1) | {"label": np.full(4, -1)}
+    train["experiment"] = np.repeat([0, 1, 3], 4)
+
+    def update(rename):
+        part = train | {"experiment": rename[train["experiment"]]}
+        minibatch = {TRAIN: part} | ({HELD_OUT: held_out} if name == "mean_teacher" else {})
+        method = dataclasses.replace(task.method, shares=tuple(np.array(SHARES)[np.argsort(rename)]))
+        renamed = dataclasses.replace(task, method=method)
+        again = collections | {"carry": renamed.method.init(jax.random.key(0), None)[1]}
+
+        def differentiate(params, collections, part):
+            columns, _ = join(part)
+            batch = batch_of(part, views=(columns["image"],) * 2)
+            loss = lambda p: renamed.loss(p, collections, batch, jax.random.key(1), 0.5)  # noqa: E731
+            (value, (new, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+            return gradients, new, found | {"loss": value}
+
+        optimiser = optax.sgd(0.1)
+        state = TrainState(jnp.int32(0), params, again, optimiser.init(params))
+        return renamed.method.update(differentiate, optimiser, state, minibatch)[0]
+
+    jax.tree.map(close, update(np.arange(4)), update(np.array([3, 0, 2, 1])))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_three_updates_lower_the_loss(name):
+    task = make(EVERY[name])
+    params, collections = start(task)
+    if name == "mean_teacher":
+        collections["averages"] = {"params": params, "batch_stats": {"encoder": {}, "head": {}}}
+    train = draw(12)
+    train["experiment"] = np.repeat([0, 1, 3], 4)
+    train["label"] = np.repeat(np.arange(6) % CLASSES, 2)  # pairs have one label
+    minibatch = {TRAIN: train}
+    if name == "mean_teacher":
+        minibatch[HELD_OUT] = draw(4, seed=1) | {"label": np.full(4, -1)}
+
+    def differentiate(params, collections, part):
+        columns, _ = join(part)
+        batch = batch_of(part, views=(columns["image"],) * 2)
+        loss = lambda p: task.loss(p, collections, batch, jax.random.key(1), 0.5)  # noqa: E731
+        (value, (new, found)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return gradients, new, found | {"loss": value}
+
+    optimiser, losses = optax.sgd(0.1), []
+    state = TrainState(jnp.int32(0), params, collections, optimiser.init(params))
+    for _ in range(4):
+        params, collections, opt_state, found = task.method.update(differentiate, optimiser, state, minibatch)
+        state = TrainState(state.step + 1, params, collections, opt_state)
+        losses.append(float(found["loss"]))
+    assert losses[0] > losses[1] > losses[2] > losses[3]

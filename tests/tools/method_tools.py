@@ -1,0 +1,56 @@
+"""Classification by one linear layer, in float64, for tests of methods against their formulas."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rxrx_jax.data.batch import Batch, join, label_count
+from rxrx_jax.models.heads import Head
+from rxrx_jax.tasks.classify import Classify
+
+CLASSES, SHARES = 3, (0.25, 0.5, 0.0, 0.25)
+
+
+class Pixels(nn.Module):
+    """An encoder that changes nothing: [B, S, S, C] -> [B, S*S*C]."""
+
+    @nn.compact
+    def __call__(self, images, train=False, mask=None):
+        x = images.reshape(len(images), -1)
+        return x, {"embedding": x}
+
+
+def draw(size, seed=0, side=2, domains=(0, 1, 3)):
+    random = np.random.default_rng(seed)
+    return {
+        "image": random.normal(size=(size, side, side, 2)),
+        "label": random.integers(0, CLASSES, size),
+        "experiment": np.array([domains[i % len(domains)] for i in range(size)]),
+    }
+
+
+def batch_of(minibatch, views=None):
+    columns, streams = join(minibatch)
+    images = columns["image"]
+    keys = jax.random.split(jax.random.key(0), len(images))
+    return Batch(views or (images,), columns, keys, streams, label_count(minibatch))
+
+
+def make(method, encoder=None, smoothing=0.0):
+    return Classify(encoder or Pixels(), Head(CLASSES), method, smoothing)
+
+
+def start(task, seed=1):
+    """Random parameters and collections, float64."""
+    view = np.zeros((1, 2, 2, 2))
+    variables = task.init(jax.random.key(0), view)
+    random = np.random.default_rng(seed)
+    params = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)), variables["params"])
+    collections = {key: variables.get(key, {}) for key in ("batch_stats", "carry", "averages")}
+    collections["carry"] = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), collections["carry"])
+    return params, collections
+
+
+def close(found, expected, rtol=1e-6):
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-9)
