@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def chosen(options) -> list[Part]:
-    """The parts to run, for mistakes in the options a one-line message. A rehearsal takes no part twice, and does without
+    """The parts to run; mistakes in the options end with one line. A rehearsal takes no part twice, and does without
     PyTorch where it is not installed; on a GPU its parts are there to be compared with, and fail."""
     if options.bundle and not (options.bundle / "wheels").is_dir():
         sys.exit(f"error: --bundle={options.bundle} holds no wheels; make it with benchmarks/device_bundle.sh")
