@@ -2,7 +2,7 @@
 
     benchmarks/device_bundle.sh .bundle                                             # before, on a machine with network
     python benchmarks/device_check.py --bundle=.bundle --json=device.json           # on the GPU
-    python benchmarks/device_check.py --rehearse                                    # the same parts, tiny, on a CPU
+    python benchmarks/device_check.py --rehearse                                    # these parts, tiny, on a CPU
 
 Every part is a process with a time limit of its own, and is killed with all that it started when that is over; it
 appends what it finds to --json at once, one JSON object a line. A part that fails leaves a line with "error", and the
@@ -66,6 +66,7 @@ PARTS = (
     Part("densenet161", "device.speed:ours", 180),
     Part("torch-densenet161", "device.speed:theirs", 180),
 )
+TINY_TWICE = ("mae-L16", "torch-mae-L16")  # a rehearsal's tiny model is that of S16
 STEPS = tuple(part.name for part in PARTS if part.function == "device.speed:ours")
 
 
@@ -95,8 +96,8 @@ def main() -> None:
 
 
 def chosen(options) -> list[Part]:
-    """The parts to run, for mistakes in the options a one-line message. A rehearsal does without PyTorch where it is
-    not installed; on a GPU its parts are there to be compared with, and fail."""
+    """The parts to run; mistakes in the options end with one line. A rehearsal takes no part twice, and does without
+    PyTorch where it is not installed; on a GPU its parts are there to be compared with, and fail."""
     if options.bundle and not (options.bundle / "wheels").is_dir():
         sys.exit(f"error: --bundle={options.bundle} holds no wheels; make it with benchmarks/device_bundle.sh")
     names = [part.name for part in PARTS]
@@ -104,6 +105,8 @@ def chosen(options) -> list[Part]:
     if unknown := [name for name in wanted if name not in names]:
         sys.exit(f"error: --parts={unknown[0]}: expected {', '.join(names)}")
     parts = [part for part in PARTS if part.name in wanted]
+    if options.rehearse and not options.parts:
+        parts = [part for part in parts if part.name not in TINY_TWICE]
     if options.rehearse and not importlib.util.find_spec("torch"):
         parts = [part for part in parts if not part.name.startswith("torch-")]
         print("no PyTorch here: the rehearsal leaves its parts out", file=sys.stderr)

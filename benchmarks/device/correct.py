@@ -67,7 +67,7 @@ def gradients(setting: Setting, _):
     backend(setting)
     model, side, minibatch = ("XXS/16", 32, 4) if setting.rehearse else ("S/16", SIDE, 8)
     cpu = sharding.make_mesh(devices=jax.devices("cpu")[:1])
-    for kind in ("mae", "supervised"):
+    for kind in ("supervised",) if setting.rehearse else ("mae", "supervised"):
         expected, variables = loss_and_gradients(cpu, kind, model, side, minibatch, "float32")
         found, _ = loss_and_gradients(here(), kind, model, side, minibatch, "bfloat16", variables)
         loss = relative(found[0], expected[0])

@@ -31,7 +31,8 @@ def get_config(argument):
     from rxrx_jax.base.config import load
 
     config = load("convnet.py:normalisation=plate")
-    screen = dict(image_size=32, treatments=4, replicates=2, train=("SIMA-01", "SIMA-02"), val=("SIMA-03",), test=())
+    screen = dict(image_size=32, treatments=4, replicates=2, positive_controls=1, untreated_wells=1)
+    screen |= dict(train=("SIMA-01", "SIMA-02"), val=("SIMA-03",), test=())
     config["data"] |= {"folder": argument, "minibatch": 8, "builder": config["data"]["builder"] | screen}
     config["model"]["widths"] = (8, 16)
     config["augment"]["crop"] = 32

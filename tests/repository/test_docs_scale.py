@@ -14,9 +14,9 @@ from rxrx_jax import aot
 PAGE = (ROOT / "docs/scale.md").read_text()
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import roofline  # noqa: E402
 import scale  # noqa: E402
 import scaling  # noqa: E402
+from common import roofline  # noqa: E402
 
 
 def shown(name: str) -> list[str]:
