@@ -39,7 +39,15 @@ REAL = (
     "linear_probe.py:rxrx1,variant=L/8",
 )
 # Keys that the trainer reads outside of make_step; tests of the trainer run with all of them.
-TRAINERS = {"checkpoint_steps", "evaluation_minibatch", "keep_checkpoints", "log_steps", "measure", "profile_steps"}
+TRAINERS = {
+    "checkpoint_steps",
+    "evaluation_minibatch",
+    "keep_checkpoints",
+    "log_steps",
+    "measure",
+    "profile_steps",
+    "init.contaminated",
+}
 TRAINERS |= {"tensorboard", "mesh.fsdp", "mesh.tensor", "init.path", "init.parameters"}
 TRAINERS |= {"watchdog_timeout_seconds", "guard.max_loss_ratio", "guard.rollback", "data.unreadable"}
 
