@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import time
 
 import jax
 from etils import epath
@@ -109,9 +110,18 @@ class Checkpoints:
         except UserError:
             if jax.process_index() == 0:
                 suffix = "" if files.is_remote(self._folder) else ".orbax-checkpoint-tmp"
-                with contextlib.suppress(OSError):
-                    (self._folder / f"{self._under_way}{suffix}").rmtree()
+                _remove(self._folder / f"{self._under_way}{suffix}")
             raise
+
+
+def _remove(folder: epath.Path) -> None:
+    """Removes a half-written folder, into which threads of the failed save may still write for a moment."""
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            folder.rmtree()
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def steps(folder: epath.Path) -> list[int]:
