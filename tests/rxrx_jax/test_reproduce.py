@@ -10,6 +10,7 @@ import pytest
 from paths import ROOT
 
 from rxrx_jax import reproduce
+from rxrx_jax.base import command
 from rxrx_jax.report import runs
 
 EXAMPLE = re.search(r"```python\n(from rxrx_jax\.report.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
@@ -19,13 +20,13 @@ EXAMPLE = re.search(r"```python\n(from rxrx_jax\.report.*?)```", (ROOT / "CONTRI
 def miniature(monkeypatch, tmp_path):
     """The example's file; its runs are small networks on the tiny simulated screen."""
 
-    def command(run, out, seed):
+    def in_miniature(run, out, seed):
         config = run.seeded(seed).replace("rxrx1,model=resnet50,", "")
         workdir = runs.workdir(run.name, out, seed)
         tiny = str(ROOT / "tests" / "tools" / "tiny.py")
         return [sys.executable, tiny, config, str(workdir), str(tmp_path / "data"), "evaluators.embeddings={}"]
 
-    monkeypatch.setattr(runs, "command", command)
+    monkeypatch.setattr(runs, "command", in_miniature)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     path = tmp_path / "mine.py"
     path.write_text(EXAMPLE)
@@ -67,9 +68,7 @@ def test_the_example_table_of_contributing_runs(miniature, tmp_path, capsys):
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        reproduce.main(["nothing", f"--out={tmp_path}"])
-    assert stopped.value.code == 2
+    assert command.run(reproduce.main, ["nothing", f"--out={tmp_path}"]) == 2
     assert capsys.readouterr().err.startswith("error: unknown table nothing; expected one of demo")
     with pytest.raises(SystemExit):
         reproduce.main(["demo", f"--out={tmp_path}", "--seeds=0"])
