@@ -8,7 +8,6 @@ from rxrx_jax.adapt.method import Method, Needs
 from rxrx_jax.base import plugins
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.batch import TRAIN
 
 OURS = ("shares", "groups")  # fields set by the run, not by a config
 
@@ -51,7 +50,7 @@ def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: in
     return kind(**settings, shares=shares[domain], groups=groups)
 
 
-def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...], key: str = "adapt") -> None:
+def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...]) -> None:
     """Raises UserError where a run does not provide what its method needs. The only place that checks this."""
     needs, name = method.needs, config.adapt.name
     if needs.batch_norm and not has_batch_norm:
@@ -80,4 +79,4 @@ def check_post_hoc(name: str, method: Method, has_batch_norm: bool) -> None:
         raise UserError(f"post_hoc.{name}: this model has no BatchNorm to re-estimate")
 
 
-__all__ = ["TRAIN", "Method", "Needs", "check", "check_post_hoc", "make_method", "method_class"]
+__all__ = ["Method", "Needs", "check", "check_post_hoc", "make_method", "method_class"]

@@ -152,9 +152,7 @@ def by_group(minibatch: dict, groups: int) -> list[dict]:
     return [{TRAIN: jax.tree.map(lambda x, g=g: x[g], split)} for g in range(groups)]
 
 
-def mean_by_domain(values: jax.Array, domains: jax.Array, chosen: jax.Array, count: int):
-    """(mean of `values` [B] in each domain [count], 0 for an empty one; number of images in each [count]), of the
-    `chosen` [B] alone."""
+def mean_by_domain(values: jax.Array, domains: jax.Array, chosen: jax.Array, count: int) -> jax.Array:
+    """The mean of `values` [B] in each domain [count], 0 for an empty one, of the `chosen` [B] alone."""
     one_hot = jax.nn.one_hot(domains, count) * chosen[:, None]  # [B, domains]
-    number = one_hot.sum(0)
-    return values @ one_hot / jnp.maximum(number, 1), number
+    return values @ one_hot / jnp.maximum(one_hot.sum(0), 1)

@@ -88,8 +88,8 @@ class Images(ImageViews):
             found[kind] = tuple((counts / counts.sum()).tolist())
         return found
 
-    @property
-    def fingerprint(self) -> str:
+    @functools.cached_property
+    def fingerprint(self) -> str:  # hashes the side tables: once
         return datasets.fingerprint(self.dataset)
 
     def minibatches(self, start: int, steps: int):

@@ -25,7 +25,7 @@ class GroupDRO(Method):
         return {}, {"q": trained / trained.sum()}
 
     def loss(self, params, carry, out, progress, key):
-        risks, _ = mean_by_domain(out.losses, out.domains, out.labelled, len(self.shares))
+        risks = mean_by_domain(out.losses, out.domains, out.labelled, len(self.shares))
         q = carry["q"] * jnp.exp(self.rate * jax.lax.stop_gradient(risks))
         q = q / q.sum()
         return q @ risks, {"q": q}, {"largest_weight": q.max()}

@@ -7,20 +7,6 @@ import tiny
 from rxrx_jax.training import metrics, train
 from rxrx_jax.training.speed import flops
 
-CONFIGS = (
-    "mae_vit.py",
-    "distill_vit.py",
-    "convnet.py",
-    "convnet.py:method=adabn,normalisation=plate",
-    "convnet.py:method=dann,transductive=True,normalisation=image,layout=reshuffled",
-    "dann_vit.py",
-    "linear_probe.py",
-    "channel_agnostic_mae.py",
-    "linear_probe.py:encoder=channel_agnostic,blocks=True",
-    "dann_vit.py:encoder=channel_agnostic,transductive=True",
-    "convnet.py:normalisation=plate,post_hoc=adabn",
-)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
