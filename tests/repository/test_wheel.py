@@ -34,7 +34,8 @@ def test_it_holds_all_source_files_and_the_configs_and_nothing_else(installed):
     found = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
     expected = {f"rxrx_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     for package in ("rxrx_jax", "tfds_builders", "launch"):
-        expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*.py")}
+        files = [path for ending in ("py", "html") for path in (ROOT / package).rglob(f"*.{ending}")]
+        expected |= {path.relative_to(ROOT).as_posix() for path in files}
     assert {name for name in found if ".dist-info/" not in name} == expected | {"launch/Dockerfile"}
     (points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "[rxrx_jax.builders]\ntfds_builders = tfds_builders.prepare" in points.read_text()

@@ -25,7 +25,7 @@ def found(tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_there_is_the_same_as_here(found):
     assert found["there"] == found["here"]
-    files = ["checkpoints", "config.json", "embeddings.parquet", "metrics.jsonl", "profile", "reconstruction.png"]
+    files = "checkpoints config.json embeddings.parquet metrics.jsonl profile reconstruction.png seen.parquet".split()
     assert found["files"] == files and found["profile"]
     assert found["checkpoints"] == ["2", "3"]
     assert found["embeddings"] and found["steps"] == [2, 3, 3, 3]
