@@ -25,6 +25,11 @@ def unfused():
         _fused.reset(token)
 
 
+def fused() -> bool:
+    """Whether kernels of the platform are used whose operations cannot be counted."""
+    return sharding.platform() in ("gpu", "cuda", "tpu")
+
+
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(hd)) v of every head: q [B, N, heads, hd], k and v [B, M, heads, hd] -> [B, N, heads, hd].
 

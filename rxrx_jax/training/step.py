@@ -117,14 +117,9 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
     )
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placement)
     arguments = (state, place(spec, split), place(constants, everywhere), place(keys, everywhere))
-    return Step(
-        task,
-        config.seed,
-        initialise=jax.jit(initialise, out_shardings=placement),
-        update=jax.jit(update, donate_argnums=0, out_shardings=(placement, everywhere)),
-        arguments=arguments,
-        flops_per_image=flops_per_image(config, source, shapes),
-    )
+    initialise = jax.jit(initialise, out_shardings=placement)
+    update = jax.jit(update, donate_argnums=0, out_shardings=(placement, everywhere))
+    return Step(task, config.seed, initialise, update, arguments, flops_per_image(config, source, update, arguments))
 
 
 def has_batch_norm(task, state: TrainState) -> bool:
@@ -198,22 +193,25 @@ def _numbered(minibatch: dict) -> dict:
     return found
 
 
-def flops_per_image(config: Config, source, shapes: TrainState) -> float:
+def flops_per_image(config: Config, source, update, arguments) -> float:
     """Model FLOPs of the forward and backward passes of one step, without rematerialisation, per example of all
-    streams."""
-    plain = config.replace("model", remat="none") if "model" in config and "remat" in config.model else config
-    task = make_task(plain, source)
-    keys = jax.eval_shape(lambda: {name: jax.random.key(0) for name in ("augment", "task")})
-    constants = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.constants)
+    streams. Args: update, jitted, with its arguments: its own trace is counted where that shows the passes as they are.
+    """
+    remat = "model" in config and config.model.get("remat", "none") != "none"
+    if not remat and not attention.fused():
+        return flops.of_jaxpr(update.trace(*arguments).jaxpr) / minibatch_size(source)
+    task = make_task(config.replace("model", remat="none") if remat else config, source)
+    state, _, constants, keys = arguments
 
     def gradients(params, collections, minibatch, constants, keys, progress):
         state = TrainState(jnp.int32(0), params, collections, {})
         differentiate = _differentiate(task, source, constants, keys, progress)
         return task.method.update(differentiate, _Nothing(), state, _numbered(minibatch))
 
+    keys = {name: keys[name] for name in ("augment", "task")}
     progress = jax.ShapeDtypeStruct((), np.float32)
     with attention.unfused():  # a fused kernel's operations are hidden in it
-        arguments = shapes.params, shapes.collections, source.spec, constants, keys, progress
+        arguments = state.params, state.collections, source.spec, constants, keys, progress
         return flops.count(gradients, *arguments) / minibatch_size(source)
 
 

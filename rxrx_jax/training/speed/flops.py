@@ -35,8 +35,12 @@ def count(function, *arguments) -> float:
     2022, arXiv 2204.02311, appendix B). A scanned body counts as often as it runs, where XLA's own count has it once.
     What rematerialisation recomputes counts too: pass a function without it.
     """
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as the compiler does
+    return of_jaxpr(jax.make_jaxpr(function)(*arguments))
+
+
+def of_jaxpr(closed) -> float:
+    """The same of a jax.extend.core.ClosedJaxpr."""
+    needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))  # as the compiler does
     return _count(needed)
 
 
