@@ -1,26 +1,42 @@
 """Fixtures for all tests, and what makes a run of them short."""
 
+import gc
 import os
 import pathlib
 import pickle
 
 import pytest
 
-# Compiled programs are kept between tests, their subprocesses and test runs. A folder for each process of pytest-xdist:
-# jax writes these files in place, so that another process could read half of one.
-CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "")
+# Compiled programs are kept between tests, their subprocesses and test runs.
+CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# Programs here are compiled once and run a few times: what takes long is XLA's compiler.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Programs here are compiled once and run a few times: what takes long is XLA's compiler, and then tracing, whose many
+# objects Python's garbage collector would walk through again and again.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+gc.set_threshold(200_000, 50, 100)
+
+SLOW = "not slow"  # the expression of pyproject.toml
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A test that is named runs, slow or not."""
+    if config.option.markexpr == SLOW and _named(config):
+        config.option.markexpr = ""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Tests that are named run in this process; else two processes, as every one compiles and prepares for itself."""
-    named = any("::" in argument for argument in config.args)
-    return 0 if named else min(2, len(os.sched_getaffinity(0)))
+    """Tests that are named run in this process; else two processes, as every one compiles and prepares for itself, and
+    a third for slow ones, which wait for processes of their own."""
+    if _named(config):
+        return 0
+    return min(2, len(os.sched_getaffinity(0))) + (config.option.markexpr == "slow")
+
+
+def _named(config: pytest.Config) -> bool:
+    return any("::" in argument for argument in config.args)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -164,6 +164,7 @@ def encoder(workdir, source):
         return load_parameters(str(workdir), "encoder", shapes, source)
 
 
+@pytest.mark.slow
 def test_the_moving_average_survives_a_stop_and_starts_the_next_stage(folder, tmp_path, monkeypatch):
     changes = {"optim.ema_decay": 0.5, "total_steps": 4, "checkpoint_steps": 2}
     with step_tools.small_models():
