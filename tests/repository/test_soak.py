@@ -1,7 +1,6 @@
 """benchmarks/soak.py, with two kills."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -14,9 +13,8 @@ import soak  # noqa: E402
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twice_ends_with_the_same_parameters(tmp_path):
-    command = [sys.executable, "benchmarks/soak.py", "--kills=2", "--steps=60", f"--out={tmp_path}"]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # it trains long enough
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "benchmarks/soak.py", "--kills=2", "--steps=30", f"--out={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["same"] is True and found["kills"] == 2

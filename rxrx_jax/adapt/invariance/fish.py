@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import optax
 
 from rxrx_jax.adapt.method import Method, Needs, by_group
 
@@ -20,12 +19,11 @@ class Fish(Method):
         return Needs(groups=(2, 10**6), whole_minibatch=True)
 
     def update(self, differentiate, optimiser, state, minibatch):
-        params, collections, opt_state, all_found = state.params, state.collections, state.opt_state, []
+        inner, all_found = state, []
         for part in by_group(minibatch, self.groups):
-            gradients, collections, found = differentiate(params, collections, part)
-            updates, opt_state = optimiser.update(gradients, opt_state, params)
-            params = optax.apply_updates(params, updates)
-            all_found.append(found | {"gradient_norm": optax.tree.norm(gradients)})
+            params, collections, opt_state, found = super().update(differentiate, optimiser, inner, part)
+            inner = dataclasses.replace(inner, params=params, collections=collections, opt_state=opt_state)
+            all_found.append(found)
         metrics = jax.tree.map(lambda *x: sum(x) / len(x), *all_found)
-        moved = jax.tree.map(lambda old, new: old + self.meta_rate * (new - old), state.params, params)
-        return moved, collections, opt_state, metrics
+        moved = jax.tree.map(lambda old, new: old + self.meta_rate * (new - old), state.params, inner.params)
+        return moved, inner.collections, inner.opt_state, metrics

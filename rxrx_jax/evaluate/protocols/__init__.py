@@ -2,7 +2,7 @@
 protocol's, not that of the shard that holds it, so that another protocol needs no other records.
 
 A protocol is a file with `protocol(dataset) -> Protocol`, a function of the dataset's table alone: a file of this
-folder by its name, or any other by its path, in `config.protocol.name`. There is no registry.
+folder by its name, or any other by its path, in `config.protocol.name`.
 """
 
 import dataclasses
