@@ -1,53 +1,29 @@
-"""TFDS's own command builds every folder of builders too; it needs TensorFlow, Apache Beam and mlcroissant."""
+"""TFDS's own command builds every folder of builders too: live where TensorFlow, Apache Beam and mlcroissant are
+installed, and by what it wrote where they were, which `python tests/reference/make_tfds_build.py` stored."""
 
 import importlib.util
-import inspect
-import os
-import pathlib
-import subprocess
-import sys
+import json
 
 import pytest
-from builders_tools import SCREEN, digests
-from paths import ROOT
+import tfds_cli_tools
+from builders_tools import digests
 
-from rxrx_jax.simulate import layouts
-from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare
 
-NEEDS = ("tensorflow", "apache_beam", "mlcroissant")
-MISSING = [name for name in NEEDS if importlib.util.find_spec(name) is None]
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"`tfds build` needs {', '.join(MISSING)}"),
-    pytest.mark.filterwarnings("ignore"),  # TensorFlow's and Beam's
-    pytest.mark.slow,
-]
-WRITERS = {
-    "rxrx1": simulate.write_published,
-    "rxrx2": layouts.write_rxrx2,
-    "rxrx19a": layouts.write_rxrx19a,
-    "rxrx19b": layouts.write_rxrx19b,
-    "rxrx3": layouts.write_rxrx3,
-    "rxrx3_core": layouts.write_rxrx3_core,
-    "rxrx_sim": None,
-}
+MISSING = [name for name in ("tensorflow", "apache_beam", "mlcroissant") if importlib.util.find_spec(name) is None]
 
 
 @pytest.mark.parametrize("name", prepare.names())
+def test_the_same_shards_records_and_tables_as_tfds_build_wrote(tmp_path, name):
+    stored = json.loads(tfds_cli_tools.STORED.read_text())[name]
+    assert tfds_cli_tools.contents(tfds_cli_tools.prepared(name, tmp_path)) == stored
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=f"`tfds build` needs {', '.join(MISSING)}")
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's and Beam's
+@pytest.mark.parametrize("name", prepare.names())
 def test_tfds_build_makes_the_same_bytes(tmp_path, name):
-    arguments = [f"--data_dir={tmp_path}/out"]
-    source = None
-    if WRITERS[name]:
-        source = tmp_path / "tree"
-        WRITERS[name](SCREEN, source)
-        arguments.append(f"--manual_dir={source}")
-    folder = pathlib.Path(inspect.getfile(prepare.builder_class(name))).parent
-    command = pathlib.Path(sys.executable).with_name("tfds")
-    done = subprocess.run(
-        [command, "build", *arguments], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    expected = digests(prepare.prepare(name, source, tmp_path / "expected", 1, progress=False))
-    (made,) = (tmp_path / "out" / name / "default").iterdir()
-    assert digests(made) == expected
+    made = tfds_cli_tools.tfds_build(name, tmp_path)
+    assert digests(made) == digests(tfds_cli_tools.prepared(name, tmp_path))
+    assert tfds_cli_tools.contents(made) == json.loads(tfds_cli_tools.STORED.read_text())[name]
