@@ -42,9 +42,12 @@ def builder_class(name: str, out: str | pathlib.Path | None = None) -> type:
     if name in names():
         return importlib.import_module(f"tfds_builders.rxrx.{name}.{name}_dataset_builder").Builder
     if name.endswith(".py"):
+        import tensorflow_datasets as tfds
+
         from tfds_builders.common import screen
 
-        return plugins.only_class(plugins.load(name, rxrx, "dataset"), screen.ScreenBuilder, "dataset")
+        with tfds.core.registered.skip_registration():  # a file may be loaded twice
+            return plugins.only_class(plugins.load(name, rxrx, "dataset"), screen.ScreenBuilder, "dataset")
     from tfds_builders.own import builder
 
     found = builder.prepared(name, _folder(out))

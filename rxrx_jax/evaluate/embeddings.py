@@ -1,6 +1,7 @@
 """The embeddings of every site in workdir/embeddings.parquet, for maps, probes and pictures: written, and read back as
 far as protocols and metrics need a dataset."""
 
+import re
 import types
 from collections.abc import Iterator
 
@@ -35,7 +36,9 @@ def columns(dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
     sites = dataset.sites
     names = {key: np.array(getattr(dataset, key), str) for key in ("experiments", "cell_types", "classes")}
     label = sites.label[rows]
-    plate = np.array([name.rpartition("/")[2] for name in dataset.plates], np.int32)
+    plate = np.array([name.rpartition("/")[2] for name in dataset.plates], str)
+    if all(re.fullmatch("0|[1-9][0-9]{0,8}", name) for name in plate.tolist()):
+        plate = plate.astype(np.int32)  # as published datasets have them; others have names: BR00117006, 007
     return {
         "split": sites.split[rows],
         "site_id": sites.site_id[rows],

@@ -15,7 +15,7 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
     Args: run, the resolved config; about, config.json of the export; records, the lines of metrics.jsonl;
     evaluated, the part of the state that these measure; before, what the parameters have seen.
     """
-    data = builders().builder_class(run["data"]["name"])
+    data = builders().builder_class(run["data"]["name"], run["data"].get("folder"))
     simulated = run["data"]["name"] == "rxrx_sim"
     name = run["model"].get("variant", run["model"]["name"])
     channels = "any 1 to 11 channels" if about["channels"] is None else f"{about['channels']} channels"
