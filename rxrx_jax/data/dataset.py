@@ -17,6 +17,8 @@ from rxrx_jax.data.roles import Roles, hide_labels
 from rxrx_jax.data.sampler import PairSampler, Sampler
 from rxrx_jax.data.sites import SPLITS, Sites, read_sites
 
+ARRAYS = "arrays"  # `data.name` of a run that was trained on images in memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:

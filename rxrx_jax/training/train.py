@@ -11,7 +11,7 @@ from etils import epath
 from rxrx_jax.base import files, hosts, seen, sharding
 from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import Dataset, arrays
+from rxrx_jax.data import ARRAYS, Dataset
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.source import make_source, minibatch_size
 from rxrx_jax.evaluate import make_evaluators, make_readings, protocols
@@ -40,7 +40,7 @@ def run(values: dict, workdir: epath.PathLike, dataset: Dataset | None = None) -
     """
     workdir = files.locate(workdir)
     if dataset is not None:
-        values = values | {"data": values["data"] | {"name": arrays.NAME, "builder": {}, "folder": None}}
+        values = values | {"data": values["data"] | {"name": ARRAYS, "builder": {}, "folder": None}}
     same = {"config": to_json(values), "code": facts.code_version(), "jax": jax.__version__}
     hosts.check_equal_across_hosts(same)
     workdir.mkdir(parents=True, exist_ok=True)
