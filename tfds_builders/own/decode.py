@@ -19,6 +19,7 @@ from tfds_builders.common.types import BadSite
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is refused here, or does not matter
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter are BigTIFF
+SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes of a type, else 1
 JPEG = b"\xff\xd8\xff"
 STACKED = re.compile(r'\b(Size[ZT])="(\d+)"')
 ORDER = re.compile(r"<(?:\w+:)?TiffData\b([^>]*)>")
@@ -36,7 +37,7 @@ def planes(data: bytes) -> Planes:
     """Reads what a file holds. Raises BadSite for one that cannot be used, whatever it should hold."""
     if data.startswith(TIFF):
         with _tiff(data) as file:
-            return _tiff_planes(file)
+            return _tiff_planes(file, _directories(data))
     if data.startswith(common.PNG):
         height, width, bits, colour, _ = common.read_header(data)
         number = {"grey": 1, "RGB": 3}.get(colour)
@@ -101,9 +102,36 @@ def _tiff(data: bytes) -> tifffile.TiffFile:
         raise BadSite(f"corrupt TIFF ({_one_line(error)})") from error
 
 
-def _tiff_planes(file: tifffile.TiffFile) -> Planes:
+def _directories(data: bytes) -> int:
+    """Returns how many pages a TIFF has by its chain of directories (TIFF 6.0, section 2).
+
+    BadSite if it, or a value in it, is not in the file: tifffile would take the pages before for all of them, and a
+    stack in z whose description is lost for one of channels."""
+    order = "little" if data[:2] == b"II" else "big"
+    big = data[2:4] in (b"+\0", b"\0+")
+    count, entry, offset = (8, 20, 8) if big else (2, 12, 4)  # bytes of a number of entries, an entry, an offset
+    read = lambda at, size: int.from_bytes(data[at : at + size], order)  # noqa: E731
+    at, seen = read(8 if big else 4, offset), set()
+    while at:
+        end = at + count + read(at, count) * entry
+        if at in seen:
+            raise BadSite("corrupt TIFF (pages in a circle)")
+        if end + offset > len(data):
+            raise BadSite("truncated TIFF")
+        for tag in range(at + count, end, entry):
+            size = SIZES.get(read(tag + 2, 2), 1) * read(tag + 4, offset)
+            if size > offset and read(tag + 4 + offset, offset) + size > len(data):
+                raise BadSite("truncated TIFF")
+        seen.add(at)
+        at = read(end, offset)
+    return len(seen)
+
+
+def _tiff_planes(file: tifffile.TiffFile, directories: int) -> Planes:
     try:
         pages = list(file.pages)
+        if len(pages) != directories:
+            raise BadSite(f"corrupt TIFF ({len(pages)} of {directories} pages can be read)")
         kinds = {(page.shape, str(page.dtype), page.photometric, page.planarconfig) for page in pages}
         if len(kinds) != 1:
             raise BadSite(f"{len(pages)} pages of different sizes or types" if pages else "a TIFF without pages")

@@ -9,18 +9,18 @@ from PIL import Image
 
 CHANNELS = {5: "DNA", 4: "ER", 3: "RNA", 2: "AGP", 1: "Mito"}  # of a JUMP screen, by the number in its file names
 JUMP = {"2020_11_04_Batch1": ("BR00117006", "BR00117007"), "2020_12_08_Batch2": ("BR00121438",)}
-COMPOUNDS = {"B02": "BRD-A1", "B03": "BRD-B2", "C02": "BRD-C3", "C03": ""}  # DMSO has an empty cell
+COMPOUNDS = {"B02": "BRD-A1", "B03": "BRD-B2", "C02": "BRD-C3", "C03": ""}  # DMSO has an empty cell; by spot width
 SIDE, SITES = 48, 2
 
 
-def pixels(*key: object, size: tuple[int, int] = (SIDE, SIDE), most: int = 4095) -> np.ndarray:
-    """Noise with a bright spot, [H, W] uint16, that depends on the key alone."""
+def pixels(*key: object, size: tuple[int, int] = (SIDE, SIDE), width: float = 4.5) -> np.ndarray:
+    """Noise with a bright spot, [H, W] uint16 of 12 bits, that depends on the key and the width alone."""
     seed = np.frombuffer("/".join(map(str, key)).encode(), np.uint8)
     random = np.random.default_rng(seed)
     y, x = np.indices(size)
     centre = random.integers(8, min(size) - 8, 2)
-    spot = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 40)
-    return np.clip(random.normal(300, 30, size) + 3000 * spot, 0, most).astype(np.uint16)
+    spot = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / (2 * width**2))
+    return np.clip(random.normal(300, 30, size) + 3000 * spot, 0, 4095).astype(np.uint16)
 
 
 def jump(root: pathlib.Path) -> list[str]:
@@ -32,11 +32,11 @@ def jump(root: pathlib.Path) -> list[str]:
             folder = root / f"{plate}__2020-11-08T19_57_47-Measurement1" / "Images"
             folder.mkdir(parents=True)
             (folder / "Index.idx.xml").write_text("<EvaluationInputData/>")
-            for well, compound in COMPOUNDS.items():
+            for i, (well, compound) in enumerate(COMPOUNDS.items()):
                 row, column = ord(well[0]) - 64, int(well[1:])
                 for site in range(1, SITES + 1):
                     for channel in (*CHANNELS, 6):
-                        image = pixels(plate, well, site, channel)
+                        image = pixels(plate, well, site, channel, width=2 + 1.5 * i)
                         name = f"r{row:02d}c{column:02d}f{site:02d}p01-ch{channel}sk1fk1fl1.tiff"
                         tifffile.imwrite(folder / name, image, compression="zlib")
                 rows.append({"Metadata_Batch": batch, "Metadata_Plate": plate, "Metadata_Well": well,
