@@ -1,6 +1,6 @@
 """16-bit pixels to the 8 bits of records: a range for each channel, the same for every image of the dataset.
 
-    round(255 * (v - low) / (high - low)), clipped to 0..255
+    floor(255 * (v - low) / (high - low) + 1/2), of v clipped to low..high
 
 low and high are given (--range), or the 0.1st and 99.9th percentile of the channel's 16-bit pixels in SITES sites,
 evenly spaced over those of the training experiments, so that nothing of a held-out one decides about it. They do not
@@ -38,8 +38,8 @@ class Depth:
 
 @functools.cache
 def _table(low: int, high: int) -> np.ndarray:
-    values = np.clip((np.arange(2**16) - low) / (high - low), 0, 1)
-    return np.round(255 * values).astype(np.uint8)
+    above, span = np.clip(np.arange(2**16), low, high) - low, high - low
+    return ((2 * 255 * above + span) // (2 * span)).astype(np.uint8)  # in integers: halves are rounded up everywhere
 
 
 def percentile_range(histogram: np.ndarray) -> tuple[int, int]:
