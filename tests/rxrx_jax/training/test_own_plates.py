@@ -2,11 +2,14 @@
 
 import contextlib
 import io
+import re
+import shlex
 
 import numpy as np
 import plates_tools
 import pytest
 import tiny
+from paths import ROOT
 from PIL import Image
 
 from rxrx_jax import data, embed
@@ -102,3 +105,21 @@ def test_a_builder_by_its_path(prepared, tmp_path):
         embed.open_data(str(path), tmp_path / "out"),
     ):
         assert len(found.sites) == 2 and found.image_shape == (32, 32, 2)
+
+
+def test_the_page_says_what_was_done_here(prepared, tmp_path):
+    """Its first command is that of the fixture, and its lines on arrays run."""
+    page = (ROOT / "docs" / "own_plates.md").read_text()
+    (command,) = re.findall(r"python -m tfds_builders.prepare images (.*?)\npython", page.replace("\\\n", ""), re.S)
+    options = [option for option in plates_tools.jump(tmp_path / "jump") if not option.startswith("--source=")]
+    assert sorted(shlex.split(command)) == sorted(["--source=FOLDER", *options])
+
+
+def test_the_lines_on_arrays_run(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "own_plates.md").read_text()
+    (code,) = re.findall(r"<!-- arrays -->\n```python\n(.*?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 2)).astype(np.uint8)
+    table = {"experiment": ["a", "b"] * 16, "plate": ["1"] * 32, "well": ["A01"] * 32}
+    exec(code, {"images": images, "table": table})
+    assert metrics.finished(tmp_path / "runs" / "arrays" / "metrics.jsonl")

@@ -204,3 +204,13 @@ def test_links_out_of_the_source_are_refused(tree, tmp_path):
     folder = run(tree)
     ((name, reason),) = set_aside(folder)
     assert name == "b1_p1_A01_1" and "a link out of the source folder" in reason
+
+
+def test_plates_without_labels_are_prepared_all_the_same(tree):
+    edit(tree, lambda rows: [{k: v for k, v in row.items() if k != "Metadata_gene"} for row in rows])
+    folder = run(tree)
+    assert verify.verify(folder, 1) == [] and {row["perturbation_id"] for row in read_csv(folder / "sites.csv")} == {
+        "-1"
+    }
+    notes = json.loads((folder / "metadata.json").read_text())["notes"]
+    assert "8 sites have no label (perturbation_id -1): no column says the perturbation." in notes
