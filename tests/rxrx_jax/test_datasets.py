@@ -50,6 +50,7 @@ def test_a_dataset_of_arrays_is_that_of_the_folder(given):
     assert names == [prepared.classes[label] for label in prepared.sites.label]
 
 
+@pytest.mark.slow
 def test_it_trains_to_the_same_parameters(given, folder, tmp_path):
     _, images, table = given
     one = train.run(tiny.values(CONFIG, folder, **CHANGES), tmp_path / "folder")

@@ -14,7 +14,11 @@ from PIL import Image
 
 from rxrx_jax import data, embed
 from rxrx_jax.base import embeddings
+from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.source import make_source
+from rxrx_jax.evaluate import embeddings as of_run
+from rxrx_jax.evaluate import protocols
 from rxrx_jax.training import metrics, train
 from rxrx_jax.weights import export
 from tfds_builders import prepare
@@ -35,7 +39,7 @@ def config(name, folder, **changes):
     if name == "mae_vit.py":
         small |= {"task.decoder": (16, 1, 2), "evaluators": {"embeddings": {}}}
     chosen = {"data.name": "my_plates", "data.builder": {}, "protocol.name": "held_out_experiments"}
-    return tiny.values(f"{name}:rxrx1,variant=XXS/16,encoder=plain", folder, **small, **chosen, **changes)
+    return tiny.values(f"{name}:rxrx1,variant=XXS/16,encoder=plain", folder, **small | chosen | changes)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,21 @@ def test_a_jump_screen_becomes_a_masked_autoencoder_and_a_cross_batch_probe(prep
     assert last["probe/pretrained/none/cross_batch/experiments"] == '{"unspecified": ["2020_12_08_Batch2"]}'
     # the width of the spots says the compound: rows and images belong together from the files to the score
     assert last["probe/handcrafted/none/cross_batch/site_accuracy"] >= 0.75
+
+
+@pytest.mark.slow
+def test_another_screen_does_the_same(tmp_path):
+    """Nine channels, images that are not square, sites without a label, splits.csv."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        prepare.main(["images", *plates_tools.nine(tmp_path / "nine"), f"--out={tmp_path}", "--workers=1"])
+    chosen = {"data.name": "nine", "data.minibatch": 4}
+    train.run(config("mae_vit.py", tmp_path, **chosen), tmp_path / "mae")
+    train.run(config("linear_probe.py", tmp_path, **chosen, **{"init.path": str(tmp_path / "mae")}), tmp_path / "probe")
+    last = {}
+    for line in metrics.read(tmp_path / "probe" / "metrics.jsonl"):
+        last |= line
+    assert last["probe/pretrained/none/cross_batch/sites"] == 6  # 8 in the split, of which 2 have no label
+    assert last["probe/pretrained/none/validation/sites"] == 5
 
 
 def test_the_card_of_weights_states_the_licence_of_the_data(mae, tmp_path):
@@ -115,11 +134,19 @@ def test_the_page_says_what_was_done_here(prepared, tmp_path):
     assert sorted(shlex.split(command)) == sorted(["--source=FOLDER", *options])
 
 
-def test_the_lines_on_arrays_run(tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "own_plates.md").read_text()
+def test_the_lines_on_arrays_give_the_trainer_its_minibatches(monkeypatch):
+    """Training on arrays itself is a test of test_datasets.py."""
+    page, given = (ROOT / "docs" / "own_plates.md").read_text(), []
     (code,) = re.findall(r"<!-- arrays -->\n```python\n(.*?)```", page, re.S)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "run", lambda *arguments: given.append(arguments))
     images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 2)).astype(np.uint8)
     table = {"experiment": ["a", "b"] * 16, "plate": ["1"] * 32, "well": ["A01"] * 32}
     exec(code, {"images": images, "table": table})
-    assert metrics.finished(tmp_path / "runs" / "arrays" / "metrics.jsonl")
+    ((values, _, dataset),) = given
+    values = Config(values)
+    source = make_source(values, lambda found: protocols.roles(found, values.protocol.name), dataset)
+    minibatch = next(iter(source.minibatches(0, 1)))["train"]
+    rows = [row["row"] for row in source.rows(0)]
+    assert len(rows) == 16 and np.array_equal(minibatch["image"], images[rows])
+    columns = of_run.columns(dataset, np.arange(32))
+    assert set(columns["perturbation"]) == {""} and set(columns["plate"]) == {1}  # no label at all
