@@ -35,7 +35,9 @@ OPTIONAL = {
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tfds_builders.prepare images", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_builders.prepare images", description=DESCRIPTION, allow_abbrev=False
+    )
     for name, text in NEEDED.items():
         parser.add_argument(f"--{name}", default="", help=text)
     for name, text in OPTIONAL.items():

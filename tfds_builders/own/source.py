@@ -111,10 +111,11 @@ def find(
     sites: dict[Any, dict] = collections.defaultdict(lambda: collections.defaultdict(int))
     folders: dict[Any, dict[str, None]] = collections.defaultdict(dict)
     seen, left = collections.Counter(), collections.Counter()
+    skipped = {os.path.relpath(path, root) for path in tables}
     for name in index.names:
-        place = pattern.match(name)
-        if root / name in tables:
+        if name in skipped:
             continue
+        place = pattern.match(name)
         if not isinstance(place, Place):
             index.add_stray(name, place or "")
             continue

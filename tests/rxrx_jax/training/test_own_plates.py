@@ -71,7 +71,9 @@ def test_another_screen_does_the_same(tmp_path):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         prepare.main(["images", *plates_tools.nine(tmp_path / "nine"), f"--out={tmp_path}", "--workers=1"])
     chosen = {"data.name": "nine", "data.minibatch": 4}
-    train.run(config("mae_vit.py", tmp_path, **chosen), tmp_path / "mae")
+    pictures = {"reconstruction": {"images": 2}, "leakage": {}, "embeddings": {}}
+    train.run(config("mae_vit.py", tmp_path, **chosen, evaluators=pictures), tmp_path / "mae")
+    assert list((tmp_path / "mae").rglob("*.png"))
     train.run(config("linear_probe.py", tmp_path, **chosen, **{"init.path": str(tmp_path / "mae")}), tmp_path / "probe")
     last = {}
     for line in metrics.read(tmp_path / "probe" / "metrics.jsonl"):

@@ -9,7 +9,9 @@ import pytest
 import tifffile
 from builders_tools import flat, read_csv, set_aside, write_csv
 
+from rxrx_jax import data
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.evaluate import embeddings
 from tfds_builders import prepare, verify
 
 PLATES = {"b1": ("p1",), "b2": ("p2",)}
@@ -214,3 +216,19 @@ def test_plates_without_labels_are_prepared_all_the_same(tree):
     }
     notes = json.loads((folder / "metadata.json").read_text())["notes"]
     assert "8 sites have no label (perturbation_id -1): no column says the perturbation." in notes
+
+
+def test_numbers_are_names_too(tree):
+    """Plates 007 and 7, and batches B-1 and B-01, are two each; published datasets would take them for one."""
+    names = {"p1": "007", "p2": "7", "b1": "B-1", "b2": "B-01"}
+    for plate in ("p1", "p2"):
+        (tree / plate).rename(tree / names[plate])
+    edit(tree, lambda rows: [{key: names.get(value, value) for key, value in row.items()} for row in rows])
+    folder = run(tree)
+    found = {(record["experiment"], record["plate"]) for record in flat(folder).values()}
+    assert found == {("B-1", "007"), ("B-01", "7")}
+    dataset = data.read_dataset(folder)
+    assert set(embeddings.columns(dataset, np.arange(8))["plate"].tolist()) == {"007", "7"}
+    for chosen in ("plates=007", "experiments=B-1"):
+        part = run(tree, chosen, f"name=part_{chosen[:6]}")
+        assert {record["plate"] for record in flat(part).values()} == {"007"}

@@ -111,6 +111,7 @@ def test_licence_and_citation_are_the_users(jump):
     info = (folder / "dataset_info.json").read_text()
     assert json.loads(info)["redistributionInfo"]["license"] == "CC0 1.0" and "Us (2026)" in info
     for path in (folder / "dataset_info.json", folder / "metadata.json", folder / "report.html"):
+        assert "CC0 1.0" in path.read_text()
         assert "Recursion" not in path.read_text() and "rxrx.ai" not in path.read_text()
     assert prepare.builder_class("my_plates", folder.parents[2]).about["license"] == "CC0 1.0"
 
