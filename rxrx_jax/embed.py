@@ -237,7 +237,7 @@ def open_data(name: str, folder: str | None) -> data.Dataset:
     path = pathlib.Path(name).expanduser()
     if (path / "dataset_info.json").exists():
         return data.read_dataset(path)
-    if path.is_dir() or path.name != name:
+    if path.is_dir() or (path.name != name and path.suffix != ".py"):
         raise UserError(f"--data={name} is not a folder that tfds_builders.prepare made")
     return data.open_dataset(name, {}, folder)
 
@@ -246,7 +246,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rxrx_jax.embed", description="Embeds a whole prepared dataset.")
     parser.add_argument("--checkpoint", required=True, help="a run's workdir, an exported folder or a file of weights")
-    parser.add_argument("--data", required=True, help="name of a dataset, or its prepared folder")
+    parser.add_argument("--data", required=True, help="name of a dataset, its prepared folder, or a builder's .py file")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the Parquet file to write")
     parser.add_argument(
         "--parameters", choices=checkpoint.PARTS, help="part of a run's state (default: the one it was evaluated with)"

@@ -3,6 +3,8 @@
     python -m tfds_builders.prepare rxrx1 --source=DIR [--out=DIR] [--workers=N] [--strict]
     python -m tfds_builders.prepare rxrx3 --source=DIR --experiments=gene-001,compound-001 --plates=1,2
     python -m tfds_builders.prepare rxrx_sim [--out=DIR] [--set seed=1 --set layout=reshuffled]
+    python -m tfds_builders.prepare path/to/my_builder.py --source=DIR
+    python -m tfds_builders.prepare images --help     # plates of your own, without a builder: docs/own_plates.md
 
 From Python, prepare('rxrx_sim', out=..., seed=1) does the same and returns the folder; find(...) names it.
 """
@@ -16,8 +18,9 @@ import shlex
 import sys
 from typing import Any
 
-from rxrx_jax.base import command
+from rxrx_jax.base import command, plugins
 from rxrx_jax.base.errors import UserError
+from tfds_builders import rxrx
 
 # TFDS is imported inside the functions: spawned workers import this module again and need none of it.
 
@@ -28,20 +31,47 @@ def names() -> list[str]:
     return sorted(f.parent.name for f in files if f.name == f"{f.parent.name}_dataset_builder.py")
 
 
-def builder_class(name: str) -> type:
-    """Returns the ScreenBuilder of that name."""
-    if name not in names():
-        raise UserError(f"no dataset is called {name!r}; there are: {', '.join(names())}")
-    return importlib.import_module(f"tfds_builders.rxrx.{name}.{name}_dataset_builder").Builder
+def builder_class(name: str, out: str | pathlib.Path | None = None) -> type:
+    """Returns a ScreenBuilder: that of a published dataset by its name, the one in a .py file by its path, or that of
+    plates that `prepare images` has prepared under this name.
+
+    Args:
+      name: of the dataset, or the path of a file with one ScreenBuilder.
+      out: the folder of all prepared datasets, as in `prepare`.
+    """
+    if name in names():
+        return importlib.import_module(f"tfds_builders.rxrx.{name}.{name}_dataset_builder").Builder
+    if name.endswith(".py"):
+        import tensorflow_datasets as tfds
+
+        from tfds_builders.common import screen
+
+        with tfds.core.registered.skip_registration():  # a file may be loaded twice
+            return plugins.only_class(plugins.load(name, rxrx, "dataset"), screen.ScreenBuilder, "dataset")
+    from tfds_builders.own import builder
+
+    found = builder.prepared(name, _folder(out))
+    if found is None:
+        raise UserError(
+            f"no dataset is called {name!r}; there are: {', '.join(names())}, the path of a builder's .py file, and "
+            f"your own plates, of which {_folder(out)} has none of that name"
+        )
+    return found
+
+
+def _folder(out: str | pathlib.Path | None) -> pathlib.Path:
+    import tensorflow_datasets as tfds
+
+    return pathlib.Path(out or tfds.core.constants.DATA_DIR).expanduser().absolute()
 
 
 def find(name: str, out: str | pathlib.Path | None = None, **settings) -> pathlib.Path:
     """Returns the folder that `prepare` with the same arguments fills, whether it exists or not."""
-    import tensorflow_datasets as tfds
+    return _find(builder_class(name, out), out, settings)
 
-    builder = builder_class(name)
-    out = pathlib.Path(out or tfds.core.constants.DATA_DIR).expanduser().absolute()
-    return out / name / builder.make_config(**settings).name / str(builder.VERSION)
+
+def _find(builder: type, out: str | pathlib.Path | None, settings: dict[str, Any]) -> pathlib.Path:
+    return _folder(out) / builder.name / builder.make_config(**settings).name / str(builder.VERSION)
 
 
 def prepare(name: str, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
@@ -50,7 +80,7 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
     """Prepares a dataset unless its folder exists, and returns the folder; resumes a build that was stopped.
 
     Args:
-      name: rxrx1, rxrx_sim, ...
+      name: rxrx1, rxrx_sim, ..., or the path of a builder's file.
       source: the folder of the raw data; only for datasets that are not simulated.
       out: the folder of all prepared datasets; TFDS's own (TFDS_DATA_DIR or ~/tensorflow_datasets) if None.
       workers: processes; all cores if None.
@@ -59,8 +89,14 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
       beam: options of the Apache Beam pipeline that builds the plates; None for processes on this machine.
       **settings: of the builder and of its records; those that are not the default name the folder.
     """
-    builder = builder_class(name)
-    folder = find(name, out, **settings)
+    return build(builder_class(name, out), source, out, workers, progress, strict, beam, **settings)
+
+
+def build(builder: type, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
+          workers: int | None = None, progress: bool = True, strict: bool = False,
+          beam: list[str] | None = None, **settings) -> pathlib.Path:  # fmt: skip
+    """As `prepare`, of a ScreenBuilder."""
+    folder = _find(builder, out, settings)
     if workers is not None and workers < 1:
         raise UserError(f"workers={workers}: use 1 or more")
     config = builder.make_config(**settings)
@@ -77,7 +113,9 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
         about = details(folder)
         recorded = about.get("settings")
         if recorded != made.all_settings:
-            raise UserError(f"{folder} was prepared with other settings ({recorded}): delete it or use another --out")
+            keys = [key for key, value in made.all_settings.items() if recorded.get(key) != value]
+            changed = f"{keys[0]}={recorded.get(keys[0])!r}" if keys else str(recorded)
+            raise UserError(f"{folder} was prepared with other settings ({changed}): delete it or use another --out")
         lost = about["set_aside"] + about["unlisted"]
         if strict and lost:
             raise UserError(f"{folder} is there, and {lost:,} sites or files are not in its records (see report.html)")
@@ -106,39 +144,54 @@ def split_sizes(folder: pathlib.Path) -> dict[str, int]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["images"]:
+        from tfds_builders.own import command as own
+
+        return own.main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m tfds_builders.prepare", description="Prepares a dataset for training."
     )
-    parser.add_argument("name", help=f"the dataset: {', '.join(names())}")
+    known = f"{', '.join(names())}; the path of a builder's .py file; or `images`: plates of your own (images --help)"
+    parser.add_argument("name", help=f"the dataset: {known}")
+    add_common(parser)
+    parser.add_argument("--experiments", help="build these only, such as HUVEC-01,HUVEC-02")
+    parser.add_argument("--plates", help="build these only, such as 1,2")
+    parser.add_argument("--cell-types", help="build these only, such as HUVEC,RPE")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the builder")
+    flags = parser.parse_args(argv)
+    settings = dict(_setting(text) for text in flags.set)
+    for key in ("experiments", "plates", "cell_types", "encoding"):
+        if getattr(flags, key) is not None:
+            settings[key] = getattr(flags, key)
+    run(builder_class(flags.name, flags.out), flags, settings)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that every dataset has."""
     parser.add_argument("--source", help="folder of the raw data (not for simulated data)")
     parser.add_argument(
         "--out", help="folder of all prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
     )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
-    parser.add_argument("--experiments", help="build these only, such as HUVEC-01,HUVEC-02")
-    parser.add_argument("--plates", help="build these only, such as 1,2")
-    parser.add_argument("--cell-types", help="build these only, such as HUVEC,RPE")
     parser.add_argument("--encoding", help="of the records: delta, zstd, raw or source (docs/records.md)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the builder")
     parser.add_argument("--strict", action="store_true", help="stop at the first site that would be set aside")
     parser.add_argument(
         "--beam",
         metavar="OPTIONS",
         help="build on Apache Beam with these pipeline options: '--runner=FlinkRunner ...'",
     )
-    flags = parser.parse_args(argv)
-    settings = dict(_setting(text) for text in flags.set)
-    for key in ("experiments", "plates", "cell_types", "encoding"):
-        if getattr(flags, key) is not None:
-            settings[key] = getattr(flags, key)
+
+
+def run(builder: type, flags: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Builds what a command line says, and prints what came of it."""
     beam = None if flags.beam is None else _options(flags.beam)
-    builder_class(flags.name)
-    folder = find(flags.name, flags.out, **settings)
+    folder = _find(builder, flags.out, settings)
     if folder.exists():
         print(f"{folder} exists and is left as it is", flush=True)
     else:
         print(f"preparing {folder}", flush=True)
-    prepare(flags.name, flags.source, flags.out, flags.workers, True, flags.strict, beam, **settings)
+    build(builder, flags.source, flags.out, flags.workers, True, flags.strict, beam, **settings)
     _summarise(folder)
     source = details(folder)["source"]
     if flags.source and source != str(pathlib.Path(flags.source).expanduser().resolve()):

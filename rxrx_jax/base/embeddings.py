@@ -189,11 +189,11 @@ def _may_hold(group: pq.RowGroupMetaData, experiments: set | None, plates: set |
 
     if experiments is not None and not any(within("experiment", name) for name in experiments):
         return False
+    kind = type(spans["plate"][0]) if "plate" in spans else None  # int, or str where plates have names
     pairs = [name.rpartition("/") for name in plates or ()]
-    return plates is None or any(
-        within("experiment", name) and (not number.isdigit() or within("plate", int(number)))
-        for name, _, number in pairs
-    )
+    if kind is int:
+        pairs = [(name, _, int(plate)) for name, _, plate in pairs if plate.isdigit()]
+    return plates is None or any(within("experiment", name) and within("plate", plate) for name, _, plate in pairs)
 
 
 def _among(key: str, values: np.ndarray, wanted: set[str], path: epath.Path) -> np.ndarray:

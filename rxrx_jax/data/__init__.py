@@ -1,6 +1,7 @@
 """Prepared datasets, or described ones, and minibatches of them. Only this folder knows of Grain and TFDS."""
 
 from rxrx_jax.data.dataset import (
+    ARRAYS,
     Dataset,
     fingerprint,
     make_sampler,
@@ -15,6 +16,6 @@ from rxrx_jax.data.noise import Description, describe
 from rxrx_jax.data.roles import ROLES, Roles, hide_labels
 from rxrx_jax.data.sites import SPLITS, Sites
 
-__all__ = ["ROLES", "SPLITS", "Dataset", "Description", "Roles", "Sites", "describe", "describe_record",
+__all__ = ["ARRAYS", "ROLES", "SPLITS", "Dataset", "Description", "Roles", "Sites", "describe", "describe_record",
            "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler", "open_dataset", "pixel_digests",
            "read_dataset", "read_minibatch", "select", "select_fitted", "training_minibatches"]  # fmt: skip

@@ -88,5 +88,7 @@ def plate_statistics(dataset, normalisation: str) -> dict[str, np.ndarray]:
     source = "dataset" if normalisation == "image" else normalisation
     found = {"mean": dataset.mean[source][group], "std": dataset.std[source][group]}
     if normalisation != "image" and not np.isfinite(found["mean"]).all():
-        raise UserError(f"normalisation={normalisation!r}: {dataset.folder} has no training site to take it from")
+        raise UserError(
+            f"normalisation={normalisation!r}: {dataset.folder or 'the table'} has no training site to take it from"
+        )
     return found

@@ -17,13 +17,15 @@ from rxrx_jax.data.roles import Roles, hide_labels
 from rxrx_jax.data.sampler import PairSampler, Sampler
 from rxrx_jax.data.sites import SPLITS, Sites, read_sites
 
+ARRAYS = "arrays"  # `data.name` of a run that was trained on images in memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared folder: its table, names behind the indices, statistics and record readers (by split), and the roles
-    that a protocol gives its rows."""
+    """A prepared folder, or arrays: its table, names behind the indices, statistics and record readers (by split), and
+    the roles that a protocol gives its rows."""
 
-    folder: pathlib.Path
+    folder: pathlib.Path | None  # None for arrays
     sites: Sites
     experiments: list[str]
     plates: list[str]  # "EXPERIMENT/PLATE"
@@ -34,12 +36,15 @@ class Dataset:
     std: dict[str, np.ndarray]
     sources: dict  # by split: `sources[split][index][rows, columns]` is a window of an image
     roles: Roles = Roles()
+    means: np.ndarray | None = None  # of arrays, by row: [n, C] float64; a folder has them in manifest.csv
+    digest: str = ""  # of arrays, what `fingerprint` gives of a folder
 
 
 def open_dataset(name: str, settings: dict, folder: str | None = None) -> Dataset:
     """Opens a prepared dataset; the simulated screen is built on first use.
 
-    Args: name, a builder's; settings, its builder config; folder, where prepared datasets lie (TFDS's usual place).
+    Args: name, of a published dataset or of plates of your own, or the path of a builder's .py file; settings, its
+    builder config; folder, where prepared datasets lie (TFDS's usual place).
     Raises UserError with the command that prepares a missing one.
     """
     if name == "rxrx_sim":
@@ -99,7 +104,9 @@ def read_dataset(path: pathlib.Path) -> Dataset:
 def fingerprint(dataset: Dataset) -> str:
     """A digest (sha256, hex) of what must be equal on all hosts: tables and statistics, among them the digest that each
     record had when it was built, and the names and sizes of record files. No record is read; where the folder is and
-    what it was built from does not matter."""
+    what it was built from does not matter. Of arrays, all of their pixels and the table."""
+    if dataset.folder is None:
+        return dataset.digest
     digest = hashlib.sha256()
     for path in sorted(dataset.folder.iterdir()):
         if path.name == "metadata.json":

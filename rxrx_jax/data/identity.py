@@ -17,8 +17,10 @@ def pixel_digests(dataset) -> np.ndarray:
 
     Raises UserError for a folder without these columns, or with another number of rows.
     """
-    path = dataset.folder / "manifest.csv"
     names = [f"mean_w{channel + 1}" for channel in range(dataset.image_shape[2])]
+    if dataset.folder is None:
+        return _digests([[float(f"{value:.6g}") for value in column] for column in dataset.means.T])
+    path = dataset.folder / "manifest.csv"
     types = dict.fromkeys(names, pa.float64())
     try:
         table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=names, column_types=types))
@@ -27,9 +29,13 @@ def pixel_digests(dataset) -> np.ndarray:
         raise UserError(f"{path} cannot be read ({reason}); rebuild the dataset") from error
     if len(table) != len(dataset.sites):
         raise UserError(f"{path} has {len(table)} rows and sites.csv {len(dataset.sites)}; rebuild the dataset")
-    digest = np.full(len(table), len(names), np.uint64)
-    for name in names:
-        digest = _mix(digest ^ np.ascontiguousarray(table[name].to_numpy(), np.float64).view(np.uint64))
+    return _digests([table[name].to_numpy() for name in names])
+
+
+def _digests(means: list) -> np.ndarray:
+    digest = np.full(len(means[0]), len(means), np.uint64)
+    for column in means:
+        digest = _mix(digest ^ np.ascontiguousarray(column, np.float64).view(np.uint64))
     return digest
 
 

@@ -131,13 +131,15 @@ class LeavingOut:
         return getattr(self.sampler, name)
 
 
-def make(config: Config, roles: Callable) -> Images:
+def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = None) -> Images:
     """The source of `config.data`. All hosts call it; a missing simulated dataset is built by the first host.
 
-    Args: roles, of the dataset's rows by the config's protocol: labels outside its `fit` rows are hidden.
+    Args: roles, of the dataset's rows by the config's protocol: labels outside its `fit` rows are hidden; dataset, in
+    place of the one that the config names.
 
     Raises UserError for what cannot be drawn."""
-    find = lambda: datasets.open_dataset(config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"))  # noqa: E731
+    named = config.data.name, config.data.builder.as_kwargs(), config.data.get("folder")
+    find = lambda: dataset or datasets.open_dataset(*named)  # noqa: E731
     hosts.on_first_host(lambda: find() and None)
     dataset = hosts.on_all_hosts(lambda: (found := find()) and dataclasses.replace(found, roles=roles(found)))
     c = config.data

@@ -11,6 +11,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import Augment
 from rxrx_jax.data.batch import HELD_OUT, TRAIN
 from rxrx_jax.data.builders import builders
+from rxrx_jax.data.dataset import Dataset, open_dataset
 from rxrx_jax.data.images import ImageViews
 from rxrx_jax.data.sites import SPLITS
 
@@ -42,15 +43,19 @@ class Description:
     train_images: int  # an epoch: the records of the first split, of which a protocol may leave some out
 
 
-def describe(name: str, settings: dict | None = None) -> Description:
-    """Describes a dataset by its published design or, rxrx_sim, by its settings; nothing is read or prepared.
+def describe(name: str, settings: dict | None = None, folder: str | None = None) -> Description:
+    """Describes a dataset by its published design or, rxrx_sim, by its settings; nothing is read or prepared. A dataset
+    of your own has no published design: its prepared folder says.
 
+    Args: as those of `open_dataset`.
     Raises UserError where the number of experiments or plates is not published.
     """
-    builder = builders().builder_class(name)
+    builder = builders().builder_class(name, folder)
     config = builder.make_config(**(settings or {}))
     if name == "rxrx_sim":
         return _describe_simulated(config.settings)
+    if name not in PAGES:
+        return _describe_prepared(open_dataset(name, settings or {}, folder))
     page = PAGES[name] | builder.published
     missing = [key for key in ("experiments", "plates") if key not in page]
     if missing:
@@ -64,6 +69,19 @@ def describe(name: str, settings: dict | None = None) -> Description:
         plates=range(page["plates"]),
         cell_types=range(4 if name == "rxrx1" else 1),
         train_images=page.get("train_images", page.get("sites")),
+    )
+
+
+def _describe_prepared(dataset: Dataset) -> Description:
+    number = lambda key: range(len(getattr(dataset, key)))  # noqa: E731
+    return Description(
+        name=dataset.folder.parents[1].name,
+        image_shape=dataset.image_shape,
+        classes=number("classes"),
+        experiments=number("experiments"),
+        plates=number("plates"),
+        cell_types=number("cell_types"),
+        train_images=int((dataset.sites.split == SPLITS[0]).sum()),
     )
 
 
@@ -138,7 +156,7 @@ class Noise(ImageViews):
 def make(config: Config) -> Noise:
     """Noise in the shape of `config.data`'s dataset; nothing is read or prepared."""
     c = config.data
-    description = describe(c.name, c.builder.as_kwargs())
+    description = describe(c.name, c.builder.as_kwargs(), c.get("folder"))
     c.as_kwargs(), c.select.as_kwargs(), config.protocol.name  # read, though nothing is chosen
     sizes = {TRAIN: c.minibatch} | ({HELD_OUT: c.unlabelled_minibatch} if c.unlabelled_minibatch else {})
     shape = len(description.plates), description.image_shape[2]

@@ -26,14 +26,17 @@ from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 
 
-def make_source(config: Config, roles: Callable):
+def make_source(config: Config, roles: Callable, dataset=None):
     """The source of a config: noise where only the compute is measured, else what `data.source` names.
 
-    Args: roles, of a dataset's rows by the config's protocol: dataset -> Roles."""
+    Args: roles, of a dataset's rows by the config's protocol: dataset -> Roles; dataset, a `data.Dataset` in place of
+    the one that `data.name` names."""
     measure = config.get("measure", "")
     if measure not in ("", "synthetic", "loader"):
         raise UserError(f"measure={measure!r}: expected synthetic, loader or nothing")
     name = config.data.get("source", "images")
+    if dataset is not None and (measure == "synthetic" or name != "images"):
+        raise UserError("a dataset in memory is trained on with data.source=images, and without measure=synthetic")
     if name.endswith(".py"):
         return plugins.load(name, sys.modules[__package__], "data.source").make(config, roles)
     if name != "images":
@@ -44,7 +47,7 @@ def make_source(config: Config, roles: Callable):
         return noise.make(config)
     from rxrx_jax.data import images
 
-    return images.make(config, roles)
+    return images.make(config, roles, dataset)
 
 
 def minibatch_size(source) -> int:

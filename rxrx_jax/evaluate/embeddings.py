@@ -1,6 +1,7 @@
 """The embeddings of every site in workdir/embeddings.parquet, for maps, probes and pictures: written, and read back as
 far as protocols and metrics need a dataset."""
 
+import re
 import types
 from collections.abc import Iterator
 
@@ -33,9 +34,12 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
 def columns(dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
     """The columns of sites.csv for the dataset's `rows` [n], as far as the dataset holds them: each [n]."""
     sites = dataset.sites
-    names = {key: np.array(getattr(dataset, key), str) for key in ("experiments", "cell_types", "classes")}
+    names = {key: np.array(getattr(dataset, key), str) for key in ("experiments", "cell_types")}
+    names["classes"] = np.array([*dataset.classes, ""], str)  # the last for a label of -1
     label = sites.label[rows]
-    plate = np.array([name.rpartition("/")[2] for name in dataset.plates], np.int32)
+    plate = np.array([name.rpartition("/")[2] for name in dataset.plates], str)
+    if all(re.fullmatch("0|[1-9][0-9]{0,8}", name) for name in plate.tolist()):
+        plate = plate.astype(np.int32)  # as published datasets have them; others have names: BR00117006, 007
     return {
         "split": sites.split[rows],
         "site_id": sites.site_id[rows],
@@ -46,7 +50,7 @@ def columns(dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
         "well": np.array([name.rpartition("_")[2] for name in sites.well_id[rows]], str),
         "site": sites.site[rows],
         "well_type": sites.well_type[rows],
-        "perturbation": np.where(label >= 0, names["classes"][label], ""),
+        "perturbation": names["classes"][label],
         "perturbation_id": label,
     }
 

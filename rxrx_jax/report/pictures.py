@@ -19,10 +19,10 @@ TILE, GAP = 208, 6  # pixels of a picture in a sheet of reconstructions, and bet
 
 
 def composite(images: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """[..., H, W, C] with C <= 6 to RGB [..., H, W, 3] in 0..1; low and high, numbers or [C], are drawn black
-    and at full colour."""
+    """[..., H, W, C] to RGB [..., H, W, 3] in 0..1; low and high, numbers or [C], are drawn black and at full colour.
+    Channels beyond the sixth have no colour and are not drawn."""
     share = np.clip((images - low) / np.maximum(high - low, 1e-6), 0, 1)
-    return np.clip(share @ COLOURS[: images.shape[-1]] / 255, 0, 1)
+    return np.clip(share[..., : len(COLOURS)] @ COLOURS[: images.shape[-1]] / 255, 0, 1)
 
 
 def save_reconstructions(path: epath.PathLike, images, mask, prediction, titles: list[str]) -> None:

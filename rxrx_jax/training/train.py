@@ -11,6 +11,7 @@ from etils import epath
 from rxrx_jax.base import files, hosts, seen, sharding
 from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import ARRAYS, Dataset
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.source import make_source, minibatch_size
 from rxrx_jax.evaluate import make_evaluators, make_readings, protocols
@@ -26,42 +27,47 @@ from rxrx_jax.training.state import TrainState, parameters_sha256
 from rxrx_jax.training.step import Step, has_batch_norm, make_step, memory_per_chip, parameter_count
 
 
-def run(values: dict, workdir: epath.PathLike) -> dict:
+def run(values: dict, workdir: epath.PathLike, dataset: Dataset | None = None) -> dict:
     """Trains and evaluates what a config (nested dict) says, in `workdir`, a folder or an object store's address that
     all hosts see; resumes there after a stop.
+
+    `dataset`, of `rxrx_jax.datasets.from_arrays`, is trained on in place of the one that the config names; config.json
+    then says data.name=arrays.
 
     With `measure="synthetic"` it trains on noise, reading nothing, and with `measure="loader"` it only reads: neither
     evaluates or keeps anything. Returns the last line of metrics.jsonl. Raises UserError for anything in the config or
     the data that the user can fix, and Stopped when the process was asked to stop (SIGTERM) and its state is kept.
     """
     workdir = files.locate(workdir)
+    if dataset is not None:
+        values = values | {"data": values["data"] | {"name": ARRAYS, "builder": {}, "folder": None}}
     same = {"config": to_json(values), "code": facts.code_version(), "jax": jax.__version__}
     hosts.check_equal_across_hosts(same)
     workdir.mkdir(parents=True, exist_ok=True)
     # What only reads holds nothing that a stop could lose.
     with contextlib.nullcontext() if values.get("measure") == "loader" else Preemption() as preemption:
-        return _with_one_rollback(values, workdir, preemption)
+        return _with_one_rollback(values, workdir, preemption, dataset)
 
 
-def _with_one_rollback(values: dict, workdir: epath.Path, preemption: Preemption) -> dict:
+def _with_one_rollback(values: dict, workdir: epath.Path, preemption: Preemption, dataset: Dataset | None) -> dict:
     while True:
         config = Config(values)
         mesh = sharding.make_mesh(config.mesh.fsdp, config.mesh.tensor)
         with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
             try:
                 with hosts.leaving(Stopped, guard.Diverged):
-                    return _run(config, values, workdir, mesh, stack, preemption)
+                    return _run(config, values, workdir, mesh, stack, preemption, dataset)
             except guard.Diverged:  # and it went back to the last checkpoint: once
                 pass
 
 
-def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack: contextlib.ExitStack, preemption) -> dict:
+def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preemption, dataset: Dataset | None) -> dict:
     measure = config.get("measure", "")
     patience = config.watchdog_timeout_seconds * (measure != "loader")
     watchdog = stack.enter_context(Watchdog(workdir, patience, jax.process_index(), jax.process_count()))
 
     # What is drawn, for how long, and the step with the shapes of the state.
-    source = make_source(config, lambda dataset: protocols.roles(dataset, config.protocol.name))
+    source = make_source(config, lambda found: protocols.roles(found, config.protocol.name), dataset)
     hosts.check_equal_across_hosts({"data": source.fingerprint})
     minibatch = minibatch_size(source)
     lengths = lengths_of(source)

@@ -1,6 +1,7 @@
 """The model card of an exported run. Every number in it is from the run's config or its metrics.jsonl."""
 
 from rxrx_jax.base.seen import Seen
+from rxrx_jax.data import ARRAYS
 from rxrx_jax.data.builders import builders
 
 _PARTS = {
@@ -15,7 +16,7 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
     Args: run, the resolved config; about, config.json of the export; records, the lines of metrics.jsonl;
     evaluated, the part of the state that these measure; before, what the parameters have seen.
     """
-    data = builders().builder_class(run["data"]["name"])
+    data = _about_data(run["data"]["name"], run["data"].get("folder"))
     simulated = run["data"]["name"] == "rxrx_sim"
     name = run["model"].get("variant", run["model"]["name"])
     channels = "any 1 to 11 channels" if about["channels"] is None else f"{about['channels']} channels"
@@ -32,10 +33,9 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
         "",
         "## Data",
         "",
-        data.about["description"],
+        data["description"],
         "",
-        f"Licence of the data: {data.about['license']}"
-        + (f". {data.about['homepage']}" if "homepage" in data.about else ""),
+        f"Licence of the data: {data['license']}" + (f". {data['homepage']}" if "homepage" in data else ""),
         "",
         _held_out(about["transductive"]),
         "",
@@ -73,6 +73,13 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
         "",
     ]
     return "\n".join(lines)
+
+
+def _about_data(name: str, folder: str | None) -> dict[str, str]:
+    """Description and licence of a dataset, as its builder states them."""
+    if name == ARRAYS:
+        return {"description": "Images that were given as arrays.", "license": "not stated"}
+    return builders().builder_class(name, folder).about
 
 
 def _held_out(transductive: bool | None) -> str:

@@ -22,7 +22,7 @@ HEADER_BYTES = 4096  # enough of a file for `header`, unless a JP2 file carries 
 COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     height: int
     width: int
     bits: int
@@ -39,7 +39,7 @@ def header(data: bytes) -> tuple[int, int, int, str]:
     Returns:
       (height, width, bits per value, 'PNG' or 'JPEG 2000').
     """
-    found = _header(data)
+    found = read_header(data)
     return found.height, found.width, found.bits, found.format
 
 
@@ -56,8 +56,8 @@ def decode(data: bytes, size: tuple[int, int], bits: int, out: np.ndarray | None
       The grey values, [H, W] uint8 or uint16; `out` if it was given.
     """
     if data.startswith(PNG):
-        _check_png(data)
-    found = _header(data)
+        check_png(data)
+    found = read_header(data)
     if (found.bits, found.colour) != (bits, "grey"):
         raise BadSite(f"{found.bits}-bit {found.colour} in place of {bits}-bit grey")
     if (found.height, found.width) != tuple(size):
@@ -75,20 +75,21 @@ def decode(data: bytes, size: tuple[int, int], bits: int, out: np.ndarray | None
     return pixels
 
 
-def _header(data: bytes) -> _Header:
+def read_header(data: bytes) -> Header:
+    """Reads what the header of a PNG or JPEG 2000 file says; raises BadSite for anything else."""
     if not data:
         raise BadSite("empty file")
     if data.startswith(PNG):
         if len(data) < 26:
             raise BadSite("truncated PNG")
         width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
-        return _Header(height, width, bits, COLOURS.get(colour, f"colour type {colour}"), "PNG")
+        return Header(height, width, bits, COLOURS.get(colour, f"colour type {colour}"), "PNG")
     if data.startswith((JP2, CODESTREAM)):
         return _siz(data, _codestream(data)[0])
     raise BadSite("neither PNG nor JPEG 2000")
 
 
-def _check_png(data: bytes) -> None:
+def check_png(data: bytes) -> None:
     """Checks that every chunk is there and matches its checksum, which decoders do not require."""
     at = len(PNG)
     kind = b""
@@ -128,7 +129,7 @@ def _codestream(data: bytes) -> tuple[int, int]:
     raise BadSite("truncated JPEG 2000")
 
 
-def _siz(data: bytes, at: int) -> _Header:
+def _siz(data: bytes, at: int) -> Header:
     """Reads the segment SIZ (ISO/IEC 15444-1, A.5.1) of the codestream at `at`."""
     siz = data[at : at + 45]
     if siz[:4] != CODESTREAM[: len(siz)]:
@@ -144,7 +145,7 @@ def _siz(data: bytes, at: int) -> _Header:
         colour = f"subsampled {colour}"
     if x1 <= x0 or y1 <= y0:
         raise BadSite("corrupt JPEG 2000 (no pixels)")
-    return _Header(y1 - y0, x1 - x0, (depth & 0x7F) + 1, colour, "JPEG 2000")
+    return Header(y1 - y0, x1 - x0, (depth & 0x7F) + 1, colour, "JPEG 2000")
 
 
 def _check_codestream(data: bytes) -> None:

@@ -26,7 +26,8 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
       dataset: its name, for the names of the shards.
 
     Returns:
-      {"splits": list of tfds.core.SplitInfo, "set_aside": number, "unlisted": number, "records": number}.
+      {"splits": list of tfds.core.SplitInfo, "set_aside": number, "unlisted": number, "records": number,
+      "read": what the readers counted}.
     """
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -48,7 +49,7 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
         _place_shards(task, folder, dataset, split, tables.shards[split]) for split in SPLITS if tables.shards[split]
     ]
     records = sum(split.num_examples for split in splits)
-    return {"splits": splits, "records": records, **tables.counts}
+    return {"splits": splits, "records": records, "read": tables.read, **tables.counts}
 
 
 class _Tables:
@@ -56,7 +57,7 @@ class _Tables:
 
     def __init__(self, task: plates.Task, folder: pathlib.Path, stack: contextlib.ExitStack):
         self.folder, self.stack = folder, stack
-        self.columns = [*SITE_COLUMNS, *task.extra_columns]
+        self.columns = list(dict.fromkeys((*SITE_COLUMNS, *task.extra_columns)))
         means = [f"mean_w{channel + 1}" for channel in range(task.shape[2])]
         self.headers = {
             "sites": self.columns,
@@ -73,6 +74,7 @@ class _Tables:
         self.moments: dict[tuple[str, str], dict] = {}
         self.histograms: dict[str, list[list[int]]] = {}
         self.records = collections.Counter()
+        self.read = collections.Counter()  # what the readers counted
 
     def _writer(self, name: str) -> Any:
         file = self.stack.enter_context((self.folder / name).open("w", newline="", encoding="utf-8"))
@@ -90,6 +92,7 @@ class _Tables:
         self.unlisted.writerows([name] for name in result["unlisted"])
         for key in self.counts:
             self.counts[key] += len(result[key])
+        self.read.update(result["counts"])
         for shard in result["shards"]:
             self.shards[shard["split"]].append(shard)
         for site in result["sites"]:

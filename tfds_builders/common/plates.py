@@ -39,7 +39,7 @@ class Task:
     shape: tuple[int, int, int]  # (H, W, C)
     bits: int
     encoding: str
-    extra_columns: dict[str, type]
+    extra_columns: dict[str, type]  # beyond SITE_COLUMNS, or of another type
     strict: bool = False
 
 
@@ -90,6 +90,7 @@ def build_plate(task: Task, experiment: str, plate: int, on_site: Callable[[], N
             except BadSite as error:
                 set_aside.append(SetAside(row["site_id"], str(error), experiment, row["split"]))
             on_site()
+        result["counts"] = dict(sites.counts)
     result |= writer.close()
     _check(task, result)
     if set_aside:

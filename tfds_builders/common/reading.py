@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ class FileReader:
     published_bits: int
     bits: int
     folders: tuple[str, ...] = ()  # of the source, that were there when the build began
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every plate of a build must have been read with, for metadata.json."""
+        return {}
 
     def plates(self) -> list[tuple[str, int]]:
         """Returns every (experiment, plate) that has image files."""
@@ -47,7 +53,9 @@ class FileReader:
 
 
 class FileSites:
-    """The sites of an open plate."""
+    """The sites of an open plate. counts: what else is to be known of them, added up over all plates."""
+
+    counts: Mapping[str, int] = types.MappingProxyType({})
 
     def __init__(self, reader: FileReader, files: Any):
         self.reader, self.files = reader, files
@@ -68,23 +76,31 @@ class FileSites:
             raise BadSite(self.files.unreadable or "no image files")
         if wanted - there:
             why = f" ({self.files.unreadable})" if self.files.unreadable else ""
-            raise BadSite(f"missing {', '.join(f'w{channel}' for channel in sorted(wanted - there))}{why}")
+            raise BadSite(f"missing {', '.join(map(self.label, sorted(wanted - there)))}{why}")
         if there - wanted:
-            raise BadSite(f"unexpected {', '.join(f'w{channel}' for channel in sorted(there - wanted))}")
+            raise BadSite(f"unexpected {', '.join(map(self.label, sorted(there - wanted)))}")
         blobs, reasons = [], []
         for channel, plane in zip(sorted(wanted), self._image, strict=True):
             try:
                 blobs.append(self.files.read(well, site, channel))
-                decode.decode(blobs[-1], self.reader.size, self.reader.published_bits, plane)
+                self.decode(blobs[-1], channel, plane)
             except BadSite as error:
-                reasons.append(f"w{channel}: {error}")
+                reasons.append(f"{self.label(channel)}: {error}")
         if reasons:
             raise BadSite("; ".join(reasons))
         return (to_8_bits(self._image) if self.reader.bits < self.reader.published_bits else self._image), blobs
 
+    def label(self, channel: int) -> str:
+        """Returns what reasons call a channel."""
+        return f"w{channel}"
+
+    def decode(self, data: bytes, channel: int, out: np.ndarray) -> None:
+        """Decodes the file of a channel into `out` [H, W]. Raises BadSite."""
+        decode.decode(data, self.reader.size, self.reader.published_bits, out)
+
     def unlisted(self, places: set[tuple[str, int]]) -> list[str]:
         """Returns the names of files that belong to none of the (well, site) places, sorted."""
-        names = [self.files.name(*key) for key in self.files.keys if key[:2] not in places]
+        names = {self.files.name(*key) for key in self.files.keys if key[:2] not in places}
         return sorted([*names, *self.files.others])
 
 

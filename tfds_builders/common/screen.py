@@ -10,6 +10,7 @@ How a build goes: the tables become a plan (plan.py), each plate of the plan bec
 <version>.building beside the folder, from which a stopped build resumes.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -58,12 +59,22 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     about: dict[str, str] = {}  # description, homepage, citation, license of tfds.core.DatasetInfo
     channels: tuple[str, ...] = ()  # what w1, w2, ... show
     bits = 8  # of the published images
-    extra_columns: dict[str, type] = {}  # of a row, beyond types.SITE_COLUMNS: str, int or float
+    extra_columns: dict[str, type] = {}  # of a row, beyond types.SITE_COLUMNS or of another type: str, int or float
     published: dict[str, int] = {}  # counts of the published design
 
     def read_table(self) -> types.Table:
         """Returns every site of the source, before any image is read."""
         raise NotImplementedError
+
+    def tables(self) -> list[pathlib.Path]:
+        """Returns the files that `read_table` reads: a build does not resume with others."""
+        found = sorted(self.source.glob("*.csv")) if self.source else []
+        return [path for path in found if path.is_file() and re.search("metadata|train|test|splits", path.name)]
+
+    def counted(self, counts: collections.Counter[str]) -> tuple[dict[str, Any], list[str]]:
+        """Returns facts and notes, for metadata.json, of what the readers counted."""
+        del counts
+        return {}, []
 
     def image_source(self) -> Any:
         """Returns where the image files are, one of sources.py."""
@@ -180,13 +191,16 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             lock.clear(working)  # so that the same command looks at the source again
             raise UserError(f"{self.source or self.name}: no site can be used{first}")
         about = task.plan.about()
+        facts, notes = self.counted(result["read"])
         info = tfds.core.DatasetInfo(
             builder=self,
             features=plates.features(task),
             metadata=tfds.core.MetadataDict(
                 **about["facts"],
+                **task.reader.facts,
+                **facts,
                 settings=self.all_settings,
-                notes=about["notes"],
+                notes=about["notes"] + notes,
                 channels=list(self.channels),
                 image_shape=list(task.shape),
                 bits=task.bits,
@@ -210,7 +224,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         reader, size = self.reader()
         shape = (*size, len(self.channels))
         same = {"settings": self.all_settings, "source": str(self.source), "shape": list(shape)}
-        same["tables"] = _fingerprints(self.source) if self.source else []
+        same |= {"tables": [[path.name, _digest(path)] for path in self.tables()], "reader": dict(reader.facts)}
         path, about = working / "plan.sqlite", working / "build.json"
         found = _read_json(about) if path.exists() else None
         if found == same:
@@ -268,14 +282,9 @@ def _is_chosen(name: tuple[str, int], records: settings_lib.Records) -> bool:
     )
 
 
-def _fingerprints(source: pathlib.Path) -> list[list[Any]]:
-    """Returns name and SHA-256 of the tables of a source: a build does not resume with others."""
-    found = []
-    for path in sorted(source.glob("*.csv")):
-        if path.is_file() and re.search("metadata|train|test|splits", path.name):
-            with path.open("rb") as file:
-                found.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
-    return found
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: pathlib.Path) -> Any:

@@ -5,7 +5,8 @@ import dataclasses
 import hashlib
 import json
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common.rows import tables
@@ -27,6 +28,8 @@ class Records:
     experiments: tuple[str, ...] = ()
     plates: tuple[int, ...] = ()
     cell_types: tuple[str, ...] = ()
+    plate_type: ClassVar[type] = int
+    spelling: ClassVar[Callable[[str], str]] = staticmethod(tables.canonical)  # of an experiment's name
 
     def __post_init__(self):
         if self.encoding not in ENCODINGS:
@@ -34,13 +37,13 @@ class Records:
             raise ValueError(f"encoding={self.encoding!r}: use {known}")
         if self.bits not in (8, 16):
             raise ValueError(f"bits={self.bits!r}: use 8 or 16")
-        kinds = (("experiments", str, "HUVEC-01"), ("plates", int, "1,2"), ("cell_types", str, "RPE"))
+        kinds = (("experiments", str, "HUVEC-01"), ("plates", self.plate_type, "1,2"), ("cell_types", str, "RPE"))
         for name, kind, example in kinds:
             for value in getattr(self, name):
                 if type(value) is not kind:
                     raise ValueError(f"{name}={value!r}: use values such as {example}")
         # One choice has one name, however it is written.
-        experiments = sorted({tables.canonical(name) for name in self.experiments})
+        experiments = sorted({self.spelling(name) for name in self.experiments})
         object.__setattr__(self, "experiments", tuple(experiments))
         object.__setattr__(self, "plates", tuple(sorted(set(self.plates))))
         object.__setattr__(self, "cell_types", tuple(sorted(set(self.cell_types))))

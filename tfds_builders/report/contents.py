@@ -214,8 +214,8 @@ def _count_set_aside(contents: Contents, row: tuple[str, ...]) -> None:
     contents.set_aside += 1
     contents.aside_splits[split] += 1
     contents.aside_experiments[experiment] += 1
-    place = site_id.removeprefix(f"{experiment}_").split("_")  # PLATE, WELL, SITE
-    if experiment and site_id.startswith(f"{experiment}_") and len(place) == 3 and place[0].isdecimal():
+    place = site_id.removeprefix(f"{experiment}_").rsplit("_", 2)  # PLATE, WELL, SITE
+    if experiment and site_id.startswith(f"{experiment}_") and len(place) == 3:
         contents.aside_plates[experiment, place[0]] += 1
     reason = PLACE.sub("", reason)
     if reason in contents.reasons or len(contents.reasons) < REASONS:

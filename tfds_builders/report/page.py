@@ -196,7 +196,7 @@ def _experiments(found: Contents) -> dict:
 
 
 def _plates(found: Contents) -> dict:
-    key = lambda plate: (plate[0], int(plate[1]))  # noqa: E731
+    key = lambda plate: (plate[0], int(plate[1]) if plate[1].isdecimal() else 0, plate[1])  # noqa: E731
     names = sorted(found.plates.keys() | found.aside_plates.keys(), key=key)
     wells = {plate: int(wells.sum()) for plate, wells in found.wells.items()}
     of = lambda counts: [counts.get(plate, 0) for plate in names]  # noqa: E731

@@ -36,7 +36,8 @@ def facts(source) -> dict[str, str]:
     """code, data, python, jax, flax, numpy and device. `data` is the source's fingerprint and, of a prepared folder,
     the SHA-256 of its manifest, which has the digest of every record. Args: source, as `data.source` describes it."""
     of_data = source.fingerprint
-    if dataset := getattr(source, "dataset", None):
+    dataset = getattr(source, "dataset", None)
+    if dataset and dataset.folder:
         with open(dataset.folder / "manifest.csv", "rb") as file:
             manifest = hashlib.file_digest(file, "sha256").hexdigest()
         of_data = f"fingerprint {of_data} manifest {manifest}"

@@ -62,6 +62,13 @@ def test_composites_need_no_matplotlib():
     np.testing.assert_allclose(only_w2, np.array([42, 255, 31]) / 255 / 2)
 
 
+def test_composites_have_any_number_of_channels():
+    """The first six are drawn."""
+    nine = np.array([0, 100, 0, 0, 0, 0, 200, 200, 200])
+    np.testing.assert_allclose(pictures.composite(nine, 0, np.full(9, 200)), np.array([42, 255, 31]) / 255 / 2)
+    np.testing.assert_allclose(pictures.composite(np.array([200]), 0, 200), np.array([19, 0, 249]) / 255)
+
+
 def test_the_map_shows_runs_chosen_by_rule():
     columns = [Column("cross", "cross_batch/site_accuracy"), Column("leakage", "leakage/experiment_accuracy")]
     lines = []

@@ -41,6 +41,8 @@ def image(row, bits=8):
 class Reader:
     """Gives every site its image but those in `bad`."""
 
+    counts = {}
+
     def __init__(self, bits=8, bad=(), unlisted=(), strays=()):
         self.bits, self.bad, self.unlisted_names, self.stray_names = bits, bad, list(unlisted), list(strays)
         self.read_sites = []

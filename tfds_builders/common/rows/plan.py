@@ -19,7 +19,7 @@ PRIVATE = ("original", "where")  # keys of a row that say where it came from, no
 WELL_TYPES = ("treatment", "positive_control", "negative_control")
 SCHEMA = """
 create table rows (
-  line integer primary key, experiment text, plate integer, well text, site integer, chosen integer, content text
+  line integer primary key, experiment text, plate, well text, site integer, chosen integer, content text
 );
 create table set_aside (site_id text, reason text, experiment text, split text);
 create table classes (perturbation_id integer primary key, perturbation text, well_type text);
@@ -103,10 +103,9 @@ def _is_wanted(item: SetAside, wanted: dict[str, set]) -> bool:
     """Whether a row that was set aside belongs to the choice, as far as it shows."""
     if not item.experiment:
         return True
-    parts = item.site_id.rsplit("_", 3)
-    plate = int(parts[1]) if len(parts) == 4 and parts[1].isdigit() else None
+    parts = item.site_id.removeprefix(f"{item.experiment}_").rsplit("_", 2)
     return (not wanted["experiment"] or item.experiment in wanted["experiment"]) and (
-        not wanted["plate"] or plate is None or plate in wanted["plate"]
+        not wanted["plate"] or len(parts) < 3 or parts[0] in map(str, wanted["plate"])
     )
 
 
@@ -142,9 +141,9 @@ class Plan:
         """Returns (well, site) of everything that the tables have on a plate, chosen or not, usable or not."""
         known = set(self._ask("select well, site from rows where experiment = ? and plate = ?", experiment, plate))
         for (site_id,) in self._ask("select site_id from set_aside where experiment = ?", experiment):
-            parts = site_id.rsplit("_", 3)
-            if len(parts) == 4 and parts[1] == str(plate) and parts[3].isdigit():
-                known.add((parts[2], int(parts[3])))
+            start, *place = site_id.rsplit("_", 2)
+            if start == f"{experiment}_{plate}" and place[1].isdigit():
+                known.add((place[0], int(place[1])))
         return known
 
     def classes(self) -> list[tuple[int, str, str]]:

@@ -1,6 +1,7 @@
 """Which experiments are for training, validation and test: WILDS's choice, or the source's own splits.csv."""
 
 import pathlib
+from collections.abc import Callable
 
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common.rows import tables
@@ -35,13 +36,16 @@ WILDS = {name: kind for kind, names in WILDS_EXPERIMENTS.items() for name in nam
 def read_file(source: pathlib.Path) -> dict[str, str] | None:
     """Returns train, val or test by experiment, of source/splits.csv; None without such a file."""
     path = source / "splits.csv"
-    if not path.exists():
-        return None
+    return read(path) if path.exists() else None
+
+
+def read(path: pathlib.Path, spelling: Callable[[str], str] = canonical) -> dict[str, str]:
+    """Returns train, val or test by experiment, of a table. Args: path; spelling of an experiment's name."""
     kinds = {}
     for line in tables.read(path, COLUMNS):
         if line.problem:
             raise UserError(f"{path}: {line.where}: {line.problem}")
-        name, kind = canonical(line.cells["experiment"]), line.cells["split"]
+        name, kind = spelling(line.cells["experiment"]), line.cells["split"]
         if not name or kind not in KINDS:
             raise UserError(f"{path}: {line.where}: {name!r},{kind!r}: use one of {', '.join(KINDS)}")
         if kinds.setdefault(name, kind) != kind:

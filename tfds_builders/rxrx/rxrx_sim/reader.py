@@ -5,6 +5,7 @@ In a module of its own: `tfds build` imports a builder's file under a name that 
 
 import contextlib
 import dataclasses
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ class Simulated:
     """Renders sites in place of reading them."""
 
     screen: simulate.Screen
+    facts = counts = types.MappingProxyType({})  # as reading.FileReader and FileSites
 
     def plates(self) -> list[tuple[str, int]]:
         """Returns no plate beyond those of the table."""

@@ -1,0 +1,171 @@
+"""Datasets from Python: images in memory, of which is computed what a prepared folder says of itself."""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import SPLITS, Dataset, Sites
+
+WELL_TYPES = ("treatment", "positive_control", "negative_control")
+NEEDED = ("experiment", "plate", "well")
+DEFAULTS = {"cell_type": "unspecified", "well_type": WELL_TYPES[0], "split": SPLITS[0], "perturbation": ""}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Images of a split: `rows[i][rows, columns]` is a window of its image i, as that of `records.Records`."""
+
+    images: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[self.rows[index]]
+
+
+def from_arrays(images: np.ndarray, table: Mapping[str, Sequence]) -> Dataset:
+    """A dataset of images in memory, to train on: `training.train.run(config, workdir, dataset)`.
+
+    Args:
+      images: [n, H, W, C] uint8; not copied, so a memory map is fine.
+      table: a DataFrame or a dict of columns, each [n]: experiment (the biological batch), plate, well; and, if there
+        are any, perturbation (the label; '', None or NaN where it is unknown), site (by default numbered within the
+        well), split (train, id_test, val or test; by default all train), cell_type, and well_type (treatment,
+        positive_control or negative_control).
+
+    Perturbations are numbered as `tfds_builders` numbers them: treatments, then controls, each sorted by name.
+    Raises UserError, one line, for images or a table that cannot be used.
+    """
+    images = images if isinstance(images, np.ndarray) else np.asarray(images)
+    if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
+        raise UserError(f"images are {images.dtype}{list(images.shape)}: expected uint8 [n, H, W, C]")
+    columns = _columns(table, len(images))
+    well_id = _joined(columns["experiment"], columns["plate"], columns["well"])
+    site_id = _joined(well_id, columns["site"])
+    names, counts = np.unique(site_id, return_counts=True)
+    if (counts > 1).any():
+        raise UserError(f"table: {names[counts > 1][0]} (experiment, plate, well, site) is there twice")
+    classes, label = _labels(columns["perturbation"], columns["well_type"])
+    experiments, experiment = np.unique(columns["experiment"], return_inverse=True)
+    plates, plate = np.unique(_joined(columns["experiment"], columns["plate"], by="/"), return_inverse=True)
+    cell_types, cell_type = np.unique(columns["cell_type"], return_inverse=True)
+    split, index = columns["split"], np.empty(len(images), np.int64)
+    rows = {name: np.flatnonzero(split == name) for name in SPLITS if (split == name).any()}
+    for chosen in rows.values():
+        index[chosen] = np.arange(len(chosen))
+    sites = Sites(
+        split=split,
+        index=index,
+        site_id=site_id,
+        well_id=well_id,
+        site=columns["site"].astype(np.int32),
+        well_type=columns["well_type"],
+        label=label,
+        experiment=experiment.astype(np.int32),
+        plate=plate.astype(np.int32),
+        cell_type=cell_type.astype(np.int32),
+    )
+    total, squares = _sums(images)
+    groups = {"dataset": np.where(split == SPLITS[0], 0, -1), "experiment": experiment, "plate": plate}
+    sizes = {"dataset": 1, "experiment": len(experiments), "plate": len(plates)}
+    moments = {key: _moments(total, squares, group, sizes[key], images.shape) for key, group in groups.items()}
+    pixels = images.shape[1] * images.shape[2]
+    return Dataset(
+        folder=None,
+        sites=sites,
+        experiments=experiments.tolist(),
+        plates=plates.tolist(),
+        cell_types=cell_types.tolist(),
+        classes=classes,
+        image_shape=images.shape[1:],
+        mean={key: mean for key, (mean, _) in moments.items()},
+        std={key: std for key, (_, std) in moments.items()},
+        sources={name: Rows(images, chosen) for name, chosen in rows.items()},
+        means=total / pixels,
+        digest=_digest(images, columns),
+    )
+
+
+def _columns(table: Mapping[str, Sequence], n: int) -> dict[str, np.ndarray]:
+    """The columns as text [n], those that are missing by their defaults; `site` as integers."""
+    names = list(table.keys())
+    if missing := [name for name in NEEDED if name not in names]:
+        raise UserError(f"table has no column {missing[0]}; it has {', '.join(map(str, names))}")
+    found = {}
+    for name in (*NEEDED, *DEFAULTS):
+        values = list(table[name]) if name in names else [DEFAULTS[name]] * n
+        if len(values) != n:
+            raise UserError(f"table has {len(values):,} rows of {name} for {n:,} images")
+        found[name] = np.array(["" if value is None or value != value else str(value) for value in values], str)
+    for name in (*NEEDED, "cell_type"):
+        if (found[name] == "").any():
+            raise UserError(f"table: {name} of row {np.flatnonzero(found[name] == '')[0]} is empty")
+    for name, known in (("split", SPLITS), ("well_type", WELL_TYPES)):
+        if unknown := sorted(set(found[name].tolist()) - set(known)):
+            raise UserError(f"table: {name} {unknown[0]!r}: expected {', '.join(known)}")
+    if "site" in names:
+        try:
+            found["site"] = np.array(list(table["site"])).astype(np.int64, casting="safe")
+        except TypeError as error:
+            raise UserError("table: the column site must hold integers") from error
+        if len(found["site"]) != n:
+            raise UserError(f"table has {len(found['site']):,} rows of site for {n:,} images")
+    else:
+        seen: collections.Counter[tuple] = collections.Counter()
+        found["site"] = np.zeros(n, np.int64)
+        for i, well in enumerate(zip(*(found[name].tolist() for name in NEEDED))):
+            seen[well] += 1
+            found["site"][i] = seen[well]
+    return found
+
+
+def _joined(*columns: np.ndarray, by: str = "_") -> np.ndarray:
+    return np.array([by.join(map(str, values)) for values in zip(*(column.tolist() for column in columns))], str)
+
+
+def _labels(perturbation: np.ndarray, well_type: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The names of the classes, and the class of every row, -1 where it has no name: int32 [n]."""
+    kinds: dict[str, int] = {}
+    for name, kind in zip(perturbation.tolist(), well_type.tolist()):
+        if name:
+            kinds[name] = min(WELL_TYPES.index(kind), kinds.get(name, len(WELL_TYPES)))
+    classes = sorted(kinds, key=lambda name: (kinds[name], name))
+    number = {name: i for i, name in enumerate(classes)} | {"": -1}
+    return classes, np.array([number[name] for name in perturbation.tolist()], np.int32)
+
+
+def _sums(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of pixels and of their squares of every image and channel: [n, C] each, exact."""
+    total = np.empty((len(images), images.shape[3]), np.int64)
+    squares = np.empty_like(total)
+    for i, image in enumerate(images):  # one in memory at a time
+        flat = image.reshape(-1, image.shape[2]).astype(np.int64)
+        total[i], squares[i] = flat.sum(0), (flat * flat).sum(0)
+    return total, squares
+
+
+def _moments(total, squares, group, number, shape) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation by group and channel, float32 [number, C] each; NaN for a group without images."""
+    mean, std = np.full((2, number, total.shape[1]), np.nan, np.float32)
+    for one in range(number):
+        chosen = group == one
+        n = int(chosen.sum()) * shape[1] * shape[2]
+        if n:
+            first, second = total[chosen].sum(0) / n, squares[chosen].sum(0) / n
+            mean[one], std[one] = first, np.sqrt(np.maximum(second - first**2, 0))
+    return mean, std
+
+
+def _digest(images: np.ndarray, columns: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(str(images.shape).encode())
+    for image in images:
+        digest.update(np.ascontiguousarray(image))
+    for name, values in sorted(columns.items()):
+        digest.update("\0".join([name, *map(str, values.tolist())]).encode())
+    return digest.hexdigest()
