@@ -225,6 +225,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         shape = (*size, len(self.channels))
         same = {"settings": self.all_settings, "source": str(self.source), "shape": list(shape)}
         same |= {"tables": [[path.name, _digest(path)] for path in self.tables()], "reader": dict(reader.facts)}
+        same["plan"] = plan_lib.SCHEMA  # an older version's plan is written again
         path, about = working / "plan.sqlite", working / "build.json"
         found = _read_json(about) if path.exists() else None
         if found == same:

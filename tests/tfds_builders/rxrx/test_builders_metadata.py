@@ -118,6 +118,7 @@ def _tokens(text):
         ("treatment", "control", "well_type 'control' is not one of"),
         ("treatment", "", "well_type ''"),
         (",RPE,", ",,", "blank cell_type"),
+        (",RPE,", ",HUVEC,", "cell_type 'HUVEC' is not that of experiment RPE-01"),
         (",train,", ",,", "dataset '' is not train or test"),
         (",1,B03", ",,B03", "blank plate"),
         (",1,B03", ",0,B03", "plate '0' is not a positive integer"),

@@ -23,6 +23,7 @@ create table rows (
 );
 create table set_aside (site_id text, reason text, experiment text, split text);
 create table classes (perturbation_id integer primary key, perturbation text, well_type text);
+create table disputed (perturbation_id integer, perturbation text, reason text);
 create table about (content text);
 """
 
@@ -40,7 +41,7 @@ def write(path: pathlib.Path, table: Table, experiments=(), plates=(), cell_type
     wanted = {"experiment": set(experiments), "plate": set(plates), "cell_type": set(cell_types)}
     seen: dict[str, set] = {key: set() for key in wanted}
     given: collections.Counter[tuple[int, str, str]] = collections.Counter()  # rows by id, name, well_type
-    named: dict[str, int] = {}  # name -> index of its well_type, of rows without an id
+    named: dict[str, collections.Counter[str]] = {}  # name -> rows by well_type, of rows without an id
     originals: dict[str, None] = {}  # published columns, of all tables
     plates_seen: set[tuple[str, int]] = set()
     total = 0
@@ -54,7 +55,7 @@ def write(path: pathlib.Path, table: Table, experiments=(), plates=(), cell_type
                 continue
             label, name = row["perturbation_id"], row["perturbation"]
             if label is None:
-                named[name] = min(WELL_TYPES.index(row["well_type"]), named.get(name, len(WELL_TYPES)))
+                named.setdefault(name, collections.Counter())[row["well_type"]] += 1
             elif label >= 0:
                 given[label, name, row["well_type"]] += 1
             originals.update(dict.fromkeys(row.get("original", ())))
@@ -68,10 +69,12 @@ def write(path: pathlib.Path, table: Table, experiments=(), plates=(), cell_type
             place = (line, row["experiment"], row["plate"], row["well"], row["site"], all(fits.values()))
             base.execute("insert into rows values (?, ?, ?, ?, ?, ?, ?)", (*place, content))
         _check_selection(wanted, seen)
-        classes = _classes(given)
-        ordered = sorted(named, key=lambda name: (named[name], name))
+        classes, disputed = _agree(given)
+        base.executemany("insert into disputed values (?, ?, ?)", disputed)
+        kinds = {name: _most(counts, WELL_TYPES) for name, counts in named.items()}
+        ordered = sorted(kinds, key=lambda name: (WELL_TYPES.index(kinds[name]), name))
         start = 1 + max((label for label, _, _ in classes), default=-1)
-        classes += [(start + i, name, WELL_TYPES[named[name]]) for i, name in enumerate(ordered)]
+        classes += [(start + i, name, kinds[name]) for i, name in enumerate(ordered)]
         base.executemany("insert into classes values (?, ?, ?)", classes)
         counts = {  # of the source, whatever is chosen; by the names of a published design
             "sites": total,
@@ -86,12 +89,47 @@ def write(path: pathlib.Path, table: Table, experiments=(), plates=(), cell_type
     partial.replace(path)
 
 
-def _classes(given: collections.Counter[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
-    """Returns (perturbation_id, name, well_type) by id: of each id what most rows say, and a name rather than none."""
-    best: dict[int, tuple[bool, int, str, str]] = {}
+def _agree(given: collections.Counter[tuple[int, str, str]]) -> tuple[list, list]:
+    """What the rows with published ids agree on: one name per id and one id per name, each that of most rows.
+
+    Args:
+      given: rows by (perturbation_id, name, well_type); the name may be blank.
+
+    Returns:
+      Classes, (perturbation_id, name, well_type) by id; and (perturbation_id, name, reason) of the pairs that most
+      rows contradict. In a tie no row can be trusted: all its pairs are among them.
+    """
+    names, labels, kinds = (collections.defaultdict(collections.Counter) for _ in range(3))
     for (label, name, well_type), rows in given.items():
-        best[label] = max(best.get(label, (False, 0, "", "")), (bool(name), rows, name, well_type))
-    return [(label, *best[label][2:]) for label in sorted(best)]
+        kinds[label, name][well_type] += rows
+        if name:
+            names[label][name] += rows
+            labels[name][label] += rows
+    classes, disputed = {}, []
+    for label, name in sorted(kinds):  # a blank name comes first, and a name replaces it
+        reason = name and (_contradiction(f"label {label} is", name, names[label])
+                           or _contradiction(f"{name} has label", label, labels[name]))  # fmt: skip
+        if reason:
+            disputed.append((label, name, reason))
+        else:
+            classes[label] = (label, name, _most(kinds[label, name], WELL_TYPES))
+    return [classes[label] for label in sorted(classes)], disputed
+
+
+def _contradiction(text: str, value: Any, rows: collections.Counter) -> str:
+    """Why a value is not the one that most rows have; '' if it is."""
+    most = max(rows.values())
+    best = sorted(other for other, count in rows.items() if count == most)
+    if best == [value]:
+        return ""
+    if len(best) > 1 and value in best:
+        return f"{text} {best[0]} in as many rows as {best[1]}"
+    return f"{text} {best[0]} in most rows, and {value} here"
+
+
+def _most(rows: collections.Counter[str], order: tuple[str, ...]) -> str:
+    """The value of most rows, and of those with equally many the first in `order`."""
+    return max(rows, key=lambda value: (rows[value], -order.index(value)))
 
 
 def refuse(item: SetAside) -> None:
@@ -160,8 +198,8 @@ class Plan:
 
     def rows(self, experiment: str, plate: int) -> tuple[list[dict[str, Any]], list[SetAside]]:
         """Returns the sites of a plate by well and site, and the copies: a site is there once, or not at all."""
-        names = {label: name for label, name, _ in self.classes()}
-        labels = {name: label for label, name in names.items()}
+        labels = {name: label for label, name, _ in self.classes()}  # of rows without an id, whose names are unique
+        disputed = {(label, name): reason for label, name, reason in self._ask("select * from disputed")}
         unusable = {item for (item,) in self._ask("select site_id from set_aside where experiment = ?", experiment)}
         found = collections.defaultdict(list)
         question = "select chosen, content from rows where experiment = ? and plate = ? and content is not null "
@@ -179,13 +217,12 @@ class Plan:
             if site_id not in wanted:
                 continue
             first = copies[0]
-            label, name = first["perturbation_id"], first["perturbation"]
             if any(_meaning(copy) != _meaning(first) for copy in copies):
                 reasons = [f"{len(copies)} rows that disagree"] * len(copies)
             elif site_id in unusable:
                 reasons = [f"another row of this site cannot be used ({copy['where']})" for copy in copies]
-            elif label >= 0 and name and (names[label], labels.get(name)) != (name, label):
-                reasons = [f"label {label} is {names[label]} in most rows, and {name} here"] * len(copies)
+            elif reason := disputed.get((first["perturbation_id"], first["perturbation"])):
+                reasons = [reason] * len(copies)
             else:
                 rows.append(first)
                 reasons = ["", *(f"duplicate row ({copy['where']})" for copy in copies[1:])]

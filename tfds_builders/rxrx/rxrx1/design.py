@@ -22,9 +22,11 @@ Layouts = dict[str, Layout]  # by experiment
 
 
 def add(layouts: Layouts, row: dict[str, Any]) -> None:
-    """Adds a site row to the layout of its experiment."""
+    """Adds a site row to the layout of its experiment; where rows of a well disagree, its label is not known."""
     plate = layouts.setdefault(row["experiment"], {}).setdefault(row["plate"], {})
-    plate[row["well"]] = row["well_type"], row["perturbation_id"]
+    entry = row["well_type"], row["perturbation_id"]
+    if plate.setdefault(row["well"], entry) != entry:
+        plate[row["well"]] = row["well_type"], -1
 
 
 def deviations(experiment: str, plates: Layout) -> list[str]:

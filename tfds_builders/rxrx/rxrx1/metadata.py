@@ -151,6 +151,8 @@ def _describe(classes: int, check_ranges: bool, cells: dict[str, str], site: dic
         return f"well_type {well_type!r} is not one of {', '.join(CLASS_RANGES)}"
     if dataset not in ("train", "test"):
         return f"dataset {dataset!r} is not train or test"
+    if site["experiment"] in splits.WILDS and cells["cell_type"] != site["experiment"].rpartition("-")[0]:
+        return f"cell_type {cells['cell_type']!r} is not that of experiment {site['experiment']}"
     label = tables.integer(text)
     if not text and not cells["sirna"] and dataset == "test" and well_type == "treatment":
         label = UNKNOWN  # test treatments are published without a label in some releases

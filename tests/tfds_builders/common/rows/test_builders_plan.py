@@ -49,11 +49,12 @@ def test_published_ids_stay_and_withheld_ones_are_no_class(tmp_path):
     rows = [
         named("", label=3, well="B02"), named("s3", label=3, well="B03"), named("other", label=3, well="B04"),
         named("", label=-1, well="B05"), named("s1", label=1, well="B06"), named("new", well="B07"),
+        named("s3", label=3, well="B08"),
     ]  # fmt: skip
     found = made(tmp_path, rows, classes=1139)
     # a name replaces a blank one, another name of the same id is set aside; new names come after the published ids
     assert found.classes() == [(1, "s1", COMPOUND), (3, "s3", COMPOUND), (4, "new", COMPOUND)]
-    assert [r["perturbation_id"] for r in found.rows("HUVEC-01", 1)[0]] == [3, 3, -1, 1, 4]
+    assert [r["perturbation_id"] for r in found.rows("HUVEC-01", 1)[0]] == [3, 3, -1, 1, 4, 3]
     assert [item.site_id for item in found.rows("HUVEC-01", 1)[1]] == ["HUVEC-01_1_B04_1"]
     assert found.about()["facts"]["classes"] == 1139
 
@@ -179,6 +180,46 @@ def test_a_label_that_contradicts_most_rows_is_set_aside(tmp_path):
         ("HUVEC-01_1_D02_1", "label 0 is a in most rows, and b here")
     ]
     assert len(found) == 7
+
+
+@pytest.mark.parametrize("label", [700, 1])  # of no other row; of another name
+@pytest.mark.parametrize("at", [0, 7])
+def test_a_damaged_label_costs_its_own_row(tmp_path, label, at):
+    rows = [named("a", label=0, well=f"B0{i}") for i in range(1, 9)]
+    rows += [named("b", label=1, well=f"C0{i}") for i in range(1, 3)]
+    rows[at]["perturbation_id"] = label
+    plan = made(tmp_path, rows)
+    assert plan.classes() == [(0, "a", COMPOUND), (1, "b", COMPOUND)]
+    found, set_aside = plan.rows("HUVEC-01", 1)
+    assert [(r["well"], r["perturbation_id"]) for r in found] == [
+        (r["well"], "ab".index(r["perturbation"])) for i, r in enumerate(rows) if i != at
+    ]
+    reason = "a has label 0 in most rows, and 700 here" if label == 700 else "label 1 is b in most rows, and a here"
+    assert set_aside == [SetAside(rows[at]["site_id"], reason, "HUVEC-01", "train")]
+
+
+def test_a_duplicate_row_with_a_bad_label_costs_its_site(tmp_path):
+    rows = [named("a", label=0, well=f"B0{i}") for i in range(1, 9)]
+    found, set_aside = made(tmp_path, [*rows, named("a", label=700, well="B03")]).rows("HUVEC-01", 1)
+    assert [r["perturbation_id"] for r in found] == [0] * 7
+    assert [tuple(item[:2]) for item in set_aside] == [("HUVEC-01_1_B03_1", "2 rows that disagree")] * 2
+
+
+@pytest.mark.parametrize("names, labels, reason", [
+    ("aaaa", (0, 0, 700, 700), "a has label 0 in as many rows as 700"),
+    ("aabb", (0, 0, 0, 0), "label 0 is a in as many rows as b"),
+])  # fmt: skip
+def test_in_a_tie_every_row_is_set_aside(tmp_path, names, labels, reason):
+    rows = [named(*pair, well=f"B0{i}") for i, pair in enumerate(zip(names, [COMPOUND] * 4, labels), 2)]
+    plan = made(tmp_path, [*rows, named("c", label=5, well="C02")])
+    assert plan.classes() == [(5, "c", COMPOUND)]
+    found, set_aside = plan.rows("HUVEC-01", 1)
+    assert [r["perturbation"] for r in found] == ["c"] and [item.reason for item in set_aside] == [reason] * 4
+
+
+def test_the_well_type_of_a_name_is_that_of_most_rows(tmp_path):
+    rows = [named("a", well="B02"), *(named("z", NEGATIVE, well=f"C0{i}") for i in (1, 2)), named("z", well="D02")]
+    assert made(tmp_path, rows).classes() == [(0, "a", COMPOUND), (1, "z", NEGATIVE)]
 
 
 def test_rows_that_disagree_on_what_is_chosen_are_not_chosen(tmp_path):
