@@ -12,15 +12,17 @@ From Python, prepare('rxrx_sim', out=..., seed=1) does the same and returns the 
 import argparse
 import csv
 import importlib
-import json
 import pathlib
 import shlex
 import sys
 from typing import Any
 
-from rxrx_jax.base import command, plugins
+from rxrx_jax.base import command, files, plugins
 from rxrx_jax.base.errors import UserError
 from tfds_builders import rxrx
+
+READ = ("metadata.json", "dataset_info.json", "features.json", "sites.csv")  # of a folder that is there already
+AGAIN = "delete the folder and run the same command to rebuild it"
 
 # TFDS is imported inside the functions: spawned workers import this module again and need none of it.
 
@@ -124,11 +126,18 @@ def build(builder: type, source: str | pathlib.Path | None = None, out: str | pa
 
 
 def details(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns metadata.json of a prepared folder: settings, source, label_space, classes, notes, ..."""
-    try:
-        return json.loads((folder / "metadata.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is not a folder that tfds_builders.prepare made ({error}): delete it") from error
+    """Returns metadata.json of a prepared folder: settings, source, label_space, classes, notes, ...
+
+    Raises UserError if the folder's tables are not what the build wrote."""
+    if not (folder / "metadata.json").exists():
+        raise UserError(f"{folder} is not a folder that tfds_builders.prepare made (no metadata.json): delete it")
+    about = files.read_json(folder / "metadata.json", AGAIN)
+    missing = [key for key in ("settings", "source", "source_kind", "set_aside", "unlisted", "notes")
+               if key not in about]  # fmt: skip
+    wrong = files.changed(folder, READ, AGAIN, "sums" in about) or [f"metadata.json has no {key}" for key in missing]
+    if wrong:
+        raise UserError(f"{folder}: {wrong[0]}; {AGAIN}")
+    return about
 
 
 def split_sizes(folder: pathlib.Path) -> dict[str, int]:
@@ -136,9 +145,12 @@ def split_sizes(folder: pathlib.Path) -> dict[str, int]:
     from tfds_builders.common.types import SPLITS
 
     sizes = dict.fromkeys(SPLITS, 0)
-    with (folder / "sites.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            sizes[row["split"]] += 1
+    try:
+        with (folder / "sites.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                sizes[row["split"]] += 1
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{folder / 'sites.csv'} is damaged ({error}); {AGAIN}") from error
     return sizes
 
 

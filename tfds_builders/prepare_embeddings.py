@@ -7,14 +7,13 @@ Parquet files) unless --embeddings says where they are. tfds_builders.download f
 """
 
 import argparse
-import json
 import pathlib
 import shutil
 import sys
 import tempfile
 from typing import Any
 
-from rxrx_jax.base import command
+from rxrx_jax.base import command, files
 from rxrx_jax.base.errors import UserError
 from tfds_builders import prepare as prepare_lib
 
@@ -64,11 +63,12 @@ def prepare(
 
 
 def details(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns metadata.json of such a folder."""
-    try:
-        return json.loads((folder / "metadata.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is not a folder that prepare_embeddings made ({error}): delete it") from error
+    """Returns metadata.json of such a folder. Raises UserError if it is not what was written."""
+    remedy = f"{folder} is not a folder that prepare_embeddings made, or damaged: delete it"
+    about = files.read_json(folder / "metadata.json", remedy)
+    for what in files.changed(folder, ["metadata.json"], remedy, "sums" in about)[:1]:
+        raise UserError(f"{folder}: {what}; {remedy}")
+    return about
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,9 +2,10 @@
 
     python -m tfds_builders.verify DIR [--workers=N]
 
-Each record's bytes must have the hash of manifest.csv, decode, and say what sites.csv says; statistics.json and
-histograms.json are computed again from the pixels; counts must agree everywhere. Exit status 0 if all of it does,
-1 with a line for each difference if not, 2 if it is not such a folder.
+Every file beside the records must have the hash of SHA256SUMS (a folder of an earlier version has none, which is
+said), each record's bytes the hash of manifest.csv; a record must decode and say what sites.csv says; statistics.json
+and histograms.json are computed again from the pixels; counts must agree everywhere. Exit status 0 if all of it does,
+1 with a line for each difference if not, 2 if it is not such a folder or too damaged to compare.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import concurrent.futures
 import csv
 import hashlib
 import itertools
-import json
 import math
 import pathlib
 import sys
@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from rxrx_jax.base import command
+from rxrx_jax.base import command, files
 from rxrx_jax.base.cores import cores
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common.types import SITE_COLUMNS, SPLITS
 
 SHOWN = 50  # differences that are printed; all are counted
+AGAIN = "copy the folder again, or rebuild the dataset"
 
 
 def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = False) -> list[str]:
@@ -41,19 +42,22 @@ def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = Fa
     """
     from tfds_builders.common import build
 
+    changed: list[str] = []
     try:
-        about = json.loads((folder / "metadata.json").read_text())
+        about = _read_json(folder, "metadata.json")
+        changed = files.changed(folder, None, AGAIN, "sums" in about)
         lengths = _shard_lengths(folder)
         _check_columns(folder, about)
+        _features(folder)
         wrong, shards = _match_tables(folder, about, lengths)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename} is missing: is {folder} a folder that tfds_builders.prepare made?"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: cannot be verified ({error!r})") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        reason = changed[0] if changed else f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder}: cannot be verified ({reason}); {AGAIN}") from error
     if wrong:
-        return wrong  # the rows do not belong to the records, so that comparing them tells nothing more
+        return changed + wrong  # the rows do not belong to the records: comparing them tells nothing more
+    wrong = changed
     sums: dict[str, Any] = {"moments": {}, "histograms": {}}
     workers = min(workers or len(cores()), max(1, len(shards)))
     total = sum(map(sum, lengths.values()))
@@ -71,26 +75,44 @@ def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = Fa
     return wrong + _compare_sums(folder, about, sums)
 
 
+def _read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
+    if not (folder / name).exists():
+        raise UserError(f"{folder / name} is missing: is {folder} a folder that tfds_builders.prepare made?")
+    return files.read_json(folder / name, AGAIN)
+
+
+def _features(folder: pathlib.Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(folder).info.features
+    except Exception as error:  # TFDS raises many kinds
+        raise UserError(f"{folder}: features.json or dataset_info.json is damaged ({error}); {AGAIN}") from error
+
+
 def _check_columns(folder: pathlib.Path, about: dict[str, Any]) -> None:
-    """Raises KeyError, ValueError or OSError unless everything that is compared later can be read."""
+    """Raises an error unless everything that is compared later can be read."""
     for name in ("statistics.json", "histograms.json", "features.json"):
-        json.loads((folder / name).read_text())
+        _read_json(folder, name)
     means = [f"mean_w{channel + 1}" for channel in range(about["image_shape"][2])]
     for name, columns in (
         ("sites", SITE_COLUMNS),
         ("manifest", ("split", "index", "site_id", "bytes", "sha256", *means)),
         ("original", ("record_split", "record_site_id")),
         ("perturbations", ("perturbation_id", "perturbation")),
+        ("set_aside", ("site_id", "reason")),
+        ("unlisted", ("file",)),
     ):
-        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-            missing = sorted(set(columns) - set(next(csv.reader(file), [])))
+        path = folder / f"{name}.csv"
+        with files.reading(path, AGAIN) as file:
+            missing = sorted(set(columns) - set(next(csv.reader([file.readline().decode()]), [])))
         if missing:
-            raise ValueError(f"{name}.csv has no column {missing[0]}")
+            raise UserError(f"{path} has no column {missing[0]}; {AGAIN}")
 
 
 def _shard_lengths(folder: pathlib.Path) -> dict[str, list[int]]:
     """Returns the number of records of each shard, by split."""
-    info = json.loads((folder / "dataset_info.json").read_text())
+    info = _read_json(folder, "dataset_info.json")
     return {split["name"]: [int(n) for n in split["shardLengths"]] for split in info["splits"]}
 
 
@@ -168,12 +190,11 @@ def _ordered(pool: Any, items: Iterator[tuple], workers: int) -> Iterator[dict[s
 
 def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
     """Compares the records of one shard with their rows; its pixels are of one plate."""
-    import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordReader
 
     from tfds_builders.common import plates
 
-    features = tfds.builder_from_directory(folder).info.features
+    features = _features(folder)
     wrong = []
     histogram, read = 0, 0
     try:
@@ -199,7 +220,10 @@ def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
         except Exception as error:
             wrong.append(f"{name}: cannot be decoded ({error})")
             continue
-        wrong += [f"{name}: {text}" for text in _differences(example, site)]
+        try:
+            wrong += [f"{name}: {text}" for text in _differences(example, site)]
+        except (KeyError, ValueError) as error:
+            wrong.append(f"{name}: cannot be compared with sites.csv ({error!r})")
         counts = plates.histograms(np.moveaxis(example["image"], -1, 0))
         mean = counts @ np.arange(counts.shape[1]) / counts[0].sum()
         if any(f"{value:.6g}" != entry[f"mean_w{c + 1}"] for c, value in enumerate(mean)):
@@ -248,9 +272,9 @@ def _compare_sums(folder: pathlib.Path, about: dict[str, Any], sums: dict[str, A
 
     wrong = []
     shape = tuple(about["image_shape"])
-    if json.loads((folder / "statistics.json").read_text()) != finish.statistics(shape, sums["moments"]):
+    if _read_json(folder, "statistics.json") != finish.statistics(shape, sums["moments"]):
         wrong.append("statistics.json is not what the records give")
-    if json.loads((folder / "histograms.json").read_text())["experiment"] != sums["histograms"]:
+    if _read_json(folder, "histograms.json").get("experiment") != sums["histograms"]:
         wrong.append("histograms.json is not what the records give")
     return wrong
 
@@ -263,7 +287,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=pathlib.Path, help="the folder with dataset_info.json")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     flags = parser.parse_args(argv)
-    wrong = verify(flags.folder.expanduser().absolute(), flags.workers, progress=True)
+    folder = flags.folder.expanduser().absolute()
+    wrong = verify(folder, flags.workers, progress=True)
+    if not (folder / files.SUMS).exists():
+        print(f"note: {folder} has no {files.SUMS}, as an earlier version prepared it: of the files beside the records "
+              "that is verified which the records say again; to have it, rebuild the dataset")  # fmt: skip
     for line in wrong[:SHOWN]:
         print(line)
     if wrong:

@@ -1,10 +1,17 @@
-"""Files on a local disk or in an object store (gs://): where they are, and writing them whole."""
+"""Files on a local disk or in an object store (gs://): where they are, writing them whole, and whether they still
+hold what was written."""
 
 import contextlib
 import errno
+import hashlib
 import io
+import json
+import os
+import pathlib
+import re
+import stat
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from etils import epath
 
@@ -12,6 +19,8 @@ from rxrx_jax.base.errors import UserError
 
 # No space left, in the operating system's words, which tensorstore repeats.
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "at the quota", errno.EFBIG: "no file may be that large"}
+
+SUMS = "SHA256SUMS"  # of the files beside it, as `sha256sum -c` reads it
 
 
 def locate(path: epath.PathLike) -> epath.Path:
@@ -66,3 +75,63 @@ def lack_of_room(error: BaseException) -> str:
         if getattr(error, "errno", None) == number or f"os_error_code='{number}'" in str(error):
             return words
     return ""
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path, remedy: str) -> Iterator[typing.BinaryIO]:
+    """An open regular file on disk. Raises UserError, which ends in the remedy, for any other: opening a pipe would
+    wait for someone to write."""
+    try:
+        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{path} is not a regular file; {remedy}")
+        yield file
+
+
+def read_json(path: pathlib.Path, remedy: str) -> dict[str, typing.Any]:
+    """The object in a JSON file. Raises UserError, which ends in the remedy, for anything else."""
+    with reading(path, remedy) as file:
+        try:
+            found = json.loads(file.read())
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (not a JSON object); {remedy}")
+    return found
+
+
+def write_sums(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Writes SHA256SUMS of these files in a folder."""
+    write(folder / SUMS, "".join(f"{_digest(folder / name, '')}  {name}\n" for name in sorted(names)))
+
+
+def changed(folder: pathlib.Path, names: Iterable[str] | None, remedy: str, required: bool) -> list[str]:
+    """How these files in a folder (None: all it names) differ from its SHA256SUMS, a clause each; [] without one,
+    unless it is required. Raises UserError, which ends in the remedy, for what is damaged or not a regular file."""
+    if not os.path.lexists(folder / SUMS):
+        for name in names or ():
+            with reading(folder / name, remedy):
+                pass
+        return [f"{SUMS} is missing"] if required else []
+    with reading(folder / SUMS, remedy) as file:
+        lines = file.read().decode(errors="replace").splitlines()
+    if not all(re.fullmatch(r"[0-9a-f]{64}  [^/]+", line) for line in lines):
+        raise UserError(f"{folder / SUMS} is damaged; {remedy}")
+    known = {line[66:]: line[:64] for line in lines}
+    found = []
+    for name in known if names is None else names:
+        if not os.path.lexists(folder / name):
+            found.append(f"{name} is missing, which {SUMS} names")
+        elif name not in known:
+            found.append(f"{name} is not named in {SUMS}")
+        elif _digest(folder / name, remedy) != known[name]:
+            found.append(f"{name} is not what was written (its SHA-256 is not that of {SUMS})")
+    return found
+
+
+def _digest(path: pathlib.Path, remedy: str) -> str:
+    with reading(path, remedy) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,15 +1,17 @@
 """A prepared folder: its table, statistics and records; rows of it, and samplers of them."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rxrx_jax.base import hosts
+from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.records import Records, allow_open_files
@@ -18,6 +20,10 @@ from rxrx_jax.data.sampler import PairSampler, Sampler
 from rxrx_jax.data.sites import SPLITS, Sites, read_sites
 
 ARRAYS = "arrays"  # `data.name` of a run that was trained on images in memory
+AGAIN = "copy the folder again, or rebuild the dataset"
+# of a prepared folder, all that training reads but for the records
+READ = ("dataset_info.json", "features.json", "metadata.json", "sites.csv", "manifest.csv", "perturbations.csv",
+        "statistics.json")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,30 +66,37 @@ def open_dataset(name: str, settings: dict, folder: str | None = None) -> Datase
 
 
 def read_dataset(path: pathlib.Path) -> Dataset:
-    """Reads a prepared folder's table and statistics and opens its records."""
+    """Reads a prepared folder's table and statistics and opens its records.
+
+    Raises UserError if a file is not what the build wrote, by its SHA256SUMS, which folders of earlier versions do
+    not have; or if it cannot be read."""
+    about = files.read_json(path / "metadata.json", AGAIN)
+    for what in files.changed(path, READ, AGAIN, "sums" in about)[:1]:
+        raise UserError(f"{path}: {what}; {AGAIN}")
     sites, experiments, plates, cell_types = read_sites(path)
-    with open(path / "perturbations.csv", newline="") as f:
-        names = {int(row["perturbation_id"]): row["perturbation"] for row in csv.DictReader(f)}
-    classes = [names.get(i, "") for i in range(json.loads((path / "metadata.json").read_text())["classes"])]
-
-    statistics = json.loads((path / "statistics.json").read_text())
-    groups = {
-        "dataset": [statistics["dataset"]],
-        "experiment": [statistics["experiment"][name] for name in experiments],
-        "plate": [statistics["plate"][name] for name in plates],
-    }
-    unknown = [np.nan] * statistics["channels"]  # of the dataset, when the train split is empty
-    stack = lambda key: {g: np.array([s[key] or unknown for s in v], np.float32) for g, v in groups.items()}  # noqa: E731
-
-    builder = tfds.builder_from_directory(path)
-    if builder.info.features["image"].np_dtype != np.uint8:
+    with _reading(path / "perturbations.csv"), open(path / "perturbations.csv", newline="", encoding="utf-8") as f:
+        names: dict[int, str] = {}
+        for row in csv.DictReader(f):
+            label = int(row["perturbation_id"])
+            if names.setdefault(label, row["perturbation"]) != row["perturbation"]:
+                raise ValueError(f"two names of {label}")
+    with _reading(path / "metadata.json"):
+        classes = [names.get(i, "") for i in range(about["classes"])]
+    with _reading(path / "statistics.json"):
+        mean, std = _statistics(files.read_json(path / "statistics.json", AGAIN), experiments, plates)
+    with _reading(path / "features.json"):
+        builder = tfds.builder_from_directory(path)
+        image = builder.info.features["image"]
+        bits16 = image.np_dtype != np.uint8
+    if bits16:
         raise UserError(f"{path} holds 16-bit images and training reads 8-bit ones: prepare it without bits=16")
     sources = {}
     for name, split in builder.info.splits.items():
-        sources[name] = Records(split.file_instructions, builder.info.features["image"], int(split.num_bytes))
-        if len(sources[name]) != (rows := (sites.split == name).sum()):
+        labels = sites.label[sites.split == name]
+        sources[name] = Records(split.file_instructions, image, int(split.num_bytes), labels)
+        if len(sources[name]) != len(labels):
             raise UserError(
-                f"{path}: sites.csv has {rows} rows of split {name} but there are {len(sources[name])} records; "
+                f"{path}: sites.csv has {len(labels)} rows of split {name} but there are {len(sources[name])} records; "
                 "rebuild the dataset"
             )
     allow_open_files(sum(len(split.file_instructions) for split in builder.info.splits.values()))
@@ -94,11 +107,34 @@ def read_dataset(path: pathlib.Path) -> Dataset:
         plates=plates,
         cell_types=cell_types,
         classes=classes,
-        image_shape=builder.info.features["image"].shape,
-        mean=stack("mean"),
-        std=stack("std"),
+        image_shape=image.shape,
+        mean=mean,
+        std=std,
         sources=sources,
     )
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Says in one line that a file does not hold what a build writes; TFDS and readers of tables raise many kinds."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); {AGAIN}") from error
+
+
+def _statistics(found: dict, experiments: list[str], plates: list[str]) -> tuple[dict, dict]:
+    """Mean and standard deviation of statistics.json by name: [1 or experiments or plates, C] float32."""
+    groups = {
+        "dataset": [found["dataset"]],
+        "experiment": [found["experiment"][name] for name in experiments],
+        "plate": [found["plate"][name] for name in plates],
+    }
+    unknown = [np.nan] * found["channels"]  # of the dataset, when the train split is empty
+    stack = lambda key: {g: np.array([s[key] or unknown for s in v], np.float32) for g, v in groups.items()}  # noqa: E731
+    return stack("mean"), stack("std")
 
 
 def fingerprint(dataset: Dataset) -> str:

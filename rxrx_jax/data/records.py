@@ -33,16 +33,17 @@ class Encoded:
 class Records:
     """The images of a split: `records[i][rows, columns]`, slices, is a window [h, w, C] of record i.
 
-    Raises ValueError with the reason where a record cannot be read. TFDS's own data source gives the same, but parses
-    all of a record, which copies its pixels twice.
+    Raises ValueError with the reason where a record cannot be read or has another label than the table. TFDS's own data
+    source gives the same image, but parses all of a record, which copies its pixels twice.
 
     Args: files, TFDS's file instructions of the split; feature, that of the image; size, bytes that the files had when
-    they were written. Raises UserError when they are missing or cut short.
+    they were written; labels, int [n], what the table says of each record. Raises UserError when the files are missing
+    or cut short, or hold another number of records.
     """
 
-    def __init__(self, files: list, feature, size: int):
+    def __init__(self, files: list, feature, size: int, labels: np.ndarray):
         check_files(files, size)
-        self._source, self._feature = ArrayRecordDataSource(files, READER), feature
+        self._source, self._feature, self._labels = ArrayRecordDataSource(files, READER), feature, labels
 
     def __len__(self) -> int:
         return len(self._source)
@@ -52,7 +53,10 @@ class Records:
             record = self._source[index]
         except RuntimeError as error:  # array_record's
             raise ValueError(str(error)) from error
-        return Encoded(self._feature, image_bytes(record))
+        image, label = image_bytes(record), label_of(record)
+        if label != self._labels[index]:
+            raise ValueError(f"its label is {label}, in sites.csv {self._labels[index]}")
+        return Encoded(self._feature, image)
 
 
 def check_files(files: list, size: int) -> None:
@@ -88,16 +92,28 @@ def image_bytes(record: bytes) -> memoryview:
     Example {Features features = 1}, Features {map<string, Feature> feature = 1}, where a map is a repeated
     {string key = 1; Feature value = 2}, Feature {BytesList bytes_list = 1}, BytesList {repeated bytes value = 1}.
     """
+    return _value(record, b"image", 1)
+
+
+def label_of(record: bytes) -> int:
+    """The number in the feature "perturbation_id", as `image_bytes` finds the image: in Int64List int64_list = 3, which
+    is {repeated int64 value = 1}, packed."""
+    label, _ = _varint(_value(record, b"perturbation_id", 3) or b"\0", 0)
+    return label - (1 << 64) if label >> 63 else label
+
+
+def _value(record: bytes, name: bytes, kind: int) -> memoryview:
+    """The content of the list, of that kind, of a feature. Raises ValueError if there is none."""
     try:
         for features in _fields(memoryview(record), 1):
             for entry in _fields(features, 1):
-                if b"image" in _fields(entry, 1):
+                if name in _fields(entry, 1):
                     for feature in _fields(entry, 2):
-                        for values in _fields(feature, 1):
+                        for values in _fields(feature, kind):
                             return next(_fields(values, 1))
     except (IndexError, StopIteration):
         raise ValueError("not a tf.train.Example: it ends within a field") from None
-    raise ValueError(f"no image in its {len(record)} bytes")  # none: where a file was cut
+    raise ValueError(f"no {name.decode()} in its {len(record)} bytes")  # none: where a file was cut
 
 
 def _fields(message: memoryview, number: int):

@@ -1,14 +1,18 @@
 """The verify command finds every difference between records and what is said of them."""
 
+import functools
 import json
+import os
 import pathlib
 import shutil
 
 import pytest
-from builders_tools import SCREEN_FIELDS, read_csv, write_csv
+from builders_tools import SCREEN_FIELDS, read_csv, sign, write_csv
 
-from rxrx_jax.base import command
+from rxrx_jax import data
+from rxrx_jax.base import command, files
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.dataset import READ
 from tfds_builders import prepare, verify
 
 
@@ -133,5 +137,71 @@ def test_what_is_not_a_prepared_folder_is_one_line(folder, name, capsys):
 @pytest.mark.parametrize("name", ["metadata.json", "histograms.json", "manifest.csv", "original.csv"])
 def test_other_trouble_is_one_line(folder, name):
     (folder / name).write_text("{")
-    with pytest.raises(UserError, match="cannot be verified"):
+    with pytest.raises(UserError, match=rf"^[^\n]*{name}[^\n]*; copy the folder again, or rebuild the dataset$"):
         verify.verify(folder)
+
+
+def side_files(folder):
+    return sorted(path.name for path in folder.iterdir() if ".array_record-" not in path.name)
+
+
+def test_every_file_beside_the_records_is_in_the_sums(made):
+    named = {line.split("  ")[1] for line in (made / files.SUMS).read_text().splitlines()}
+    assert named == set(side_files(made)) - {files.SUMS} and len(named) == 13
+
+
+def test_a_flipped_bit_in_any_side_file_is_noticed(folder, capsys):
+    for name in side_files(folder):
+        whole = (folder / name).read_bytes()
+        for position in (0, 0.3, 0.6, 0.99):
+            flip(folder / name, position)
+            assert command.run(verify.main, [str(folder), "--workers=1"]) in (1, 2), (name, position)
+            said = "".join(capsys.readouterr())
+            assert name in said and "Traceback" not in said
+            (folder / name).write_bytes(whole)
+
+
+DAMAGED = {
+    "flipped": lambda p: flip(p, 0.5), "cut": lambda p: p.write_bytes(p.read_bytes()[:-20]),
+    "empty": lambda p: p.write_bytes(b""), "not UTF-8": lambda p: p.write_bytes(b"\xff\xfe{"),
+    "a folder": lambda p: (p.unlink(), p.mkdir()), "a list": lambda p: p.write_text("[1]"),
+    "a pipe": lambda p: (p.unlink(), os.mkfifo(p)), "{}": lambda p: p.write_text("{}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sums", [True, False])
+@pytest.mark.parametrize("name", READ)
+def test_damage_to_what_training_reads_is_one_line_everywhere(folder, name, sums):
+    """Also in a folder of an earlier version, which has no digests; of these a flipped digit may pass."""
+    for kind, damage in DAMAGED.items():
+        copy = shutil.copytree(folder, folder.parent / f"{kind}.0")
+        if not sums:
+            change_json(copy / "metadata.json", lambda c: c.pop("sums"))
+            (copy / files.SUMS).unlink()
+        damage(copy / name)
+        verified = functools.partial(verify.verify, workers=1)
+        for read in (verified, data.read_dataset, *([prepare.details] if name in prepare.READ else [])):
+            try:
+                found = read(copy)
+            except UserError as error:
+                found = [str(error)]
+            if sums:
+                assert isinstance(found, list) and any(name in line for line in found), (kind, found)
+            assert not isinstance(found, list) or all("\n" not in line for line in found)
+
+
+def test_a_folder_whose_sums_were_deleted_is_refused_and_an_older_one_opens(folder, capsys):
+    (folder / files.SUMS).unlink()
+    with pytest.raises(UserError, match="SHA256SUMS is missing; copy the folder again"):
+        data.read_dataset(folder)
+    assert verify.verify(folder, 1) == ["SHA256SUMS is missing"]
+    change_json(folder / "metadata.json", lambda c: c.pop("sums"))  # as an earlier version
+    assert len(data.read_dataset(folder).sites) == 64 and command.run(verify.main, [str(folder), "--workers=1"]) == 0
+    assert "has no SHA256SUMS, as an earlier version prepared it" in capsys.readouterr().out
+
+
+def test_a_label_that_is_not_that_of_its_record_is_never_read(folder):
+    change_csv(folder / "sites.csv", 3, "perturbation_id", "5")
+    sign(folder)
+    with pytest.raises(ValueError, match=r"its label is \d, in sites.csv 5"):
+        data.read_dataset(folder).sources["train"][3]

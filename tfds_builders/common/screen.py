@@ -2,8 +2,8 @@
 
 A prepared folder <data_dir>/<name>/<config>/<version>/ holds array_record shards by split and, beside them,
 sites.csv, original.csv, manifest.csv, perturbations.csv, statistics.json, histograms.json, set_aside.csv,
-unlisted.csv and report.html (docs/records.md says what is in each). A site that cannot become a correct record is
-set aside, named and counted; it never becomes a wrong one.
+unlisted.csv, report.html and SHA256SUMS (docs/records.md says what is in each). A site that cannot become a correct
+record is set aside, named and counted; it never becomes a wrong one.
 
 How a build goes: the tables become a plan (plan.py), each plate of the plan becomes shards and a result
 (plates.py, in parallel: build.py), and the results become the folder (finish.py). Until then all of it is in
@@ -25,6 +25,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from rxrx_jax.base import files
 from rxrx_jax.base.cores import cores
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common import build, finish, lock, plates, reading, types
@@ -169,7 +170,13 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     self._build(working, folder)
                 else:
                     lock.clear(working)
-        self.info.read_from_directory(os.fspath(folder))
+        try:
+            self.info.read_from_directory(os.fspath(folder))
+        except Exception as error:  # TFDS raises many kinds for damaged files
+            raise UserError(
+                f"{folder}: dataset_info.json, features.json or metadata.json is damaged ({type(error).__name__}: "
+                f"{error}); delete the folder and run the same command to rebuild it"
+            ) from error
 
     def _build(self, working: pathlib.Path, folder: pathlib.Path) -> None:
         task = self._task(working)
@@ -205,6 +212,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 image_shape=list(task.shape),
                 bits=task.bits,
                 published=self.published,
+                sums=files.SUMS,
                 records=result["records"],
                 set_aside=result["set_aside"],
                 unlisted=result["unlisted"],
@@ -215,6 +223,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         info.set_splits(tfds.core.SplitDict(result["splits"]))
         info.write_to_directory(os.fspath(made))
         page.write(made)
+        files.write_sums(made, (path.name for path in made.iterdir() if ".array_record-" not in path.name))
         made.rename(folder)
         lock.clear(working)
 

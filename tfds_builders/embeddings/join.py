@@ -25,6 +25,7 @@ import numpy as np
 import tqdm
 
 from rxrx_jax.base import embeddings as embeddings_file
+from rxrx_jax.base import files as base_files
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common import types
 from tfds_builders.common.rows import plan as plan_lib
@@ -204,6 +205,7 @@ def build(builder: Any, files: list[pathlib.Path], folder: pathlib.Path, progres
         "embedding_files": len(files),
         "embedding_of": "well" if store.key == "well_id" else "site",
         "dim": store.dim,
+        "sums": base_files.SUMS,
         "columns": list(columns),
         "counts": {"published": store.size, **counts},
         "notes": [*about["notes"], *([WHOLE_WELLS] if merge else [])],
@@ -211,6 +213,7 @@ def build(builder: Any, files: list[pathlib.Path], folder: pathlib.Path, progres
     }
     (folder / "metadata.json").write_text(json.dumps(details, indent=1) + "\n")
     shutil.rmtree(scratch)
+    base_files.write_sums(folder, (path.name for path in folder.iterdir()))
 
 
 def _write(

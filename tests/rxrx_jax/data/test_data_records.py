@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from builders_tools import sign
 from tensorflow_datasets.proto import tf_example_pb2
 
 from rxrx_jax import data
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import records
-from rxrx_jax.data.records import image_bytes
+from rxrx_jax.data.records import image_bytes, label_of
 from rxrx_jax.simulate.screen import Screen, write_published
 from tfds_builders import prepare
 
@@ -111,6 +112,14 @@ def test_the_image_is_what_protobuf_reads_wherever_it_stands(length):
         assert tf_example_pb2.Example.FromString(record).features.feature["image"].bytes_list.value[0] == image
         found = image_bytes(record)
         assert found == image and found.obj is record  # not copied
+
+
+def test_the_label_is_what_protobuf_reads():
+    for label in (0, 1, 127, 128, 1138, 2**40, -1):
+        assert label_of(example(image=b"x", perturbation_id=[label], plate=[7])) == label
+    for record in (example(image=b"x"), example(perturbation_id=b"x"), b"\n"):
+        with pytest.raises(ValueError, match="no perturbation_id|ends within"):
+            label_of(record)
 
 
 def test_fields_of_any_order_and_kind_are_skipped():
@@ -227,6 +236,7 @@ def correct_sizes(folder):
         files = folder.glob(f"*-{split['name']}.array_record-*")
         split["numBytes"] = str(sum(path.stat().st_size for path in files))
     (folder / "dataset_info.json").write_text(json.dumps(about))
+    sign(folder)
 
 
 def test_files_that_are_missing_or_cut_short_stop_the_opening(folder):
@@ -290,6 +300,7 @@ def test_the_fingerprint_is_of_what_a_folder_holds_and_not_of_where_it_lies(fold
     (moved / "report.html").write_text("shown to people alone")
     about = json.loads((moved / "metadata.json").read_text())
     (moved / "metadata.json").write_text(json.dumps(about | {"source": "/another/place"}))
+    sign(moved)
     dataset = data.read_dataset(moved)
     assert data.fingerprint(dataset) == fingerprint
 

@@ -83,7 +83,7 @@ def make(tmp_path, content, rows=ROWS, name="embeddings.csv"):
 def build(folder, source, rows=ROWS):
     folder.mkdir()
     join.build(builder(rows), vectors.find(source), folder, progress=False)
-    names = {"embeddings.parquet", "metadata.json", "set_aside.csv", "unlisted.csv"}
+    names = {"SHA256SUMS", "embeddings.parquet", "metadata.json", "set_aside.csv", "unlisted.csv"}
     assert {path.name for path in folder.iterdir()} == names
     return look(folder)
 

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
+from rxrx_jax.base import files
 from rxrx_jax.simulate.screen import Screen
 from tfds_builders.prepare import prepare
 
@@ -64,6 +65,12 @@ def write_csv(path: pathlib.Path, rows: list[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+
+
+def sign(folder: pathlib.Path) -> None:
+    """Writes the SHA256SUMS of a folder after a change, so that only what the change itself is can be noticed."""
+    names = (path.name for path in folder.iterdir() if ".array_record-" not in path.name)
+    files.write_sums(folder, set(names) - {files.SUMS})
 
 
 def set_aside(folder: pathlib.Path) -> list[tuple[str, str]]:
