@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from rxrx_jax.base.errors import UserError
+from tfds_builders.common.sources.tars import NONSENSE
 from tfds_builders.common.types import SITE_COLUMNS
 
 KEYS = ("site_id", "well_id")  # columns that name what an embedding is of; the first that is there counts
@@ -92,7 +93,9 @@ def read(files: list[pathlib.Path], on_bytes: Callable[[int], Any] = lambda n: N
                     )
                 if block.ids:
                     yield block
-        except (pa.ArrowException, tarfile.TarError, OSError, EOFError, UnicodeDecodeError) as error:
+        except UserError:
+            raise
+        except (pa.ArrowException, OSError, EOFError, *NONSENSE) as error:
             raise UserError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 

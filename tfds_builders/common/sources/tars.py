@@ -22,6 +22,8 @@ TREES = ("", "images")
 PLATE_TAR = r"Plate(\d+)\.tar"
 JP2_NAME = re.compile(lib.KEY_NAME + r"\.jp2")
 BLOCK = tarfile.BLOCKSIZE
+# What the tarfile module raises for a header that makes no sense: sizes that no file has, extensions that are no numbers
+NONSENSE = (tarfile.TarError, ArithmeticError, LookupError, MemoryError, RecursionError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +179,16 @@ def _members(archive: BinaryIO, start: int = 0, end: int | None = None) -> Itera
         with tarfile.open(fileobj=archive, mode="r:") as tar:
             while member := tar.next():
                 tar.members.clear()  # or it keeps all of them
+                if member.size < 0:  # the next header would be this one again
+                    raise tarfile.HeaderError(f"{member.name} of {member.size} bytes")
                 yield member
                 if end is not None and tar.offset >= end:
                     return
             archive.seek(tar.offset)
             block = archive.read(BLOCK)
-    except tarfile.TarError as error:
+    except NONSENSE as error:
         whole = str(error) not in ("unexpected end of data", "truncated header", "empty file")
-        yield f"corrupt tar ({error})" if whole else "cut short"
+        yield f"corrupt tar ({str(error) or type(error).__name__})" if whole else "cut short"
         return
     if len(block) < BLOCK:
         yield "cut short"
