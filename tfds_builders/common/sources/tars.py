@@ -22,7 +22,7 @@ TREES = ("", "images")
 PLATE_TAR = r"Plate(\d+)\.tar"
 JP2_NAME = re.compile(lib.KEY_NAME + r"\.jp2")
 BLOCK = tarfile.BLOCKSIZE
-# What the tarfile module raises for a header that makes no sense: sizes that no file has, extensions that are no numbers
+# What the tarfile module raises for headers that make no sense: sizes that no file has, numbers that are none
 NONSENSE = (tarfile.TarError, ArithmeticError, LookupError, MemoryError, RecursionError, ValueError)
 
 
