@@ -25,6 +25,7 @@ from tfds_builders.common.rows.plan import Plan, refuse
 from tfds_builders.common.types import SITE_COLUMNS, BadSite, SetAside
 
 SHARD_BYTES = 512 * 2**20  # pixels a shard holds at most: 341 sites of RxRx1, a whole plate
+LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
 BASE_FEATURES = {name: str for name in SITE_COLUMNS[1:] if name not in ("well_id", "perturbation")}
 BASE_FEATURES |= {"plate": int, "site": int, "perturbation_id": int}
 
@@ -54,7 +55,14 @@ def features(task: Task) -> tfds.features.FeaturesDict:
 
 def result_path(task: Task, experiment: str, plate: int) -> pathlib.Path:
     """Returns where the result of a plate is, or will be."""
-    return task.folder / f"{experiment}_{plate}.json"
+    return task.folder / f"{_file_name(experiment, plate)}.json"
+
+
+def _file_name(experiment: str, plate: int) -> str:
+    """What the names of a plate's files start with; a folder without rows may have a name that fills all its room."""
+    name = f"{experiment}_{plate}"
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return name if len(os.fsencode(name)) < LONGEST_NAME else f"{digest}_{plate}"
 
 
 def build_plate(task: Task, experiment: str, plate: int, on_site: Callable[[], None] = lambda: None) -> pathlib.Path:
@@ -129,7 +137,7 @@ class _PlateWriter:
 
     def __init__(self, task: Task, experiment: str, plate: int):
         # Beam may build a plate twice at the same time: each writes files of its own.
-        self.task, self.name = task, f"{experiment}_{plate}-{secrets.token_hex(4)}"
+        self.task, self.name = task, f"{_file_name(experiment, plate)}-{secrets.token_hex(4)}"
         self.features = features(task)
         self.serializer = tfds.core.example_serializer.ExampleSerializer(self.features.get_serialized_info())
         self.per_shard = max(1, SHARD_BYTES // (int(np.prod(task.shape)) * task.bits // 8))

@@ -30,6 +30,7 @@ from rxrx_jax.base.errors import UserError
 from tfds_builders.common import types
 from tfds_builders.common.rows import plan as plan_lib
 from tfds_builders.common.rows import tables
+from tfds_builders.common.sources.files import printable
 from tfds_builders.embeddings import vectors
 
 UNLISTED_NAMED = 1000
@@ -242,7 +243,7 @@ def _write(
                     has[plate] = {row["split"] for row in joined.rows}
                     set_aside.writerows(joined.set_aside)
                     room = max(0, UNLISTED_NAMED - counts["without_row"])
-                    unlisted.writerows((copy.id, copy.place) for copy in joined.unlisted[:room])
+                    unlisted.writerows(map(printable, (copy.id, copy.place)) for copy in joined.unlisted[:room])
                     counts["set_aside"] += len(joined.set_aside)
                     counts["without_row"] += len(joined.unlisted)
                     counts["duplicates"] += joined.duplicates

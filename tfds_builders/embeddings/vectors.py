@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from rxrx_jax.base.errors import UserError
+from tfds_builders.common.rows import tables
 from tfds_builders.common.sources.tars import NONSENSE
 from tfds_builders.common.types import SITE_COLUMNS
 
@@ -104,6 +105,8 @@ def form(names: list[str], where: str) -> Form:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{where}: two columns are called {twice[0]!r}")
     key = next((key for key in KEYS if key in names), None)
+    if key is None and (other := tables.separator(names)):
+        raise UserError(f"{where}: its columns are separated by {other!r}: write it again with commas")
     if key is None:
         raise UserError(f"{where}: no column {' or '.join(KEYS)}; it has {', '.join(names[:5])}, ...")
     numbered = {int(name.removeprefix("feature_")): name for name in names if re.fullmatch(r"feature_\d+", name)}
@@ -224,6 +227,12 @@ def _parquet_file(path: pathlib.Path, on_bytes) -> Iterator[Block]:
 def _parquet(source, name: str) -> Iterator[Block]:
     with pq.ParquetFile(source, page_checksum_verification=True) as file:
         what = form(file.schema_arrow.names, name)
+        for field in map(file.schema_arrow.field, what.names):
+            if pa.types.is_nested(field.type):
+                raise UserError(
+                    f"{name}: column {field.name} holds {field.type}: write its values as columns of their own, "
+                    "feature_0, feature_1, ..."
+                )
         row = 1
         size = max(1, BLOCK // (8 * len(what.names)))
         for batch in file.iter_batches(size, columns=[what.key, *what.names]):

@@ -227,9 +227,11 @@ def deny():
 
 def test_names_that_are_no_text_can_be_written(root):
     folder = write(root, {"images/HUVEC-01/Plate1/B02_s1_w1.png": b""}) / "images/HUVEC-01/Plate1"
-    with open(os.fsencode(folder) + b"/\xff.png", "wb"):
-        pass
-    assert beside(sources.Folders(root))[0] == ["images/HUVEC-01/Plate1/\\udcff.png"]
+    for name in (b"\xff.png", b"a\r\nb.png", "\u2028.png".encode()):
+        with open(os.fsencode(folder) + b"/" + name, "wb"):
+            pass
+    names = ["a\\r\\nb.png", "\\u2028.png", "\\udcff.png"]
+    assert beside(sources.Folders(root))[0] == [f"images/HUVEC-01/Plate1/{name}" for name in names]
 
 
 def test_the_size_is_that_of_most_images(root):

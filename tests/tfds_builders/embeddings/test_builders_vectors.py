@@ -1,6 +1,8 @@
 """Files of published embeddings in every form, good and bad: csv, Parquet, trees and tars."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from builders_embeddings_tools import ROWS, SPLIT, VALUES, WELLS, build, make, parquet, same, tar, text, tree
 
@@ -221,3 +223,10 @@ def test_a_line_without_end_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(vectors, "BLOCK", 500)
     with pytest.raises(UserError, match="a line of more than 1,000 bytes"):
         make(tmp_path, text(VALUES) + "1" * 5000)
+
+
+def test_a_column_of_lists_is_named(tmp_path):
+    table = pa.table({"site_id": ["a"], "embedding": pa.array([[0.1, 0.2]], pa.list_(pa.float32()))})
+    pq.write_table(table, tmp_path / "embeddings.parquet")
+    with pytest.raises(UserError, match="column embedding holds list<.*float>: write its values as columns"):
+        list(vectors.read([tmp_path / "embeddings.parquet"]))

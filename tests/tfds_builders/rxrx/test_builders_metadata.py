@@ -333,3 +333,11 @@ def test_other_trees_have_a_design_of_their_own(tmp_path):
         tmp_path, metadata=[HEADER, GOOD.replace("RPE-01", "MINE-01")], splits=["experiment,split", "MINE-1,val"]
     )
     assert "design_deviations" not in table.facts and not table.notes and split_counts(table) == {"val": 1}
+
+
+def test_a_spelling_of_missing_is_no_label(tmp_path):
+    withheld = GOOD.replace("train", "test").replace("s28745,513", "NaN,None")
+    found = read(tmp_path, metadata=[HEADER, withheld, GOOD.replace("s28745,513", "null,-")])
+    assert [row["perturbation_id"] for row in found.rows] == [-1] and "blank label" in found.set_aside[0].reason
+    start = "Read as blank, not as a name: sirna 'NaN' (1 row), sirna 'null' (1 row), sirna_id"
+    assert found.notes[0].startswith(start)

@@ -174,3 +174,12 @@ def test_columns_are_the_published_ones():
     for module, header in HEADERS.items():
         assert list(module.COLUMNS) == header.split(",")
     assert set(tables.SITE_COLUMNS) <= set(rxrx2.COLUMNS)
+
+
+@every
+def test_a_spelling_of_missing_is_no_treatment(tmp_path, module):
+    blank = {rxrx2: ",", rxrx19a: "Mock,,,", rxrx19b: "Mock,,,"}[module]
+    spelled = {rxrx2: "NaN,nan", rxrx19a: "Mock,None,NA,-", rxrx19b: "Mock,N/A,null,-"}[module]
+    found = read(tmp_path, module, spelled)
+    assert [str(row) for row in found.rows] == [str(one(tmp_path, module, blank))]
+    assert found.rows[0]["perturbation"] == "EMPTY" and "Read as blank, not as a name: " in found.notes[-1]

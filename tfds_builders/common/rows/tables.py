@@ -4,6 +4,7 @@ A row that cannot be trusted is set aside with a reason that names its line; onl
 an error. Everything streams: RxRx3 has 2.2 million rows.
 """
 
+import collections
 import csv
 import functools
 import math
@@ -33,6 +34,9 @@ SITE_COLUMNS = {name: name for name in ("site_id", "well_id", "experiment", "pla
 THREE_DIGITS = ("gene", "compound")
 
 
+MISSING = ("none", "nan", "na", "n/a", "null", "-", "<na>")  # how tables spell a blank cell, in any case
+
+
 class Line(NamedTuple):
     """A row of a table as text."""
 
@@ -43,6 +47,8 @@ class Line(NamedTuple):
     problem: str = ""  # why no cell of the row can be trusted
 
 
+LONGEST = 10_000  # characters of a cell: no SMILES comes near, and Python's csv module reads no more than 131,072
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab
 EXPERIMENT = re.compile(r"\w[\w .+-]{0,99}")  # it becomes part of file names
 
 
@@ -80,12 +86,21 @@ def header(path: pathlib.Path, required: Iterable[str]) -> list[str]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a UTF-8 csv file ({error})") from error
     missing = [name for name in required if name not in names]
+    if (missing or len(names) == 1) and (other := separator(names)):
+        raise UserError(f"{path}: its columns are separated by {other!r}: write it again with commas")
+    if longer := [name for name in names if len(name) > LONGEST]:
+        raise UserError(f"{path}: the name of a column has {len(longer[0]):,} characters: this is not a table of sites")
     if missing:
         raise UserError(f"{path}: no column {', '.join(missing)}; the first line must name {','.join(required)}")
     twice = [name for name in required if names.count(name) > 1]
     if twice:
         raise UserError(f"{path}: two columns {twice[0]}; keep one")
     return names
+
+
+def separator(names: list[str]) -> str:
+    """Returns what separates the columns of a table that was read as if commas did; '' if they do."""
+    return next((mark for mark in ";\t|" if names and names[0].count(mark) > 1), "")
 
 
 def read(path: pathlib.Path, required: tuple[str, ...]) -> Iterator[Line]:
@@ -110,15 +125,27 @@ def read(path: pathlib.Path, required: tuple[str, ...]) -> Iterator[Line]:
                 except csv.Error as error:
                     yield Line(where, "", {}, {}, f"broken quotes ({error})")
                     continue
-                if len(fields) != len(names):
+                if problem := _problem(fields, names):
                     name = fields[first].strip() if first < len(fields) else ""
-                    yield Line(where, name, {}, {}, f"{len(fields)} fields in place of {len(names)}")
+                    yield Line(where, CONTROL.sub("?", name[:100]), {}, {}, problem)
                     continue
                 original = dict(zip(names, fields))
                 cells = {name: field.strip() for name, field in original.items()}
                 yield Line(where, cells[required[0]], cells, original)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a UTF-8 csv file ({error})") from error
+
+
+def _problem(fields: list[str], names: list[str]) -> str:
+    """Why the fields of a row cannot be trusted, or are not read alike by all programs; '' if they can be used."""
+    if len(fields) != len(names):
+        return f"{len(fields)} fields in place of {len(names)}"
+    longest = max(map(len, fields))
+    if longest > LONGEST:
+        return f"a field of {longest:,} characters"
+    if any(map(CONTROL.search, fields)):
+        return "a control character"
+    return ""
 
 
 def _fields(text: str) -> list[str]:
@@ -153,6 +180,18 @@ def sites(
             continue
         yield {**site, "cell_type": line.cells["cell_type"], **fields, "split": split,
                "original": line.original, "where": line.where}  # fmt: skip
+
+
+def blanked(lines: Iterable[Line], columns: tuple[str, ...], notes: list[str]) -> Iterator[Line]:
+    """Yields the lines with blanks for MISSING in these columns; afterwards adds to the notes how many there were."""
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    for line in lines:
+        spelled = [key for key in columns if line.cells.get(key, "").lower() in MISSING]
+        counts.update((key, line.cells[key]) for key in spelled)
+        yield line._replace(cells=line.cells | dict.fromkeys(spelled, "")) if spelled else line
+    if counts:
+        found = [f"{key} {text!r} ({rows:,} row{'s' * (rows > 1)})" for (key, text), rows in sorted(counts.items())]
+        notes.append(f"Read as blank, not as a name: {', '.join(found)}.")
 
 
 def identify(cells: dict[str, str], columns: dict[str, str], wells: Wells) -> dict[str, Any] | str:

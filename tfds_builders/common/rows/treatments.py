@@ -8,6 +8,8 @@ from typing import Any
 from tfds_builders.common.rows import splits, tables
 from tfds_builders.common.types import Table
 
+# What is in a well, as the datasets call it: in these columns a spelling of "missing" is a blank.
+LABELS = ("treatment", "treatment_conc", "gene", "concentration", "SMILES")
 UNTREATED = "EMPTY"  # the name of an untreated well, as RxRx1 calls it
 # What w1 to w6 show, wherever there are six: Hoechst, Concanavalin A, phalloidin, Syto14, MitoTracker, WGA.
 CHANNELS = ("nucleus", "endoplasmic reticulum", "actin", "nucleolus and RNA", "mitochondria", "Golgi")
@@ -36,14 +38,16 @@ def read(
     tables.header(path, required)  # a table of something else is an error now, not when its rows are read
     kinds = splits.read_file(source)
     split_of = functools.partial(splits.by_experiment, kinds)
-    rows = tables.sites(tables.read(path, required), columns, tables.WELLS_1536, split_of, describe)
-    facts = {
+    table = Table((), {}, [*notes, *([splits.NO_SPLITS] if kinds is None else [])])
+    lines = tables.blanked(tables.read(path, required), LABELS, table.notes)
+    table.rows = tables.sites(lines, columns, tables.WELLS_1536, split_of, describe)
+    table.facts = {
         "source": str(source),
         "source_kind": "published",
         "label_space": "names in order, numbered by the builder",
         "split_by": "nothing: all train" if kinds is None else "splits.csv of the source",
     }
-    return Table(rows, facts, [*notes, *([splits.NO_SPLITS] if kinds is None else [])])
+    return table
 
 
 def treated(treatment: str, dose: str, column: str) -> dict[str, Any] | str:

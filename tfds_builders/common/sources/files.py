@@ -21,6 +21,7 @@ PNG_NAME = re.compile(f"({WELL})_s({NUMBER})_w({NUMBER})\\.png")
 # of RxRx3-core, whose channel has no w: gene-001/Plate1/A01_s1_1, whatever folders are above
 PLATE_PATH = re.compile(r"(?:.*/)?([^./][^/]*)/Plate([0-9]{1,6})/[^/]*")
 KEY_NAME = f"({WELL})_s({NUMBER})_w?({NUMBER})"
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 OUTSIDE = "a link out of the source folder"
 MAX_BYTES = 2**28  # no channel is larger: a 2048x2048 16-bit image has 2**23
 STRAYS = 1000  # names of files of no plate that an index keeps
@@ -97,8 +98,9 @@ class PlateFiles:
 
 
 def printable(name: str) -> str:
-    """Returns a file name that can be written as UTF-8, whatever bytes are in it."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """Returns a file name that can be written as UTF-8 and in one line, whatever bytes are in it."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def described(name: str, reason: str) -> str:

@@ -71,6 +71,7 @@ def read(source: pathlib.Path | None, classes: int = UNTREATED_ID + 1) -> Table:
     table = Table((), facts, notes, classes)
     split_of = functools.partial(splits.by_site, splits.WILDS if kinds is None else kinds)
     describe = functools.partial(_describe, classes, label_space == "published")
+    lines = tables.blanked(lines, ("sirna", "sirna_id"), notes)
     table.rows = _examined(tables.sites(lines, tables.SITE_COLUMNS, tables.WELLS_384, split_of, describe), table)
     return table
 

@@ -1,6 +1,7 @@
 """The one csv reader behind all datasets, the checks that all rows share, and who decides about splits."""
 
 import math
+import re
 
 import pytest
 import table_tools
@@ -234,3 +235,29 @@ def test_a_bad_splits_csv_is_an_error(tmp_path, lines, words):
     with pytest.raises(UserError) as error:
         splits.read_file(tmp_path)
     assert all(word in str(error.value) for word in [*words, "splits.csv"]) and "\n" not in str(error.value)
+
+
+def test_a_field_that_no_program_reads_costs_its_row(tmp_path):
+    for cell, problem in (("y" * 131_072, "a field of 131,072 characters"), ("y" * 10_001, "a field of 10,001"),
+                          ("y\0", "a control character"), ("y\x85", "a control character")):  # fmt: skip
+        good, bad = read(tmp_path, f"id,a,b\n1,x,{'y' * 10_000}\n2,x,{cell}\n".encode())
+        assert good.problem == "" and bad.name == "2" and bad.problem.startswith(problem) and not bad.cells
+    (line,) = read(tmp_path, f"id,a,b\n{'1' * 131_073},x,y\n".encode())
+    assert line.problem.startswith("broken quotes") and len(line.name) <= 100
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_separator_is_named(tmp_path, mark):
+    with pytest.raises(UserError, match=re.escape(f"its columns are separated by {mark!r}: write it again")):
+        read(tmp_path, f"id{mark}a{mark}b\n".encode())
+
+
+def test_spellings_of_missing_are_blanks_and_counted(tmp_path):
+    texts = ["None", "NaN", "NA", "N/A", "null", "-", "nan", "", "NAT", "nullA"]
+    table_tools.write(tmp_path, t=["id,a,b", *(f"{text or 'x'},{text},{text}" for text in texts)])
+    notes = []
+    lines = list(tables.blanked(tables.read(tmp_path / "t.csv", COLUMNS), ("a", "gene"), notes))
+    assert [line.cells["a"] for line in lines] == [""] * 8 + ["NAT", "nullA"]
+    assert [line.cells["b"] for line in lines] == texts  # not a label
+    counts = ", ".join(f"a {text!r} (1 row)" for text in sorted(texts[:7]))
+    assert notes == [f"Read as blank, not as a name: {counts}."]
