@@ -33,14 +33,19 @@ AGAIN = "copy the folder again, or rebuild the dataset"
 
 
 def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = False) -> list[str]:
-    """Returns what is wrong with a prepared folder, a sentence each; empty if nothing is.
+    """Returns what is wrong with a prepared folder, a sentence each; empty if nothing is."""
+    return examine(folder, workers, progress)[0]
+
+
+def examine(folder: pathlib.Path, workers: int | None, progress: bool) -> tuple[list[str], list[str]]:
+    """Returns what is wrong with a prepared folder, and what is right and should be known, a sentence each.
 
     Args:
       folder: the folder of a config and version, that holds dataset_info.json.
       workers: processes; all cores if None.
       progress: show a progress bar on stderr.
     """
-    from tfds_builders.common import build
+    from tfds_builders.common import build, repeats
 
     changed: list[str] = []
     try:
@@ -56,9 +61,10 @@ def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = Fa
         reason = changed[0] if changed else f"{type(error).__name__}: {error}"
         raise UserError(f"{folder}: cannot be verified ({reason}); {AGAIN}") from error
     if wrong:
-        return changed + wrong  # the rows do not belong to the records: comparing them tells nothing more
+        return changed + wrong, []  # the rows do not belong to the records: comparing them tells nothing more
     wrong = changed
-    sums: dict[str, Any] = {"moments": {}, "histograms": {}}
+    digests = repeats.Digests(about["image_shape"][2])
+    sums: dict[str, Any] = {"moments": {}, "histograms": {}, "digests": digests}
     workers = min(workers or len(cores()), max(1, len(shards)))
     total = sum(map(sum, lengths.values()))
     with (
@@ -72,7 +78,13 @@ def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = Fa
                 bar.update(found["records"])
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError("a worker died, for the reason above or out of memory: use fewer --workers") from error
-    return wrong + _compare_sums(folder, about, sums)
+    wrong += _compare_sums(folder, about, sums)
+    if wrong:
+        return wrong, []
+    found, path = digests.repeats(folder / "sites.csv"), folder / repeats.NAME
+    if path.exists() and repeats.read(path) != found:  # an earlier version did not write it
+        wrong.append(f"{path.name} is not what the records give")
+    return wrong, list(repeats.notes(found))
 
 
 def _read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
@@ -192,11 +204,11 @@ def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
     """Compares the records of one shard with their rows; its pixels are of one plate."""
     from array_record.python.array_record_module import ArrayRecordReader
 
-    from tfds_builders.common import plates
+    from tfds_builders.common import plates, repeats
 
     features = _features(folder)
     wrong = []
-    histogram, read = 0, 0
+    histogram, read, digests = 0, 0, []
     try:
         reader = ArrayRecordReader(str(path))
         found = reader.num_records()
@@ -229,12 +241,14 @@ def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
         if any(f"{value:.6g}" != entry[f"mean_w{c + 1}"] for c, value in enumerate(mean)):
             wrong.append(f"{name}: mean intensities differ from manifest.csv")
         histogram, read = histogram + counts, read + 1
+        digests += repeats.digests(np.moveaxis(example["image"], -1, 0), counts)
     result = {"wrong": wrong, "records": len(sites), "read": read}
     if read:
         result |= {
             "experiment": sites[0]["experiment"],
             "plate": sites[0]["plate"],
             "split": sites[0]["split"],
+            "digests": digests,
             "moments": plates.moments(histogram, read),
             "histogram": histogram.reshape(len(histogram), 256, -1).sum(-1).tolist(),
         }
@@ -260,6 +274,7 @@ def _add(sums: dict[str, Any], found: dict[str, Any]) -> None:
     from tfds_builders.common import finish
 
     if found["read"]:
+        sums["digests"].add(found["split"], found["digests"])
         finish.add_moments(sums["moments"], ("experiment", found["experiment"]), found["moments"])
         finish.add_moments(sums["moments"], ("plate", f"{found['experiment']}/{found['plate']}"), found["moments"])
         if found["split"] == "train":
@@ -288,11 +303,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     flags = parser.parse_args(argv)
     folder = flags.folder.expanduser().absolute()
-    wrong = verify(folder, flags.workers, progress=True)
+    wrong, notes = examine(folder, flags.workers, progress=True)
     if not (folder / files.SUMS).exists():
         print(f"note: {folder} has no {files.SUMS}, as an earlier version prepared it: of the files beside the records "
               "that is verified which the records say again; to have it, rebuild the dataset")  # fmt: skip
-    for line in wrong[:SHOWN]:
+    for line in (*(f"note: {note}" for note in notes), *wrong[:SHOWN]):
         print(line)
     if wrong:
         print(f"{flags.folder}: {len(wrong):,} differences" + (f", {SHOWN} shown" if len(wrong) > SHOWN else ""))

@@ -147,13 +147,13 @@ def side_files(folder):
 
 def test_every_file_beside_the_records_is_in_the_sums(made):
     named = {line.split("  ")[1] for line in (made / files.SUMS).read_text().splitlines()}
-    assert named == set(side_files(made)) - {files.SUMS} and len(named) == 13
+    assert named == set(side_files(made)) - {files.SUMS} and len(named) == 14
 
 
 def test_a_flipped_bit_in_any_side_file_is_noticed(folder, capsys):
     for name in side_files(folder):
         whole = (folder / name).read_bytes()
-        for position in (0, 0.3, 0.6, 0.99):
+        for position in (0.3, 0.99):
             flip(folder / name, position)
             assert command.run(verify.main, [str(folder), "--workers=1"]) in (1, 2), (name, position)
             said = "".join(capsys.readouterr())

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.common import plates
+from tfds_builders.common import plates, repeats
 from tfds_builders.common.types import SITE_COLUMNS, SPLITS
 
 
@@ -27,7 +27,7 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
 
     Returns:
       {"splits": list of tfds.core.SplitInfo, "set_aside": number, "unlisted": number, "records": number,
-      "read": what the readers counted}.
+      "read": what the readers counted, "notes": of images and channels that occur twice}.
     """
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -41,6 +41,8 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
         for experiment, plate in names:
             tables.add(json.loads(plates.result_path(task, experiment, plate).read_text()))
     tables.join()
+    found = tables.digests.repeats(folder / "sites.csv")
+    repeats.write(folder / repeats.NAME, found)
     _write_csv(folder / "perturbations.csv", ("perturbation_id", "perturbation", "well_type"), task.plan.classes())
     (folder / "statistics.json").write_text(json.dumps(statistics(task.shape, tables.moments), indent=1) + "\n")
     histograms = {"bins": 256, "experiment": tables.histograms}
@@ -49,7 +51,8 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
         _place_shards(task, folder, dataset, split, tables.shards[split]) for split in SPLITS if tables.shards[split]
     ]
     records = sum(split.num_examples for split in splits)
-    return {"splits": splits, "records": records, "read": tables.read, **tables.counts}
+    notes = list(repeats.notes(found))
+    return {"splits": splits, "records": records, "read": tables.read, "notes": notes, **tables.counts}
 
 
 class _Tables:
@@ -71,6 +74,7 @@ class _Tables:
         self.unlisted.writerow(("file",))
         self.counts = {"set_aside": 0, "unlisted": 0}
         self.shards: dict[str, list[dict]] = collections.defaultdict(list)
+        self.digests = repeats.Digests(task.shape[2])
         self.moments: dict[tuple[str, str], dict] = {}
         self.histograms: dict[str, list[list[int]]] = {}
         self.records = collections.Counter()
@@ -102,6 +106,7 @@ class _Tables:
             self._part("sites", split).writerow([_text(site[name]) for name in self.columns])
             self._part("original", split).writerow([split, site["site_id"], *originals])
             self._part("manifest", split).writerow([split, *entry, *(f"{m:.6g}" for m in manifest["mean"])])
+            self.digests.add(split, manifest["digests"])
             self.records[split] += 1
         if result["sites"]:
             add_moments(self.moments, ("experiment", experiment), result["moments"])

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from tfds_builders.common import encodings
+from tfds_builders.common import encodings, repeats
 from tfds_builders.common.rows.plan import Plan, refuse
 from tfds_builders.common.types import SITE_COLUMNS, BadSite, SetAside
 
@@ -168,6 +168,7 @@ class _PlateWriter:
             "bytes": len(record),
             "sha256": hashlib.sha256(record).hexdigest(),
             "mean": (histogram @ values / (height * width)).tolist(),
+            "digests": repeats.digests(image, histogram),
         }
         self.sites.append({**row, "manifest": entry})
 

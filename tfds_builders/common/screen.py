@@ -2,8 +2,8 @@
 
 A prepared folder <data_dir>/<name>/<config>/<version>/ holds array_record shards by split and, beside them,
 sites.csv, original.csv, manifest.csv, perturbations.csv, statistics.json, histograms.json, set_aside.csv,
-unlisted.csv, report.html and SHA256SUMS (docs/records.md says what is in each). A site that cannot become a correct
-record is set aside, named and counted; it never becomes a wrong one.
+repeats.csv, unlisted.csv, report.html and SHA256SUMS (docs/records.md says what is in each). A site that cannot become
+a correct record is set aside, named and counted; it never becomes a wrong one.
 
 How a build goes: the tables become a plan (plan.py), each plate of the plan becomes shards and a result
 (plates.py, in parallel: build.py), and the results become the folder (finish.py). Until then all of it is in
@@ -207,7 +207,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 **task.reader.facts,
                 **facts,
                 settings=self.all_settings,
-                notes=about["notes"] + notes,
+                notes=[*result["notes"], *about["notes"], *notes],
                 channels=list(self.channels),
                 image_shape=list(task.shape),
                 bits=task.bits,

@@ -32,6 +32,7 @@ NOT_FACTS = (
     "published",
     "counts",
     "facts",
+    "sums",
 )
 WELL_TYPES = ("treatment", "positive_control", "negative_control")
 
