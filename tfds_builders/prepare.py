@@ -78,7 +78,7 @@ def _find(builder: type, out: str | pathlib.Path | None, settings: dict[str, Any
 
 def prepare(name: str, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
             workers: int | None = None, progress: bool = True, strict: bool = False,
-            beam: list[str] | None = None, **settings) -> pathlib.Path:  # fmt: skip
+            beam: list[str] | None = None, follow_links: bool = False, **settings) -> pathlib.Path:  # fmt: skip
     """Prepares a dataset unless its folder exists, and returns the folder; resumes a build that was stopped.
 
     Args:
@@ -89,14 +89,15 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
       progress: show a progress bar on stderr.
       strict: stop at the first site that would be set aside.
       beam: options of the Apache Beam pipeline that builds the plates; None for processes on this machine.
+      follow_links: read also what is a link out of the source folder, as in a hub's cache or on a second disk.
       **settings: of the builder and of its records; those that are not the default name the folder.
     """
-    return build(builder_class(name, out), source, out, workers, progress, strict, beam, **settings)
+    return build(builder_class(name, out), source, out, workers, progress, strict, beam, follow_links, **settings)
 
 
 def build(builder: type, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
           workers: int | None = None, progress: bool = True, strict: bool = False,
-          beam: list[str] | None = None, **settings) -> pathlib.Path:  # fmt: skip
+          beam: list[str] | None = None, follow_links: bool = False, **settings) -> pathlib.Path:  # fmt: skip
     """As `prepare`, of a ScreenBuilder."""
     folder = _find(builder, out, settings)
     if workers is not None and workers < 1:
@@ -110,6 +111,7 @@ def build(builder: type, source: str | pathlib.Path | None = None, out: str | pa
         progress=progress,
         strict=strict,
         beam=beam,
+        follow_links=follow_links,
     )
     if folder.exists():
         about = details(folder)
@@ -187,6 +189,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--encoding", help="of the records: delta, zstd, raw or source (docs/records.md)")
+    parser.add_argument("--follow-links", action="store_true", help="read links that lead out of the source, too")
     parser.add_argument("--strict", action="store_true", help="stop at the first site that would be set aside")
     parser.add_argument(
         "--beam",
@@ -203,7 +206,8 @@ def run(builder: type, flags: argparse.Namespace, settings: dict[str, Any]) -> N
         print(f"{folder} exists and is left as it is", flush=True)
     else:
         print(f"preparing {folder}", flush=True)
-    build(builder, flags.source, flags.out, flags.workers, True, flags.strict, beam, **settings)
+    shared = flags.source, flags.out, flags.workers, True, flags.strict, beam, flags.follow_links
+    build(builder, *shared, **settings)
     _summarise(folder)
     source = details(folder)["source"]
     if flags.source and source != str(pathlib.Path(flags.source).expanduser().resolve()):

@@ -31,6 +31,7 @@ from rxrx_jax.base.errors import UserError
 from tfds_builders.common import build, finish, lock, plates, reading, types
 from tfds_builders.common import settings as settings_lib
 from tfds_builders.common.rows import plan as plan_lib
+from tfds_builders.common.sources import seen
 from tfds_builders.report import page
 
 
@@ -91,7 +92,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         source = self.image_source()
         size = self.image_size(source)
         if size is None:
-            raise UserError(f"{self.source}: no image there can be read, so that there is nothing to build")
+            raise UserError(f"{self.source}: no image there can be read{seen.cause(self.source)}")
         folders = (self.source, *sorted(path for path in self.source.iterdir() if path.is_dir()))
         reader = reading.FileReader(
             source, len(self.channels), size, self.bits, self.builder_config.records.bits, tuple(map(str, folders))
@@ -120,6 +121,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         progress: bool = False,
         strict: bool = False,
         beam: list[str] | None = None,
+        follow_links: bool = False,
         **kwargs,
     ):
         """A builder of one config, for one source.
@@ -132,9 +134,11 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
           progress: show a progress bar on stderr.
           strict: stop with an error at the first site that would be set aside.
           beam: options of an Apache Beam pipeline that builds the plates in place of processes.
+          follow_links: read also what is a link out of the source folder.
         """
         self.source = None if source is None else pathlib.Path(source).expanduser().resolve()
         self.workers, self.progress, self.strict, self.beam = workers or len(cores()), progress, strict, beam
+        self.follow_links = follow_links
         super().__init__(file_format="array_record", data_dir=data_dir, config=config or self.make_config(), **kwargs)
 
     def _create_builder_config(self, builder_config: ScreenConfig, version) -> ScreenConfig:
@@ -196,7 +200,8 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if not result["records"]:
             first = finish.first_set_aside(made)
             lock.clear(working)  # so that the same command looks at the source again
-            raise UserError(f"{self.source or self.name}: no site can be used{first}")
+            cause = seen.cause(self.source) if self.source else ""
+            raise UserError(f"{self.source or self.name}: no site can be used{first}{cause}")
         about = task.plan.about()
         facts, notes = self.counted(result["read"])
         info = tfds.core.DatasetInfo(

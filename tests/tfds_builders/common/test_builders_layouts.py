@@ -184,7 +184,7 @@ def test_faults_in_folders_are_set_aside(tmp_path, rendered):
     fault("missing w6")(6).unlink()
     fault("unexpected w7")(7).write_bytes(png(GREY))
     fault("w1: 16-bit grey in place of 8-bit grey")(1).write_bytes(png(GREY.astype(np.uint16)))
-    file = fault("w4: a link out of the source folder")(4)
+    file = fault("w4: a link out of the source folder, which --follow-links reads")(4)
     shutil.move(file, tmp_path / "outside.png")
     os.symlink(tmp_path / "outside.png", file)
     file = fault("w5: 60000x60000 pixels in place of 32x32")(5)

@@ -147,7 +147,7 @@ def test_files_that_are_damaged(tmp_path):
     with source.open("gene-001", 2) as files, pytest.raises(BadSite) as error:
         files.read("B01", 1, 1)
     reasons = str(error.value).split("; ")
-    assert reasons[0] == "c.parquet: a link out of the source folder"
+    assert reasons[0] == "c.parquet: a link out of the source folder, which --follow-links reads"
     assert [reason.split(" (")[0] for reason in reasons[1:]] == [f"{n}.parquet: cannot be read" for n in "bd"]
     path.unlink()
     with source.open(*PLATE) as files:

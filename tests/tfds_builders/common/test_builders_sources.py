@@ -16,7 +16,7 @@ from tfds_builders.common.sources import files as lib
 from tfds_builders.common.types import BadSite
 
 PLATE = ("HUVEC-01", 1)
-OUTSIDE = "a link out of the source folder"
+OUTSIDE = "a link out of the source folder, which --follow-links reads"
 
 
 def png(height: int = 4, width: int = 6) -> bytes:
@@ -275,7 +275,8 @@ def test_a_tar_per_plate(root):
         f"{tar}:readme.txt", f"{tar}:gene-001/Plate2/B02_s1_w3.png (of another plate)",
         f"{tar}:gene-002/Plate1/B02_s1_w4.png (of another experiment)",
     ], "")  # fmt: skip
-    assert source.strays() == ["compound-003/embeddings.parquet", "images/gene-001/Plate9.tar.gz"]
+    strays = ["compound-003/embeddings.parquet", "images/gene-001/Plate9.tar.gz (compressed: unpack it to PlateN.tar)"]
+    assert source.strays() == strays
     with source.open(*plate) as files:
         assert files.name("B02", 1, 1) == f"{tar}:Plate1/B02_s1_w1.png"
     make_tar(root / "gene-1/Plate1.tar", [("AA02_s1_w3.png", b"other")])

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common import decode
 from tfds_builders.common.rows import tables
+from tfds_builders.common.sources import seen
+from tfds_builders.common.sources.seen import OUTSIDE
 from tfds_builders.common.types import BadSite
 
 Key = tuple[str, int, int]  # well, site, channel
@@ -22,7 +24,6 @@ PNG_NAME = re.compile(f"({WELL})_s({NUMBER})_w({NUMBER})\\.png")
 PLATE_PATH = re.compile(r"(?:.*/)?([^./][^/]*)/Plate([0-9]{1,6})/[^/]*")
 KEY_NAME = f"({WELL})_s({NUMBER})_w?({NUMBER})"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-OUTSIDE = "a link out of the source folder"
 MAX_BYTES = 2**28  # no channel is larger: a 2048x2048 16-bit image has 2**23
 STRAYS = 1000  # names of files of no plate that an index keeps
 PROBES = 33  # plates whose headers vote for the image size, three files of each
@@ -32,8 +33,8 @@ class NoImages(UserError):
     """A folder holds no images of the kind that a source reads; `what` names them."""
 
     def __init__(self, root: pathlib.Path, what: str, why: str = ""):
-        super().__init__(f"{root} has no {what}{why}: give the folder that holds them as --source")
-        self.what = what + why
+        self.what, self.why = what, why or seen.cause(root)
+        super().__init__(f"{root} has no {what}{self.why}: give the folder that holds them as --source")
 
 
 class _Place(NamedTuple):
@@ -105,6 +106,7 @@ def printable(name: str) -> str:
 
 def described(name: str, reason: str) -> str:
     """Returns a file name, with the reason why it is listed if there is one."""
+    reason = reason or seen.nearly(name)
     return printable(f"{name} ({reason})" if reason else name)
 
 
@@ -155,6 +157,11 @@ def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
         return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
+def within(root: pathlib.Path, trees: Iterable[str], follow_links: bool) -> list[str]:
+    """Returns the real folders that links of a source may lead to: itself and its trees, or any."""
+    return [os.sep] if follow_links else sorted({os.path.realpath(root / tree) for tree in ("", *trees)})
+
+
 def leads_out(entry: os.DirEntry, inside: Sequence[str]) -> bool:
     """Whether an entry is a link to something in none of the real folders `inside`."""
     if not entry.is_symlink():
@@ -173,7 +180,8 @@ class Found(NamedTuple):
     reason: str = ""
 
 
-def find_plates(root: pathlib.Path, trees: Sequence[str], name: str, experiment: str | None = None) -> Iterator[Found]:
+def find_plates(root: pathlib.Path, trees: Sequence[str], name: str, experiment: str | None = None,
+                follow_links: bool = False) -> Iterator[Found]:  # fmt: skip
     """Yields the plates TREE/EXPERIMENT/NAME of a source folder, and what is beside them.
 
     Args:
@@ -181,8 +189,9 @@ def find_plates(root: pathlib.Path, trees: Sequence[str], name: str, experiment:
       trees: folders in it, '' for itself; each may be a link.
       name: pattern of a plate's folder or file; its first group is the number.
       experiment: canonical name; None for all.
+      follow_links: read also what is a link out of the source.
     """
-    inside = sorted({os.path.realpath(root / tree) for tree in ("", *trees)})
+    inside = within(root, trees, follow_links)
     for tree in trees:
         try:
             folders = entries(root / tree)
@@ -278,20 +287,23 @@ class Index:
         elif len(self.strays) == STRAYS:
             self.strays.append("and more")
 
-    def list_files(self, root: pathlib.Path, ending: str) -> None:
-        """Finds the files with this ending below a folder; those that are links out of it are refused."""
-        inside, folders = [os.path.realpath(root)], [os.fspath(root)]
+    def list_files(self, root: pathlib.Path, ending: str, follow_links: bool) -> None:
+        """Finds the files with this ending below a folder; those that are links out of it are refused, or followed."""
+        inside, folders, entered = within(root, (), follow_links), [os.fspath(root)], set()
         while folders:
             folder = folders.pop()
+            if (real := os.path.realpath(folder)) in entered:  # links may go round in a circle
+                continue
+            entered.add(real)
             try:
                 found = entries(folder)
             except OSError as error:
                 raise UserError(f"{folder}: {reason_of(error)}: make it readable") from error
             for entry in found:
                 name = os.path.relpath(entry.path, root)
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=follow_links):
                     folders.append(entry.path)
-                elif entry.name.endswith(ending) and leads_out(entry, inside):
+                elif (entry.name.endswith(ending) or entry.is_dir()) and leads_out(entry, inside):
                     self.problems.append(f"{name}: {OUTSIDE}")
                 elif entry.name.endswith(ending):
                     self.names.append(name)

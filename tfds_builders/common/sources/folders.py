@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import os
 import pathlib
 from collections.abc import Iterator
 
@@ -21,6 +20,7 @@ class Folders:
     """The published tree, or Kaggle's two. See `sources` for the methods."""
 
     root: pathlib.Path
+    follow_links: bool = False
 
     def __post_init__(self):
         if not self._trees():
@@ -30,7 +30,7 @@ class Folders:
         return [tree for tree in TREES if (self.root / tree).is_dir()]
 
     def _find(self, experiment: str | None = None) -> Iterator[lib.Found]:
-        return lib.find_plates(self.root, self._trees(), PLATE, experiment)
+        return lib.find_plates(self.root, self._trees(), PLATE, experiment, self.follow_links)
 
     def plates(self) -> list[tuple[str, int]]:
         return lib.plates_of(self._find())
@@ -45,7 +45,7 @@ class Folders:
         yield files
 
     def _add(self, files: lib.PlateFiles, folder: str, name: str) -> None:
-        inside = sorted({os.path.realpath(self.root / tree) for tree in ("", *self._trees())})
+        inside = lib.within(self.root, self._trees(), self.follow_links)
         for entry in lib.entries(folder):
             match = lib.PNG_NAME.fullmatch(entry.name)
             if not match:
@@ -58,13 +58,14 @@ class Folders:
 
     def size(self) -> tuple[int, int] | None:
         found = [item for item in self._find() if item.plate is not None and not item.reason]
-        return lib.vote(itertools.chain.from_iterable(map(_headers, lib.spread(found, lib.PROBES))))
+        headers = functools.partial(_headers, self.follow_links)
+        return lib.vote(itertools.chain.from_iterable(map(headers, lib.spread(found, lib.PROBES))))
 
 
-def _headers(found: lib.Found) -> Iterator[bytes]:
+def _headers(follow_links: bool, found: lib.Found) -> Iterator[bytes]:
     try:
         names = (entry for entry in lib.entries(found.path) if lib.PNG_NAME.fullmatch(entry.name))
-        images = [entry for entry in names if not entry.is_symlink()]
+        images = [entry for entry in names if follow_links or not entry.is_symlink()]
     except OSError:
         return
     for entry in lib.spread(images, 3):

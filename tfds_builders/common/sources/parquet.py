@@ -30,11 +30,12 @@ class Parquet:
     """
 
     root: pathlib.Path
+    follow_links: bool = False
     found: lib.Index = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         index = lib.Index()
-        index.list_files(self.root, ".parquet")
+        index.list_files(self.root, ".parquet", self.follow_links)
         for place, name in enumerate(index.names):
             try:
                 with _open(self.root / name) as file:

@@ -31,6 +31,7 @@ class Tars:
     """EXPERIMENT/PlateN.tar, in the source folder or in images/, with WELL_sS_wC.png inside. See `sources`."""
 
     root: pathlib.Path
+    follow_links: bool = False
 
     def __post_init__(self):
         if not self.plates():
@@ -38,7 +39,7 @@ class Tars:
 
     def _find(self, experiment: str | None = None) -> Iterator[lib.Found]:
         trees = [tree for tree in TREES if (self.root / tree).is_dir()]
-        return lib.find_plates(self.root, trees, PLATE_TAR, experiment)
+        return lib.find_plates(self.root, trees, PLATE_TAR, experiment, self.follow_links)
 
     def plates(self) -> list[tuple[str, int]]:
         return lib.plates_of(self._find())
@@ -87,11 +88,12 @@ class WebDataset:
     """
 
     root: pathlib.Path
+    follow_links: bool = False
     found: lib.Index = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         index = lib.Index()
-        index.list_files(self.root, ".tar")
+        index.list_files(self.root, ".tar", self.follow_links)
         for shard, name in enumerate(index.names):
             try:
                 with _open(self.root / name) as archive:

@@ -62,4 +62,4 @@ class Builder(screen.ScreenBuilder):
         """PNG files in images/, or Kaggle's train/ and test/."""
         from tfds_builders.common import sources
 
-        return sources.Folders(tables.check_folder(self.source, self.name, metadata.DOWNLOAD))
+        return sources.Folders(tables.check_folder(self.source, self.name, metadata.DOWNLOAD), self.follow_links)

@@ -42,4 +42,4 @@ class Builder(screen.ScreenBuilder):
         """PNG files in images/."""
         from tfds_builders.common import sources
 
-        return sources.Folders(tables.check_folder(self.source, self.name, metadata.DOWNLOAD))
+        return sources.Folders(tables.check_folder(self.source, self.name, metadata.DOWNLOAD), self.follow_links)

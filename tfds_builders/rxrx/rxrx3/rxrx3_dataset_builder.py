@@ -43,4 +43,4 @@ class Builder(screen.ScreenBuilder):
         """A tar of PNG files per plate."""
         from tfds_builders.common import sources
 
-        return sources.Tars(tables.check_folder(self.source, self.name, metadata.DOWNLOAD))
+        return sources.Tars(tables.check_folder(self.source, self.name, metadata.DOWNLOAD), self.follow_links)

@@ -52,6 +52,5 @@ class Builder(screen.ScreenBuilder):
         """Rows of Parquet files, or WebDataset tars, whichever the folder holds."""
         from tfds_builders.common import sources
 
-        return sources.choose(
-            tables.check_folder(self.source, self.name, metadata.DOWNLOAD), sources.Parquet, sources.WebDataset
-        )
+        root = tables.check_folder(self.source, self.name, metadata.DOWNLOAD)
+        return sources.choose(root, sources.Parquet, sources.WebDataset, follow_links=self.follow_links)
