@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import tensorflow_datasets as tfds
-from builders_tools import SCREEN, SCREEN_FIELDS
+from builders_tools import SCREEN, SCREEN_FIELDS, build
 from paths import ROOT
 
 from rxrx_jax.simulate import screen as simulate
+from tfds_builders import prepare
 
 SMALL = [f"--set={key}={','.join(v) if isinstance(v, tuple) else v}" for key, v in SCREEN_FIELDS.items()]
 SMALL_NAME = (
@@ -76,6 +77,16 @@ def test_mistakes_are_one_line_without_a_traceback(tmp_path, arguments, words):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_tfds_opens_a_dataset_by_its_name_alone(tmp_path):
+    simulate.write_published(SCREEN, tmp_path / "tree")
+    build(tmp_path / "tree", tmp_path)
+    for name in ("rxrx1", "rxrx1/default", "rxrx1/default:2.0.0"):
+        assert len(tfds.data_source(name, data_dir=tmp_path, split="train")) == 16
+    (tmp_path / "rxrx1/.config/metadata.json").unlink()  # as a folder of an earlier version
+    prepare.prepare("rxrx1", out=tmp_path, progress=False)
+    assert len(tfds.data_source("rxrx1", data_dir=tmp_path, split="val")) == 16
 
 
 def test_builds_without_tensorflow(tmp_path):

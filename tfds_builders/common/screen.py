@@ -174,6 +174,8 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     self._build(working, folder)
                 else:
                     lock.clear(working)
+        if self.builder_config.name == settings_lib.DEFAULT:
+            _name_default(folder.parents[1] / ".config/metadata.json")
         try:
             self.info.read_from_directory(os.fspath(folder))
         except Exception as error:  # TFDS raises many kinds for damaged files
@@ -300,6 +302,14 @@ def _is_chosen(name: tuple[str, int], records: settings_lib.Records) -> bool:
 def _digest(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _name_default(path: pathlib.Path) -> None:
+    """Writes which config TFDS opens when it is asked for the name of a dataset alone, unless the file is there."""
+    with contextlib.suppress(PermissionError):  # a folder of others that is only read
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            files.write(path, json.dumps({"default_config_name": settings_lib.DEFAULT}))
 
 
 def _read_json(path: pathlib.Path) -> Any:

@@ -12,6 +12,7 @@ from rxrx_jax.base.errors import UserError
 from tfds_builders.common.rows import tables
 
 ENCODINGS = ("delta", "zstd", "raw", "source")  # of records; see encodings.py, which imports TFDS
+DEFAULT = "default"  # name of the config whose settings are all the default
 NAME_LENGTH = 200  # longest config name; it becomes a folder name
 
 
@@ -102,7 +103,7 @@ def config_name(settings: tuple[Any, ...], defaults: tuple[Any, ...]) -> str:
     parts = []
     for key, value in sorted(changed.items()):
         parts.append(f"{key}_{'+'.join(map(str, value)) if isinstance(value, tuple) else value}")
-    name = "-".join(parts) or "default"
+    name = "-".join(parts) or DEFAULT
     plain = re.sub(r"[^\w.+-]", "_", name)
     if plain != name or len(plain) > NAME_LENGTH:
         # Characters or length were lost: a digest keeps two different settings apart.

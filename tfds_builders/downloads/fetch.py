@@ -8,9 +8,11 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import tqdm
@@ -77,6 +79,12 @@ def fetch(url: str, path: pathlib.Path, room: float = 0.0, progress: bool = True
                 if error.code not in PASSING:
                     raise UserError(f"{url}: {problem}") from error
             except BROKEN as error:
+                cause = error.reason if isinstance(error, urllib.error.URLError) else error
+                if isinstance(cause, socket.gaierror) and not reached:  # later it is a network that comes and goes
+                    raise UserError(
+                        f"{url}: the name {urllib.parse.urlsplit(url).hostname} cannot be resolved ({cause.strerror}): is "
+                        "this machine on the internet, or does it need a proxy (https_proxy)? The same command resumes"
+                    ) from error
                 if getattr(error, "errno", None) in DISK:
                     raise UserError(
                         f"{part}: {error.strerror}; once it can be written, the same command resumes from there"

@@ -138,6 +138,7 @@ def test_files_that_are_damaged(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-1])
     (tmp_path / "c.parquet").symlink_to(write(tmp_path.parent / f"{tmp_path.name}-c.parquet", rows(3)))
     (tmp_path / "d.parquet").write_bytes(b"")
+    os.mkfifo(tmp_path / "e.parquet")
     source = sources.Parquet(tmp_path)
     assert source.plates() == [PLATE]
     found = contents(source)
@@ -148,7 +149,7 @@ def test_files_that_are_damaged(tmp_path):
         files.read("B01", 1, 1)
     reasons = str(error.value).split("; ")
     assert reasons[0] == "c.parquet: a link out of the source folder, which --follow-links reads"
-    assert [reason.split(" (")[0] for reason in reasons[1:]] == [f"{n}.parquet: cannot be read" for n in "bd"]
+    assert [reason.split(" (")[0] for reason in reasons[1:]] == [f"{n}.parquet: cannot be read" for n in "bde"]
     path.unlink()
     with source.open(*PLATE) as files:
         assert "a.parquet: cannot be read (" in files.unreadable and not files.keys

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import socket
 
 import pytest
 from download_tools import CONTENT, serve
@@ -237,3 +238,17 @@ def test_a_full_disk_keeps_what_is_there(server, tmp_path, monkeypatch):
     monkeypatch.undo()
     get(server, tmp_path / "a")
     assert server.requests[-1] == ("/file", "bytes=40000-", '"v1"')
+
+
+@pytest.mark.parametrize("number", [socket.EAI_NONAME, socket.EAI_AGAIN])  # the latter is said without any network
+def test_a_name_that_cannot_be_resolved_is_said_at_once(tmp_path, monkeypatch, number):
+    tried = []
+
+    def resolve(host, *arguments, **more):
+        tried.append(host)
+        raise socket.gaierror(number, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(UserError, match=r"the name nowhere.invalid cannot be resolved \(Name or .*proxy.*resumes$"):
+        fetch("https://nowhere.invalid/file", tmp_path / "a", progress=False)
+    assert tried == ["nowhere.invalid"]

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common.types import SetAside
 
@@ -80,6 +81,8 @@ def hint(source: pathlib.Path, names: Iterable[str]) -> str:
 
 def header(path: pathlib.Path, required: Iterable[str]) -> list[str]:
     """Returns the names of the columns; UserError if a required one is missing or a name is there twice."""
+    with files.reading(path, "give a csv file"):
+        pass  # it is one: opening a pipe would wait for someone to write
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             names = [name.strip() for name in _fields(next(file, ""))]

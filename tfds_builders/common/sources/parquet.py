@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import itertools
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,6 +106,8 @@ def _reading() -> Iterator[None]:
 @contextlib.contextmanager
 def _open(path: pathlib.Path) -> Iterator[Any]:
     with _reading():
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for someone to write
+            raise OSError(errno.EINVAL, "Not a regular file")
         # Checksums of pages are optional: they are checked where the writer made them.
         file = _pyarrow().parquet.ParquetFile(os.fspath(path), buffer_size=BUFFER, page_checksum_verification=True)
     with file:

@@ -1,6 +1,7 @@
 """The one csv reader behind all datasets, the checks that all rows share, and who decides about splits."""
 
 import math
+import os
 import re
 
 import pytest
@@ -261,3 +262,11 @@ def test_spellings_of_missing_are_blanks_and_counted(tmp_path):
     assert [line.cells["b"] for line in lines] == texts  # not a label
     counts = ", ".join(f"a {text!r} (1 row)" for text in sorted(texts[:7]))
     assert notes == [f"Read as blank, not as a name: {counts}."]
+
+
+def test_a_pipe_in_place_of_a_table_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "splits.csv")
+    with pytest.raises(UserError, match="splits.csv is not a regular file; give a csv file"):
+        splits.read_file(tmp_path)
+    with pytest.raises(UserError, match="t.csv cannot be read"):
+        list(tables.read(tmp_path / "t.csv", COLUMNS))
