@@ -31,6 +31,7 @@ from rxrx_jax.base.errors import UserError
 from tfds_builders.common import build, finish, lock, plates, reading, types
 from tfds_builders.common import settings as settings_lib
 from tfds_builders.common.rows import plan as plan_lib
+from tfds_builders.common.sources import files as sources
 from tfds_builders.common.sources import seen
 from tfds_builders.report import page
 
@@ -167,6 +168,10 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if self.source is None and download_config is not None and download_config.manual_dir:
             self.source = pathlib.Path(download_config.manual_dir).expanduser().resolve()
         folder = pathlib.Path(self.data_path)
+        for path in (self.source or folder, folder):
+            if not sources.is_text(str(path)):
+                name = sources.printable(str(path))
+                raise UserError(f"{name}: {sources.NO_TEXT}, which no table can hold: rename it")
         working = folder.with_name(f"{folder.name}.building")
         if not folder.exists() or working.exists():
             with lock.only_one(working, self.progress), _disk_errors(working):

@@ -81,9 +81,10 @@ def fetch(url: str, path: pathlib.Path, room: float = 0.0, progress: bool = True
             except BROKEN as error:
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 if isinstance(cause, socket.gaierror) and not reached:  # later it is a network that comes and goes
+                    host = urllib.parse.urlsplit(url).hostname
                     raise UserError(
-                        f"{url}: the name {urllib.parse.urlsplit(url).hostname} cannot be resolved ({cause.strerror}): "
-                        "is this machine on the internet, or does it need a proxy (https_proxy)? The same command resumes"
+                        f"{url}: the name {host} cannot be resolved ({cause.strerror}): is this machine on the "
+                        "internet, or does it need a proxy (https_proxy)? The same command resumes"
                     ) from error
                 if getattr(error, "errno", None) in DISK:
                     raise UserError(

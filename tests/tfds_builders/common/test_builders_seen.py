@@ -4,12 +4,12 @@ import os
 import pathlib
 
 import pytest
-from builders_tools import SCREEN, build, digests, set_aside
+from builders_tools import SCREEN, build, digests, read_csv, set_aside
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.simulate import layouts
 from rxrx_jax.simulate import screen as simulate
-from tfds_builders import prepare
+from tfds_builders import prepare, verify
 from tfds_builders.common import sources
 from tfds_builders.common.sources import seen
 
@@ -86,6 +86,25 @@ def test_the_last_line_names_what_was_seen(tree, tmp_path, name):
     assert str(error.value).count(cause) == 1
     with sources.Folders(tmp_path / "source").open("SIMA-01", 1) as files:
         assert files.others == [f"images/SIMA-01/Plate1/{name} ({seen.nearly(name)})"]
+
+
+def test_what_cannot_be_written_is_refused_before_the_first_site(tree, expected, tmp_path):
+    no_text = pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    for source, out in ((no_text, tmp_path / "out"), (tree, no_text)):
+        with pytest.raises(UserError, match=r"\\udcff\S*: a name that is not UTF-8, which no table can hold"):
+            build(source, out)
+        assert not list(tmp_path.rglob("*.building"))
+    copy = linked(tree, tmp_path / "copy", 3)
+    for name in (b"no\xff", "é".encode() * 120):  # experiments that no row names: one has no text, one fills its name
+        place = copy / "images" / os.fsdecode(name) / "Plate1"
+        place.mkdir(parents=True)
+        (place / "B02_s1_w1.png").write_bytes(b"")
+    folder = prepare.prepare("rxrx1", copy, tmp_path / "out", 1, progress=False, follow_links=True)
+    assert [row["file"] for row in read_csv(folder / "unlisted.csv")] == [
+        "images/no\\udcff (a name that is not UTF-8)", f"images/{'é' * 120}/Plate1/B02_s1_w1.png"
+    ]  # fmt: skip
+    unlisted = "unlisted.csv"
+    assert {**digests(folder), unlisted: ""} == {**expected, unlisted: ""} and verify.verify(folder, 1) == []
 
 
 def test_names_of_images_are_not_nearly_images():

@@ -48,7 +48,8 @@ class Line(NamedTuple):
     problem: str = ""  # why no cell of the row can be trusted
 
 
-LONGEST = 10_000  # characters of a cell: no SMILES comes near, and Python's csv module reads no more than 131,072
+LONGEST = 32_767  # characters of a cell, as in a spreadsheet; Python's csv module reads no more than 131,072
+LONGEST_REASON = 1_000  # it may quote cells
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab
 EXPERIMENT = re.compile(r"\w[\w .+-]{0,99}")  # it becomes part of file names
 
@@ -174,12 +175,13 @@ def sites(
     for line in lines:
         site = line.problem or identify(line.cells, columns, wells)
         if isinstance(site, str):
-            yield SetAside(line.name or line.where, f"{site} ({line.where})")
+            yield SetAside(line.name or line.where, f"{site[:LONGEST_REASON]} ({line.where})")
             continue
         split = split_of(site["experiment"], site["site"])
         fields = describe(line.cells, site) if line.cells["cell_type"] else "blank cell_type"
         if isinstance(fields, str):
-            yield SetAside(site["site_id"], f"{fields} ({line.where})", site["experiment"], split)
+            reason = f"{fields[:LONGEST_REASON]} ({line.where})"
+            yield SetAside(site["site_id"], reason, site["experiment"], split)
             continue
         yield {**site, "cell_type": line.cells["cell_type"], **fields, "split": split,
                "original": line.original, "where": line.where}  # fmt: skip

@@ -23,6 +23,7 @@ PNG_NAME = re.compile(f"({WELL})_s({NUMBER})_w({NUMBER})\\.png")
 # of RxRx3-core, whose channel has no w: gene-001/Plate1/A01_s1_1, whatever folders are above
 PLATE_PATH = re.compile(r"(?:.*/)?([^./][^/]*)/Plate([0-9]{1,6})/[^/]*")
 KEY_NAME = f"({WELL})_s({NUMBER})_w?({NUMBER})"
+NO_TEXT = "a name that is not UTF-8"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAX_BYTES = 2**28  # no channel is larger: a 2048x2048 16-bit image has 2**23
 STRAYS = 1000  # names of files of no plate that an index keeps
@@ -102,6 +103,11 @@ def printable(name: str) -> str:
     """Returns a file name that can be written as UTF-8 and in one line, whatever bytes are in it."""
     text = name.encode("utf-8", "backslashreplace").decode()
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name from a file system or an archive is UTF-8, so that tables may hold it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def described(name: str, reason: str) -> str:
@@ -202,6 +208,9 @@ def find_plates(root: pathlib.Path, trees: Sequence[str], name: str, experiment:
             found = tables.canonical(folder.name)
             if experiment not in (None, found) or (not tree and folder.name in trees):
                 continue
+            if not is_text(found):
+                yield Found(found, None, folder.path, NO_TEXT)
+                continue
             try:
                 reason = OUTSIDE if leads_out(folder, inside) else ""
                 is_folder = folder.is_dir()
@@ -254,7 +263,7 @@ def add_plates(files: PlateFiles, root: pathlib.Path, found: Iterable[Found], pl
 def plate_of(name: str) -> tuple[str, int] | None:
     """Returns the (experiment, plate) of gene-001/Plate1/A01_s1_1; None if the name has none."""
     match = PLATE_PATH.fullmatch(name)
-    return (tables.canonical(match[1]), int(match[2])) if match else None
+    return (tables.canonical(match[1]), int(match[2])) if match and is_text(match[1]) else None
 
 
 def key_of(name: str) -> Key | None:
