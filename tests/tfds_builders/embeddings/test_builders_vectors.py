@@ -6,7 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from builders_embeddings_tools import ROWS, SPLIT, VALUES, WELLS, build, make, parquet, same, tar, text, tree
 
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
+from tfds_builders import verify
 from tfds_builders.embeddings import vectors
 
 
@@ -230,3 +232,14 @@ def test_a_column_of_lists_is_named(tmp_path):
     pq.write_table(table, tmp_path / "embeddings.parquet")
     with pytest.raises(UserError, match="column embedding holds list<.*float>: write its values as columns"):
         list(vectors.read([tmp_path / "embeddings.parquet"]))
+
+
+def test_verify_notices_a_flipped_bit_in_any_file(tmp_path, capsys):
+    folder = make(tmp_path, text(VALUES)).folder
+    assert command.run(verify.main, [str(folder)]) == 0 and "all files are what the build" in capsys.readouterr().out
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        assert command.run(verify.main, [str(folder)]) in (1, 2) and path.name in "".join(capsys.readouterr())
+        path.write_bytes(whole)
