@@ -104,8 +104,8 @@ def read_json(path: pathlib.Path, remedy: str) -> dict[str, typing.Any]:
 
 
 def write_sums(folder: pathlib.Path, names: Iterable[str]) -> None:
-    """Writes SHA256SUMS of these files in a folder."""
-    write(folder / SUMS, "".join(f"{_digest(folder / name, '')}  {name}\n" for name in sorted(names)))
+    """Writes SHA256SUMS of these files in a folder; of itself, where it is among them, not."""
+    write(folder / SUMS, "".join(f"{_digest(folder / name, '')}  {name}\n" for name in sorted({*names} - {SUMS})))
 
 
 def changed(folder: pathlib.Path, names: Iterable[str] | None, remedy: str, required: bool) -> list[str]:

@@ -69,8 +69,7 @@ def write_csv(path: pathlib.Path, rows: list[dict[str, str]]) -> None:
 
 def sign(folder: pathlib.Path) -> None:
     """Writes the SHA256SUMS of a folder after a change, so that only what the change itself is can be noticed."""
-    names = (path.name for path in folder.iterdir() if ".array_record-" not in path.name)
-    files.write_sums(folder, set(names) - {files.SUMS})
+    files.write_sums(folder, (path.name for path in folder.iterdir() if ".array_record-" not in path.name))
 
 
 def set_aside(folder: pathlib.Path) -> list[tuple[str, str]]:
