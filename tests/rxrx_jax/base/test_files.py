@@ -141,3 +141,36 @@ def test_a_full_disk_stops_whatever_else_a_run_writes(small):
     with pytest.raises(UserError, match=f"no room for {folder}/embeddings.parquet .the disk is full"):
         embeddings.write(folder / embeddings.NAME, sites, np.random.default_rng(0).normal(size=(1000, 50)))
     assert not (folder / embeddings.NAME).exists()
+
+
+def test_sums_are_those_of_sha256sum_and_name_what_changed(tmp_path):
+    for name, content in (("a.csv", "1"), ("b c.json", "{}"), (files.SUMS, "old")):
+        (tmp_path / name).write_text(content)
+    files.write_sums(tmp_path, ["b c.json", "a.csv", files.SUMS])
+    done = subprocess.run(["sha256sum", "-c", "--strict", files.SUMS], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "a.csv: OK\nb c.json: OK\n"
+    assert files.changed(tmp_path, None, "copy it", True) == []
+    (tmp_path / "a.csv").write_text("2")
+    (tmp_path / "b c.json").unlink()
+    assert files.changed(tmp_path, None, "copy it", True) == [
+        "a.csv is not what was written (its SHA-256 is not that of SHA256SUMS)",
+        "b c.json is missing, which SHA256SUMS names",
+    ]
+    (tmp_path / "d").touch()
+    assert files.changed(tmp_path, ["d"], "copy it", True) == ["d is not named in SHA256SUMS"]
+    (tmp_path / files.SUMS).write_text("x  a.csv\n")
+    with pytest.raises(UserError, match="SHA256SUMS is damaged; copy it$"):
+        files.changed(tmp_path, ["d"], "copy it", True)
+    (tmp_path / files.SUMS).unlink()
+    assert files.changed(tmp_path, ["d"], "copy it", False) == []
+    assert files.changed(tmp_path, ["d"], "copy it", True) == ["SHA256SUMS is missing"]
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "is damaged"), (b"{", "is damaged"), (b"\xff", "is damaged"), (b"[1]", "not a JSON object"),
+    (b"[" * 100_000, "is damaged"), (b"NaN", "not a JSON object"),
+])  # fmt: skip
+def test_what_is_not_a_json_object_is_one_line(tmp_path, content, words):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^[^\n]*x.json [^\n]*{words}[^\n]*; copy it$"):
+        files.read_json(tmp_path / "x.json", "copy it")
