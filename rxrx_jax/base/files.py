@@ -78,7 +78,7 @@ def lack_of_room(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def reading(path: pathlib.Path, remedy: str) -> Iterator[typing.BinaryIO]:
+def reading(path: epath.PathLike, remedy: str) -> Iterator[typing.BinaryIO]:
     """An open regular file on disk. Raises UserError, which ends in the remedy, for any other: opening a pipe would
     wait for someone to write."""
     try:
@@ -91,13 +91,17 @@ def reading(path: pathlib.Path, remedy: str) -> Iterator[typing.BinaryIO]:
         yield file
 
 
-def read_json(path: pathlib.Path, remedy: str) -> dict[str, typing.Any]:
+def read_json(path: epath.PathLike, remedy: str) -> dict[str, typing.Any]:
     """The object in a JSON file. Raises UserError, which ends in the remedy, for anything else."""
-    with reading(path, remedy) as file:
-        try:
-            found = json.loads(file.read())
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+    try:
+        with epath.Path(path).open("rb") if is_remote(path) else reading(path, remedy) as file:
+            text = file.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error if text else 'empty'}); {remedy}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} is damaged (not a JSON object); {remedy}")
     return found
