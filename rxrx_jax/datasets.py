@@ -131,10 +131,11 @@ def _joined(*columns: np.ndarray, by: str = "_") -> np.ndarray:
 
 def _labels(perturbation: np.ndarray, well_type: np.ndarray) -> tuple[list[str], np.ndarray]:
     """The names of the classes, and the class of every row, -1 where it has no name: int32 [n]."""
-    kinds: dict[str, int] = {}
+    rows: dict[str, list[int]] = collections.defaultdict(lambda: [0] * len(WELL_TYPES))
     for name, kind in zip(perturbation.tolist(), well_type.tolist()):
         if name:
-            kinds[name] = min(WELL_TYPES.index(kind), kinds.get(name, len(WELL_TYPES)))
+            rows[name][WELL_TYPES.index(kind)] += 1
+    kinds = {name: counts.index(max(counts)) for name, counts in rows.items()}  # that of most rows
     classes = sorted(kinds, key=lambda name: (kinds[name], name))
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
     return classes, np.array([number[name] for name in perturbation.tolist()], np.int32)

@@ -51,7 +51,8 @@ class Images(screen.ScreenBuilder, skip_registration=True):
                     f"{self._table}: plate {several[0]} is in several experiments: say in --pattern where the name of "
                     "the {experiment} is"
                 )
-        return source.find(self.source, self.settings.pattern, self.settings.named(), experiments, self.tables())
+        found = self.settings.pattern, self.settings.named(), experiments, self.tables()
+        return source.find(self.source, *found, self.follow_links)
 
     def tables(self) -> list[pathlib.Path]:
         """The table, and that of the splits."""

@@ -37,6 +37,7 @@ class Tree:
     folders: dict[tuple[str, str], tuple[str, ...]]
     problems: tuple[str, ...]
     strange: tuple[str, ...]
+    follow_links: bool
 
     def plates(self) -> list[tuple[str, str]]:
         return sorted(self.folders)
@@ -49,7 +50,7 @@ class Tree:
         files = lib.PlateFiles()
         for problem in self.problems:
             files.add_problem(problem)
-        pattern, inside = Pattern(self.pattern), [os.path.realpath(self.root)]
+        pattern, inside = Pattern(self.pattern), lib.within(self.root, (), self.follow_links)
         read = functools.lru_cache(1)(lib.read_file)  # a stack is asked for once for each of its channels
         for folder in self.folders.get((experiment, plate), ()):
             try:
@@ -94,7 +95,12 @@ class Found:
 
 
 def find(
-    root: pathlib.Path, text: str, named: dict[str, str], experiments: dict[str, str], tables: list[pathlib.Path]
+    root: pathlib.Path,
+    text: str,
+    named: dict[str, str],
+    experiments: dict[str, str],
+    tables: list[pathlib.Path],
+    follow_links: bool = False,
 ) -> Found:
     """Walks a folder. UserError if no file fits the pattern, or if the channels are not those that are named.
 
@@ -104,9 +110,10 @@ def find(
       named: key -> name of every channel that is read.
       experiments: plate -> experiment, of the table.
       tables: files that are not images, wherever they are.
+      follow_links: read also what is a link out of the folder.
     """
     pattern, index = Pattern(text), lib.Index()
-    index.list_files(root, "")
+    index.list_files(root, "", follow_links)
     channels = {key: number for number, key in enumerate(named, 1)}
     sites: dict[Any, dict] = collections.defaultdict(lambda: collections.defaultdict(int))
     folders: dict[Any, dict[str, None]] = collections.defaultdict(dict)
@@ -140,6 +147,7 @@ def find(
         folders={key: tuple(found) for key, found in folders.items()},
         problems=tuple(index.problems),
         strange=tuple(index.strays),
+        follow_links=follow_links,
     )
     return Found(tree, {key: dict(found) for key, found in sites.items()}, left)
 

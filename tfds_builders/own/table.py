@@ -31,7 +31,7 @@ KNOWN = {
 }
 ROW, COLUMN = ("row", "wellrow"), ("column", "col", "wellcolumn", "wellcol")  # where there is no well
 NEEDED = ("experiment", "plate", "well")
-MISSING = ("", "none", "nan", "na", "n/a", "null", "-")  # a label in capitals or small letters that is none
+MISSING = ("", *tables.MISSING)  # a label that is none
 UNSPECIFIED = "unspecified"  # cell type
 NO_SPLITS = (
     "There is no splits.csv and nothing is held out: every site is in train. To score across batches, prepare with "

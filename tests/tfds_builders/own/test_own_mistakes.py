@@ -50,7 +50,7 @@ def run(tree, *changes):
         options[name] = value
     argv = [f"--{name}={value}" for name, value in options.items() if value]
     prepare.main(["images", *argv, f"--out={tree.parent / 'out'}", "--workers=1"])
-    (folder,) = (tree.parent / "out" / options["name"]).glob("*/*")
+    (folder,) = (tree.parent / "out" / options["name"]).glob("*/[0-9]*")  # a version, not TFDS's .config
     return folder
 
 

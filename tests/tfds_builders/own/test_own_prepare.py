@@ -29,7 +29,7 @@ def run(options, out, *more):
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
         prepare.main(["images", *options, f"--out={out}", "--workers=1", *more])
     name = next(option[7:] for option in options if option.startswith("--name="))
-    (folder,) = (out / name).glob("*/*")
+    (folder,) = (out / name).glob("*/[0-9]*")  # a version, not TFDS's .config
     return folder, said.getvalue()
 
 

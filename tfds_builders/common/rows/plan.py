@@ -129,7 +129,7 @@ def _contradiction(text: str, value: Any, rows: collections.Counter) -> str:
 
 def _most(rows: collections.Counter[str], order: tuple[str, ...]) -> str:
     """The value of most rows, and of those with equally many the first in `order`."""
-    return max(rows, key=lambda value: (rows[value], -order.index(value)))
+    return max(order, key=lambda value: rows[value])
 
 
 def refuse(item: SetAside) -> None:
