@@ -95,14 +95,14 @@ def on_any(flag: bool) -> bool:
 
 
 def on_all_hosts(function: Callable):
-    """function()'s result on this host. When it raises UserError on any host it does on all, naming the host, so that
-    none waits for one that has stopped; all must call it."""
+    """function()'s result on this host. When it raises on any host what the user can fix, UserError is raised on all,
+    naming the host, so that none waits for one that has stopped; all must call it."""
     result, error = None, ""
     try:
         result = function()
-    except UserError as e:
-        error = str(e)
-        if jax.process_count() == 1:
+    except (UserError, OSError) as e:
+        error = to_the_user(e)
+        if error is None or jax.process_count() == 1:
             raise
     errors = exchange(error)
     for i, error in enumerate(errors):
@@ -112,14 +112,16 @@ def on_all_hosts(function: Callable):
 
 
 def on_first_host(function: Callable):
-    """What function() gives on the first host (anything that JSON can hold), on all of them; it runs there alone. A
-    UserError there is raised on all; all must call it."""
+    """What function() gives on the first host (anything that JSON can hold), on all of them; it runs there alone. What
+    the user can fix there is raised as UserError on all; all must call it."""
     found, error = None, ""
     if jax.process_index() == 0:
         try:
             found = function()
-        except UserError as e:
-            error = str(e)
+        except (UserError, OSError) as e:
+            error = to_the_user(e)
+            if error is None or jax.process_count() == 1:
+                raise
     found, error = json.loads(exchange(json.dumps([found, error]))[0])
     if error:
         raise UserError(error)
