@@ -68,11 +68,13 @@ def helped_by_restart(code: int) -> bool:
 
 
 def finished(workdir: str) -> bool:
-    """Whether the last line of the run's metrics.jsonl says done. The workdir may be an object store's."""
+    """Whether the last line of the run's metrics.jsonl says done. The workdir may be an object store's. A damaged file
+    says nothing: the trainer, started again, reports it."""
     try:
-        lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
-        return bool(lines) and json.loads(lines[-1]).get("done") is True
-    except (FileNotFoundError, json.JSONDecodeError):  # not started, or cut off within a line
+        lines = (epath.Path(workdir) / "metrics.jsonl").read_bytes().splitlines()
+        last = json.loads(lines[-1]) if lines else None
+        return isinstance(last, dict) and last.get("done") is True
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):  # not started, or cut off within a line
         return False
 
 

@@ -43,8 +43,8 @@ def write(path: epath.PathLike, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[typing.BinaryIO]:
-    """A file to write into, which appears under its name when complete (in an object store, held in memory until then).
-    Raises UserError when the disk is full."""
+    """A file to write into, which appears under its name when complete (in an object store, held in memory until then):
+    a power cut leaves the whole of it or what was there before. Raises UserError when the disk is full."""
     path = epath.Path(path)
     with room(path):
         if is_remote(path):
@@ -54,6 +54,9 @@ def writing(path: epath.PathLike) -> Iterator[typing.BinaryIO]:
             partial = path.with_name(path.name + ".partial")
             with partial.open("wb") as file:
                 yield file
+                if not file.closed:  # by the writer of a format
+                    file.flush()
+                    os.fsync(file.fileno())
             partial.replace(path)
 
 

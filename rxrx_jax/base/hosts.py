@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
@@ -33,6 +34,9 @@ LOST = (
 NETWORK = ("aiohttp", "requests")
 BUSY = ("408", "429", "500", "502", "503", "504")
 STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+FIRST_SECONDS, SILENT_SECONDS = 300, 20  # for the first host to be there, and to say that it is one
+SETTINGS = b"\4"  # the kind of the first frame on a connection of gRPC, which is HTTP/2; it comes after the length
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)  # settings: none
 
 
 def join(multihost: bool) -> None:
@@ -48,14 +52,56 @@ def join(multihost: bool) -> None:
     if count is not None or index is not None:
         if not (count and index and count.isdigit() and index.isdigit() and int(index) < int(count)):
             raise UserError(f"JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={index}: set both, to N and one of 0 .. N-1")
-        if not os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+        host, _, port = address.rpartition(":")
+        if not (host and port.isdigit()):
             raise UserError("JAX_NUM_PROCESSES needs JAX_COORDINATOR_ADDRESS=HOST:PORT, an address of the first host")
+        _await_first(host, int(port)) if int(index) else _check_free(int(port))
         jax.distributed.initialize(num_processes=int(count), process_id=int(index))
     elif multihost or _cluster():
         jax.distributed.initialize()
     if jax.process_count() > 1:
         where = f"host {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
         print(f"{where}: {jax.local_device_count()} of {jax.device_count()} devices", file=sys.stderr, flush=True)
+
+
+def _check_free(port: int) -> None:
+    """Raises UserError when another program listens on a port of this machine, which jax might share with it."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have just ended do not count
+        try:
+            s.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"JAX_COORDINATOR_ADDRESS: port {port} of this machine is not free ({error.strerror}); choose another"
+            ) from error
+
+
+def _await_first(host: str, port: int) -> None:
+    """Waits until the first host listens. jax would wait for minutes for another program at that port, and abort the
+    process. Raises UserError for such a program, and SystemExit, after one line, when nothing listens in time."""
+    begin = time.monotonic()
+    while True:
+        talks = False
+        try:
+            with socket.create_connection((host.strip("[]"), port), 5) as s:
+                talks = True
+                s.sendall(HTTP2)
+                answer, why = s.recv(9), "it says nothing"
+            if answer[3:4] == SETTINGS:
+                return
+        except OSError as error:
+            answer, why = b"", str(error)
+        seconds = time.monotonic() - begin
+        if answer or (talks and seconds > SILENT_SECONDS):
+            raise UserError(
+                f"JAX_COORDINATOR_ADDRESS={host}:{port}: another program listens there, not the first host of a run; "
+                "choose another port"
+            )
+        if seconds > FIRST_SECONDS:
+            print(f"error: no first host at {host}:{port} ({why}): start all hosts again", file=sys.stderr)
+            raise SystemExit(AGAIN)
+        time.sleep(0.2)
 
 
 def part() -> None:

@@ -85,7 +85,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     resolved |= {"layout": checkpoint.LAYOUT, facts.NOW: made_by}
     if done := hosts.on_first_host(lambda: claims.claim(workdir, values | {"resolved": resolved}, bool(measure))):
         return done
-    hosts.on_all_hosts(lambda: claims.check_shared(workdir))
+    claims.check_shared(workdir)
     if measure == "loader":
         return metrics.measure_loader(source.minibatches(0, total_steps), workdir, total_steps, minibatch, every.log)
     rolled_back = hosts.on_first_host(lambda: guard.rolled_back(workdir))
@@ -198,6 +198,8 @@ def starting_state(config: Config, step: Step, checkpoints, workdir, ledger) -> 
     if restored := checkpoints.restore(shapes):
         hosts.say(f"resuming {workdir} from step {int(restored[0].step)}")
         return restored
+    if not config.measure:
+        hosts.on_first_host(lambda: claims.warn_of_a_fresh_start(workdir))
     state = step.initialise(step.keys["init"])
     if ledger:
         hosts.on_first_host(lambda: seen.write(workdir / seen.NAME, ledger.seen))

@@ -125,8 +125,10 @@ def _remove(folder: epath.Path) -> None:
 
 
 def steps(folder: epath.Path) -> list[int]:
-    """The steps of the complete checkpoints in `folder`, newest first."""
+    """The steps of the complete checkpoints in `folder`, newest first. Raises UserError where that is a file."""
     if not folder.is_dir():
+        if folder.exists():
+            raise UserError(f"{folder} is a file where a run's folder of checkpoints belongs: put that back")
         return []
     names = [path.name for path in folder.iterdir()]
     found = [int(name) for name in names if name.isdecimal() and name == str(int(name))]

@@ -1,8 +1,10 @@
 """Whose a workdir is: one run's at a time."""
 
 import fcntl
+import json
 import os
 import pathlib
+import shutil
 
 import pytest
 import step_tools
@@ -74,3 +76,73 @@ def test_where_files_cannot_be_locked_a_run_says_so_and_trains(tmp_path, monkeyp
         f"note: {tmp_path}/a: its file system does not lock files (Function not implemented): nothing keeps a second "
         "run out\n"
     )
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """(workdir, values) to break."""
+    workdir, values = finished
+    return pathlib.Path(shutil.copytree(workdir, tmp_path / "a")), values
+
+
+def no_longer_done(workdir):
+    path = workdir / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("metrics.jsonl", b'{"step": 1}\xff\n{"step": 2}\n', "is not text"),
+        ("metrics.jsonl", b"[1]\n", ":1 is not an object with a step"),
+        ("metrics.jsonl", b"{}\n", ":1 is not an object with a step"),
+        ("metrics.jsonl", b'{"step": 1}\n{"step": "2"}\n{"step": 3}\n', ":2 is not an object with a step"),
+        ("metrics.jsonl", b"[" * 100_000 + b"\n{}\n", ":1 is not JSON"),
+        ("metrics.jsonl", None, "metrics.jsonl: Is a directory"),
+        ("config.json", b"", "is damaged (empty)"),
+        ("config.json", b'{"seed": 1, "opt', "is damaged ("),
+        ("config.json", b"[]", "is damaged (not a JSON object)"),
+        ("config.json", b"\xff\xfe", "is damaged ("),
+        ("config.json", None, "config.json cannot be read (Is a directory)"),
+        ("checkpoints", b"", "checkpoints is a file where"),
+    ],
+)
+def test_a_damaged_workdir_is_one_line_and_stays_as_it_is(copy, name, content, words, done, capsys):
+    workdir, values = copy
+    done or no_longer_done(workdir)
+    path = workdir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    line = told(values, workdir, capsys)
+    assert words in line and str(path) in line
+    assert path.is_dir() if content is None else path.read_bytes() == content
+
+
+def test_a_config_that_a_power_cut_left_empty_before_anything_was_trained_is_written_again(copy):
+    workdir, values = copy
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "metrics.jsonl").unlink()
+    (workdir / "config.json").write_text("")
+    assert train.run(values, workdir)["done"] is True
+    assert json.loads((workdir / "config.json").read_text())["seed"] == values["seed"]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_done_needs_the_checkpoint_that_it_names(copy, step, capsys):
+    workdir, values = copy
+    no_longer_done(workdir)
+    shutil.rmtree(workdir / "checkpoints" / "2")
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": step, "done": True}) + "\n")
+    assert f"says done at step {step}, and checkpoints/2 is not there" in told(values, workdir, capsys)
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(copy, capsys):
+    workdir, values = copy
+    no_longer_done(workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    assert train.run(values, workdir)["done"] is True
+    assert f"WARNING: {workdir} has metrics up to step 2 and no checkpoint: starting from" in capsys.readouterr().err
+    assert train.run(values | {"seed": 1}, workdir.parent / "b")["done"] is True
+    assert "WARNING" not in capsys.readouterr().err
