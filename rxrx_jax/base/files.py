@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, moved_by
 
 # No space left, in the operating system's words, which tensorstore repeats.
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "at the quota", errno.EFBIG: "no file may be that large"}
@@ -69,7 +69,9 @@ def room(path: epath.PathLike, kept: str = "") -> Iterator[None]:
     except Exception as error:
         if not (why := lack_of_room(error)):
             raise
-        raise UserError(f"no room for {path} ({why}){kept}; free some space, then the same command resumes") from error
+        raise UserError(
+            f"no room for {path} ({why}){kept}; free some space, then the same command resumes{moved_by(path)}"
+        ) from error
 
 
 def lack_of_room(error: BaseException) -> str:

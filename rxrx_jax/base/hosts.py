@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from rxrx_jax.base.command import FIX, INTERRUPTED, INTERRUPTED_LINE
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError, to_the_user
 
-FIX, AGAIN = 2, 75  # exit codes: the user must fix something; a host hangs or is lost, start again (EX_TEMPFAIL)
+AGAIN = 75  # exit code: a host hangs or is lost, start again (EX_TEMPFAIL)
 # jax's errors when another host no longer responds: gloo (CPU), NCCL (GPU), the coordination service.
 LOST = (
     "gloo",
@@ -213,6 +214,8 @@ def leaving(*passing: type[BaseException]):
         code, line = 1, None
         if isinstance(e, SystemExit):
             code = e.code if isinstance(e.code, int) else bool(e.code)
+        elif isinstance(e, KeyboardInterrupt):
+            code, line = INTERRUPTED, INTERRUPTED_LINE
         elif to_the_user(e) is not None:
             code, line = FIX, f"error: {to_the_user(e)}"
         elif away or is_lost(e):
@@ -220,7 +223,7 @@ def leaving(*passing: type[BaseException]):
             again = "start all hosts again" if several else "start again"
             why = str(e).partition("\n")[0][:200]
             code, line = AGAIN, f"error: {what} ({why}): {again}"
-        if not isinstance(e, SystemExit) and code != FIX:
+        if not isinstance(e, SystemExit) and code not in (FIX, INTERRUPTED):
             traceback.print_exc()
         if line:
             print(line, file=sys.stderr)

@@ -34,7 +34,7 @@ def run(values: dict, workdir: epath.PathLike, dataset: Dataset | None = None) -
 
     With `measure="synthetic"` it trains on noise, reading nothing, and with `measure="loader"` it only reads: neither
     evaluates or keeps anything. Returns the last line of metrics.jsonl. Raises UserError for anything in the config or
-    the data that the user can fix, and Stopped when the process was asked to stop (SIGTERM) and its state is kept.
+    the data that the user can fix, and Stopped when the process was asked to stop (a signal) and its state is kept.
     """
     workdir = files.locate(workdir)
     if dataset is not None:
