@@ -154,10 +154,10 @@ def show(steps: Iterable[Step]) -> None:
     print("\n\n".join(f"# {step.why}\n{step.command}" for step in steps))
 
 
-def catch_signals() -> list[int]:
-    """A list that grows by every SIGTERM and SIGINT that this process gets from now on."""
+def catch_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT)) -> list[int]:
+    """A list that grows by every one of these signals that this process gets from now on."""
     received = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         signal.signal(number, lambda n, _: received.append(n))
     return received
 
