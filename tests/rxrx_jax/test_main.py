@@ -16,7 +16,10 @@ def main(*arguments, cwd=ROOT):
         (["--config=mea_vit.py"], "--config=mea_vit.py: no such file here or in"),
         (["--config=mae_vit.py:foo=1"], "config argument 'foo' is unknown; this config takes encoder"),
         (["--config=mae_vit.py:seed=x"], "config argument 'seed=x': expected seed=int"),
-        (["--config=mae_vit.py", "--config.optim.lrr=1"], 'Did you mean "lr"'),
+        (
+            ["--config=mae_vit.py", "--config.optim.lrr=1"],
+            "--config.optim.lrr: no such key; did you mean optim.lr? optim has betas, ",
+        ),
         (["--config=mae_vit.py", "--config.optim.lr=x"], "could not convert string to float"),
         (["--config=mae_vit.py", "--confg.seed=1"], "Unknown command line flag 'confg"),
     ],
