@@ -11,11 +11,12 @@ import jax
 from etils import epath
 
 from rxrx_jax.base import files, hosts, lock
-from rxrx_jax.base.config import to_json
+from rxrx_jax.base.config import flatten, to_json
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.training.provenance import facts
 
+NAMED, ABSENT = 3, "absent"  # keys that are named where configs differ
 REMEDY = "put back a copy of it, or use another --workdir"
 
 
@@ -57,7 +58,7 @@ def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
         stored = {}  # nothing is lost that this start does not write again
     again = measure and bool(stored.get("measure"))
     if started and stored and not again and facts.without(stored) != facts.without(now):
-        raise UserError(f"{workdir} holds a run with another config (config.json); use another --workdir or delete it")
+        raise UserError(f"{workdir} holds a run with another config: {differences(stored, now)}; use another --workdir")
     if not measure and (done := finished(workdir, resolved["resolved"]["total_steps"])):
         print(f"{workdir} is finished; nothing to do", file=sys.stderr)
         return done
@@ -65,6 +66,15 @@ def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
     if now != stored:
         files.write(path, to_json(now))
     return None
+
+
+def differences(stored: dict, now: dict) -> str:
+    """In which keys two resolved configs differ, the first few with their values there and here."""
+    there, here = (flatten(json.loads(to_json(facts.without(config)))) for config in (stored, now))
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key, ABSENT) != here.get(key, ABSENT)]
+    keys = sorted(keys, key=lambda key: key.startswith("resolved."))  # what follows from the others comes last
+    named = [f"{key} is {there.get(key, ABSENT)} there and {here.get(key, ABSENT)} here" for key in keys[:NAMED]]
+    return "; ".join(named) + (f" (and {len(keys) - NAMED} more)" if len(keys) > NAMED else "")
 
 
 def finished(workdir: epath.Path, total_steps: int) -> dict | None:

@@ -18,7 +18,7 @@ def main(*arguments, cwd=ROOT):
         (["--config=mae_vit.py:seed=x"], "config argument 'seed=x': expected seed=int"),
         (
             ["--config=mae_vit.py", "--config.optim.lrr=1"],
-            "--config.optim.lrr: no such key; did you mean optim.lr? optim has betas, ",
+            "optim.lrr: no such key; did you mean optim.lr?",
         ),
         (["--config=mae_vit.py", "--config.optim.lr=x"], "could not convert string to float"),
         (["--config=mae_vit.py", "--confg.seed=1"], "Unknown command line flag 'confg"),

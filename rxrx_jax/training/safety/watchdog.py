@@ -88,7 +88,8 @@ class Watchdog:
         except Exception as error:
             # On a full disk hosts wait for one whose part of a checkpoint could not be written.
             line, code = (to_the_user(error), FIX) if files.lack_of_room(error.__cause__ or error) else (line, code)
-        print(f"{stack}error: {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # where the output goes the disk may be full too
+            print(f"{stack}error: {line}", file=sys.stderr, flush=True)
         os._exit(code)
 
     def _line(self) -> str:

@@ -60,8 +60,8 @@ def test_another_dataset_leaves_the_settings_of_the_first():
 
 
 def test_values_and_flags_of_every_kind():
-    found = read("--config.seed", "3", "--config.tensorboard", "--config.guard.rollback=true", "--config.mesh.fsdp=2")
-    assert (found["seed"], found["tensorboard"], found["guard"]["rollback"], found["mesh"]["fsdp"]) == (
+    found = read("--config.seed", "3", "--config.tensorboard", "--config.guard.rollback=true", "--config.optim.lr=2")
+    assert (found["seed"], found["tensorboard"], found["guard"]["rollback"], found["optim"]["lr"]) == (
         3,
         True,
         True,

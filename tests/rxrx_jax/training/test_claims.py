@@ -146,3 +146,12 @@ def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(copy, capsys
     assert f"WARNING: {workdir} has metrics up to step 2 and no checkpoint: starting from" in capsys.readouterr().err
     assert train.run(values | {"seed": 1}, workdir.parent / "b")["done"] is True
     assert "WARNING" not in capsys.readouterr().err
+
+
+def test_a_workdir_of_another_config_names_the_keys_that_differ(finished, capsys):
+    workdir, values = finished
+    other = values | {"optim": values["optim"] | {"lr": 0.5}, "seed": 3, "log_epochs": 1}
+    del other["log_steps"]
+    line = told(other, workdir, capsys)
+    assert "log_epochs is absent there and 1 here; log_steps is 1 there and absent here; optim.lr is 0.002" in line
+    assert line.endswith("(and 1 more); use another --workdir\n") and "delete" not in line
