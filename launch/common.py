@@ -19,6 +19,7 @@ from rxrx_jax.base.errors import UserError
 
 FIX, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must fix something; start again
 UNFINISHED = 85  # what launch.worker returns instead of 0 when a checkpoint was written and the run is not finished
+TRAINER = "rxrx_jax.main"
 LOST_CONNECTION = 255  # what ssh exits with
 ROOT = pathlib.Path(__file__).resolve().parent.parent  # of the clone; an installed package has none
 POLL_SECONDS = 0.05
@@ -56,6 +57,16 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
         raise UserError("pass the trainer's arguments after --, as in: -- --config=mae_vit.py")
     options.workdir = given[-1] if is_remote(given[-1]) else os.path.expanduser(given[-1])
     trainer = [f"--workdir={options.workdir}" if a.startswith("--workdir=") else a for a in trainer]
+    if "\n" in "".join([options.workdir, getattr(options, "name", None) or ""]):
+        raise UserError("--workdir and --name go into scripts by lines: leave line breaks out of them")
+    if getattr(options, "module", TRAINER) == TRAINER:
+        from rxrx_jax.base import config_flag  # after --help has been answered
+
+        values = config_flag.values(trainer)  # a mistake in them is told before anything is asked for
+        if options.dry_run:
+            from rxrx_jax import main
+
+            print(f"# {main.figures(values)}\n", flush=True)
     return options, trainer
 
 
@@ -147,6 +158,14 @@ def folder_of(workdir: str) -> pathlib.Path:
 
 
 # Steps
+
+
+def heredoc(text: str) -> str:
+    """Shell words that give a text, which ends in a line break, to a command as its input, whatever lines it has."""
+    end = "END"
+    while f"\n{end}\n" in f"\n{text}":
+        end += "_"
+    return f"<<'{end}'\n{text}{end}"
 
 
 def show(steps: Iterable[Step]) -> None:

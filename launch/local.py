@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from launch import common
 from rxrx_jax.base import command
 
-TRAINER = "rxrx_jax.main"
+TRAINER = common.TRAINER
 
 
 def main(argv: list[str] | None = None) -> int:

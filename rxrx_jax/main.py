@@ -51,6 +51,13 @@ def main(values: dict) -> None:
     hosts.part()
 
 
+def figures(values: dict) -> str:
+    """One line of what a config will train: steps, parameters, FLOPs. Raises UserError as the run would."""
+    from rxrx_jax.training import describe
+
+    return describe.figures(values)
+
+
 def default_name(argv: list[str]) -> str:
     """`mae_vit`, `mae_vit-rxrx1-variant=B_16` or `mae_vit-optim.lr=0.001` from --config and its overrides, whose order
     does not matter."""

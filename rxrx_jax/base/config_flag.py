@@ -17,6 +17,18 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/ or 
 OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 LENGTH = re.compile(r"(.+)_(steps|epochs|examples|percent)")
 OPTIONAL = ("evaluate",)  # lengths that a config need not set
+KEYS = {
+    "optim.lr=0.001": "learning rate",
+    "total_epochs=3": "how long; or total_steps, total_examples",
+    "data.name=rxrx19a": "the dataset, by its name",
+    "data.folder=DIR": "where prepared datasets are",
+    "data.minibatch=32": "images per step",
+    "data.select.cell_types=HUVEC,U2OS": "train on part of it; or experiments, well_types, sites",
+    "protocol.name=wilds_ood": "what is trained on and scored",
+    "init.path=runs/mae_vit": "the stage before, or weights",
+    "evaluators.leakage=False": "leave an evaluator out",
+    "seed=1": "of everything that is drawn",
+}
 OFF = ("false", "off", "none", "0")
 
 
@@ -27,10 +39,36 @@ def with_config(main: Callable[[dict], None]) -> Callable[[list[str] | None], No
         return main(CONFIG.value.to_dict())
 
     def start(argv):
+        if {"-h", "-help", "--help", "--helpshort"} & set(sys.argv if argv is None else argv):
+            print(help_text(sys.modules["__main__"].__doc__))
+            return 0
         sys.argv = resolve(sys.argv if argv is None else [sys.argv[0], *argv])
         app.run(called, argv=sys.argv, flags_parser=parse_flags)  # exits with SystemExit
 
     return start
+
+
+def help_text(usage: str | None) -> str:
+    """What --help prints: usage, the configs with their first lines and arguments, keys, and the flags."""
+    lines = [*(usage or "").strip().splitlines(), "", f"configs, in {config_lib.CONFIGS} (or the path of your own):"]
+    for path in sorted(config_lib.CONFIGS.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        about = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split())
+        lines.append(f"  {path.name:24} {about if len(about) < 90 else about[:87] + '...'}")
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        for call in (call for call in calls if ast.unparse(call.func).endswith("parse_arguments")):
+            arguments = ", ".join(f"{word.arg}={ast.unparse(word.value)}" for word in call.keywords)
+            lines.append(f"  {'':24} after a colon: {arguments}")
+    lines += ["", "keys, of which rxrx_jax/training/base_config.py has all:"]
+    lines += [f"  --config.{key:42} {what}" for key, what in KEYS.items()]
+    own = [name for module, found in flags.FLAGS.flags_by_module_dict().items() for name in found]
+    own = [flag for flag in dict.fromkeys(own) if "absl" not in _module(flag) and "ml_collections" not in _module(flag)]
+    lines += ["", "flags:", *(f"  --{flag.name:49} {flag.help}" for flag in own)]
+    return "\n".join(lines)
+
+
+def _module(flag: flags.Flag) -> str:
+    return str(flags.FLAGS.find_module_defining_flag(flag.name))
 
 
 def values(argv: list[str]) -> dict:

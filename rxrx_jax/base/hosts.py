@@ -35,6 +35,8 @@ LOST = (
 NETWORK = ("aiohttp", "requests")
 BUSY = ("408", "429", "500", "502", "503", "504")
 STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+# What srun sets, and jax reads, in each process of a step.
+SRUN = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
 FIRST_SECONDS, SILENT_SECONDS = 300, 20  # for the first host to be there, and to say that it is one
 SETTINGS = b"\4"  # the kind of the first frame on a connection of gRPC, which is HTTP/2; it comes after the length
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)  # settings: none
@@ -61,6 +63,12 @@ def join(multihost: bool) -> None:
         jax.distributed.initialize(num_processes=int(count), process_id=int(index))
     elif multihost or _cluster():
         jax.distributed.initialize()
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        print(
+            f"note: this job has {os.environ['SLURM_NTASKS']} tasks and this process is none of srun's, so it runs by "
+            "itself; to use them all start it with srun, or by python -m launch.slurm",
+            file=sys.stderr,
+        )
     if jax.process_count() > 1:
         where = f"host {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
         print(f"{where}: {jax.local_device_count()} of {jax.device_count()} devices", file=sys.stderr, flush=True)
@@ -112,10 +120,13 @@ def part() -> None:
 
 
 def _cluster() -> bool:
-    """Whether the environment says that this is one of several tasks."""
+    """Whether the environment says that this is one of several tasks. Of SLURM's that is a step's process: in a job's
+    script, and in a shell within a job, its number of tasks is set too."""
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    return bool(coordinator) or int(os.environ.get("SLURM_NTASKS", 1)) > 1 or len(workers) > 1
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", 1)
+    step = all(name in os.environ for name in SRUN) and int(tasks) > 1
+    return bool(coordinator) or step or len(workers) > 1
 
 
 def say(line: str) -> None:

@@ -14,7 +14,7 @@ def main(*arguments, cwd=ROOT):
     [
         ([], "pass --config=mae_vit.py"),
         (["--config=mea_vit.py"], "--config=mea_vit.py: no such file here or in"),
-        (["--config=mae_vit.py:foo=1"], "config argument 'foo' is unknown; this config takes encoder"),
+        (["--config=mae_vit.py:foo=1"], "config argument 'foo' is unknown; this config takes data"),
         (["--config=mae_vit.py:seed=x"], "config argument 'seed=x': expected seed=int"),
         (
             ["--config=mae_vit.py", "--config.optim.lrr=1"],

@@ -1,0 +1,53 @@
+"""--help and --print_config: what there is to choose, and what was chosen."""
+
+import ast
+import json
+import sys
+
+import pytest
+from commands import python
+
+from rxrx_jax.base import config_flag
+from rxrx_jax.base.config import CONFIGS
+from rxrx_jax.training import describe
+
+LIGHT = """
+import runpy, sys
+sys.argv = ["main", "--help"]
+try:
+    runpy.run_module("rxrx_jax.main", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = [name for name in ("jax", "flax", "tensorflow_datasets", "orbax", "sklearn") if name in sys.modules]
+assert not heavy, heavy
+"""
+
+
+def test_help_lists_configs_arguments_and_keys_and_imports_nothing_that_is_slow():
+    done = python("-c", LIGHT)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    for path in CONFIGS.glob("*.py"):
+        assert path.name in done.stdout
+        assert ast.get_docstring(ast.parse(path.read_text()))[:40] in done.stdout
+    for text in ("after a colon: data='', paper=False", "--config.optim.lr=0.001", "--workdir", "--print_config"):
+        assert text in done.stdout
+    assert all(name in done.stdout for name in ("multihost", "Join the other hosts"))
+
+
+@pytest.mark.parametrize("key", config_flag.KEYS)
+def test_every_key_that_help_names_can_be_set(key):
+    assert config_flag.values(["--config=dann_vit.py", f"--config.{key}"])
+
+
+def test_print_config_prints_what_is_resolved_and_what_follows(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main"])
+    values = config_flag.values(
+        ["--config=mae_vit.py:rxrx1", "--config.total_steps=7", f"--config.data.folder={tmp_path}"]
+    )
+    text = describe.text(values)
+    stored, _, line = text.strip().rpartition("\n")
+    assert json.loads(stored)["total_steps"] == 7 and json.loads(stored)["data"]["name"] == "rxrx1"
+    assert line.startswith(
+        "7 steps of 2,048 images, 40,612 per epoch (the published training split; it is not prepared"
+    )
+    assert " M parameters | " in line and not list(tmp_path.iterdir())
