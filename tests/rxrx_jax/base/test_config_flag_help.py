@@ -1,15 +1,12 @@
-"""--help and --print_config: what there is to choose, and what was chosen."""
+"""--help: what there is to choose."""
 
 import ast
-import json
-import sys
 
 import pytest
 from commands import python
 
 from rxrx_jax.base import config_flag
 from rxrx_jax.base.config import CONFIGS
-from rxrx_jax.training import describe
 
 LIGHT = """
 import runpy, sys
@@ -37,17 +34,3 @@ def test_help_lists_configs_arguments_and_keys_and_imports_nothing_that_is_slow(
 @pytest.mark.parametrize("key", config_flag.KEYS)
 def test_every_key_that_help_names_can_be_set(key):
     assert config_flag.values(["--config=dann_vit.py", f"--config.{key}"])
-
-
-def test_print_config_prints_what_is_resolved_and_what_follows(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["main"])
-    values = config_flag.values(
-        ["--config=mae_vit.py:rxrx1", "--config.total_steps=7", f"--config.data.folder={tmp_path}"]
-    )
-    text = describe.text(values)
-    stored, _, line = text.strip().rpartition("\n")
-    assert json.loads(stored)["total_steps"] == 7 and json.loads(stored)["data"]["name"] == "rxrx1"
-    assert line.startswith(
-        "7 steps of 2,048 images, 40,612 per epoch (the published training split; it is not prepared"
-    )
-    assert " M parameters | " in line and not list(tmp_path.iterdir())
