@@ -19,21 +19,32 @@ reconstruction/in_batch/loss was 0.88, of which 0.03 is the Fourier loss.
 """
 
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import base_config, dataset, encoder, microscopy_lion
+from rxrx_jax.training.base_config import at_paper_scale, base_config, dataset, decoder, encoder, microscopy_lion
 
 
 def get_config(argument=None):
     arg = parse_arguments(
-        argument, rxrx1=False, rxrx3=False, variant="", openphenom=False, normalisation="", layout="fixed", seed=0
+        argument,
+        data="",
+        paper=False,
+        rxrx1=False,
+        rxrx3=False,
+        variant="",
+        openphenom=False,
+        normalisation="",
+        layout="fixed",
+        seed=0,
     )
     arg.encoder = "channel_agnostic"
     config, name = base_config(arg), dataset(arg)
     config.model = encoder(arg)
     config.augment.intensity_jitter = 0.0
-    decoder = (512, 8, 16) if arg.openphenom else (256, 2, 16) if name != "rxrx_sim" else (32, 1, 4)
-    config.task = dict(name="mae", mask_ratio=0.75, normalise_target=False, fourier_weight=0.01, decoder=decoder)
+    parts = (512, 8, 16) if arg.openphenom else decoder(config.model.variant, (256, 2, 16), (32, 1, 4))
+    config.task = dict(name="mae", mask_ratio=0.75, normalise_target=False, fourier_weight=0.01, decoder=parts)
     config.evaluators = dict(reconstruction=dict(images=6), leakage=dict(), embeddings=dict())
-    if name == "rxrx_sim":
+    if name == "rxrx3":
+        del config.evaluators.leakage  # a regression on two million sites
+    if not at_paper_scale(arg):
         config.data.minibatch = 32
         lr = 4e-3
         config.optim = dict(
@@ -44,6 +55,4 @@ def get_config(argument=None):
     config.data.minibatch = 2048
     config.optim = microscopy_lion(config.model.variant)
     config.total_epochs = 100.0 if name == "rxrx3" else 1000.0
-    if name == "rxrx3":
-        del config.evaluators.leakage  # a regression on two million sites
     return config

@@ -25,12 +25,14 @@ number.
 """
 
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import adaptation, base_config
+from rxrx_jax.training.base_config import adaptation, at_paper_scale, base_config
 
 
 def get_config(argument=None):
     arg = parse_arguments(
         argument,
+        data="",
+        paper=False,
         rxrx1=False,
         model="convnet",
         method="erm",
@@ -40,16 +42,16 @@ def get_config(argument=None):
         layout="fixed",
         seed=0,
     )
-    config = base_config(arg)
+    config, large = base_config(arg), at_paper_scale(arg)
     config.task = dict(name="classify", label_smoothing=0.1)
     config.model = dict(name=arg.model)
     if arg.model == "convnet":
-        config.model.widths = (64, 128, 256, 512) if arg.rxrx1 else (48, 96, 192)
+        config.model.widths = (64, 128, 256, 512) if large else (48, 96, 192)
     config.optim = dict(
         name="adamw", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0, warmup_percent=5.0
     )
-    config.total_epochs = 90.0 if arg.rxrx1 else 12.0
-    if arg.rxrx1 and arg.model == "resnet50":
+    config.total_epochs = 90.0 if large else 12.0
+    if large and arg.model == "resnet50":
         wilds(config)
     adaptation(config, arg.method, arg.transductive)
     if arg.post_hoc:

@@ -23,12 +23,14 @@ mae_vit.py. `:rxrx1` has not been run at full size yet: no hours, no number.
 """
 
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import adaptation, base_config, encoder, is_large
+from rxrx_jax.training.base_config import adaptation, at_paper_scale, base_config, encoder, is_large
 
 
 def get_config(argument=None):
     arg = parse_arguments(
         argument,
+        data="",
+        paper=False,
         rxrx1=False,
         variant="",
         encoder="",
@@ -43,7 +45,7 @@ def get_config(argument=None):
     config.optim = dict(name="adamw", lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0)
     adaptation(config, "dann", arg.transductive)
     config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
-    if not arg.rxrx1:
+    if not at_paper_scale(arg):
         config.optim.warmup_percent = 10.0
         config.total_epochs = 5.0
         return config

@@ -26,29 +26,31 @@ the autoencoder that one seed could show, and teacher_entropy ended within 1 % o
 """
 
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import base_config
+from rxrx_jax.training.base_config import at_paper_scale, base_config
 
 
 def get_config(argument=None):
-    arg = parse_arguments(argument, rxrx1=False, variant="", normalisation="plate", layout="fixed", seed=0)
-    config = base_config(arg)
-    config.data.minibatch = 184 if arg.rxrx1 else 64  # images, two per pair
+    arg = parse_arguments(
+        argument, data="", paper=False, rxrx1=False, variant="", normalisation="plate", layout="fixed", seed=0
+    )
+    config, large = base_config(arg), at_paper_scale(arg)
+    config.data.minibatch = 184 if large else 64  # images, two per pair
     config.data.pairs = "perturbation"
     config.task = dict(
         name="distill",
-        head=(1024, 512, 4096) if arg.rxrx1 else (256, 64, 256),  # hidden, bottleneck, prototypes
-        momentum=0.995 if arg.rxrx1 else 0.99,
+        head=(1024, 512, 4096) if large else (256, 64, 256),  # hidden, bottleneck, prototypes
+        momentum=0.995 if large else 0.99,
         temperatures=(0.04, 0.07),
-        warmup_percent=5.0 if arg.rxrx1 else 30.0,  # of the temperature
+        warmup_percent=5.0 if large else 30.0,  # of the temperature
         student_temperature=0.1,
         centre="experiment",
         centre_momentum=0.9,
     )
-    config.model = dict(name="vit", variant=arg.variant or ("S/16" if arg.rxrx1 else "XXS/8"))
-    lr = 7e-4 if arg.rxrx1 else 3e-3
+    config.model = dict(name="vit", variant=arg.variant or ("S/16" if large else "XXS/8"))
+    lr = 7e-4 if large else 3e-3
     config.optim = dict(
         name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=4e-3, clip_norm=3.0, ema_decay=0.0, warmup_percent=5.0
     )
-    config.total_epochs = 200.0 if arg.rxrx1 else 5.0
+    config.total_epochs = 200.0 if large else 5.0
     config.evaluators = dict(leakage=dict(), embeddings=dict())
     return config

@@ -20,18 +20,27 @@ at full size yet: no hours, no number.
 """
 
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import base_config, encoder
+from rxrx_jax.training.base_config import at_paper_scale, base_config, encoder
 
 
 def get_config(argument=None):
     arg = parse_arguments(
-        argument, rxrx1=False, variant="", encoder="", normalisation="", blocks=False, layout="fixed", seed=0
+        argument,
+        data="",
+        paper=False,
+        rxrx1=False,
+        variant="",
+        encoder="",
+        normalisation="",
+        blocks=False,
+        layout="fixed",
+        seed=0,
     )
     config = base_config(arg)
     config.task = dict(name="probe", label_smoothing=0.0)
     config.model = encoder(arg)
     config.augment.intensity_jitter = 0.0
     config.optim = dict(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, clip_norm=0.0, warmup_percent=10.0)
-    config.total_epochs = 50.0 if arg.rxrx1 else 8.0
+    config.total_epochs = 50.0 if at_paper_scale(arg) else 8.0
     config.evaluators = dict(accuracy=dict(), probe=dict(blocks=arg.blocks))
     return config

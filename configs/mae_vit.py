@@ -1,6 +1,7 @@
 """Masked-autoencoder pretraining of a ViT (He et al. 2022, arXiv 2111.06377).
 
     python -m rxrx_jax.main --config=mae_vit.py
+    python -m rxrx_jax.main --config=mae_vit.py:data=rxrx1
     python -m rxrx_jax.main --config=mae_vit.py:rxrx1,variant=S/16
     python -m rxrx_jax.main --config=mae_vit.py:rxrx1,variant=B/8
     python -m rxrx_jax.main --config=mae_vit.py:rxrx3,variant=L/8 --config.mesh.fsdp=8
@@ -27,35 +28,43 @@ sizes H and g. RxRx3 has no published held-out split: without a `splits.csv` eve
 """
 
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import base_config, dataset, encoder, microscopy_lion
+from rxrx_jax.training.base_config import at_paper_scale, base_config, dataset, decoder, encoder, microscopy_lion
 
 MINIBATCH = {"L": 16_384, "G": 8_192}  # as published, on data of the size of RxRx3
 
 
 def get_config(argument=None):
     arg = parse_arguments(
-        argument, rxrx1=False, rxrx3=False, variant="", encoder="", normalisation="", layout="fixed", seed=0
+        argument,
+        data="",
+        paper=False,
+        rxrx1=False,
+        rxrx3=False,
+        variant="",
+        encoder="",
+        normalisation="",
+        layout="fixed",
+        seed=0,
     )
     config, name = base_config(arg), dataset(arg)
     config.model = encoder(arg)
     config.augment.intensity_jitter = 0.0
     config.evaluators = dict(reconstruction=dict(images=6), leakage=dict(), embeddings=dict())
-    if name == "rxrx_sim":
+    if name == "rxrx3":
+        del config.evaluators.leakage  # a regression on two million sites
+    size = config.model.variant.partition("/")[0]
+    parts = decoder(config.model.variant, (512, 8, 16), (64, 2, 4))  # width, depth, heads
+    if not at_paper_scale(arg):
         config.data.minibatch = 32  # few images: more, smaller steps
-        config.task = dict(
-            name="mae", mask_ratio=0.5, normalise_target=False, decoder=(64, 2, 4)
-        )  # width, depth, heads
+        config.task = dict(name="mae", mask_ratio=0.5, normalise_target=False, decoder=parts)
         lr = 4e-3
         config.optim = dict(
             name="adamw", lr=lr, betas=(0.9, 0.95), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0, warmup_percent=5.0
         )
         config.total_epochs = 10.0
         return config
-    size = config.model.variant.partition("/")[0]
     config.data.minibatch = MINIBATCH.get(size, 2048) if name == "rxrx3" else 2048
-    config.task = dict(name="mae", mask_ratio=0.75, normalise_target=False, fourier_weight=0.01, decoder=(512, 8, 16))
+    config.task = dict(name="mae", mask_ratio=0.75, normalise_target=False, fourier_weight=0.01, decoder=parts)
     config.optim = microscopy_lion(config.model.variant)
     config.total_epochs = 100.0 if name == "rxrx3" else 1000.0
-    if name == "rxrx3":
-        del config.evaluators.leakage  # a regression on two million sites
     return config

@@ -19,6 +19,7 @@ from rxrx_jax.base.errors import UserError
 
 FIX, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must fix something; start again
 UNFINISHED = 85  # what launch.worker returns instead of 0 when a checkpoint was written and the run is not finished
+TRAINER = "rxrx_jax.main"
 LOST_CONNECTION = 255  # what ssh exits with
 ROOT = pathlib.Path(__file__).resolve().parent.parent  # of the clone; an installed package has none
 POLL_SECONDS = 0.05
@@ -56,6 +57,16 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
         raise UserError("pass the trainer's arguments after --, as in: -- --config=mae_vit.py")
     options.workdir = given[-1] if is_remote(given[-1]) else os.path.expanduser(given[-1])
     trainer = [f"--workdir={options.workdir}" if a.startswith("--workdir=") else a for a in trainer]
+    if "\n" in "".join([options.workdir, getattr(options, "name", None) or ""]):
+        raise UserError("--workdir and --name go into scripts by lines: leave line breaks out of them")
+    if getattr(options, "module", TRAINER) == TRAINER:
+        from rxrx_jax.base import config_flag  # after --help has been answered
+
+        values = config_flag.values(trainer)  # a mistake in them is told before anything is asked for
+        if options.dry_run:
+            from rxrx_jax import main
+
+            print(f"# {main.figures(values)}\n", flush=True)
     return options, trainer
 
 
@@ -68,11 +79,13 @@ def helped_by_restart(code: int) -> bool:
 
 
 def finished(workdir: str) -> bool:
-    """Whether the last line of the run's metrics.jsonl says done. The workdir may be an object store's."""
+    """Whether the last line of the run's metrics.jsonl says done. The workdir may be an object store's. A damaged file
+    says nothing: the trainer, started again, reports it."""
     try:
-        lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
-        return bool(lines) and json.loads(lines[-1]).get("done") is True
-    except (FileNotFoundError, json.JSONDecodeError):  # not started, or cut off within a line
+        lines = (epath.Path(workdir) / "metrics.jsonl").read_bytes().splitlines()
+        last = json.loads(lines[-1]) if lines else None
+        return isinstance(last, dict) and last.get("done") is True
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):  # not started, or cut off within a line
         return False
 
 
@@ -147,15 +160,23 @@ def folder_of(workdir: str) -> pathlib.Path:
 # Steps
 
 
+def heredoc(text: str) -> str:
+    """Shell words that give a text, which ends in a line break, to a command as its input, whatever lines it has."""
+    end = "END"
+    while f"\n{end}\n" in f"\n{text}":
+        end += "_"
+    return f"<<'{end}'\n{text}{end}"
+
+
 def show(steps: Iterable[Step]) -> None:
     """Prints the steps as a shell script."""
     print("\n\n".join(f"# {step.why}\n{step.command}" for step in steps))
 
 
-def catch_signals() -> list[int]:
-    """A list that grows by every SIGTERM and SIGINT that this process gets from now on."""
+def catch_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT)) -> list[int]:
+    """A list that grows by every one of these signals that this process gets from now on."""
     received = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         signal.signal(number, lambda n, _: received.append(n))
     return received
 

@@ -78,7 +78,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
             f" --tag={shlex.quote(image)} -",
         ),
         "push": common.Step("push it", f"docker push {shlex.quote(image)}"),
-        "apply": common.Step("start the run", f"kubectl apply -f - <<'END'\n{text}END"),
+        "apply": common.Step("start the run", f"kubectl apply -f - {common.heredoc(text)}"),
         "follow": common.Step(
             "follow the first host's log, also of restarts, until the run has ended",
             "seen=\n"

@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="on the nodes, with the project's dependencies")
     common.add_commit(parser)
     options, trainer = common.parse(parser, argv)
+    if any("\n" in value for value in (options.time, *options.sbatch)):
+        raise UserError("--time and --sbatch go into the script by lines: leave line breaks out of them")
     if not common.is_remote(options.workdir) and not pathlib.Path(options.workdir).is_absolute():
         raise UserError(f"--workdir={options.workdir}: pass a path from / on a file system that all nodes share")
     plan = steps(options, trainer)
@@ -92,7 +94,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
             f"mkdir -p {code} {q['hosts']} && git archive {commit} | tar -x -C {code}",
         ),
         "write": common.Step(
-            "write the script", f"cat > {q['slurm.sh']} <<'END'\n{script(options, trainer, folder, commit)}END"
+            "write the script", f"cat > {q['slurm.sh']} {common.heredoc(script(options, trainer, folder, commit))}"
         ),
         "submit": common.Step(
             "submit it",
@@ -121,7 +123,7 @@ def script(options: argparse.Namespace, trainer: list[str], folder: pathlib.Path
     # --gpus-per-task or --gpu-bind, with which every task would see a single GPU, of number 0.
     gpus = [f"--gpus-per-node={options.gpus}"] if options.gpus else []
     directives = [
-        f"--job-name={options.name or common.name_of(options.workdir)}",
+        f"--job-name={shlex.quote(options.name or common.name_of(options.workdir))}",
         f"--nodes={options.nodes}",
         f"--ntasks-per-node={options.gpus or options.tasks}",
         *gpus,

@@ -99,6 +99,8 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
     def ssh(text: str, worker: str = "all") -> str:
         return f"gcloud compute tpus tpu-vm ssh {name} {where} --quiet --worker={worker} --command={shlex.quote(text)}"
 
+    # In the clone, where nobody else writes; a name in the temporary folder could be another user's link.
+    packed = f'"$(git rev-parse --absolute-git-dir)"/rxrx_jax-{commit}.tar.gz'
     archive, prepare = f"rxrx_jax-{commit}.tar.gz", f"\n{options.prepare}" if options.prepare else ""
     # jax's own port on TPUs, 8482 since 0.8.1, is not among those that Google Cloud opens between the hosts of a
     # slice (8470, 8471, 8474, 8476, 11211): the hosts would wait for each other silently.
@@ -124,11 +126,11 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
         ),
         "pack": (
             f"pack the code of commit {commit[:12]}",
-            f"git archive --format=tar.gz --output=/tmp/{archive} {commit}",
+            f"git archive --format=tar.gz --output={packed} {commit}",
         ),
         "copy": (
             "copy it to all hosts",
-            f"gcloud compute tpus tpu-vm scp /tmp/{archive} {name}:{archive} {where} --quiet --worker=all",
+            f"gcloud compute tpus tpu-vm scp {packed} {name}:{archive} {where} --quiet --worker=all && rm -f {packed}",
         ),
         "install": (
             "install it on all hosts",

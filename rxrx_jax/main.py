@@ -1,14 +1,14 @@
 """`python -m rxrx_jax.main --config=mae_vit.py[:arguments] [--workdir=DIR] [--config.optim.lr=1e-4 ...]`"""
 
+import hashlib
 import pathlib
+import re
 import sys
 from logging import CRITICAL, getLogger
 
-import jax
 from absl import flags, logging
 
-from rxrx_jax.base import command, config_flag, hosts
-from rxrx_jax.training.safety.preemption import Stopped
+from rxrx_jax.base import command, config_flag
 from rxrx_jax.training.speed import allocator
 
 WORKDIR = flags.DEFINE_string(
@@ -17,18 +17,30 @@ WORKDIR = flags.DEFINE_string(
 MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Join the other hosts of a Cloud TPU slice (elsewhere the environment says)."
 )
+PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config", False, "Print the resolved config, the run's steps and its parameters, and stop."
+)
+LONGEST_NAME = 150  # characters of a default workdir
 
 
 def main(values: dict) -> None:
+    import jax  # with the whole stack it waits until the flags are known to be good
+
+    from rxrx_jax.base import hosts
+    from rxrx_jax.training.safety.preemption import Stopped
+
     logging.set_verbosity(logging.FATAL)  # absl, for jax, TFDS and Orbax, whose errors are raised as well
     getLogger("asyncio").setLevel(CRITICAL)  # as are those of Orbax's threads
+    if PRINT_CONFIG.value:
+        from rxrx_jax.training import describe
+
+        return print(describe.text(values), end="")
     hosts.join(MULTIHOST.value)  # before anything asks for a device
 
-    name = _default_name(sys.argv) + (f"-{values['measure']}" if values.get("measure") else "")
-    workdir = WORKDIR.value or f"runs/{name}"
+    workdir = WORKDIR.value or f"runs/{default_name(sys.argv)}"
     try:
         with hosts.leaving(Stopped):
-            from rxrx_jax.training import train  # imports of the whole stack wait until the flags are known to be good
+            from rxrx_jax.training import train
 
             last = train.run(values, workdir)
     except Stopped:
@@ -39,12 +51,26 @@ def main(values: dict) -> None:
     hosts.part()
 
 
-def _default_name(argv) -> str:
-    """`mae_vit` or `mae_vit-rxrx1-variant=B_16` from the --config flag."""
+def figures(values: dict) -> str:
+    """One line of what a config will train: steps, parameters, FLOPs. Raises UserError as the run would."""
+    from rxrx_jax.training import describe
+
+    return describe.figures(values)
+
+
+def default_name(argv: list[str]) -> str:
+    """`mae_vit`, `mae_vit-rxrx1-variant=B_16` or `mae_vit-optim.lr=0.001` from --config and its overrides, whose order
+    does not matter."""
     value = next(a.partition("=")[2] for a in argv if a.startswith("--config="))
     name, _, arguments = value.partition(":")
-    parts = [pathlib.Path(name).stem, *filter(None, arguments.split(","))]
-    return "-".join(part.replace("/", "_") for part in parts)
+    found = dict(a.lstrip("-").removeprefix("config.").partition("=")[::2] for a in argv if re.match("--?config[.]", a))
+    found |= {a.lstrip("-"): "" for a in argv if re.match("--?noconfig[.]", a)}
+    overrides = [f"{key}={text}" if text else key for key, text in sorted(found.items())]
+    parts = [pathlib.Path(name).stem, *filter(None, arguments.split(",")), *overrides]
+    name = re.sub(r"[/\s\0]+", "_", "-".join(parts))
+    if len(name) > LONGEST_NAME:  # file systems have names of 255 bytes at most
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """How every command of the project ends: one line for what the user can fix, and the exit status."""
 
+import signal
 import sys
 from collections.abc import Callable
 
-from rxrx_jax.base.errors import UserError, to_the_user
+from rxrx_jax.base.errors import to_the_user
 
 FIX, INTERRUPTED = 2, 130
+INTERRUPTED_LINE = "interrupted: what is finished is kept; start the same command again"
 
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
@@ -16,10 +18,16 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     try:
         return main(argv) or 0
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept; start the same command again", file=sys.stderr)
+        print(INTERRUPTED_LINE, file=sys.stderr)
         return INTERRUPTED
-    except (UserError, OSError) as error:
+    except (ValueError, OSError) as error:
         if (line := to_the_user(error)) is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         return FIX
+
+
+def stop_signals() -> list[int]:
+    """The signals that ask a process to stop, less those that it was started to ignore (nohup, a shell's `&`)."""
+    asking = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    return [number for number in asking if signal.getsignal(number) != signal.SIG_IGN]

@@ -25,11 +25,16 @@ def find(argument: str) -> str:
 
 def load(argument: str) -> dict:
     """The nested dict of a config: `mae_vit.py:layout=fixed`, found as `find` does."""
+    return make(argument).to_dict()
+
+
+def make(argument: str) -> ml_collections.ConfigDict:
+    """What the file of a config returns: `mae_vit.py:layout=fixed`, found as `find` does."""
     path, _, arguments = find(argument).partition(":")
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(arguments or None).to_dict()
+    return module.get_config(*filter(None, [arguments]))
 
 
 def parse_arguments(argument: str | None, **defaults) -> ml_collections.ConfigDict:

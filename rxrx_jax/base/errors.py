@@ -1,12 +1,23 @@
 """What the user can fix: one line instead of a traceback."""
 
 import errno
+import os
+import re
+import sys
+import tempfile
 
 # Operating system errors about a path or disk that the user named, as opposed to a bug in the code.
 FIXABLE = (
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
     *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ESTALE, errno.ENOLCK),
 )
+# Of these, what another folder helps against, and the variables that say where one is.
+ELSEWHERE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ESTALE, errno.ENOLCK),
+)
+VARIABLES = ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR", "TMPDIR")
 
 
 class UserError(ValueError):
@@ -18,8 +29,42 @@ def to_the_user(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FIXABLE:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+        if error.filename is None:
+            return str(error)
+        advice = moved_by(error.filename) if error.errno in ELSEWHERE else ""
+        return f"{error.filename}: {error.strerror}{advice}"
+    # What Orbax's library writes and reads with repeats the system's words.
+    if isinstance(error, ValueError) and (code := re.search(r"os_error_code='(\d+)'", str(error))):
+        number, path = int(code[1]), re.search(r'"(/[^"]*)"', str(error))
+        if number in FIXABLE and path:
+            return to_the_user(OSError(number, os.strerror(number), path[1]))
     return None
+
+
+def moved_by(path) -> str:
+    """ "; to use another folder, pass --workdir=DIR": the flag of this command, or the variable, that says where the
+    folder of a path is; "" where none is known."""
+    if "://" in str(path):
+        return ""
+    path, flags = os.path.abspath(path), {}
+    others = {"start the command in it": ".", "set TFDS_DATA_DIR=DIR": "~/tensorflow_datasets"}
+    others |= {"set TMPDIR=DIR": tempfile.gettempdir()}
+    others |= {f"set {name}=DIR": os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""]):
+        flag, has_value, value = argument.partition("=")
+        value = value if has_value else following
+        if flag.startswith("--") and value and not value.startswith("-") and "://" not in value:
+            flags[f"pass {flag}=DIR"] = value
+    whole = lambda place: os.path.abspath(os.path.expanduser(place))  # noqa: E731
+    found = {how: len(whole(place)) for how, place in (others | flags).items() if _is_within(path, whole(place))}
+    if not found:  # a folder above was to be made or entered
+        given = {how: place for how, place in flags.items() if "/" in place and ".py" not in place}
+        found = {how: len(place) for how, place in given.items() if _is_within(whole(place), path)}
+    return f"; to use another folder, {max(found, key=found.get)}" if found else ""
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def missing_extra(package: str, extra: str) -> UserError:

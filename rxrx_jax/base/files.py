@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, moved_by
 
 # No space left, in the operating system's words, which tensorstore repeats.
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "at the quota", errno.EFBIG: "no file may be that large"}
@@ -43,8 +43,8 @@ def write(path: epath.PathLike, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[typing.BinaryIO]:
-    """A file to write into, which appears under its name when complete (in an object store, held in memory until then).
-    Raises UserError when the disk is full."""
+    """A file to write into, which appears under its name when complete (in an object store, held in memory until then):
+    a power cut leaves the whole of it or what was there before. Raises UserError when the disk is full."""
     path = epath.Path(path)
     with room(path):
         if is_remote(path):
@@ -54,6 +54,9 @@ def writing(path: epath.PathLike) -> Iterator[typing.BinaryIO]:
             partial = path.with_name(path.name + ".partial")
             with partial.open("wb") as file:
                 yield file
+                if not file.closed:  # by the writer of a format
+                    file.flush()
+                    os.fsync(file.fileno())
             partial.replace(path)
 
 
@@ -66,7 +69,9 @@ def room(path: epath.PathLike, kept: str = "") -> Iterator[None]:
     except Exception as error:
         if not (why := lack_of_room(error)):
             raise
-        raise UserError(f"no room for {path} ({why}){kept}; free some space, then the same command resumes") from error
+        raise UserError(
+            f"no room for {path} ({why}){kept}; free some space, then the same command resumes{moved_by(path)}"
+        ) from error
 
 
 def lack_of_room(error: BaseException) -> str:

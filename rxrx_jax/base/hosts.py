@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
@@ -12,10 +13,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from rxrx_jax.base.command import FIX, INTERRUPTED, INTERRUPTED_LINE
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError, to_the_user
 
-FIX, AGAIN = 2, 75  # exit codes: the user must fix something; a host hangs or is lost, start again (EX_TEMPFAIL)
+AGAIN = 75  # exit code: a host hangs or is lost, start again (EX_TEMPFAIL)
 # jax's errors when another host no longer responds: gloo (CPU), NCCL (GPU), the coordination service.
 LOST = (
     "gloo",
@@ -33,6 +35,11 @@ LOST = (
 NETWORK = ("aiohttp", "requests")
 BUSY = ("408", "429", "500", "502", "503", "504")
 STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+# What srun sets, and jax reads, in each process of a step.
+SRUN = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+FIRST_SECONDS, SILENT_SECONDS = 300, 20  # for the first host to be there, and to say that it is one
+SETTINGS = b"\4"  # the kind of the first frame on a connection of gRPC, which is HTTP/2; it comes after the length
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)  # settings: none
 
 
 def join(multihost: bool) -> None:
@@ -48,14 +55,62 @@ def join(multihost: bool) -> None:
     if count is not None or index is not None:
         if not (count and index and count.isdigit() and index.isdigit() and int(index) < int(count)):
             raise UserError(f"JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={index}: set both, to N and one of 0 .. N-1")
-        if not os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+        host, _, port = address.rpartition(":")
+        if not (host and port.isdigit()):
             raise UserError("JAX_NUM_PROCESSES needs JAX_COORDINATOR_ADDRESS=HOST:PORT, an address of the first host")
+        _await_first(host, int(port)) if int(index) else _check_free(int(port))
         jax.distributed.initialize(num_processes=int(count), process_id=int(index))
     elif multihost or _cluster():
         jax.distributed.initialize()
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        print(
+            f"note: this job has {os.environ['SLURM_NTASKS']} tasks and this process is none of srun's, so it runs by "
+            "itself; to use them all start it with srun, or by python -m launch.slurm",
+            file=sys.stderr,
+        )
     if jax.process_count() > 1:
         where = f"host {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
         print(f"{where}: {jax.local_device_count()} of {jax.device_count()} devices", file=sys.stderr, flush=True)
+
+
+def _check_free(port: int) -> None:
+    """Raises UserError when another program listens on a port of this machine, which jax might share with it."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have just ended do not count
+        try:
+            s.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"JAX_COORDINATOR_ADDRESS: port {port} of this machine is not free ({error.strerror}); choose another"
+            ) from error
+
+
+def _await_first(host: str, port: int) -> None:
+    """Waits until the first host listens. jax would wait for minutes for another program at that port, and abort the
+    process. Raises UserError for such a program, and SystemExit, after one line, when nothing listens in time."""
+    begin = time.monotonic()
+    while True:
+        talks = False
+        try:
+            with socket.create_connection((host.strip("[]"), port), 5) as s:
+                talks = True
+                s.sendall(HTTP2)
+                answer, why = s.recv(9), "it says nothing"
+            if answer[3:4] == SETTINGS:
+                return
+        except OSError as error:
+            answer, why = b"", str(error)
+        seconds = time.monotonic() - begin
+        if answer or (talks and seconds > SILENT_SECONDS):
+            raise UserError(
+                f"JAX_COORDINATOR_ADDRESS={host}:{port}: another program listens there, not the first host of a run; "
+                "choose another port"
+            )
+        if seconds > FIRST_SECONDS:
+            print(f"error: no first host at {host}:{port} ({why}): start all hosts again", file=sys.stderr)
+            raise SystemExit(AGAIN)
+        time.sleep(0.2)
 
 
 def part() -> None:
@@ -65,10 +120,13 @@ def part() -> None:
 
 
 def _cluster() -> bool:
-    """Whether the environment says that this is one of several tasks."""
+    """Whether the environment says that this is one of several tasks. Of SLURM's that is a step's process: in a job's
+    script, and in a shell within a job, its number of tasks is set too."""
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    return bool(coordinator) or int(os.environ.get("SLURM_NTASKS", 1)) > 1 or len(workers) > 1
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", 1)
+    step = all(name in os.environ for name in SRUN) and int(tasks) > 1
+    return bool(coordinator) or step or len(workers) > 1
 
 
 def say(line: str) -> None:
@@ -95,14 +153,14 @@ def on_any(flag: bool) -> bool:
 
 
 def on_all_hosts(function: Callable):
-    """function()'s result on this host. When it raises UserError on any host it does on all, naming the host, so that
-    none waits for one that has stopped; all must call it."""
+    """function()'s result on this host. When it raises on any host what the user can fix, UserError is raised on all,
+    naming the host, so that none waits for one that has stopped; all must call it."""
     result, error = None, ""
     try:
         result = function()
-    except UserError as e:
-        error = str(e)
-        if jax.process_count() == 1:
+    except (UserError, OSError) as e:
+        error = to_the_user(e)
+        if error is None or jax.process_count() == 1:
             raise
     errors = exchange(error)
     for i, error in enumerate(errors):
@@ -112,14 +170,16 @@ def on_all_hosts(function: Callable):
 
 
 def on_first_host(function: Callable):
-    """What function() gives on the first host (anything that JSON can hold), on all of them; it runs there alone. A
-    UserError there is raised on all; all must call it."""
+    """What function() gives on the first host (anything that JSON can hold), on all of them; it runs there alone. What
+    the user can fix there is raised as UserError on all; all must call it."""
     found, error = None, ""
     if jax.process_index() == 0:
         try:
             found = function()
-        except UserError as e:
-            error = str(e)
+        except (UserError, OSError) as e:
+            error = to_the_user(e)
+            if error is None or jax.process_count() == 1:
+                raise
     found, error = json.loads(exchange(json.dumps([found, error]))[0])
     if error:
         raise UserError(error)
@@ -165,6 +225,8 @@ def leaving(*passing: type[BaseException]):
         code, line = 1, None
         if isinstance(e, SystemExit):
             code = e.code if isinstance(e.code, int) else bool(e.code)
+        elif isinstance(e, KeyboardInterrupt):
+            code, line = INTERRUPTED, INTERRUPTED_LINE
         elif to_the_user(e) is not None:
             code, line = FIX, f"error: {to_the_user(e)}"
         elif away or is_lost(e):
@@ -172,7 +234,7 @@ def leaving(*passing: type[BaseException]):
             again = "start all hosts again" if several else "start again"
             why = str(e).partition("\n")[0][:200]
             code, line = AGAIN, f"error: {what} ({why}): {again}"
-        if not isinstance(e, SystemExit) and code != FIX:
+        if not isinstance(e, SystemExit) and code not in (FIX, INTERRUPTED):
             traceback.print_exc()
         if line:
             print(line, file=sys.stderr)

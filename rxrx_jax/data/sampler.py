@@ -23,7 +23,7 @@ class Sampler:
 
     def __init__(self, rows: np.ndarray, group: np.ndarray, size: int, groups_per_minibatch: int = 0, seed: int = 0):
         if not len(rows):
-            raise UserError("no example matches data.select; loosen it or check the dataset's report.md")
+            raise UserError("no example matches data.select; loosen it or check the dataset's report.html")
         if seed < 0:
             raise UserError(f"seed={seed}: use 0 or more")
         if groups_per_minibatch == 0:

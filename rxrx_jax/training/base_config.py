@@ -11,11 +11,11 @@ from rxrx_jax.models.vit import Style
 
 
 def base_config(arg) -> ml_collections.ConfigDict:
-    """A config for the simulated screen or, with `arg.rxrx1` or `arg.rxrx3`, for that one at the scale of the papers.
+    """A config for a dataset (`dataset`) at a scale (`at_paper_scale`), which do not depend on each other.
 
     Args: arg, parsed colon arguments with at least seed, layout and normalisation.
     """
-    name = dataset(arg)
+    name, large = dataset(arg), at_paper_scale(arg)
     real = name != "rxrx_sim"
     config = ml_collections.ConfigDict()
     config.seed = arg.seed
@@ -25,7 +25,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
         # The simulated world: its seed, and which treatments share a plate (fixed or reshuffled).
         builder=dict() if real else dict(seed=arg.seed, layout=arg.layout),
         folder=ml_collections.config_dict.placeholder(str),  # of prepared datasets; None is TFDS's usual place
-        minibatch=256 if real else 64,
+        minibatch=256 if large else 64,
         group="experiment",
         groups_per_minibatch=0,  # 0 = drawn from all
         unlabelled_minibatch=0,  # images of held-out experiments beside each minibatch, without labels
@@ -37,13 +37,13 @@ def base_config(arg) -> ml_collections.ConfigDict:
     config.protocol = dict(name="held_out_experiments" if real else "held_out_wells")
     # By default what encoders of that kind are published with; the simulated screen has whole plates to normalise by.
     config.normalisation = arg.normalisation or ("image" if real else "plate")
-    config.augment = dict(crop=256 if real else 64, flips=True, rot90=True, intensity_jitter=0.1)
+    config.augment = dict(crop=256 if large else 64, flips=True, rot90=True, intensity_jitter=0.1)
     # The stage before: its workdir, or weights; the part of its state, params or averages, "" = the one it published.
     config.init = dict(path="", parameters="", contaminated="")
     config.accumulate = 1  # parts of a minibatch whose gradients are summed one after the other
     config.evaluation_minibatch = 256
-    config.log_steps = 50 if real else 20
-    config.checkpoint_steps = 1000 if real else 100
+    config.log_steps = 50 if large else 20
+    config.checkpoint_steps = 1000 if large else 100
     config.keep_checkpoints = 2  # so that one is left if the newest turns out to be damaged
     # What stops a run: a NaN loss, or one `max_loss_ratio` times its usual value (0: any finite loss passes). With
     # rollback it goes back once to the last checkpoint instead, and leaves the minibatch out.
@@ -56,11 +56,17 @@ def base_config(arg) -> ml_collections.ConfigDict:
 
 
 def dataset(arg) -> str:
-    """Its name: rxrx1 or rxrx3 where `arg` says so, else rxrx_sim, the simulated screen."""
-    named = [name for name in ("rxrx1", "rxrx3") if arg.get(name)]
+    """Its name: `arg.data`, or rxrx1 or rxrx3 where `arg` says so, else rxrx_sim, the simulated screen."""
+    named = [name for name in ("rxrx1", "rxrx3") if arg.get(name)] + [name for name in [arg.get("data")] if name]
     if len(named) > 1:
-        raise UserError("config arguments rxrx1 and rxrx3: choose one")
+        raise UserError(f"config arguments {' and '.join(named)}: choose one")
     return named[0] if named else "rxrx_sim"
+
+
+def at_paper_scale(arg) -> bool:
+    """Whether sizes, minibatches and lengths are those of the papers: with `rxrx1`, `rxrx3` or `paper`. Else they suit
+    small images and few processors."""
+    return any(arg.get(name) for name in ("rxrx1", "rxrx3", "paper"))
 
 
 ENCODERS = ("plain", "microscopy", "channel_agnostic")
@@ -70,11 +76,11 @@ def encoder(arg) -> dict:
     """The keys of `config.model` for `arg.variant` and `arg.encoder`: the same at every stage, so that what one stage
     trains fits the next.
 
-    encoder: plain, a pre-norm ViT; microscopy; channel_agnostic; or "", microscopy for a real dataset and plain for the
-    simulated screen. Raises UserError for any other.
+    encoder: plain, a pre-norm ViT; microscopy; channel_agnostic; or "", microscopy at the scale of the papers and else
+    plain. Raises UserError for any other.
     """
-    real = dataset(arg) != "rxrx_sim"
-    variant, kind = arg.variant or ("S/16" if real else "XXS/8"), arg.encoder or ("microscopy" if real else "plain")
+    large = at_paper_scale(arg)
+    variant, kind = arg.variant or ("S/16" if large else "XXS/8"), arg.encoder or ("microscopy" if large else "plain")
     if kind not in ENCODERS:
         raise UserError(f"config argument encoder={kind}: expected {', '.join(ENCODERS[:-1])} or {ENCODERS[-1]}")
     plain = dict(name="vit", variant=variant, **dataclasses.asdict(Style()), dtype="float32", remat="none")
@@ -85,7 +91,7 @@ def encoder(arg) -> dict:
         | microscopy_vit(variant)
         | (dict(channel_agnostic=True, final_norm=False) if kind != "microscopy" else {})
     )
-    return found if real else found | dict(dtype="float32")  # bfloat16 is slow on a CPU
+    return found if large else found | dict(dtype="float32")  # bfloat16 is slow on a CPU
 
 
 def microscopy_vit(variant: str) -> dict:
@@ -112,6 +118,12 @@ def microscopy_lion(variant: str) -> dict:
     lr = 3e-5 if is_large(variant) else 1e-4
     decay = dict(weight_decay=0.05, clip_norm=0.0, ema_decay=0.0)
     return dict(name="lion", lr=lr, betas=(0.9, 0.95), schedule="onecycle", warmup_percent=10.0) | decay
+
+
+def decoder(variant: str, large: tuple[int, int, int], small: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(width, depth, heads) of an autoencoder's decoder: the papers' `large` one for the sizes that they have, S and
+    above, else the `small` one."""
+    return small if variant.startswith(("XXS", "Ti")) else large
 
 
 def is_large(variant: str) -> bool:

@@ -92,15 +92,24 @@ class Writer:
 
 
 def read(path: epath.Path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last line that a killed process left half-written is ignored."""
-    lines = path.read_text().splitlines()
+    """The lines of a metrics.jsonl, objects with at least a step; a last line that a killed process left half-written
+    is ignored. Raises UserError naming any other line."""
+    try:
+        lines = epath.Path(path).read_bytes().decode().splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text; the file was edited or damaged: put back a copy of it") from None
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise UserError(f"{path}:{number} is not JSON; the file was edited or damaged") from None
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            record = None
+        if not isinstance(record, dict) or type(record.get("step")) is not int:
+            what = "is not JSON" if record is None else "is not an object with a step"
+            raise UserError(f"{path}:{number} {what}; the file was edited or damaged: put back a copy of it")
+        records.append(record)
     return records
 
 

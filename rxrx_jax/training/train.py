@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import json
-import sys
 
 import jax
 from etils import epath
@@ -16,7 +14,7 @@ from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.source import make_source, minibatch_size
 from rxrx_jax.evaluate import make_evaluators, make_readings, protocols
 from rxrx_jax.evaluate.predict import Context
-from rxrx_jax.training import checkpoint, metrics
+from rxrx_jax.training import checkpoint, claims, metrics
 from rxrx_jax.training.loop import Every, Loop
 from rxrx_jax.training.provenance import facts, former, marks
 from rxrx_jax.training.safety import guard
@@ -36,16 +34,17 @@ def run(values: dict, workdir: epath.PathLike, dataset: Dataset | None = None) -
 
     With `measure="synthetic"` it trains on noise, reading nothing, and with `measure="loader"` it only reads: neither
     evaluates or keeps anything. Returns the last line of metrics.jsonl. Raises UserError for anything in the config or
-    the data that the user can fix, and Stopped when the process was asked to stop (SIGTERM) and its state is kept.
+    the data that the user can fix, and Stopped when the process was asked to stop (a signal) and its state is kept.
     """
     workdir = files.locate(workdir)
     if dataset is not None:
         values = values | {"data": values["data"] | {"name": ARRAYS, "builder": {}, "folder": None}}
     same = {"config": to_json(values), "code": facts.code_version(), "jax": jax.__version__}
     hosts.check_equal_across_hosts(same)
-    workdir.mkdir(parents=True, exist_ok=True)
-    # What only reads holds nothing that a stop could lose.
-    with contextlib.nullcontext() if values.get("measure") == "loader" else Preemption() as preemption:
+    with contextlib.ExitStack() as stack:
+        hosts.on_first_host(lambda: stack.enter_context(claims.alone(workdir)))
+        # What only reads holds nothing that a stop could lose.
+        preemption = None if values.get("measure") == "loader" else stack.enter_context(Preemption())
         return _with_one_rollback(values, workdir, preemption, dataset)
 
 
@@ -84,9 +83,9 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     config.check_all_read()
     resolved = {"total_steps": total_steps, "transductive": bool(ledger) and ledger.transductive}
     resolved |= {"layout": checkpoint.LAYOUT, facts.NOW: made_by}
-    if done := hosts.on_first_host(lambda: claim(workdir, values | {"resolved": resolved}, bool(measure))):
+    if done := hosts.on_first_host(lambda: claims.claim(workdir, values | {"resolved": resolved}, bool(measure))):
         return done
-    hosts.on_all_hosts(lambda: check_shared(workdir))
+    claims.check_shared(workdir)
     if measure == "loader":
         return metrics.measure_loader(source.minibatches(0, total_steps), workdir, total_steps, minibatch, every.log)
     rolled_back = hosts.on_first_host(lambda: guard.rolled_back(workdir))
@@ -199,6 +198,8 @@ def starting_state(config: Config, step: Step, checkpoints, workdir, ledger) -> 
     if restored := checkpoints.restore(shapes):
         hosts.say(f"resuming {workdir} from step {int(restored[0].step)}")
         return restored
+    if not config.measure:
+        hosts.on_first_host(lambda: claims.warn_of_a_fresh_start(workdir))
     state = step.initialise(step.keys["init"])
     if ledger:
         hosts.on_first_host(lambda: seen.write(workdir / seen.NAME, ledger.seen))
@@ -220,28 +221,3 @@ def run_length(config: Config, **lengths: int) -> int:
     if not total_steps:
         raise UserError("the config sets no length: add total_steps, total_epochs or total_examples")
     return total_steps
-
-
-def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
-    """Writes the resolved config into the workdir. A workdir that holds a run of another config is refused; that of the
-    same config is resumed, or, when it is finished, its last line is returned. Measurements are always repeated.
-    Where it resumes with other code, data, versions or device, stderr says so and config.json keeps both."""
-    path, now = workdir / "config.json", json.loads(to_json(resolved))
-    stored = json.loads(path.read_text()) if path.exists() else {}
-    started = (workdir / "metrics.jsonl").exists()
-    again = measure and bool(stored.get("measure"))
-    if started and stored and not again and facts.without(stored) != facts.without(now):
-        raise UserError(f"{workdir} holds a run with another config (config.json); use another --workdir or delete it")
-    if not measure and (done := metrics.finished(workdir / "metrics.jsonl")):
-        print(f"{workdir} is finished; nothing to do", file=sys.stderr)
-        return done
-    now = facts.continued(stored, now, workdir) if started and not again else now
-    if now != stored:
-        files.write(path, to_json(now))
-    return None
-
-
-def check_shared(workdir: epath.Path) -> None:
-    """Raises UserError on a host that does not see what the first one has written."""
-    if not (workdir / "config.json").exists():
-        raise UserError(f"{workdir} is not the first host's: give a --workdir on a disk that all hosts share, or gs://")

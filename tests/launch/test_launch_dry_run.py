@@ -11,6 +11,8 @@ import yaml
 from launch_tools import COMMIT, HERE, ROOT, finish, launch, make_clone
 
 from launch import common, gke, host, local, remote, slurm, tpu_pod
+from rxrx_jax import main
+from rxrx_jax.base import command
 
 TRAIN = ["--", "--config=mae_vit.py:rxrx3,variant=L/8", "--config.init.path=it's here"]
 FIXED = [f"--commit={COMMIT}", "--dry-run", *TRAIN]
@@ -34,6 +36,22 @@ CASES = {
         ["--nodes=8", "--gpus=8", "--sbatch=--partition=gpu", "--python=python", "--workdir=/shared/run 1", *FIXED],
     ),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def figures_once():
+    """They are of one config."""
+    original, found = main.figures, {}
+
+    def once(values):
+        key = repr(values)
+        if key not in found:
+            found[key] = original(values)
+        return found[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "figures", once)
+        yield
 
 
 def printed(module, arguments, capsys, monkeypatch) -> str:
@@ -122,9 +140,11 @@ def test_the_manifest_asks_for_every_host_once_and_restarts_by_exit_code(name):
         ("slurm", ["--workdir=/run", "--commit=nothing"], "git rev-parse"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(name, arguments, message):
-    code, _, err = finish(launch(name, *arguments, "--dry-run", "--", "--config=x.py"))
-    assert code == 2 and err.startswith("error: ") and message in err and err.count("\n") == 1
+def test_a_mistake_is_one_line_and_exit_code_2(name, arguments, message, capsys):
+    module = {"tpu_pod": tpu_pod, "gke": gke, "slurm": slurm, "host": host}[name]
+    assert command.run(module.main, [*arguments, "--dry-run", "--", "--config=convnet.py"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
 
 
 def test_a_clone_with_changes_is_refused_unless_a_commit_is_named(tmp_path):

@@ -60,7 +60,7 @@ def test_code_2_of_any_host_counts_and_of_others_the_first_to_fail(tmp_path):
     assert wait("exit 0", "exit 0") == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_is_passed_on_as_sigterm_and_the_run_is_not_started_again(number, tmp_path):
     process = start(tmp_path, "train", "--restarts=3")
     pids(tmp_path)

@@ -92,7 +92,7 @@ def parameters(name: str) -> dict[str, int]:
 @pytest.mark.parametrize("name", ALL)
 def test_the_step_is_made_and_every_key_is_read(name):
     step, values, dataset, _ = made(name)
-    assert dataset.name == ("rxrx1" if "rxrx1" in name else "rxrx3" if "rxrx3" in name else "rxrx_sim")
+    assert dataset.name == config.load(name)["data"]["name"]
     assert step.flops_per_image > 0
     make_evaluators(values.evaluators)
     assert set(values.unread()) <= TRAINERS

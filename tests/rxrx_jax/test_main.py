@@ -1,8 +1,15 @@
 """The command line: what it finds, what it says, what it imports."""
 
+import json
+import sys
+
 import pytest
 from commands import python
 from paths import ROOT
+
+from rxrx_jax.base import config_flag
+from rxrx_jax.main import LONGEST_NAME, default_name
+from rxrx_jax.training import describe
 
 
 def main(*arguments, cwd=ROOT):
@@ -14,9 +21,12 @@ def main(*arguments, cwd=ROOT):
     [
         ([], "pass --config=mae_vit.py"),
         (["--config=mea_vit.py"], "--config=mea_vit.py: no such file here or in"),
-        (["--config=mae_vit.py:foo=1"], "config argument 'foo' is unknown; this config takes encoder"),
+        (["--config=mae_vit.py:foo=1"], "config argument 'foo' is unknown; this config takes data"),
         (["--config=mae_vit.py:seed=x"], "config argument 'seed=x': expected seed=int"),
-        (["--config=mae_vit.py", "--config.optim.lrr=1"], 'Did you mean "lr"'),
+        (
+            ["--config=mae_vit.py", "--config.optim.lrr=1"],
+            "optim.lrr: no such key; did you mean optim.lr?",
+        ),
         (["--config=mae_vit.py", "--config.optim.lr=x"], "could not convert string to float"),
         (["--config=mae_vit.py", "--confg.seed=1"], "Unknown command line flag 'confg"),
     ],
@@ -91,3 +101,42 @@ def test_nothing_in_the_project_imports_tensorflow():
                     path,
                     line,
                 )
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        (["--config=/a/configs/mae_vit.py"], "mae_vit"),
+        (["--config=mae_vit.py:rxrx1,variant=B/16"], "mae_vit-rxrx1-variant=B_16"),
+        (["--config=mae_vit.py", "--config.optim.lr=0.001"], "mae_vit-optim.lr=0.001"),
+        (["--config=mae_vit.py", "--config.seed=2", "--config.optim.lr=1"], "mae_vit-optim.lr=1-seed=2"),
+        (
+            ["--config=mae_vit.py", "--config.optim.lr=1", "--config.seed=1", "--config.seed=2"],
+            "mae_vit-optim.lr=1-seed=2",
+        ),
+        (["--config=probe.py", "--config.init.path=runs/a b"], "probe-init.path=runs_a_b"),
+        (["--config=mae_vit.py", "--noconfig.tensorboard", "--multihost"], "mae_vit-noconfig.tensorboard"),
+        (["--config=mae_vit.py", "--config.measure=loader"], "mae_vit-measure=loader"),
+    ],
+)
+def test_it_is_named_by_the_config_and_its_overrides(arguments, name):
+    assert default_name(["main", *arguments]) == name
+
+
+def test_long_names_stay_apart_and_within_what_file_systems_take():
+    names = {default_name(["main", "--config=a.py", f"--config.init.path={'x' * 300}{i}"]) for i in range(3)}
+    assert len(names) == 3 and all(len(name) < LONGEST_NAME + 10 for name in names)
+
+
+def test_print_config_prints_what_is_resolved_and_what_follows(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main"])
+    values = config_flag.values(
+        ["--config=mae_vit.py:rxrx1", "--config.total_steps=7", f"--config.data.folder={tmp_path}"]
+    )
+    text = describe.text(values)
+    stored, _, line = text.strip().rpartition("\n")
+    assert json.loads(stored)["total_steps"] == 7 and json.loads(stored)["data"]["name"] == "rxrx1"
+    assert line.startswith(
+        "7 steps of 2,048 images, 40,612 per epoch (the published training split; it is not prepared"
+    )
+    assert " M parameters | " in line and not list(tmp_path.iterdir())

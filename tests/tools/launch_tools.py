@@ -19,12 +19,16 @@ def make_clone(folder: pathlib.Path) -> pathlib.Path:
     """A git clone with launch/, the stand-in for the trainer and one for jax."""
     (folder / "rxrx_jax" / "base").mkdir(parents=True)
     shutil.copytree(ROOT / "launch", folder / "launch", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("__init__.py", "base/__init__.py", "base/errors.py", "base/command.py"):
+    base = [f"base/{part}.py" for part in ("__init__", "errors", "command", "config", "config_flag")]
+    for name in ("__init__.py", *base):
         shutil.copy(ROOT / "rxrx_jax" / name, folder / "rxrx_jax" / name)
     shutil.copy(HERE / "trainer.py", folder / "rxrx_jax" / "main.py")
     (folder / "jax.py").write_text(
         "import os\ndef process_index():\n    return int(os.environ.get('SLURM_PROCID', 0))\n"
     )
+    (folder / "configs").mkdir()
+    text = "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'optim': {'lr': 0.1}})\n"
+    (folder / "configs" / "x.py").write_text(text)
     (folder / ".gitignore").write_text("__pycache__/\n")
     git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):

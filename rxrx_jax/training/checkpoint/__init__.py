@@ -11,7 +11,7 @@ from rxrx_jax.training.checkpoint.former import (
     read_config,
     stored_parameters,
 )
-from rxrx_jax.training.checkpoint.run import Checkpoints
+from rxrx_jax.training.checkpoint.run import Checkpoints, steps
 
 __all__ = [
     "LAYOUT",
@@ -23,5 +23,6 @@ __all__ = [
     "load_parameters",
     "published_part",
     "read_config",
+    "steps",
     "stored_parameters",
 ]

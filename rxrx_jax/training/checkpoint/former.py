@@ -1,7 +1,6 @@
 """Another run's checkpoint: its config, and a part of its state to start the next stage from."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 
 import jax
@@ -87,10 +86,10 @@ def read_config(path: epath.PathLike) -> dict:
     """The resolved config of the run that a workdir or one of its checkpoint folders belongs to. Raises UserError if it
     cannot be read."""
     config = find_checkpoint(path).parent.parent / "config.json"
-    try:
-        return json.loads(config.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config} cannot be read ({error}); give the workdir of a run") from error
+    found = files.read_json(config, "put back a copy of it, or give the workdir of another run")
+    if not isinstance(found.get("resolved"), dict):
+        raise UserError(f"{config} is not the resolved config of a run: put back a copy of it")
+    return found
 
 
 def _load(folder: epath.Path, table: dict, subtree: str, shapes, source: str) -> dict:

@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import os
+import shutil
 import time
 
 import jax
@@ -48,6 +51,7 @@ class Checkpoints:
         if self._under_way is not None:
             self._complete = self._under_way
         self._under_way = int(state.step)
+        hosts.on_first_host(lambda: self._check_room(sum(x.nbytes for x in jax.tree.leaves(state))))
         # asdict copies the arrays: the train step donates the state's buffers while the save is still under way.
         tree = dataclasses.asdict(state)
         parts = {manifest.STATE: tree, manifest.MANIFEST: manifest.describe(tree, clock, state.published)}
@@ -90,6 +94,18 @@ class Checkpoints:
             )
         return None
 
+    def _check_room(self, size: int) -> None:
+        """Raises what making a folder and writing `size` bytes into it would raise: where Orbax meets that, threads and
+        other hosts wait for the rest of the checkpoint."""
+        with self._writing():
+            if not files.is_remote(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                if not os.access(self._folder, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._folder))
+                disk = shutil.disk_usage(self._folder)
+                if disk.total and disk.free < size:  # some file systems do not say
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+
     @functools.cached_property
     def _checkpointer(self) -> ocp.training.Checkpointer:
         """Made for the first save: it takes stock of the folder, and deletes what is half-written."""
@@ -125,8 +141,10 @@ def _remove(folder: epath.Path) -> None:
 
 
 def steps(folder: epath.Path) -> list[int]:
-    """The steps of the complete checkpoints in `folder`, newest first."""
+    """The steps of the complete checkpoints in `folder`, newest first. Raises UserError where that is a file."""
     if not folder.is_dir():
+        if folder.exists():
+            raise UserError(f"{folder} is a file where a run's folder of checkpoints belongs: put that back")
         return []
     names = [path.name for path in folder.iterdir()]
     found = [int(name) for name in names if name.isdecimal() and name == str(int(name))]

@@ -87,4 +87,9 @@ def stop_or_roll_back(workdir: epath.Path, bad: Diverged, images: list[dict], ma
 def rolled_back(workdir: epath.Path) -> int | None:
     """The step whose minibatch a run has left out, if it went back."""
     path = workdir / ROLLBACK
-    return json.loads(path.read_text())["step"] if path.exists() else None
+    if not path.exists():
+        return None
+    step = files.read_json(path, "put back a copy of it").get("step")
+    if type(step) is not int:
+        raise UserError(f"{path} names no step; put back a copy of it")
+    return step

@@ -1,11 +1,11 @@
-"""SIGTERM, on any host, stops all hosts of a run at the same step, with a checkpoint."""
+"""A signal to stop, on any host, stops all hosts of a run at the same step, with a checkpoint."""
 
 import signal
 import threading
 
 import numpy as np
 
-from rxrx_jax.base import hosts
+from rxrx_jax.base import command, hosts
 
 
 class Stopped(Exception):
@@ -14,7 +14,8 @@ class Stopped(Exception):
 
 class Preemption:
     """Use as a context manager around a run. While it lasts SIGTERM (what schedulers, `kill` and the cloud send before
-    they take a machine away) is a request.
+    they take a machine away), SIGINT (Ctrl-C), SIGHUP (the terminal is closed) and SIGUSR1 (what schedulers send on
+    request) are a request. A second SIGINT ends the process at once.
 
     Hosts tell each other within the train step: each gives its part of a flag along with the minibatch (`flag`), and
     all see at the same step whether any is set, at no extra cost. jax has a service for this, which is switched off
@@ -22,7 +23,7 @@ class Preemption:
     """
 
     def __init__(self):
-        self._asked, self._former = False, None
+        self._asked, self._former = False, {}
 
     def flag(self, size: int) -> np.ndarray:
         """Whether this host was asked to stop, for each of its `size` images: bool [size]."""
@@ -35,12 +36,14 @@ class Preemption:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # no other may set a handler
-            self._former = signal.signal(signal.SIGTERM, self._ask)
+            self._former = {number: signal.signal(number, self._ask) for number in command.stop_signals()}
         return self
 
-    def _ask(self, *_):
+    def _ask(self, number, _):
         self._asked = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def __exit__(self, *_):
-        if self._former is not None:
-            signal.signal(signal.SIGTERM, self._former)
+        for number, former in self._former.items():
+            signal.signal(number, former)

@@ -1,21 +1,22 @@
 """A thread that ends a run which makes no progress, and names the host that holds it up."""
 
 import contextlib
-import faulthandler
 import json
 import os
 import socket
 import sys
-import tempfile
 import threading
 import time
 
 from etils import epath
 
 from rxrx_jax.base import files
+from rxrx_jax.base.command import FIX
+from rxrx_jax.base.errors import to_the_user
 from rxrx_jax.base.hosts import AGAIN
 
 EVALUATING = "evaluating"
+PROBE = 1 << 20  # characters to which stacks are filled up with blanks, so that a full disk is noticed
 DEVICES = "waiting for its devices"  # where the hosts are that wait for another one
 
 
@@ -80,14 +81,16 @@ class Watchdog:
         exit_anyway = threading.Timer(self._pause + 5, os._exit, (AGAIN,))  # when the file system hangs too
         exit_anyway.daemon = True
         exit_anyway.start()
-        with tempfile.TemporaryFile("w+") as file:
-            faulthandler.dump_traceback(file)
-            file.seek(0)
-            stack = file.read()
-        print(f"{stack}error: {self._line()}; start again", file=sys.stderr, flush=True)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        files.write(self._folder / f"{self._index}.stack", stack)
-        os._exit(AGAIN)
+        stack, line, code = stacks(), f"{self._line()}; start again", AGAIN
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            files.write(self._folder / f"{self._index}.stack", stack.ljust(PROBE))
+        except Exception as error:
+            # On a full disk hosts wait for one whose part of a checkpoint could not be written.
+            line, code = (to_the_user(error), FIX) if files.lack_of_room(error.__cause__ or error) else (line, code)
+        with contextlib.suppress(OSError):  # where the output goes the disk may be full too
+            print(f"{stack}error: {line}", file=sys.stderr, flush=True)
+        os._exit(code)
 
     def _line(self) -> str:
         mine = f"host {self._index} ({host()}) has been {describe(self._now)}"
@@ -103,6 +106,17 @@ class Watchdog:
             except (OSError, ValueError):  # none yet, or being written
                 pass
         return found
+
+
+def stacks() -> str:
+    """Where every thread of this process is, newest call first. Neither the disk nor the source files are asked."""
+    names, lines = {thread.ident: thread.name for thread in threading.enumerate()}, []
+    for number, frame in sys._current_frames().items():
+        lines.append(f"Thread {names.get(number, number)}:\n")
+        while frame:
+            code, line, frame = frame.f_code, frame.f_lineno, frame.f_back
+            lines.append(f'  File "{code.co_filename}", line {line} in {code.co_name}\n')
+    return "".join(lines)
 
 
 def host() -> str:

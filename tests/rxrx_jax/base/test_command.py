@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from paths import ROOT
@@ -86,3 +87,37 @@ def test_a_script_of_one_s_own_may_use_it(tmp_path):
         [sys.executable, script, "nowhere"], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     assert (done.returncode, done.stderr) == (2, "error: nowhere: No such file or directory\n"), done
+
+
+@pytest.mark.parametrize(
+    "path, argv, how",
+    [
+        ("{w}/checkpoints/3", ["--workdir={w}"], "pass --workdir=DIR"),
+        ("{w}/checkpoints/3", ["--workdir", "{w}"], "pass --workdir=DIR"),
+        ("{w}", ["--config=a.py", "--workdir={w}/runs/a"], "pass --workdir=DIR"),  # a folder above was to be made
+        ("{w}/data/x", ["--workdir={w}", "--config.data.folder={w}/data"], "pass --config.data.folder=DIR"),
+        ("{home}/tensorflow_datasets/x", [], "set TFDS_DATA_DIR=DIR"),
+        ("{w}/tmp/x", [], "set TMPDIR=DIR"),
+        ("{w}/here/runs", [], "start the command in it"),
+        ("/elsewhere", ["--workdir={w}"], ""),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_named_with_what_moves_it(path, argv, how, tmp_path, monkeypatch, capsys):
+    names = {"w": str(tmp_path), "home": str(tmp_path / "home")}
+    (tmp_path / "here").mkdir(), (tmp_path / "tmp").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", names["home"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    for variable in ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR", "TMPDIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(sys, "argv", ["main", *(argument.format(**names) for argument in argv)])
+    path = path.format(**names)
+    end = f"; to use another folder, {how}\n" if how else "\n"
+    for number in (errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG, errno.ESTALE, errno.ENOSPC):
+        words = os.strerror(number)
+        assert command.run(raising(OSError(number, words, path))) == 2
+        assert capsys.readouterr().err == f"error: {path}: {words}{end}"
+        # As the library that Orbax writes with has it.
+        text = f"PERMISSION_DENIED: Failed to open: \"{path}\" [OS error {number}] [os_error_code='{number}']"
+        assert command.run(raising(ValueError(text))) == 2
+        assert capsys.readouterr().err == f"error: {path}: {words}{end}"

@@ -77,19 +77,24 @@ def test_variables_that_do_not_fit_together_are_refused(monkeypatch, variables, 
         hosts.join(multihost=False)
 
 
+STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}  # srun's, of each
+
+
 @pytest.mark.parametrize(
     "variables, asked, joins",
     [
         ({}, False, False),
         ({}, True, True),
         ({"SLURM_NTASKS": "1"}, False, False),
-        ({"SLURM_NTASKS": "2"}, False, True),
+        ({"SLURM_NTASKS": "2"}, False, False),  # a shell within a job
+        (STEP | {"SLURM_NTASKS": "2"}, False, True),
+        (STEP | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "1"}, False, False),  # an interactive step
         ({"TPU_WORKER_HOSTNAMES": "a"}, False, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, False, True),
         ({"JAX_COORDINATOR_ADDRESS": "a:1"}, False, True),
     ],
 )
-def test_a_cluster_is_joined_where_the_environment_or_the_flag_says_so(monkeypatch, variables, asked, joins):
+def test_a_cluster_is_joined_where_the_environment_or_the_flag_says_so(monkeypatch, capsys, variables, asked, joins):
     for name in ("SLURM_NTASKS", "TPU_WORKER_HOSTNAMES", "JAX_COORDINATOR_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -98,6 +103,8 @@ def test_a_cluster_is_joined_where_the_environment_or_the_flag_says_so(monkeypat
     monkeypatch.setattr(jax.distributed, "initialize", lambda **more: called.append(more))
     hosts.join(asked)
     assert called == ([{}] if joins else [])
+    alone = variables.get("SLURM_NTASKS") == "2" and not joins
+    assert ("this process is none of srun's, so it runs by itself" in capsys.readouterr().err) == alone
 
 
 def test_a_host_by_itself_raises_as_usual():

@@ -1,10 +1,15 @@
 """Checkpoints: every bit comes back, a part loads into the next stage, and what does not fit is named."""
 
+import os
+import shutil
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_tools import CLOCK, assert_same_bits, make_state, names, save, shapes_of
+from orbax.checkpoint import v1 as ocp
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.training.checkpoint import Checkpoints, find_checkpoint, load_parameters, stored_parameters
@@ -121,3 +126,24 @@ def test_a_state_that_does_not_fit_is_an_error(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", 1) as checkpoints:
         with pytest.raises(UserError, match=r"params/head/linear/bias is \(3,\) there and \(4,\) here"):
             checkpoints.restore(shapes)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_anything_waits_for_it(tmp_path, monkeypatch):
+    """Orbax's threads would wait ten minutes for the folder that they could not make."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(ocp.training.Checkpointer, "save_checkpointables_async", None)
+    with pytest.raises(PermissionError), Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
+        checkpoints.save(make_state(1), CLOCK)
+    assert names(tmp_path) == []
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_not_begun(tmp_path, monkeypatch):
+    """Each host writes its part, and would wait for the others'."""
+    with Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
+        checkpoints.save(make_state(1), CLOCK)
+        checkpoints.wait()
+        monkeypatch.setattr(ocp.training.Checkpointer, "save_checkpointables_async", None)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(total=1 << 20, free=100))
+        with pytest.raises(UserError, match="step 2 is not saved, that of step 1 is kept; free some"):
+            checkpoints.save(make_state(2), CLOCK)
+    assert names(tmp_path) == ["1"]

@@ -55,6 +55,13 @@ def test_a_process_that_does_not_move_ends_with_75_one_line_and_its_stacks(tmp_p
     assert 'File "<string>", line 5' in (tmp_path / "hosts/0.stack").read_text()  # where it slept
 
 
+def test_its_last_words_need_no_disk(tmp_path):
+    (tmp_path / "hosts").touch()  # no folder can be made there
+    done, _ = run(tmp_path, "dog.moving(); dog.at('reading data', 12); time.sleep(30)")
+    assert done.returncode == 75 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: host 0 (") and 'File "<string>", line 5' in done.stderr
+
+
 def test_a_process_that_moves_is_left_alone_and_so_is_one_without_a_watchdog(tmp_path):
     moving = "dog.moving(); [(time.sleep(0.3), dog.at('reading data', i)) for i in range(12)]"
     done, _ = run(tmp_path, moving, seconds=2)

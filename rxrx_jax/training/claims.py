@@ -1,0 +1,125 @@
+"""Whose a workdir is: one run's at a time, of one config, on a disk that all its hosts see."""
+
+import contextlib
+import json
+import pathlib
+import sys
+import uuid
+from collections.abc import Iterator
+
+import jax
+from etils import epath
+
+from rxrx_jax.base import files, hosts, lock
+from rxrx_jax.base.config import flatten, to_json
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.training import checkpoint, metrics
+from rxrx_jax.training.provenance import facts
+
+NAMED, ABSENT = 3, "absent"  # keys that are named where configs differ
+REMEDY = "put back a copy of it, or use another --workdir"
+
+
+@contextlib.contextmanager
+def alone(workdir: epath.Path) -> Iterator[None]:
+    """Keeps other runs out of the workdir, which is made, until this ends or its process does. For the first host of a
+    run. An object store has no locks. Raises UserError while another run is in it."""
+
+    def taken(holder: str):
+        raise UserError(
+            f"{workdir} is in use by another run ({holder or 'it has just started'}): wait for it, stop it, or use "
+            "another --workdir"
+        )
+
+    if files.is_remote(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.only_one(pathlib.Path(workdir), taken))
+        except lock.Unsupported as error:
+            hosts.say(f"note: {error}: nothing keeps a second run out")
+            workdir.mkdir(parents=True, exist_ok=True)
+        yield
+
+
+def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
+    """Writes the resolved config into the workdir. A workdir that holds a run of another config is refused; that of the
+    same config is resumed, or, when it is finished, its last line is returned. Measurements are always repeated.
+    Where it resumes with other code, data, versions or device, stderr says so and config.json keeps both."""
+    path, now = workdir / "config.json", json.loads(to_json(resolved))
+    started = (workdir / metrics.NAME).exists()
+    try:
+        stored = files.read_json(path, REMEDY) if path.exists() else {}
+    except UserError:
+        if started:
+            raise
+        stored = {}  # nothing is lost that this start does not write again
+    again = measure and bool(stored.get("measure"))
+    if started and stored and not again and facts.without(stored) != facts.without(now):
+        raise UserError(f"{workdir} holds a run with another config: {differences(stored, now)}; use another --workdir")
+    if not measure and (done := finished(workdir, resolved["resolved"]["total_steps"])):
+        print(f"{workdir} is finished; nothing to do", file=sys.stderr)
+        return done
+    now = facts.continued(stored, now, workdir) if started and not again else now
+    if now != stored:
+        files.write(path, to_json(now))
+    return None
+
+
+def differences(stored: dict, now: dict) -> str:
+    """In which keys two resolved configs differ, the first few with their values there and here."""
+    there, here = (flatten(json.loads(to_json(facts.without(config)))) for config in (stored, now))
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key, ABSENT) != here.get(key, ABSENT)]
+    keys = sorted(keys, key=lambda key: key.startswith("resolved."))  # what follows from the others comes last
+    named = [f"{key} is {there.get(key, ABSENT)} there and {here.get(key, ABSENT)} here" for key in keys[:NAMED]]
+    return "; ".join(named) + (f" (and {len(keys) - NAMED} more)" if len(keys) > NAMED else "")
+
+
+def finished(workdir: epath.Path, total_steps: int) -> dict | None:
+    """The last line of a run of so many steps, if it is finished. Raises UserError when that line says so and the
+    checkpoint that it was written after is not there."""
+    last = metrics.finished(workdir / metrics.NAME)
+    if last and (last["step"] != total_steps or total_steps not in checkpoint.steps(workdir / "checkpoints")):
+        raise UserError(
+            f"{workdir / metrics.NAME} says done at step {last['step']}, and checkpoints/{total_steps} is not there: "
+            "put it back, or use another --workdir to train again"
+        )
+    return last
+
+
+def warn_of_a_fresh_start(workdir: epath.Path) -> None:
+    """Says on stderr that a run which has trained starts from the beginning, for want of a checkpoint."""
+    path = workdir / metrics.NAME
+    if lines := metrics.read(path) if path.exists() else []:
+        print(
+            f"WARNING: {workdir} has metrics up to step {lines[-1]['step']} and no checkpoint: starting from step 0, "
+            f"and {metrics.NAME} again",
+            file=sys.stderr,
+        )
+
+
+def check_shared(workdir: epath.Path) -> None:
+    """Raises UserError on all hosts when one does not see what the first one writes there. All must call it."""
+    if jax.process_count() == 1:
+        return
+
+    def write() -> str:
+        name = f"seen-{uuid.uuid4().hex}"  # a new name, because file systems remember which names are not there
+        (workdir / "hosts").mkdir(exist_ok=True)
+        files.write(workdir / "hosts" / name, "")
+        return name
+
+    def look():
+        if not mark.exists():
+            raise UserError(
+                f"{workdir} is not the first host's: give a --workdir on a disk that all hosts share, or gs://"
+            )
+
+    mark = workdir / "hosts" / hosts.on_first_host(write)
+    try:
+        hosts.on_all_hosts(look)
+    finally:
+        if jax.process_index() == 0:
+            mark.unlink(missing_ok=True)
