@@ -67,7 +67,7 @@ def test_a_missing_extra_is_one_line_that_names_it():
         "print(command.run(reproduce.main, ['demo', '--out=demo']), command.run(gke.main, run))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "2 2\n" and done.stderr.splitlines() == [
+    assert done.stdout.splitlines()[-1] == "2 2" and done.stderr.splitlines() == [
         "error: matplotlib is not installed; it comes with the extra [report]: pip install 'rxrx_jax[report]'",
         "error: PyYAML is not installed; it comes with the extra [launch]: pip install 'rxrx_jax[launch]'",
     ], done.stderr
