@@ -34,12 +34,12 @@ def prepared(tmp_path_factory):
 
 
 def config(name, folder, **changes):
-    """A config's values, as `--config=NAME:rxrx1,...` and overrides make them."""
+    """A config's values, as `--config=NAME:data=my_plates,paper=True,...` and overrides make them."""
     small = {"data.minibatch": 8, "data.unlabelled_minibatch": 0, "augment.crop": 32, "evaluation_minibatch": 8}
     if name == "mae_vit.py":
         small |= {"task.decoder": (16, 1, 2), "evaluators": {"embeddings": {}}}
-    chosen = {"data.name": "my_plates", "data.builder": {}, "protocol.name": "held_out_experiments"}
-    return tiny.values(f"{name}:rxrx1,variant=XXS/16,encoder=plain", folder, **small | chosen | changes)
+    argument = "data=my_plates,paper=True,variant=XXS/16,encoder=plain"
+    return tiny.values(f"{name}:{argument}", folder, **small | {"data.builder": {}} | changes)
 
 
 @pytest.fixture(scope="module")
