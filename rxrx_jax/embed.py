@@ -28,13 +28,13 @@ from rxrx_jax import data, weights
 from rxrx_jax.base import command, embeddings, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
+from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data.augment import Augment, plate_statistics
 from rxrx_jax.evaluate.embeddings import columns
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint
 from rxrx_jax.training.provenance import former
 from rxrx_jax.training.provenance.marks import SEEN_AS, Ledger
-from rxrx_jax.training.state import parameters_sha256
 from rxrx_jax.weights import export
 
 KEY = b"rxrx_jax"  # of the Parquet file's metadata: what made the embeddings, as JSON
@@ -54,8 +54,9 @@ class Model:
 
 def open_model(path: str, channels: int, source: str | None = None) -> Model:
     """The encoder of a run's workdir or checkpoint, of a folder that weights.export wrote, or of a file of weights, for
-    images of `channels`. `source` is the part of a run's state to take, one of checkpoint.PARTS; None for the one that
-    the run was evaluated with. Raises UserError naming what does not fit."""
+    images of `channels`. `source` is the part of a run's state to take, one of checkpoint.PARTS, or which of several
+    sets of tensors in a file; None for the one that the run was evaluated with, or the teacher. Raises UserError naming
+    what does not fit."""
     if checkpoint.is_run(path):
         folder = checkpoint.find_checkpoint(path)
         run = checkpoint.read_config(folder)
@@ -67,9 +68,7 @@ def open_model(path: str, channels: int, source: str | None = None) -> Model:
         source = source or checkpoint.published_part(str(folder))
         params = checkpoint.load_parameters(str(folder), "encoder", shapes, source)
         return Model(encoder, params, crop, run["normalisation"], former.seen_by(path))
-    if source:
-        raise UserError(f"--parameters={source} is a part of a run's state, and {path} is not a run; remove it")
-    imported = weights.load(path, channels)
+    imported = weights.load(path, channels, part=source or "")
     if imported.channels not in (None, channels):
         raise UserError(f"{path} takes images of {imported.channels} channels and the dataset has {channels}")
     for note in imported.notes:
@@ -245,11 +244,16 @@ def open_data(name: str, folder: str | None) -> data.Dataset:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rxrx_jax.embed", description="Embeds a whole prepared dataset.")
-    parser.add_argument("--checkpoint", required=True, help="a run's workdir, an exported folder or a file of weights")
+    parser.add_argument(
+        "--checkpoint", required=True, help="a run's workdir, an exported folder, a file of weights, or hf://owner/name"
+    )
     parser.add_argument("--data", required=True, help="name of a dataset, its prepared folder, or a builder's .py file")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the Parquet file to write")
     parser.add_argument(
-        "--parameters", choices=checkpoint.PARTS, help="part of a run's state (default: the one it was evaluated with)"
+        "--parameters",
+        metavar="PART",
+        help=f"part of a run's state, {' or '.join(checkpoint.PARTS)} (default: the one it was evaluated with), or of "
+        "a file of weights, as student (default: the only one, or the teacher)",
     )
     parser.add_argument("--pool", choices=("mean", "channels"), help="default: as the model was trained")
     parser.add_argument("--per", choices=("site", "well"), default="site", help="what a row is (default: site)")

@@ -10,12 +10,13 @@ from step import SIDE, build, config_of, here, running
 
 from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config
+from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data import noise
 from rxrx_jax.data.batch import Batch, join, label_count
 from rxrx_jax.models.attention import attention
 from rxrx_jax.tasks import make_task
 from rxrx_jax.training import checkpoint
-from rxrx_jax.training.state import COLLECTIONS, parameters_sha256
+from rxrx_jax.training.state import COLLECTIONS
 
 # [images, rows, heads, width of a head]: an encoder's visible patches and a class token, which make an odd number, a
 # decoder's rows, and a whole image of 512 pixels.

@@ -22,8 +22,6 @@ NAME = "embeddings.parquet"
 EMBEDDING = "embedding"
 # Of the file's metadata: the marks of metrics computed on it, and in base64 the table of what its parameters have seen
 # (`training.provenance.seen`, without site ids).
-# Of the file's metadata: the marks of metrics computed on it, and in base64 the table of what its parameters have seen
-# (`training.provenance.seen`, without site ids).
 MARKS, SEEN = b"rxrx_jax_marks", b"rxrx_jax_seen"
 GROUP = 1024  # rows: a row group ends with the plate that reaches it
 TYPES = {int: pa.int32(), float: pa.float64(), str: pa.string()}
@@ -123,6 +121,7 @@ def read(
     """
     path = epath.Path(path)
     path = path / NAME if path.is_dir() else path
+    files.check_pointer(path)
     try:
         with path.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
             return _read(file, path, _as_set(experiments), _as_set(plates))

@@ -70,3 +70,14 @@ def _is_within(path: str, folder: str) -> bool:
 def missing_extra(package: str, extra: str) -> UserError:
     """What to raise where a package that comes with an extra of pyproject.toml cannot be imported."""
     return UserError(f"{package} is not installed; it comes with the extra [{extra}]: pip install 'rxrx_jax[{extra}]'")
+
+
+def shortened(value, most: int = 120) -> str:
+    """Text for a message, from a file that may hold anything: one line of at most `most` characters. What is neither
+    text nor a number of ordinary size is named by its type alone: to print it may take for ever."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if abs(value) < 1 << 64 else "a number beyond 64 bits"
+    if not isinstance(value, str):
+        return f"a {type(value).__name__}"
+    text = " ".join(value[: 4 * most].split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."

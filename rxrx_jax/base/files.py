@@ -21,6 +21,23 @@ from rxrx_jax.base.errors import UserError, moved_by
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "at the quota", errno.EFBIG: "no file may be that large"}
 
 SUMS = "SHA256SUMS"  # of the files beside it, as `sha256sum -c` reads it
+LFS = b"version https://git-lfs.github.com/spec/"  # how a pointer of Git LFS begins
+
+
+def is_pointer(path: epath.PathLike) -> bool:
+    """Whether a file is not there but only Git LFS's pointer to it."""
+    try:  # not blocking: opening a pipe would wait for someone to write
+        local = lambda: open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: E731
+        with epath.Path(path).open("rb") if is_remote(path) else local() as file:
+            return file.read(len(LFS)) == LFS
+    except OSError:
+        return False  # whoever reads the file will say
+
+
+def check_pointer(path: epath.PathLike) -> None:
+    """Raises UserError if a file is not there but only Git LFS's pointer to it."""
+    if is_pointer(path):
+        raise UserError(f"{path} is a Git LFS pointer and not the file itself; in its repository, run `git lfs pull`")
 
 
 def locate(path: epath.PathLike) -> epath.Path:

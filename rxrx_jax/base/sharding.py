@@ -1,5 +1,6 @@
 """Devices: one mesh, rules from parameter path to sharding, one constraint. Only this module knows about them."""
 
+import hashlib
 import re
 
 import jax
@@ -158,3 +159,15 @@ def whole(x) -> np.ndarray:
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)
+
+
+def parameters_sha256(params) -> str:
+    """SHA-256 over every parameter's path, dtype, shape and bytes, in path order: equal only for identical bits. All
+    hosts must call it: parameters that are spread over hosts are gathered, one at a time."""
+    leaves = sorted(named_leaves(params).items())
+    digest = hashlib.sha256()
+    for name, leaf in leaves:
+        array = whole(leaf)
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 
 # Columns as they are read. Columns of few distinct values are read as codes: RxRx3's 2.2 million rows open in seconds.
@@ -48,6 +49,7 @@ def read_sites(folder: pathlib.Path) -> tuple[Sites, list[str], list[str], list[
     """Reads sites.csv of a prepared folder: the table and the names behind its indices, each list sorted:
     experiments, plates ("EXPERIMENT/PLATE") and cell types. Raises UserError for a file that is not such a table."""
     path = folder / "sites.csv"
+    files.check_pointer(path)
     try:
         table = csv.read_csv(
             path,

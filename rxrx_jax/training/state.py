@@ -1,12 +1,9 @@
 """The state of a run: a plain dataclass pytree."""
 
 import dataclasses
-import hashlib
 from typing import Any
 
 import jax
-
-from rxrx_jax.base.sharding import named_leaves, whole
 
 COLLECTIONS = ("batch_stats", "carry", "averages")
 
@@ -34,15 +31,3 @@ class TrainState:
         if averages := self.collections["averages"]:
             return averages["params"], averages["batch_stats"]
         return self.params, self.collections["batch_stats"]
-
-
-def parameters_sha256(params) -> str:
-    """SHA-256 over every parameter's path, dtype, shape and bytes, in path order: equal only for identical bits. All
-    hosts must call it: parameters that are spread over hosts are gathered, one at a time."""
-    leaves = sorted(named_leaves(params).items())
-    digest = hashlib.sha256()
-    for name, leaf in leaves:
-        array = whole(leaf)
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -9,6 +9,7 @@ from etils import epath
 from rxrx_jax.base import files, hosts, seen, sharding
 from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data import ARRAYS, Dataset
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.source import make_source, minibatch_size
@@ -21,7 +22,7 @@ from rxrx_jax.training.safety import guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import Watchdog
 from rxrx_jax.training.speed import flops
-from rxrx_jax.training.state import TrainState, parameters_sha256
+from rxrx_jax.training.state import TrainState
 from rxrx_jax.training.step import Step, has_batch_norm, make_step, memory_per_chip, parameter_count
 
 

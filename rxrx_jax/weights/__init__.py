@@ -12,51 +12,52 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.base.seen import NAME as SEEN
 from rxrx_jax.base.seen import Seen
 from rxrx_jax.base.seen import read as read_seen
-from rxrx_jax.base.sharding import named_leaves, place_like
+from rxrx_jax.base.sharding import named_leaves, parameters_sha256, place_like
 from rxrx_jax.models.vit import Encoder, Size, Style
-from rxrx_jax.weights import openphenom, timm
-from rxrx_jax.weights.layout import Imported, model_keys
-from rxrx_jax.weights.read import read_tensors
+from rxrx_jax.weights import hub, openphenom, timm, wrappers
+from rxrx_jax.weights.layout import Imported, finite, model_keys
+from rxrx_jax.weights.read import read_saved, read_tensors
 
 __all__ = ["Imported", "encoder_parameters", "load", "read_tensors", "seen"]
 FILE, ABOUT = "model.safetensors", "config.json"  # of an exported folder
 
 
-def load(path: str | pathlib.Path, channels: int | None = None, side: int | None = None) -> Imported:
+def load(path: str | pathlib.Path, channels: int | None = None, side: int | None = None, part: str = "") -> Imported:
     """Weights of a file or folder, recognised by the names of its tensors.
 
     Args:
       path: a file (safetensors or torch.save) of an OpenPhenom kind of model or of a timm ViT, a folder that holds one
-        as model.safetensors, or a folder that rxrx_jax.weights.export wrote.
+        as model.safetensors, a folder that rxrx_jax.weights.export wrote, or hf://owner/name for any of these.
       channels: of the images it will see; a timm file with another number is adapted, the others are as they are.
       side: patches along a side of these images; learned positions of a timm file are interpolated.
+      part: which of several sets of tensors in the file, as "student"; "" = the only one, or the teacher.
 
-    Raises UserError naming the file, and the tensor if one is missing, left over or of another shape.
+    Raises UserError naming the file, and the tensor if one is missing, left over, of another shape or not finite.
     """
-    return _convert(*_read(path), channels, side)
+    return _convert(*_read(path), channels, side, part)
 
 
-def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None = None) -> dict:
+def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None = None, part: str = "") -> dict:
     """The encoder's parameters of a file or exported folder, for a model of these `shapes`.
 
     Args:
       path: as `load` takes it. A timm file is adapted to the channels and positions of `shapes`, which stderr tells.
       shapes: tree of arrays or ShapeDtypeStruct; where one has a sharding, the parameter gets it.
       encoder: the module, to compare also what shapes do not show: heads and epsilon.
+      part: as `load` takes it.
 
     Raises UserError naming the first parameter that does not fit and the keys of config.model to set.
     """
     wanted = named_leaves(shapes)
-    file, tensors = _read(path)
-    imported = _convert(file, tensors, None, None)
+    file, saved = _read(path)
+    imported = _convert(file, saved, None, None, part)
     if imported.channels:
-        imported = _convert(file, tensors, *_view(wanted, imported.encoder.patch))
+        imported = _convert(file, saved, *_view(wanted, imported.encoder.patch), part)
     found = named_leaves(imported.params["encoder"])
     keys = _advice(imported.encoder, encoder)
     for name in sorted(found.keys() | wanted.keys()):
@@ -77,7 +78,10 @@ def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None
 
 def seen(path: str | pathlib.Path) -> Seen:
     """What the weights at `path` have seen, from the table in an exported folder; unknown, under the name
-    of the file, for all others. Reads no tensor."""
+    of the file or address, for all others. Reads no tensor."""
+    if hub.is_address(path):
+        found = seen(hub.fetch(str(path)))
+        return dataclasses.replace(found, unknown=(str(path),)) if found.unknown else found
     path = pathlib.Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
     ours = (path.is_dir() or path.name == FILE) and (folder / ABOUT).exists()
@@ -109,20 +113,28 @@ def _view(shapes: dict, patch: int) -> tuple[int | None, int | None]:
     return rows // patch**2 if rows and rows % patch**2 == 0 else None, side if side**2 == patches and side else None
 
 
-def _read(path: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
+def _read(path: str | pathlib.Path):
+    """(file, what it holds)."""
+    if hub.is_address(path):
+        path = hub.fetch(str(path))
     path = pathlib.Path(path).expanduser()
     path = path / FILE if path.is_dir() else path
-    return path, read_tensors(path)
+    return path, read_saved(path)
 
 
-def _convert(path: pathlib.Path, tensors: dict, channels: int | None, side: int | None) -> Imported:
+def _convert(path: pathlib.Path, saved, channels: int | None, side: int | None, part: str) -> Imported:
+    tensors, notes, part = wrappers.inner(path, saved, part)
     if any(name.startswith("encoder/") for name in tensors):
+        if part:
+            raise UserError(f"{path} is an exported run, which has no part {part!r}; leave it out")
         return _load_ours(path, tensors)
-    if any(name.endswith(openphenom.MARK) for name in tensors):
-        return openphenom.convert(path, tensors)
-    if timm.MARK in tensors:
-        return timm.convert(path, tensors, channels, side)
-    names = ", ".join(sorted(tensors)[:3])
+    for mark in (f"{openphenom.BACKBONE}{openphenom.MARK}", openphenom.MARK, timm.MARK):
+        found, more = wrappers.encoder(path, tensors, mark, part)
+        if found:
+            of_timm = mark == timm.MARK
+            imported = timm.convert(path, found, channels, side) if of_timm else openphenom.convert(path, found)
+            return dataclasses.replace(imported, notes=(*notes, *more, *imported.notes))
+    names = ", ".join(map(shortened, sorted(tensors)[:3]))
     raise UserError(f"{path}: no known kind of model has tensors like {names}; expected OpenPhenom or a timm ViT")
 
 
@@ -134,6 +146,7 @@ def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:
         size = Size(**{name: fields.pop(name) for name in ("width", "depth", "mlp", "heads")})
         encoder = Encoder(size, fields.pop("patch"), Style(**fields))
         about = {key: config[key] for key in ("channels", "crop", "normalisation")}
+        sha256 = config["parameters_sha256"]
         view = jax.ShapeDtypeStruct((1, config["crop"], config["crop"], config["channels"] or 1), jnp.float32)
         wanted = named_leaves(jax.eval_shape(encoder.init, jax.random.key(0), view)["params"])
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -146,8 +159,11 @@ def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:
     params: dict = {}
     for name, value in tensors.items():
         *parents, last = name.split("/")
+        finite(path, name, value)
         node = params
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = value
+    if parameters_sha256(params) != sha256:
+        raise UserError(f"{path} is damaged: its parameters are not those that {ABOUT} records; export the run again")
     return Imported(encoder, params, **about)

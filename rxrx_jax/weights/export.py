@@ -24,12 +24,11 @@ from rxrx_jax import models
 from rxrx_jax.base import command, seen
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.sharding import named_leaves
+from rxrx_jax.base.sharding import named_leaves, parameters_sha256
 from rxrx_jax.data.builders import builders
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.training.provenance import former
-from rxrx_jax.training.state import parameters_sha256
 from rxrx_jax.weights import ABOUT, FILE, card, standalone
 
 

@@ -60,7 +60,7 @@ class Tensors:
         if len(found.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found.shape)):
             wanted = "x".join("any" if n is None else str(n) for n in shape)
             raise UserError(f"{self.path}: tensor {name!r} is {'x'.join(map(str, found.shape))}, expected {wanted}")
-        return np.asarray(found, np.float32)
+        return finite(self.path, name, found)
 
     def linear(self, name: str, rows: int | None, columns: int | None, bias: bool = True) -> dict[str, np.ndarray]:
         """{"kernel" [columns, rows], "bias" [rows]} of a torch.nn.Linear with weight [rows, columns]."""
@@ -97,6 +97,15 @@ class Tensors:
             names = sorted(self.left)
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise UserError(f"{self.path} holds tensors that no model here has: {', '.join(names[:5])}{more}")
+
+
+def finite(path, name: str, tensor: np.ndarray) -> np.ndarray:
+    """A tensor as float32. Raises UserError naming it if one of its values is NaN or infinite."""
+    with np.errstate(over="ignore"):
+        found = np.asarray(tensor, np.float32)
+    if bad := found.size - np.count_nonzero(np.isfinite(found)):
+        raise UserError(f"{path}: {bad:,} of {found.size:,} values of {name!r} are NaN or infinite; use other weights")
+    return found
 
 
 def stack(parts: list[dict]) -> dict:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.vit import Encoder, Size, Style, sincos_positions
+from rxrx_jax.weights import wrappers
 from rxrx_jax.weights.layout import (
     Imported,
     Tensors,
@@ -22,16 +23,17 @@ from rxrx_jax.weights.layout import (
 )
 from rxrx_jax.weights.timm import serial_block
 
-MARK = "blocks.0.in_proj.weight"  # only these files have it
+MARK, BACKBONE = "blocks.0.in_proj.weight", "encoder.vit_backbone."  # only these files have the first
 DECODER_HEADS, CROSS_HEADS = 16, 8
 
 
 def convert(path, tensors: dict[str, np.ndarray]) -> Imported:
     """The tensors of such a file as an encoder and, if it is channel agnostic and has one, a decoder.
 
+    Args: tensors, by their names in a whole masked autoencoder (BACKBONE and MARK) or in an encoder alone.
     Raises UserError naming a tensor that is missing, of another shape or left over.
     """
-    (prefix,) = {name.removesuffix(MARK) for name in tensors if name.endswith(MARK)}
+    prefix = BACKBONE if f"{BACKBONE}{MARK}" in tensors else ""
     source = Tensors(path, tensors)
     embed, channels, patch = source.patch_embedding(f"{prefix}patch_embed.proj")
     width = len(embed["bias"])
@@ -122,8 +124,8 @@ def _with_decoder(imported: Imported, source: Tensors, notes: list[str]) -> Impo
         decoder, found = _decoder(imported, source)
         params = params | found
         notes.append(f"no tensor sets the decoder's heads: {DECODER_HEADS} and {CROSS_HEADS} (cross), as published")
-    elif dropped := source.drop("decoder.", "decoder_pred.", "encoder_decoder_proj."):
-        notes.append(f"{len(dropped)} tensors of the decoder are left out: its form is not known here")
+    else:
+        notes += wrappers.drop_pretraining(source.left, "encoder_decoder_proj.")
     source.check_all_taken()
     return Imported(imported.encoder, params, imported.channels, imported.crop, "image", decoder, tuple(notes))
 

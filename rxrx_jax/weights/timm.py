@@ -10,6 +10,7 @@ import numpy as np
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.vit import SIZES, Encoder, Size, Style
+from rxrx_jax.weights import wrappers
 from rxrx_jax.weights.layout import (
     Imported,
     Tensors,
@@ -68,6 +69,7 @@ def convert(path, tensors: dict[str, np.ndarray], channels: int | None, side: in
         notes.append("fc_norm, timm's norm of the pooled embedding, is left out: the embedding is the mean before it")
     if source.drop(MEANS_HEAD):
         notes.append("the classifier (head) is left out")
+    notes += wrappers.drop_pretraining(source.left)
     source.check_all_taken()
     first = blocks[0]
     style = Style(

@@ -15,7 +15,7 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened
 
 STORAGES = {
     "torch.DoubleStorage": np.float64,
@@ -33,7 +33,10 @@ REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._u
 ORDERED_DICT = "collections.OrderedDict"
 INERT = {f"torch.{name}" for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "uint8")}
 NAMES = {*STORAGES, *INERT, REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT}
-MAX_PICKLE = 1 << 24  # bytes; that of a thousand tensors has 10^5
+# Of one data.pkl: that of a thousand tensors has 10^5 bytes and 5 * 10^4 opcodes. With so few no program makes much of
+# nothing, and nothing here walks through what it has made: containers may hold each other any number of times.
+MAX_PICKLE, MAX_OPCODES = 1 << 24, 1 << 20
+MAX_TEXT, MAX_DIMENSIONS, MAX_COUNT = 1024, 32, 1 << 62
 
 
 class Name(str):
@@ -61,7 +64,7 @@ def read(path: pathlib.Path):
         raise
     except (zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError,
             EOFError, MemoryError, AttributeError) as error:  # fmt: skip
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = shortened(str(error)) or type(error).__name__
         raise UserError(f"{path} is damaged or not an archive of torch.save: {reason}") from error
 
 
@@ -70,10 +73,10 @@ def _entries(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, zipfile.
     entries = {}
     for entry in archive.infolist():
         if entry.filename in entries:
-            raise UserError(f"{path} is refused: it holds {entry.filename!r} twice")
+            raise UserError(f"{path} is refused: it holds {shortened(entry.filename)!r} twice")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise UserError(
-                f"{path} is refused: {entry.filename!r} is compressed or encrypted; torch.save does neither"
+                f"{path} is refused: {shortened(entry.filename)!r} is compressed or encrypted; torch.save does neither"
             )
         entries[entry.filename] = entry
     total, there = sum(entry.file_size for entry in entries.values()), path.stat().st_size
@@ -98,8 +101,12 @@ class _Reader:
             del stack[start:]
             return found
 
-        for op, value, _ in pickletools.genops(io.BytesIO(program)):
+        for number, (op, value, _) in enumerate(pickletools.genops(io.BytesIO(program))):
             name = op.name
+            if number == MAX_OPCODES:
+                raise UserError(
+                    f"{self.path} is refused: its pickle has over {MAX_OPCODES:,} steps; no weights need so many"
+                )
             if name in ("PROTO", "FRAME"):
                 pass
             elif name == "STOP":
@@ -141,15 +148,15 @@ class _Reader:
                 if not isinstance(stack.pop(), dict) or not isinstance(stack[-1], dict):
                     raise UserError(f"{self.path} is refused: it sets the state of what is not an OrderedDict")
             else:
-                about = f" {value!r}" if isinstance(value, str) else ""
+                about = f" {shortened(value)!r}" if isinstance(value, str) else ""
                 raise UserError(f"{self.path} is refused: its pickle uses {name}{about}, which no weights need")
         raise ValueError("the pickle has no end")
 
     def known(self, name: str) -> Name:
         if name not in NAMES:
             raise UserError(
-                f"{self.path} is refused: its pickle wants {name!r}, which no weights need (nothing in it was run); "
-                f"with software that you trust save the state_dict alone"
+                f"{self.path} is refused: its pickle wants {shortened(name)!r}, which no weights need (nothing in it "
+                "was run); with software that you trust save the state_dict alone"
             )
         return Name(name)
 
@@ -171,16 +178,18 @@ class _Reader:
         if not isinstance(target, dict):
             raise ValueError("it sets items of what is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, (str, int)):
-                raise ValueError("a key is neither text nor a number")
+            if not isinstance(key, (str, int)) or (isinstance(key, str) and len(key) > MAX_TEXT):
+                raise ValueError("a key is neither a name nor a number")
             if key in target:
-                raise UserError(f"{self.path} is refused: it holds {key!r} twice")
+                raise UserError(f"{self.path} is refused: it holds {shortened(key)!r} twice")
             target[key] = value
 
     def storage(self, kind, type_name, key, _, count) -> np.ndarray:
         """The flat array behind some tensors; its bytes are read once."""
         if kind != "storage" or not isinstance(type_name, Name) or type_name not in STORAGES:
-            raise ValueError(f"unknown storage {type_name!r}")
+            raise ValueError(f"unknown storage {shortened(type_name)!r}")
+        if not isinstance(key, str) or len(key) > MAX_TEXT or not _is_count(count):
+            raise ValueError("a storage is described wrongly")
         if key not in self.storages:
             dtype, name = np.dtype(STORAGES[type_name]), f"{self.folder}data/{key}"
             if name not in self.entries:
@@ -196,10 +205,10 @@ class _Reader:
 
     def tensor(self, storage, offset, size, stride) -> np.ndarray:
         """A view of `storage`; every element must lie inside and, expanded ones aside, occur once."""
-        numbers = (offset, *size, *stride)
-        if not isinstance(storage, np.ndarray) or len(size) != len(stride):
+        shapes = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= MAX_DIMENSIONS
+        if not isinstance(storage, np.ndarray) or not shapes:
             raise ValueError("a tensor is described wrongly")
-        if any(type(number) is not int or number < 0 for number in numbers):
+        if not all(map(_is_count, (offset, *size, *stride))):
             raise UserError(f"{self.path} is refused: a tensor has a size, stride or offset that is not a count")
         count = math.prod(size)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else 0
@@ -209,3 +218,7 @@ class _Reader:
             return np.zeros(size, storage.dtype)
         steps = [step * storage.itemsize if n > 1 else 0 for n, step in zip(size, stride)]
         return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)
+
+
+def _is_count(number) -> bool:
+    return type(number) is int and 0 <= number < MAX_COUNT

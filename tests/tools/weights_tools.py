@@ -11,8 +11,9 @@ from parameters import random_variables
 from rxrx_jax import models
 from rxrx_jax.base import seen
 from rxrx_jax.base.config import Config
+from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.training.checkpoint import LAYOUT, Checkpoints
-from rxrx_jax.training.state import TrainState, parameters_sha256
+from rxrx_jax.training.state import TrainState
 
 STEPS = 2
 CHANNELS = 6

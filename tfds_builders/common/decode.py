@@ -13,6 +13,7 @@ from typing import NamedTuple
 import imagecodecs
 import numpy as np
 
+from rxrx_jax.base import files
 from tfds_builders.common.types import BadSite
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -86,6 +87,8 @@ def read_header(data: bytes) -> Header:
         return Header(height, width, bits, COLOURS.get(colour, f"colour type {colour}"), "PNG")
     if data.startswith((JP2, CODESTREAM)):
         return _siz(data, _codestream(data)[0])
+    if data.startswith(files.LFS):
+        raise BadSite("a Git LFS pointer, not the image: run `git lfs pull`")
     raise BadSite("neither PNG nor JPEG 2000")
 
 

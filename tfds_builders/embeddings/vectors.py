@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import check_pointer
 from tfds_builders.common.rows import tables
 from tfds_builders.common.sources.tars import NONSENSE
 from tfds_builders.common.types import SITE_COLUMNS
@@ -83,6 +84,7 @@ def read(files: list[pathlib.Path], on_bytes: Callable[[int], Any] = lambda n: N
     """
     first = None
     for path in files:
+        check_pointer(path)
         kind = {".csv": _csv_file, ".parquet": _parquet_file, ".tar": _tar}[path.suffix]
         try:
             for block in kind(path, on_bytes):

@@ -12,6 +12,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import one_device
 from rxrx_jax.training.checkpoint import manifest
 from rxrx_jax.training.checkpoint.run import steps
+from rxrx_jax.weights import hub
 
 # Parameter layout and what is stored beside it, which no shape shows: 2 = qkv columns head by head, 3 = with a
 # manifest, 4 = collections. A run's config.json says it.
@@ -68,6 +69,8 @@ def check_layout(folder: epath.Path) -> None:
 
 def is_run(path: epath.PathLike) -> bool:
     """Whether `path` is meant as a run's workdir or checkpoint, not as a file or folder of weights."""
+    if hub.is_address(path):
+        return False
     root = files.locate(path)
     return not root.is_file() and not (root / "model.safetensors").exists()
 

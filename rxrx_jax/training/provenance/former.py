@@ -6,22 +6,20 @@ import sys
 from rxrx_jax import weights
 from rxrx_jax.base import seen
 from rxrx_jax.base.config import Config
-from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
 from rxrx_jax.training import checkpoint
 
 
 def encoder(path: str, source: str, config: Config, task, shapes):
     """The encoder to start from: of a run's checkpoint, there the part `source` of the state ("params" or
-    "averages"; "" is the part that the run published), or of a file or folder of weights."""
+    "averages"; "" is the part that the run published), or of a file, folder or hub address of weights, there the part
+    `source` if the file holds several."""
     if checkpoint.is_run(path):
         former = checkpoint.read_config(path)["normalisation"]
         if former != config.normalisation:
             print(f"note: {path} saw images normalised by {former}, this run {config.normalisation}", file=sys.stderr)
         return checkpoint.load_parameters(path, task.inherits, shapes, source or checkpoint.published_part(path))
-    if source:
-        raise UserError(f"init.parameters={source} is a part of a run's state, and init.path={path} is not a run")
-    return weights.encoder_parameters(path, shapes, task.encoder)
+    return weights.encoder_parameters(path, shapes, task.encoder, source)
 
 
 def seen_by(path: str) -> Seen:

@@ -19,13 +19,13 @@ from rxrx_jax import data
 from rxrx_jax.adapt.method import Method
 from rxrx_jax.base import embeddings, sharding
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data import minibatches
 from rxrx_jax.evaluate import accuracy, predict
 from rxrx_jax.models.vit import Encoder, parse_variant
 from rxrx_jax.tasks import classify
 from rxrx_jax.training import metrics, train
 from rxrx_jax.training.checkpoint import load_parameters, published_part, stored_parameters
-from rxrx_jax.training.state import parameters_sha256
 
 CONFIGS = (
     "mae_vit.py",

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -11,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import weights_tools
 
 from rxrx_jax import models, weights
 from rxrx_jax.base import command
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data.augment import Augment
-from rxrx_jax.training.state import parameters_sha256
 from rxrx_jax.weights import export, standalone
 from tfds_builders import prepare
 
@@ -221,6 +223,22 @@ def test_what_cannot_be_exported(tmp_path, capsys):
     assert "README.md, config.json, embed.py, model.safetensors" in capsys.readouterr().out
     assert command.run(export.main, argv) == 2
     assert "exists and is not empty" in capsys.readouterr().err
+
+
+def test_parameters_that_are_not_those_of_the_export_are_an_error(plain, tmp_path):
+    folder, _ = plain
+    shutil.copytree(folder / "out", tmp_path / "out")
+    path = tmp_path / "out/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1  # the last bit of one value
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged: its parameters are not those that config.json records"):
+        weights.load(tmp_path / "out")
+    tensors = safetensors.numpy.load_file(path)
+    tensors["pixels/bias"] = np.full(4, np.nan, np.float32)
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(UserError, match="4 of 4 values of 'pixels/bias' are NaN or infinite"):
+        weights.load(tmp_path / "out")
 
 
 def test_an_exported_folder_without_its_config_is_an_error(plain, tmp_path):

@@ -137,7 +137,7 @@ def test_a_plain_encoder_with_a_final_norm_is_pooled_by_its_class_token(tmp_path
     imported = weights.load(save(tmp_path / "a.safetensors", plain(phenom)))
     style = imported.encoder.style
     assert (style.final_norm, style.pool, style.channel_agnostic, imported.channels) == (True, "class", False, 3)
-    assert any("tensors of the decoder are left out" in note for note in imported.notes)
+    assert any("that only pretraining needs are left out" in note for note in imported.notes)
     tokens, found = apply(imported, stored["images"])
     np.testing.assert_array_equal(found["embedding"], tokens[:, 0])
     if HAS_TORCH:

@@ -13,48 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from torch_files import ORDERED, archive, number, program, tensor, text
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.weights.read import read_tensors
-
-ORDERED = b"ccollections\nOrderedDict\n)R"
-
-
-def text(value):
-    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-
-
-def number(value):
-    return b"J" + struct.pack("<i", value) if -(2**31) <= value < 2**31 else pickle.dumps(value, 2)[2:-1]
-
-
-def numbers(values):
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def storage(key="0", count=6, kind="FloatStorage"):
-    return b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + number(count) + b"tQ"
-
-
-def tensor(size, stride, offset=0, **of):
-    """The opcodes of a tensor as torch.save writes them."""
-    place = storage(**of) + number(offset) + numbers(size) + numbers(stride)
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + place + b"\x89" + ORDERED + b"tR"
-
-
-def program(**items):
-    """A pickle of a dict; each value is opcodes."""
-    return b"\x80\x02}(" + b"".join(text(name) + code for name, code in items.items()) + b"u."
-
-
-def archive(path, code, storages=None, compression=zipfile.ZIP_STORED):
-    storages = {"0": np.arange(6, dtype=np.float32).tobytes()} if storages is None else storages
-    with zipfile.ZipFile(path, "w", compression) as file:
-        file.writestr("archive/data.pkl", code)
-        file.writestr("archive/byteorder", "little")
-        for key, data in storages.items():
-            file.writestr(f"archive/data/{key}", data)
-    return path
 
 
 def refused(path, message):
@@ -238,7 +200,7 @@ def test_opcodes_by_hand_are_refused_and_nothing_is_imported(tmp_path, monkeypat
         (b"R", "damaged or not an archive"),
         (b"]]u", "damaged or not an archive"),
         (b"(]}tQ", "damaged or not an archive"),
-        (b"}]" + number(1) + b"s", "a key is neither text nor a number"),
+        (b"}]" + number(1) + b"s", "a key is neither a name nor a number"),
         (b"X\xff\xff\xff\xffab", "damaged or not an archive"),
         (b"\x8e" + b"\xff" * 8, "damaged or not an archive"),  # bytes of 2^64
         (b"r\xff\xff\xff\xff", None),  # LONG_BINPUT, which makes Python's own unpickler allocate 64 GB
@@ -299,6 +261,7 @@ def test_a_file_cut_anywhere_or_with_a_wrong_byte_is_an_error(tmp_path):
             assert all(np.array_equal(value, expected) for value in found.values())
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n"
 ARRAYS = {
     "a/b": np.arange(6, dtype=np.float32).reshape(2, 3),
     "half": np.arange(3, dtype=np.float16),
@@ -347,6 +310,10 @@ def test_what_is_not_a_file_of_weights(tmp_path):
     refused(tmp_path, "cannot be read: Is a directory")
     (tmp_path / "a").write_text("hello, world")
     refused(tmp_path / "a", "neither safetensors nor an archive of torch.save")
+    os.mkfifo(tmp_path / "fifo")  # nobody writes into it
+    refused(tmp_path / "fifo", "is not a regular file")
+    (tmp_path / "pointer").write_text(POINTER)
+    refused(tmp_path / "pointer", "is a Git LFS pointer and not the file itself; in its repository, run `git lfs pull`")
     buffer = io.BytesIO()
     pickle.dump({"weight": Call(os.system, f"touch {tmp_path}/touched")}, buffer)
     (tmp_path / "b").write_bytes(buffer.getvalue())

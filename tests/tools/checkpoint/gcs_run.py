@@ -37,8 +37,8 @@ def serve():
 def main(data: str, out: pathlib.Path) -> None:
     from rxrx_jax import embed
     from rxrx_jax.base import embeddings
+    from rxrx_jax.base.sharding import parameters_sha256
     from rxrx_jax.training import checkpoint, metrics, train
-    from rxrx_jax.training.state import parameters_sha256
     from rxrx_jax.weights import export
 
     run = epath.Path(f"{BUCKET}/run")

@@ -84,6 +84,7 @@ def header(path: pathlib.Path, required: Iterable[str]) -> list[str]:
     """Returns the names of the columns; UserError if a required one is missing or a name is there twice."""
     with files.reading(path, "give a csv file"):
         pass  # it is one: opening a pipe would wait for someone to write
+    files.check_pointer(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             names = [name.strip() for name in _fields(next(file, ""))]

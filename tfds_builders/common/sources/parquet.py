@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import is_pointer
 from tfds_builders.common.sources import files as lib
 from tfds_builders.common.types import BadSite
 
@@ -105,6 +106,8 @@ def _reading() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open(path: pathlib.Path) -> Iterator[Any]:
+    if is_pointer(path):
+        raise BadSite("a Git LFS pointer, not the file: run `git lfs pull`")
     with _reading():
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for someone to write
             raise OSError(errno.EINVAL, "Not a regular file")

@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from rxrx_jax.base import files
 from tfds_builders.common import decode
 from tfds_builders.common.rows import tables
 from tfds_builders.common.sources import files as lib
@@ -189,6 +190,10 @@ def _members(archive: BinaryIO, start: int = 0, end: int | None = None) -> Itera
             archive.seek(tar.offset)
             block = archive.read(BLOCK)
     except NONSENSE as error:
+        archive.seek(start)
+        if archive.read(len(files.LFS)) == files.LFS:
+            yield "a Git LFS pointer, not the tar: run `git lfs pull`"
+            return
         whole = str(error) not in ("unexpected end of data", "truncated header", "empty file")
         yield f"corrupt tar ({str(error) or type(error).__name__})" if whole else "cut short"
         return

@@ -12,8 +12,8 @@ from checkpoint_tools import CLOCK, assert_same_bits, make_state, names, save, s
 from orbax.checkpoint import v1 as ocp
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.training.checkpoint import Checkpoints, find_checkpoint, load_parameters, stored_parameters
-from rxrx_jax.training.state import parameters_sha256
 
 
 @pytest.fixture(scope="module")
