@@ -1,26 +1,35 @@
 """The model card of an exported run. Every number in it is from the run's config or its metrics.jsonl."""
 
+import json
+import re
+import shlex
+
 from rxrx_jax.base.seen import Seen
 from rxrx_jax.data import ARRAYS
 from rxrx_jax.data.builders import builders
+from rxrx_jax.weights import hub
 
 _PARTS = {
     "params": "those of the last step",
     "averages": "the moving average over the steps",
 }
+# Of linear_probe.py, for datasets that it knows by an argument; of any other the name is set.
+ARGUMENTS = {"rxrx_sim": "", "rxrx1": ":rxrx1"}
 
 
-def write(run: dict, about: dict, records: list[dict], evaluated: str, before: Seen) -> str:
-    """README.md as text.
+def write(run: dict, about: dict, records: list[dict], evaluated: str, before: Seen, form: str = "rxrx_jax") -> str:
+    """README.md as text, with front matter as the Hugging Face hub reads it.
 
     Args: run, the resolved config; about, config.json of the export; records, the lines of metrics.jsonl;
-    evaluated, the part of the state that these measure; before, what the parameters have seen.
+    evaluated, the part of the state that these measure; before, what the parameters have seen; form, one of
+    export.FORMATS.
     """
     data = _about_data(run["data"]["name"], run["data"].get("folder"))
     simulated = run["data"]["name"] == "rxrx_sim"
     name = run["model"].get("variant", run["model"]["name"])
     channels = "any 1 to 11 channels" if about["channels"] is None else f"{about['channels']} channels"
     lines = [
+        *_front_matter(run, data.about["license"], form),
         f"# {name} trained on {run['data']['name']}",
         "",
         *(
@@ -52,6 +61,53 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
         "",
         "## Use",
         "",
+        *(_with_timm(about) if form == "timm" else _with_jax()),
+        "",
+        f"Images are normalised {'beforehand' if form == 'timm' else 'inside'}: {_normalisation(about)}.",
+        "",
+        "With rxrx_jax, a whole prepared dataset, and the next stage of training, a linear probe:",
+        "",
+        "```bash",
+        "python -m rxrx_jax.embed --checkpoint=FOLDER --data=NAME_OR_FOLDER --out=embeddings.parquet",
+        next_stage(run),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def next_stage(run: dict) -> str:
+    """The command that trains a linear probe of the exported folder on the data that the run had."""
+    name = run["data"]["name"]
+    keys = {"init.path": "FOLDER"} | ({} if name in ARGUMENTS else {"data.name": name})
+    keys |= {"normalisation": run["normalisation"], "augment.crop": run["augment"]["crop"]} | {
+        f"model.{k}": v for k, v in sorted(run["model"].items())
+    }
+    options = (shlex.quote(f"--config.{key}={value}") for key, value in keys.items())
+    return f"python -m rxrx_jax.main --config=linear_probe.py{ARGUMENTS.get(name, '')} {' '.join(options)}"
+
+
+def _front_matter(run: dict, licence: str, form: str) -> list[str]:
+    """YAML between lines of ---; values are written as JSON, which YAML contains."""
+    known = {"CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0", "CC BY 4.0": "cc-by-4.0", "Apache-2.0": "apache-2.0"}
+    found = next((name for text, name in known.items() if licence.startswith(text)), None)
+    fields = {
+        "library_name": form,
+        "pipeline_tag": "image-feature-extraction",
+        "license": found or "other",  # of the data; whoever publishes the weights may add terms of their own
+        "tags": ["microscopy", "cell-painting", "vision-transformer", run["data"]["name"]],
+    }
+    if not found:
+        fields["license_name"] = re.sub(r"[^a-z0-9]+", "-", licence.partition("(")[0].lower()).strip("-")
+        if link := re.search(r"https?://[^\s)]+", licence):
+            fields["license_link"] = link[0]
+    if before := hub.repository(run["init"]["path"]):
+        fields["base_model"] = before
+    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---", ""]
+
+
+def _with_jax() -> list[str]:
+    return [
         "With numpy and jax alone:",
         "",
         "```python",
@@ -59,20 +115,20 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
         "",
         'vectors = load(".")(images)  # uint8 [B, H, W, C] -> float32 [B, D]',
         "```",
-        "",
-        f"Images are normalised inside: {_normalisation(about['normalisation'])}.",
-        "",
-        "With rxrx_jax, a whole prepared dataset:",
-        "",
-        "```bash",
-        "python -m rxrx_jax.embed --checkpoint=FOLDER --data=NAME_OR_FOLDER --out=embeddings.parquet",
-        "```",
-        "",
-        "and as the start of another run `--config.init.path=FOLDER` with",
-        " ".join(f"`--config.model.{key}={value}`" for key, value in sorted(run["model"].items())) + ".",
-        "",
     ]
-    return "\n".join(lines)
+
+
+def _with_timm(about: dict) -> list[str]:
+    return [
+        "With timm and PyTorch:",
+        "",
+        "```python",
+        "import timm",
+        "",
+        'model = timm.create_model("local-dir:.", pretrained=True).eval()  # or hf-hub:OWNER/NAME',
+        f"vectors = model(images)  # normalised [B, {about['channels']}, {about['crop']}, {about['crop']}] -> [B, D]",
+        "```",
+    ]
 
 
 def _about_data(name: str, folder: str | None) -> dict[str, str]:
@@ -111,9 +167,10 @@ def _seen(before: Seen) -> list[str]:
     return lines
 
 
-def _normalisation(name: str) -> str:
+def _normalisation(about: dict) -> str:
+    name = about["normalisation"]
     return {
-        "image": "each channel of each image by its own mean and deviation",
+        "image": "each channel of each image by its own mean and deviation, (x / 255 - mean) / sqrt(variance + 1e-5)",
         "dataset": "by the mean and deviation of the training images, in config.json",
     }.get(name, f"by the mean and deviation of each {name}, which `mean` and `std` give")
 

@@ -1,11 +1,12 @@
 """Makes a folder to publish from a run.
 
     python -m rxrx_jax.weights.export --checkpoint=WORKDIR --out=FOLDER
+    python -m rxrx_jax.weights.export --checkpoint=WORKDIR --out=FOLDER --format=timm
 
 FOLDER holds model.safetensors (all parameters under their own names, from the part of the state that the run was
 evaluated with or that --parameters names), config.json (the model, its normalisation and crop), README.md (a model card
 made from the run's files), seen.parquet (the sites whose labels and images it has seen) and embed.py, which embeds
-images with numpy and jax alone.
+images with numpy and jax alone. With --format=timm tensors and config.json are timm's, for PyTorch, without embed.py.
 `rxrx_jax.weights.load`, `rxrx_jax.embed` and `init.path` read it.
 """
 
@@ -29,16 +30,20 @@ from rxrx_jax.data.builders import builders
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.training.provenance import former
-from rxrx_jax.weights import ABOUT, FILE, card, standalone
+from rxrx_jax.weights import ABOUT, FILE, card, standalone, to_timm
+
+FORMATS = ("rxrx_jax", "timm")
 
 
-def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
+def export(path: str, out: pathlib.Path, source: str | None = None, form: str = "rxrx_jax") -> None:
     """Writes the folder; it appears when complete.
 
     Args: path, a run's workdir or one of its checkpoint folders; out, which must not exist or be empty; source, the
-    part of the state to take, one of checkpoint.PARTS, None for the one that the run was evaluated with.
-    Raises UserError for a network other than a ViT, a part that the run does not have, and "params" that are not
-    those the run has recorded.
+    part of the state to take, one of checkpoint.PARTS, None for the one that the run was evaluated with; form, one of
+    FORMATS.
+
+    Raises UserError for a network other than a ViT, one that timm does not have, a part that the run does not have,
+    and "params" that are not those the run has recorded.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} exists and is not empty; use another")
@@ -46,6 +51,8 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
     workdir = folder.parent.parent
     run = checkpoint.read_config(folder)
     encoder = make_encoder(run, workdir)
+    if form == "timm":
+        to_timm.check(encoder)
     evaluated = checkpoint.published_part(str(folder))
     source = source or evaluated
     params = checkpoint.stored_parameters(str(folder), source)
@@ -61,12 +68,16 @@ def export(path: str, out: pathlib.Path, source: str | None = None) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    flat = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(params).items()}
-    safetensors.numpy.save_file(flat, partial / FILE, metadata={"format": "rxrx_jax"})
-    (partial / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-    (partial / "README.md").write_text(card.write(run, about, records, evaluated, before))
+    if form == "timm":
+        flat, config = to_timm.tensors(encoder, params["encoder"], about["crop"]), to_timm.config(encoder, about)
+    else:
+        flat, config = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(params).items()}, about
+        shutil.copyfile(standalone.__file__, partial / "embed.py")
+    (partial / ABOUT).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    safetensors.numpy.save_file(flat, partial / FILE, metadata={"format": "pt" if form == "timm" else form})
+    shutil.copymode(partial / ABOUT, partial / FILE)  # safetensors leaves it to its owner alone
+    (partial / "README.md").write_text(card.write(run, about, records, evaluated, before, form))
     seen.write(partial / seen.NAME, before)
-    shutil.copyfile(standalone.__file__, partial / "embed.py")
     os.replace(partial, out)
 
 
@@ -121,8 +132,9 @@ def main(argv: list[str] | None = None) -> None:
         choices=checkpoint.PARTS,
         help="part of the state (default: the one that the run was evaluated with)",
     )
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of tensors and config.json")
     flags = parser.parse_args(argv)
-    export(flags.checkpoint, flags.out, flags.parameters)
+    export(flags.checkpoint, flags.out, flags.parameters, flags.format)
     print(f"{flags.out}: {', '.join(sorted(path.name for path in flags.out.iterdir()))}")
 
 

@@ -17,6 +17,12 @@ def is_address(path: str | os.PathLike) -> bool:
     return str(path).startswith(START)
 
 
+def repository(path: str | os.PathLike) -> str:
+    """owner/name of an address, "" of any other path."""
+    found = ADDRESS.fullmatch(str(path))
+    return found[1] if found else ""
+
+
 def fetch(address: str) -> pathlib.Path:
     """The file of weights that `address` names, from huggingface_hub's cache or fetched into it, with BESIDE beside it.
 

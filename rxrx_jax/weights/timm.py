@@ -63,6 +63,8 @@ def convert(path, tensors: dict[str, np.ndarray], channels: int | None, side: in
     params |= found
 
     final_norm = "norm.weight" in source
+    if class_token and final_norm:
+        notes.append("no tensor determines the pooling: by the class token, timm's default; or pool=mean")
     if final_norm:
         params["blocks"]["norm"] = source.norm("norm", width)
     if source.drop("fc_norm."):

@@ -179,7 +179,7 @@ def test_the_card_says_what_was_measured_and_on_what(plain):
         f"`{parameters_sha256(params)}`",
         "| `reconstruction/in_batch/loss` | 0.8125 |",
         "| `leakage/accuracy` | 0.25 |",
-        "`--config.model.variant=XXS/8`",
+        " --config.model.variant=XXS/8",
         "from embed import load",
     ):
         assert phrase in flat, phrase
