@@ -2,10 +2,12 @@
 
     python -m rxrx_jax.embed --checkpoint=WORKDIR --data=rxrx1 --out=embeddings.parquet
     python -m rxrx_jax.embed --checkpoint=model.safetensors --data=FOLDER --out=wells.parquet --per=well --pool=channels
+    python -m rxrx_jax.embed --checkpoint=hf://owner/name --data=rxrx1 --out=embeddings.h5ad
 
 An image larger than the crop that the model was trained with is cut into tiles of that size, and its embedding is the
 mean of theirs. Interrupted, the same command resumes at the next plate and ends with the same bytes. It runs on all
-devices of one machine. The result is a file as `rxrx_jax.base.embeddings` reads it.
+devices of one machine. The result is a file as `rxrx_jax.base.embeddings` reads it or, as AnnData, csv or by the names
+of cytominer, one for other tools (`rxrx_jax.evaluate.exchange`).
 """
 
 import argparse
@@ -21,7 +23,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow.parquet as pq
 import tqdm
 
 from rxrx_jax import data, weights
@@ -30,6 +31,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data.augment import Augment, plate_statistics
+from rxrx_jax.evaluate import exchange
 from rxrx_jax.evaluate.embeddings import columns
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint
@@ -118,12 +120,14 @@ def corners(side: int, crop: int) -> list[int]:
 
 
 def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=None, per="site", block=None,
-                  minibatch=64) -> None:  # fmt: skip
+                  minibatch=64, names=exchange.NAMES[0]) -> None:  # fmt: skip
     """Writes the embeddings of every site or well of a dataset to `out`; resumes where it was stopped.
 
     Rows go plate by plate, sites as in the dataset's table. With per="well" a row is the mean of a well's sites: site
-    0, site_id WELL_0, and in train if any of its sites is. Raises UserError if `out` holds other embeddings.
+    0, site_id WELL_0, and in train if any of its sites is. `names` is one of exchange.NAMES. Raises UserError if `out`
+    holds other embeddings, or for another suffix than exchange.SUFFIXES.
     """
+    exchange.check(out)
     if not len(dataset.sites):
         raise UserError(f"{dataset.folder} holds no sites; there is nothing to embed")
     mesh = sharding.make_mesh()
@@ -144,10 +148,12 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
         "block": block,
         "sites_sha256": hashlib.sha256("\n".join(dataset.sites.site_id).encode()).hexdigest(),
     }
+    job |= {} if names == exchange.NAMES[0] else {"names": names}
     job, parts = json.dumps(job, sort_keys=True), out.with_name(out.name + ".parts")
     if out.exists():
-        if (pq.read_schema(out).metadata or {}).get(KEY) != job.encode():
-            raise UserError(f"--out={out} exists and holds other embeddings; use another or delete it")
+        if exchange.made_by(out, KEY) != job.encode():
+            what = "does not say which embeddings it holds" if out.suffix == ".csv" else "holds other embeddings"
+            raise UserError(f"--out={out} exists and {what}; use another or delete it")
         shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed between its last two lines
         print(f"{out} is finished; nothing to do", file=sys.stderr)
         return
@@ -171,7 +177,10 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
                     bar.update(int(host_minibatch["valid"].sum()))
                 save(path, np.concatenate([np.asarray(part) for part in found])[: len(group)])
     metadata = {KEY: job.encode()} | embeddings.provenance(marks, seen)
-    finish(dataset, out, rows, paths, per, metadata, ledger.of_sites)
+    own = out if exchange.is_own(out, names) else parts / embeddings.NAME
+    finish(dataset, own, rows, paths, per, metadata, ledger.of_sites)
+    if own != out:
+        exchange.write(own, out, names)
     shutil.rmtree(parts)
 
 
@@ -248,7 +257,7 @@ def main(argv: list[str] | None = None) -> None:
         "--checkpoint", required=True, help="a run's workdir, an exported folder, a file of weights, or hf://owner/name"
     )
     parser.add_argument("--data", required=True, help="name of a dataset, its prepared folder, or a builder's .py file")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="the Parquet file to write")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="the .parquet, .h5ad or .csv file to write")
     parser.add_argument(
         "--parameters",
         metavar="PART",
@@ -260,12 +269,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--block", type=int, help="embed with the output of this block, 1 = first (default: the model's)"
     )
+    parser.add_argument(
+        "--names", choices=exchange.NAMES, default=exchange.NAMES[0],
+        help="of columns; cytominer: Metadata_Plate, Image_Embedding_0 and so on, for pycytominer and copairs",
+    )  # fmt: skip
     parser.add_argument("--minibatch", type=int, default=64, help="images at a time (default: 64)")
     parser.add_argument("--folder", help="of prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)")
     flags = parser.parse_args(argv)
     dataset = open_data(flags.data, flags.folder)
     model = open_model(flags.checkpoint, dataset.image_shape[2], flags.parameters)
-    embed_dataset(model, dataset, flags.out, flags.pool, flags.per, flags.block, flags.minibatch)
+    embed_dataset(model, dataset, flags.out, flags.pool, flags.per, flags.block, flags.minibatch, flags.names)
 
 
 if __name__ == "__main__":

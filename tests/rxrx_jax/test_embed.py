@@ -24,6 +24,7 @@ from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import Augment, plate_statistics
+from rxrx_jax.evaluate import exchange
 from rxrx_jax.weights import export
 
 AGNOSTIC = {"model.channel_agnostic": True, "normalisation": "image"}
@@ -105,15 +106,15 @@ def test_the_last_tile_is_moved_inwards():
 
 def test_tiles_that_overlap(folder, dataset, tmp_path):
     weights_tools.make_run(tmp_path / "run", folder, crop=24)
-    assert embed_into(tmp_path / "run", dataset.folder, tmp_path / "out") == 0
-    columns, embedding = embeddings.read(tmp_path / "out")
+    assert embed_into(tmp_path / "run", dataset.folder, tmp_path / "out.parquet") == 0
+    columns, embedding = embeddings.read(tmp_path / "out.parquet")
     expected = by_hand(tmp_path / "run", dataset, ((0, 0), (0, 8), (8, 0), (8, 8)), 24)
     np.testing.assert_allclose(embedding, expected[rows_of(columns, dataset)], rtol=1e-5, atol=1e-5)
 
 
 def test_wells_are_the_means_of_their_sites(plain, folder, dataset, tmp_path):
-    assert embed_into(folder / "plain", dataset.folder, tmp_path / "wells", "--per=well") == 0
-    columns, embedding = embeddings.read(tmp_path / "wells")
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "wells.parquet", "--per=well") == 0
+    columns, embedding = embeddings.read(tmp_path / "wells.parquet")
     sites, of_sites = embeddings.read(plain)
     assert len(set(sites["well_id"])) == len(embedding) < len(of_sites)
     mixed = 0
@@ -151,8 +152,8 @@ def test_wells_keep_their_order_and_are_in_train_if_any_site_is():
 
 
 def test_channels_are_concatenated(folder, dataset, tmp_path):
-    assert embed_into(folder / "agnostic", dataset.folder, tmp_path / "out", "--pool=channels") == 0
-    columns, embedding = embeddings.read(tmp_path / "out")
+    assert embed_into(folder / "agnostic", dataset.folder, tmp_path / "out.parquet", "--pool=channels") == 0
+    columns, embedding = embeddings.read(tmp_path / "out.parquet")
     expected = by_hand(folder / "agnostic", dataset, read=lambda found: found["channel_embeddings"])
     assert expected.shape[1:] == (6, 96)
     rows = rows_of(columns, dataset)
@@ -160,8 +161,8 @@ def test_channels_are_concatenated(folder, dataset, tmp_path):
 
 
 def test_blocks_count_from_one(folder, dataset, tmp_path):
-    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out", "--block=2") == 0
-    columns, embedding = embeddings.read(tmp_path / "out")
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out.parquet", "--block=2") == 0
+    columns, embedding = embeddings.read(tmp_path / "out.parquet")
     expected = by_hand(folder / "plain", dataset, read=lambda found: found["block_embeddings"][1])
     np.testing.assert_allclose(embedding, expected[rows_of(columns, dataset)], rtol=1e-5, atol=1e-5)
 
@@ -186,9 +187,9 @@ def test_a_run_its_checkpoint_and_its_export_give_the_same_bytes(plain, folder, 
 
 
 def test_published_weights_see_images_normalised_by_themselves(dataset, tmp_path, capsys):
-    assert embed_into(REFERENCE / "weights_openphenom.bin", dataset.folder, tmp_path / "out") == 0
+    assert embed_into(REFERENCE / "weights_openphenom.bin", dataset.folder, tmp_path / "out.parquet") == 0
     assert "fc_norm is left out" in capsys.readouterr().err
-    columns, embedding = embeddings.read(tmp_path / "out")
+    columns, embedding = embeddings.read(tmp_path / "out.parquet")
     imported = weights.load(REFERENCE / "weights_openphenom.bin")
     images = data.read_minibatch(dataset, dataset.sites, rows_of(columns, dataset)[:4])["image"]
     augment, plate = Augment("image", 12, False, False, 0.0), jnp.zeros(4, jnp.int32)
@@ -202,9 +203,9 @@ def test_published_weights_see_images_normalised_by_themselves(dataset, tmp_path
 
 
 def test_weights_for_other_channels(dataset, tmp_path, capsys):
-    assert embed_into(REFERENCE / "weights_timm.safetensors", dataset.folder, tmp_path / "out") == 0
+    assert embed_into(REFERENCE / "weights_timm.safetensors", dataset.folder, tmp_path / "out.parquet") == 0
     assert "adapted from 2 to 6 channels" in capsys.readouterr().err
-    assert embeddings.read(tmp_path / "out")[1].shape[1] == 12
+    assert embeddings.read(tmp_path / "out.parquet")[1].shape[1] == 12
 
 
 def test_the_file_says_what_made_it(plain):
@@ -220,9 +221,9 @@ def test_a_probe_reads_the_file(plain, capsys):
 
 def test_row_groups_hold_whole_plates(plain, folder, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "GROUP", 1)
-    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 0
-    assert pq.ParquetFile(tmp_path / "out").num_row_groups == len(dataset.plates)
-    np.testing.assert_array_equal(embeddings.read(tmp_path / "out")[1], embeddings.read(plain)[1])
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out.parquet") == 0
+    assert pq.ParquetFile(tmp_path / "out.parquet").num_row_groups == len(dataset.plates)
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "out.parquet")[1], embeddings.read(plain)[1])
 
 
 def test_a_finished_file_is_left_and_another_is_refused(plain, folder, dataset, capsys):
@@ -235,10 +236,10 @@ def test_a_finished_file_is_left_and_another_is_refused(plain, folder, dataset, 
 
 
 def test_plates_of_another_job_are_refused(folder, dataset, tmp_path, capsys):
-    (tmp_path / "out.parts").mkdir()
-    (tmp_path / "out.parts" / "job.json").write_text("{}")
-    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 2
-    assert "out.parts holds plates of other embeddings" in capsys.readouterr().err
+    (tmp_path / "out.parquet.parts").mkdir()
+    (tmp_path / "out.parquet.parts" / "job.json").write_text("{}")
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out.parquet") == 2
+    assert "out.parquet.parts holds plates of other embeddings" in capsys.readouterr().err
 
 
 def test_finished_plates_are_not_done_again(plain, folder, dataset, tmp_path, monkeypatch):
@@ -252,13 +253,33 @@ def test_finished_plates_are_not_done_again(plain, folder, dataset, tmp_path, mo
         return read(dataset, rows, *rest, **more)
 
     monkeypatch.setattr(data, "evaluation_minibatches", counting)
-    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 130
-    parts = sorted(path.name for path in (tmp_path / "out.parts").iterdir())
-    assert parts == ["job.json", "plate-000000.npy", "plate-000001.npy"] and not (tmp_path / "out").exists()
-    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 0
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out.parquet") == 130
+    parts = sorted(path.name for path in (tmp_path / "out.parquet.parts").iterdir())
+    assert parts == ["job.json", "plate-000000.npy", "plate-000001.npy"] and not (tmp_path / "out.parquet").exists()
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out.parquet") == 0
     assert len(seen) == len(dataset.plates) + 1  # the third plate twice, no other
-    assert (tmp_path / "out").read_bytes() == plain.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert (tmp_path / "out.parquet").read_bytes() == plain.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet"]
+
+
+def test_files_for_other_tools(plain, folder, dataset, tmp_path, capsys):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    pytest.importorskip("anndata", reason="anndata is not installed")
+    out, columns = tmp_path / "out.h5ad", embeddings.read(plain)[0]
+    assert embed_into(folder / "plain", dataset.folder, out, "--names=cytominer") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+    capsys.readouterr()
+    assert embed_into(folder / "plain", dataset.folder, out, "--names=cytominer") == 0
+    assert "is finished; nothing to do" in capsys.readouterr().err
+    assert embed_into(folder / "plain", dataset.folder, out) == 2  # by other names
+    assert "exists and holds other embeddings" in capsys.readouterr().err
+    text = tmp_path / "out.csv"
+    exchange.write(plain, text)
+    assert pandas.read_csv(text)["site_id"].tolist() == columns["site_id"].tolist()
+    assert embed_into(folder / "plain", dataset.folder, text) == 2
+    assert "does not say which embeddings it holds; use another or delete it" in capsys.readouterr().err
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 2
+    assert "expected a file named *.parquet, *.h5ad, *.csv" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -284,8 +305,8 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(plain, folder, datase
 
 @pytest.mark.slow
 def test_one_device_and_eight_give_the_same_numbers(plain, folder, dataset, tmp_path):
-    flags = [f"--checkpoint={folder / 'plain'}", f"--data={dataset.folder}", f"--out={tmp_path / 'out'}"]
-    odd = [*flags[:2], f"--out={tmp_path / 'odd'}", "--minibatch=12"]
+    flags = [f"--checkpoint={folder / 'plain'}", f"--data={dataset.folder}", f"--out={tmp_path / 'out.parquet'}"]
+    odd = [*flags[:2], f"--out={tmp_path / 'odd.parquet'}", "--minibatch=12"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     program = (
         "import sys, jax\nfrom rxrx_jax import embed\nfrom rxrx_jax.base import command\n"
@@ -294,7 +315,7 @@ def test_one_device_and_eight_give_the_same_numbers(plain, folder, dataset, tmp_
     )
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "--minibatch=12 does not divide over 8 devices" in done.stderr, done.stderr
-    (columns, found), (expected_columns, expected) = embeddings.read(tmp_path / "out"), embeddings.read(plain)
+    (columns, found), (expected_columns, expected) = embeddings.read(tmp_path / "out.parquet"), embeddings.read(plain)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(columns["site_id"], expected_columns["site_id"])
 
@@ -318,15 +339,15 @@ def test_one_device_and_eight_give_the_same_numbers(plain, folder, dataset, tmp_
     ],
 )
 def test_mistakes_are_one_line(folder, dataset, tmp_path, capsys, run, more, message):
-    assert embed_into(folder / run, dataset.folder, tmp_path / "out", *more) == 2
+    assert embed_into(folder / run, dataset.folder, tmp_path / "out.parquet", *more) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_images_smaller_than_the_crop_and_other_channels(folder, dataset, tmp_path, capsys):
     weights_tools.make_run(tmp_path / "run", folder, crop=40)
-    assert embed_into(tmp_path / "run", dataset.folder, tmp_path / "out") == 2
+    assert embed_into(tmp_path / "run", dataset.folder, tmp_path / "out.parquet") == 2
     assert "trained on 40 pixels and the images have 32x32" in capsys.readouterr().err
     with pytest.raises(UserError, match="embed/kernel is"):
         embed.open_model(str(folder / "plain"), 5)
@@ -364,8 +385,8 @@ def test_the_parameters_of_the_command(folder, dataset, tmp_path):
     weights_tools.make_run(tmp_path / "run", folder, parts=True)
     said = {}
     for part in ("params", "averages"):
-        assert embed_into(tmp_path / "run", dataset.folder, tmp_path / part, f"--parameters={part}") == 0
-        said[part] = json.loads(pq.read_schema(tmp_path / part).metadata[embed.KEY])["parameters_sha256"]
+        assert embed_into(tmp_path / "run", dataset.folder, tmp_path / f"{part}.parquet", f"--parameters={part}") == 0
+        said[part] = json.loads(pq.read_schema(tmp_path / f"{part}.parquet").metadata[embed.KEY])["parameters_sha256"]
     assert said["params"] != said["averages"]
 
 
@@ -383,20 +404,20 @@ def test_a_dataset_without_sites(folder, dataset, tmp_path):
     none = {f.name: getattr(dataset.sites, f.name)[:0] for f in dataclasses.fields(dataset.sites)}
     empty = dataclasses.replace(dataset, sites=dataclasses.replace(dataset.sites, **none))
     with pytest.raises(UserError, match="holds no sites; there is nothing to embed"):
-        embed.embed_dataset(embed.open_model(str(folder / "plain"), 6), empty, tmp_path / "out")
+        embed.embed_dataset(embed.open_model(str(folder / "plain"), 6), empty, tmp_path / "out.parquet")
     assert not list(tmp_path.iterdir())
 
 
 def test_plates_that_a_kill_left_beside_a_finished_file_are_removed(plain, folder, dataset, tmp_path):
-    (tmp_path / "out").write_bytes(plain.read_bytes())
-    (tmp_path / "out.parts").mkdir()
-    (tmp_path / "out.parts" / "plate-000000.npy").write_bytes(b"")
-    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out") == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "out.parquet").write_bytes(plain.read_bytes())
+    (tmp_path / "out.parquet.parts").mkdir()
+    (tmp_path / "out.parquet.parts" / "plate-000000.npy").write_bytes(b"")
+    assert embed_into(folder / "plain", dataset.folder, tmp_path / "out.parquet") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
 
 def test_plates_of_a_half_removed_folder_are_not_used(tmp_path):
-    parts = tmp_path / "out.parts"
+    parts = tmp_path / "out.parquet.parts"
     parts.mkdir()
     (parts / "plate-000000.npy").write_bytes(b"")  # no file records its job
     embed.claim(parts, "{}")
