@@ -1,18 +1,70 @@
-"""Datasets from Python: images in memory, of which is computed what a prepared folder says of itself."""
+"""Datasets from Python: prepared ones, and images in memory, of which is computed what a prepared folder says of itself.
+
+dataset = datasets.open("rxrx1")                                   # or a prepared folder; or datasets.from_arrays
+rows = datasets.select(dataset, cell_types="HUVEC", splits="train")
+for minibatch in datasets.minibatches(dataset, rows, 64): ...      # {"image": uint8 [64, H, W, C], "label": ...}
+"""
 
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from rxrx_jax import data
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import SPLITS, Dataset, Sites
+from rxrx_jax.data.dataset import select
+
+__all__ = ["Dataset", "from_arrays", "minibatches", "open", "select"]
 
 WELL_TYPES = ("treatment", "positive_control", "negative_control")
 NEEDED = ("experiment", "plate", "well")
 DEFAULTS = {"cell_type": "unspecified", "well_type": WELL_TYPES[0], "split": SPLITS[0], "perturbation": ""}
+
+
+def open(name: str | os.PathLike, folder: str | os.PathLike | None = None, **settings) -> Dataset:
+    """A prepared dataset; the simulated screen is built on first use.
+
+    Args:
+      name: of a dataset, its prepared folder, or a builder's .py file.
+      folder: where datasets lie that are named; None is TFDS_DATA_DIR or ~/tensorflow_datasets.
+      settings: what it was prepared with, as `seed=1` for the simulated screen; none for a folder.
+
+    Raises UserError with the command that prepares a missing one.
+    """
+    path = pathlib.Path(name).expanduser()
+    if (path / "dataset_info.json").exists():
+        if settings:
+            raise UserError(f"{path} is prepared with settings of its own; open it without {', '.join(settings)}")
+        return data.read_dataset(path)
+    if path.is_dir() or (path.name != str(name) and path.suffix != ".py"):
+        raise UserError(f"{name} is not a folder that tfds_builders.prepare made")
+    return data.open_dataset(str(name), settings, None if folder is None else str(folder))
+
+
+def minibatches(
+    dataset: Dataset, rows: np.ndarray | None = None, size: int = 64, crop: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The images of some rows of a dataset, each once, in their order.
+
+    Args:
+      dataset: as `open` returns it.
+      rows: int [n], as `select` returns them; None for all.
+      size: images at a time; the last minibatch may have fewer.
+      crop: side in pixels of the centre that is taken; None for whole images.
+
+    Yields dicts of "image" [B, H, W, C] uint8; "row" int64 [B], the place in `dataset.sites`; and int32 [B]: "label"
+    (the perturbation, -1 where there is none), "experiment", "plate", "cell_type", the places in `dataset.classes`,
+    `dataset.experiments` and so on. Raises UserError for a record that cannot be read.
+    """
+    rows = np.arange(len(dataset.sites)) if rows is None else np.asarray(rows)
+    for minibatch in data.evaluation_minibatches(dataset, rows, size, crop):
+        valid = minibatch.pop("valid")
+        yield {key: values[valid] for key, values in minibatch.items()}
 
 
 @dataclasses.dataclass(frozen=True)

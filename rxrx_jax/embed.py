@@ -19,13 +19,14 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from rxrx_jax import data, weights
+from rxrx_jax import data, datasets, weights
 from rxrx_jax.base import command, embeddings, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
@@ -104,7 +105,8 @@ def make_embed(model: Model, shape: tuple[int, int, int], pool: str | None, bloc
             start, size = (0, corner[0], corner[1], 0), (len(minibatch["image"]), model.crop, model.crop, shape[2])
             tile = jax.lax.dynamic_slice(minibatch["image"], start, size)
             images = augment.evaluation({"image": tile, "plate": minibatch["plate"]}, statistics)
-            _, found = encoder.apply({"params": params}, images)
+            made: Any = encoder.apply({"params": params}, images)
+            found = made[1]
             if pool == "channels":
                 return found["channel_embeddings"].reshape(len(images), -1)
             return found["embedding"] if block is None else found["block_embeddings"][block - 1]
@@ -208,7 +210,7 @@ def finish(dataset: data.Dataset, out: pathlib.Path, rows: list, paths: list, pe
            seen: Callable) -> None:  # fmt: skip
     """Writes the plates to one file, whole plates per row group; complete once it appears. Args: seen: for rows of
     the dataset, [n], what was seen of each."""
-    partial, writer = out.with_name(out.name + ".partial"), None
+    partial, writer, form = out.with_name(out.name + ".partial"), None, None
     group = []
     for i, (chosen, path) in enumerate(zip(rows, paths)):
         part = columns(dataset, chosen) | {"seen": seen(chosen)}, np.load(path)
@@ -217,13 +219,14 @@ def finish(dataset: data.Dataset, out: pathlib.Path, rows: list, paths: list, pe
             continue
         names = {name: np.concatenate([part[name] for part, _ in group]) for name in group[0][0]}
         embedding = np.concatenate([embedding for _, embedding in group])
-        if writer is None:
+        if writer is None or form is None:
             kinds = {name: embeddings.KINDS[values.dtype.kind] for name, values in names.items()}
             form = embeddings.schema(kinds, embedding.shape[1]).with_metadata(metadata)
             writer = embeddings.open_writer(partial, form)
         writer.write_table(embeddings.table(form, names, embedding), row_group_size=len(embedding))
         group = []
-    writer.close()
+    if writer:
+        writer.close()
     os.replace(partial, out)
 
 
@@ -238,16 +241,6 @@ def by_well(part: dict[str, np.ndarray], embedding: np.ndarray) -> tuple[dict[st
     found["seen"] = np.array(most, str)
     found["site_id"] = np.array([f"{name}_0" for name in found["well_id"]])
     return found | {"site": np.zeros_like(found["site"])}, mean
-
-
-def open_data(name: str, folder: str | None) -> data.Dataset:
-    """A prepared folder, or a dataset by its name in `folder` (TFDS's usual place if None)."""
-    path = pathlib.Path(name).expanduser()
-    if (path / "dataset_info.json").exists():
-        return data.read_dataset(path)
-    if path.is_dir() or (path.name != name and path.suffix != ".py"):
-        raise UserError(f"--data={name} is not a folder that tfds_builders.prepare made")
-    return data.open_dataset(name, {}, folder)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -276,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minibatch", type=int, default=64, help="images at a time (default: 64)")
     parser.add_argument("--folder", help="of prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)")
     flags = parser.parse_args(argv)
-    dataset = open_data(flags.data, flags.folder)
+    dataset = datasets.open(flags.data, flags.folder)
     model = open_model(flags.checkpoint, dataset.image_shape[2], flags.parameters)
     embed_dataset(model, dataset, flags.out, flags.pool, flags.per, flags.block, flags.minibatch, flags.names)
 

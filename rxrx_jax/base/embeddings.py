@@ -7,7 +7,7 @@ holds whole plates, so that one plate is read without the others.
 
 import base64
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -45,7 +45,7 @@ def open_writer(path: pathlib.Path | BinaryIO, form: pa.Schema) -> pq.ParquetWri
     )
 
 
-def table(form: pa.Schema, columns: dict[str, Sequence], embedding: np.ndarray) -> pa.Table:
+def table(form: pa.Schema, columns: Mapping[str, Sequence | np.ndarray], embedding: np.ndarray) -> pa.Table:
     """A table of `columns` (each [n]) and embedding [n, D]."""
     value = form.field(EMBEDDING).type
     flat = pa.array(np.ascontiguousarray(embedding, np.float32).reshape(-1))

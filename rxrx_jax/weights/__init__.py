@@ -23,7 +23,7 @@ from rxrx_jax.weights import hub, openphenom, timm, wrappers
 from rxrx_jax.weights.layout import Imported, finite, model_keys
 from rxrx_jax.weights.read import read_saved, read_tensors
 
-__all__ = ["Imported", "encoder_parameters", "load", "read_tensors", "seen"]
+__all__ = ["Imported", "about", "encoder_parameters", "load", "read_tensors", "seen"]
 FILE, ABOUT = "model.safetensors", "config.json"  # of an exported folder
 
 
@@ -87,6 +87,19 @@ def seen(path: str | pathlib.Path) -> Seen:
     ours = (path.is_dir() or path.name == FILE) and (folder / ABOUT).exists()
     found = read_seen(folder / SEEN) if ours else None
     return Seen(unknown=(path.name,)) if found is None else found
+
+
+def about(path: str | pathlib.Path) -> dict:
+    """config.json of a folder that rxrx_jax.weights.export wrote; {} of other weights."""
+    path = hub.fetch(str(path)) if hub.is_address(path) else pathlib.Path(path).expanduser()
+    beside = (path if path.is_dir() else path.parent) / ABOUT
+    if not path.is_dir() and path.name != FILE:
+        return {}
+    try:
+        found = json.loads(beside.read_text()) if beside.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{beside} cannot be read ({error}); export the run again") from error
+    return found if isinstance(found, dict) and "encoder" in found else {}
 
 
 def _advice(there: Encoder, here: Encoder | None) -> str:

@@ -20,6 +20,7 @@ import sys
 
 import numpy as np
 import safetensors.numpy
+from etils import epath
 
 from rxrx_jax import models
 from rxrx_jax.base import command, seen
@@ -81,7 +82,7 @@ def export(path: str, out: pathlib.Path, source: str | None = None, form: str = 
     os.replace(partial, out)
 
 
-def make_encoder(run: dict, workdir: pathlib.Path) -> Encoder:
+def make_encoder(run: dict, workdir: epath.PathLike) -> Encoder:
     """The encoder of a run's config. Raises UserError if it is not a ViT."""
     encoder = models.make_encoder(Config(run["model"], "model."))
     if not isinstance(encoder, Encoder):

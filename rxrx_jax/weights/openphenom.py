@@ -79,10 +79,10 @@ def _blocks(source: Tensors, prefix: str, width: int) -> tuple[list[dict], int, 
         raise UserError(f"{source.path} has no tensor '{first}q_norm.weight', which alone sets the number of heads")
     head = len(source.left[f"{first}q_norm.weight"])
     heads = heads_of(source.path, width, head)
-    blocks, mlp = [], None
+    blocks, mlp = [], 0
     for i in range(source.count(f"{prefix}blocks")):
         name = f"{prefix}blocks.{i}"
-        mlp2 = source.linear(f"{name}.mlp_out_proj", width, mlp)
+        mlp2 = source.linear(f"{name}.mlp_out_proj", width, mlp or None)
         mlp = len(mlp2["kernel"])
         fused = source.take(f"{name}.in_proj.weight", mlp + 3 * width, width).T  # columns [mlp | q | k | v]
         mlp1, qkv = {"kernel": fused[:, :mlp]}, {"kernel": by_head(fused[:, mlp:], heads)}

@@ -11,6 +11,7 @@ import math
 import pathlib
 import pickletools
 import zipfile
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -93,7 +94,8 @@ class _Reader:
         self.storages = {}
 
     def run(self, program: bytes):
-        stack, marks, memo = [], [], {}
+        stack: list[Any] = []
+        marks, memo = [], {}
 
         def since_mark():
             start = marks.pop()
@@ -135,9 +137,9 @@ class _Reader:
                 self.set_items(stack[-1], items)
             elif name in ("APPEND", "APPENDS"):
                 items = since_mark() if name == "APPENDS" else [stack.pop()]
-                list.extend(stack[-1], items)
+                list.extend(stack[-1], items)  # pyright: ignore[reportArgumentType], which raises TypeError
             elif name in ("GLOBAL", "STACK_GLOBAL"):
-                parts = value.split(" ", 1) if name == "GLOBAL" else [stack.pop(-2), stack.pop()]
+                parts = str(value).split(" ", 1) if name == "GLOBAL" else [stack.pop(-2), stack.pop()]
                 stack.append(self.known(".".join(parts)))
             elif name == "BINPERSID":
                 stack.append(self.storage(*stack.pop()))

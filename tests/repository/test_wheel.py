@@ -36,9 +36,11 @@ def test_it_holds_all_source_files_and_the_configs_and_nothing_else(installed):
     for package in ("rxrx_jax", "tfds_builders", "launch"):
         files = [path for ending in ("py", "html") for path in (ROOT / package).rglob(f"*.{ending}")]
         expected |= {path.relative_to(ROOT).as_posix() for path in files}
-    assert {name for name in found if ".dist-info/" not in name} == expected | {"launch/Dockerfile"}
+    expected |= {"launch/Dockerfile", "rxrx_jax/py.typed"}
+    assert {name for name in found if ".dist-info/" not in name} == expected
     (points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "[rxrx_jax.builders]\ntfds_builders = tfds_builders.prepare" in points.read_text()
+    assert "[console_scripts]\nrxrx = rxrx_jax.cli:main" in points.read_text()
 
 
 def test_its_configs_are_found_in_an_empty_folder(installed, tmp_path):

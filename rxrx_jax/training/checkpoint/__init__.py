@@ -9,6 +9,7 @@ from rxrx_jax.training.checkpoint.former import (
     load_parameters,
     published_part,
     read_config,
+    stored_network,
     stored_parameters,
 )
 from rxrx_jax.training.checkpoint.run import Checkpoints, steps
@@ -24,5 +25,6 @@ __all__ = [
     "published_part",
     "read_config",
     "steps",
+    "stored_network",
     "stored_parameters",
 ]

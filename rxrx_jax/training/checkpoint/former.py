@@ -19,6 +19,7 @@ from rxrx_jax.weights import hub
 LAYOUT = 4
 # Parts of the state that hold parameters, and where: what `init.parameters` may be.
 PARTS = {"params": "params", "averages": "collections/averages/params"}
+STATISTICS = {"params": "collections/batch_stats", "averages": "collections/averages/batch_stats"}
 
 
 def load_parameters(path: epath.PathLike, subtree: str, shapes, source: str = "params") -> dict:
@@ -32,22 +33,31 @@ def load_parameters(path: epath.PathLike, subtree: str, shapes, source: str = "p
     folder = find_checkpoint(path)
     check_layout(folder)
     with _whole(folder):
-        return _load(folder, manifest.read(folder), subtree, shapes, source)
+        table, place = manifest.read(folder), _place(source)
+        if subtree not in (there := _shapes(table, place)):
+            there = ", ".join(sorted(there)) or "nothing there"
+            raise UserError(f"checkpoint {folder} has no parameters {subtree!r} in {source}; it has {there}")
+        return _load(folder, table, f"{place}/{subtree}", shapes)
 
 
 def stored_parameters(path: epath.PathLike, source: str = "params") -> dict:
     """Every parameter in the part `source` of a run's newest checkpoint, as numpy arrays. Raises as `load_parameters`
     does."""
+    return stored_network(path, source)[0]
+
+
+def stored_network(path: epath.PathLike, source: str = "params") -> tuple[dict, dict]:
+    """(params, batch_stats) of the part `source` of a run's newest checkpoint, as numpy arrays; statistics are {} where
+    the network has none. Raises as `load_parameters` does."""
     folder = find_checkpoint(path)
     check_layout(folder)
     with _whole(folder):
         table = manifest.read(folder)
-        found = {}
-        for subtree, shapes in _shapes(table, source).items():
-            found[subtree] = jax.tree.map(np.asarray, _load(folder, table, subtree, shapes, source))
-    if not found:
-        raise UserError(f"checkpoint {folder} has no parameters in {source}; it was trained without")
-    return found
+        params = _load(folder, table, _place(source), _shapes(table, _place(source)))
+        if not params:
+            raise UserError(f"checkpoint {folder} has no parameters in {source}; it was trained without")
+        place = STATISTICS[source]
+        return tuple(jax.tree.map(np.asarray, x) for x in (params, _load(folder, table, place, _shapes(table, place))))
 
 
 def published_part(path: epath.PathLike) -> str:
@@ -95,29 +105,31 @@ def read_config(path: epath.PathLike) -> dict:
     return found
 
 
-def _load(folder: epath.Path, table: dict, subtree: str, shapes, source: str) -> dict:
-    there = _shapes(table, source)
-    if subtree not in there:
-        there = ", ".join(sorted(there)) or "nothing there"
-        raise UserError(f"checkpoint {folder} has no parameters {subtree!r} in {source}; it has {there}")
-    like, keys = {subtree: shapes}, PARTS[source].split("/")
-    for key in reversed(keys):
-        like = {key: like}
-    tree = manifest.load(folder, table, like, f"{PARTS[source]}/{subtree}/")
-    for key in keys:
-        tree = tree[key]
-    return tree[subtree]
-
-
-def _shapes(table: dict, source: str) -> dict:
-    """The nested shapes of the arrays in a part of the state, for one device; {} if it has none."""
+def _place(source: str) -> str:
     if source not in PARTS:
         raise UserError(f"parameters={source!r}: the parts of a run's state are {' and '.join(PARTS)}")
+    return PARTS[source]
+
+
+def _load(folder: epath.Path, table: dict, place: str, shapes: dict) -> dict:
+    """The arrays under a place of the state, "collections/batch_stats"; {} without shapes."""
+    if not shapes:
+        return {}
+    like, keys = shapes, place.split("/")
+    for key in reversed(keys):
+        like = {key: like}
+    tree = manifest.load(folder, table, like, f"{place}/")
+    for key in keys:
+        tree = tree[key]
+    return tree
+
+
+def _shapes(table: dict, place: str) -> dict:
+    """The nested shapes of the arrays under a place of the state, for one device; {} if there are none."""
     tree: dict = {}
-    place = f"{PARTS[source]}/"
     for name, (shape, dtype, _) in table["arrays"].items():
-        if name.startswith(place):
-            *parents, last = name.removeprefix(place).split("/")
+        if name.startswith(f"{place}/"):
+            *parents, last = name.removeprefix(f"{place}/").split("/")
             node = tree
             for key in parents:
                 node = node.setdefault(key, {})
