@@ -173,12 +173,20 @@ def test_the_names_of_runs_suit_every_cluster():
     assert {workdir: common.name_of(workdir) for workdir in names} == names
 
 
-def test_the_container_file_installs_either_platform():
+def test_the_container_file_installs_each_platform():
     """No container is built here: that takes a daemon. The extras exist, what is copied exists."""
     text = (ROOT / "launch" / "Dockerfile").read_text()
     extras = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
-    for platform in re.findall(r'test "\$PLATFORM" = (\w+)', text):
-        assert f"\n{platform} = " in extras
+    platforms = re.findall(r'test "\$PLATFORM" = (\w+)', text)
+    assert platforms == ["gpu", "tpu", "cpu"]
+    extras_of, asked = re.search(r'(extras="\S+") \\\n.*--editable "(\.\[.*?\])"', text).groups()
+    for platform in platforms:
+        found = subprocess.run(
+            ["sh", "-c", f'PLATFORM={platform}; {extras_of}; echo "{asked}"'], capture_output=True, text=True
+        )
+        names = found.stdout.strip().removeprefix(".[").removesuffix("]").split(",")
+        assert names == [name for name in ("gcs", platform) if name != "cpu"]
+        assert all(f"\n{name} = " in extras for name in names)
     for name in re.search(r"COPY (pyproject.*) \./", text)[1].split():
         assert (ROOT / name).exists()
     entry = json.loads(re.search(r"ENTRYPOINT (.*)", text)[1])
