@@ -49,7 +49,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
     # rollback it goes back once to the last checkpoint instead, and leaves the minibatch out.
     config.guard = dict(max_loss_ratio=10.0, rollback=False)
     config.watchdog_timeout_seconds = 1200.0  # without progress, then the run exits for a restart; 0 waits forever
-    config.tensorboard = False
+    config.mirror = ""  # where the metrics also go: tensorboard, wandb or trackio
     config.profile_steps = ()  # (first, last + 1) of a trace in workdir/profile
     config.measure = ""  # "synthetic" trains on noise, "loader" only reads: what limits the speed?
     return config

@@ -14,6 +14,7 @@ from etils import epath
 
 from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.training import mirrors
 
 NAME = "metrics.jsonl"
 SECONDS = 30.0  # between two times that the file is written to an object store
@@ -24,21 +25,16 @@ class Writer:
     """Appends one flat JSON object per event to workdir/metrics.jsonl, on the first host only.
 
     Opened at `step`, it drops the lines of later steps that a killed run had written after its last checkpoint.
-    With `tensorboard` the numbers also go to event files (needs the extra `tensorboard`). An object store cannot
-    append: there the file is rewritten every SECONDS, when an evaluation or the run ends, and by `flush`.
+    With `mirror` the numbers also go elsewhere (`mirrors.make`). An object store cannot append: there the file is
+    rewritten every SECONDS, when an evaluation or the run ends, and by `flush`.
     """
 
-    def __init__(self, workdir: epath.PathLike, step: int, tensorboard: bool = False):
+    def __init__(self, workdir: epath.PathLike, step: int, mirror: str = ""):
         self.active = jax.process_index() == 0
-        self._board, self._file, self._path = None, None, epath.Path(workdir) / NAME
+        self._mirror, self._file, self._path = None, None, epath.Path(workdir) / NAME
         if not self.active:
             return
-        if tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError:
-                raise UserError("tensorboard=True needs tensorboardX: pip install 'rxrx_jax[tensorboard]'") from None
-            self._board = SummaryWriter(str(workdir / "tensorboard"))
+        self._mirror = mirrors.make(mirror, workdir)
         # The last evaluation is repeated when a run was stopped between it and its end.
         stays = lambda line: line["step"] <= step and not line.get("final")  # noqa: E731
         kept = [line for line in read(self._path) if stays(line)] if step and self._path.exists() else []
@@ -63,10 +59,9 @@ class Writer:
             self._text += line
             if "final" in clean or "done" in clean or time.monotonic() - self._flushed > SECONDS:
                 self.flush()
-        if self._board:
-            for key, value in clean.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    self._board.add_scalar(key, value, step)
+        numbers = {k: v for k, v in clean.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        if self._mirror and numbers:
+            self._mirror.write(step, numbers)
 
     def flush(self) -> None:
         """Makes what was written survive this process; call it before a checkpoint is saved."""
@@ -87,8 +82,8 @@ class Writer:
             self.flush()
             if self._file:
                 self._file.close()
-        if self._board:
-            self._board.close()
+        if self._mirror:
+            self._mirror.close()
 
 
 def read(path: epath.Path) -> list[dict]:

@@ -96,7 +96,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     # State: this run's newest checkpoint, else fresh parameters with the former stage's encoder.
     checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / "checkpoints", settings["keep"]))
     state, carried = starting_state(config, the_step, checkpoints, workdir, ledger)
-    writer = stack.enter_context(metrics.Writer(workdir, int(state.step), settings["tensorboard"]))
+    writer = stack.enter_context(metrics.Writer(workdir, int(state.step), settings["mirror"]))
     watchdog.at("compiling", int(state.step))
     train_step = the_step.compile()
     about = {
@@ -152,7 +152,7 @@ def settings_of(config: Config) -> dict:
     """The keys that are used only while the run is under way."""
     return {
         "keep": config.keep_checkpoints,
-        "tensorboard": config.tensorboard,
+        "mirror": config.get("mirror", ""),
         "profile": config.get("profile_steps"),
         "guard": (config.guard.max_loss_ratio, config.data.get("unreadable", 0)),
         "rollback": config.guard.rollback,

@@ -48,7 +48,7 @@ TRAINERS = {
     "profile_steps",
     "init.contaminated",
 }
-TRAINERS |= {"tensorboard", "mesh.fsdp", "mesh.tensor", "init.path", "init.parameters"}
+TRAINERS |= {"mirror", "mesh.fsdp", "mesh.tensor", "init.path", "init.parameters"}
 TRAINERS |= {"watchdog_timeout_seconds", "guard.max_loss_ratio", "guard.rollback", "data.unreadable"}
 
 

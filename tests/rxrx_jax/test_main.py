@@ -58,7 +58,7 @@ def test_the_main_command_trains_and_is_idempotent(tmp_path):
         "--config.total_epochs=0.08",
         "--config.data.minibatch=16",
         "--config.data.builder.seed=3",
-        "--config.tensorboard=True",
+        "--config.mirror=tensorboard",
     ]
     first = main(*arguments, cwd=tmp_path)
     assert first.returncode == 0, first.stderr

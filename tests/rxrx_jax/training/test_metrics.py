@@ -1,8 +1,6 @@
 """metrics.jsonl after a restart and after damage, the clock, and the progress line."""
 
 import math
-import sys
-import types
 
 import jax
 import numpy as np
@@ -80,28 +78,6 @@ def test_other_hosts_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     path = write(tmp_path, 0, (1, {"loss": 0.5}))
     assert not path.exists()
-
-
-def test_tensorboard_gets_the_numbers(tmp_path, monkeypatch):
-    calls = []
-
-    class Board:
-        def __init__(self, folder):
-            calls.append(folder)
-
-        def add_scalar(self, *args):
-            calls.append(args)
-
-        def close(self):
-            calls.append("closed")
-
-    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Board))
-    write(tmp_path, 0, (3, {"loss": 0.5, "bad": math.nan, "name": "x", "final": True, "n": 2}), tensorboard=True)
-    assert calls == [str(tmp_path / "tensorboard"), ("loss", 0.5, 3), ("n", 2, 3), "closed"]
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(UserError, match=r"pip install 'rxrx_jax\[tensorboard\]'"):
-        write(tmp_path, 0, tensorboard=True)
-    assert len(read(tmp_path / "metrics.jsonl")) == 1  # and the file is as it was
 
 
 @pytest.fixture
