@@ -4,6 +4,7 @@ rxrx train --config=mae_vit.py               is  python -m rxrx_jax.main --confi
 rxrx prepare rxrx1 --source=FOLDER           is  python -m tfds_builders.prepare rxrx1 --source=FOLDER
 """
 
+import importlib
 import runpy
 import sys
 
@@ -26,12 +27,16 @@ OF_BUILDERS = {  # modules of the package that prepares datasets
 
 
 def start(argv: list[str]) -> int | None:
-    """Runs the command that the first argument names with the others, as `python -m` does."""
+    """Runs the command that the first argument names with the others, as `python -m` does; returns its status."""
     name, *rest = argv or ["--help"]
     if name in ("-h", "--help"):
         texts = {command: text for command, (_, text) in COMMANDS.items()} | OF_BUILDERS
         print("rxrx COMMAND ..., with --help after a command for its options:\n")
         print("\n".join(f"  {command:19} {text}" for command, text in texts.items()))
+        return 0
+    if name == "train":  # whose flags are absl's, of the whole process
+        sys.argv = [sys.argv[0], *rest]
+        runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
         return 0
     if name in COMMANDS:
         module = COMMANDS[name][0]
@@ -41,8 +46,7 @@ def start(argv: list[str]) -> int | None:
         module = f"{builders().__package__}.{name}"
     else:
         raise UserError(f"rxrx {name}: expected {', '.join([*COMMANDS, *OF_BUILDERS])}")
-    sys.argv = [sys.argv[0], *rest]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return importlib.import_module(module).main(rest)
 
 
 def main() -> int:
