@@ -37,9 +37,9 @@ def embed(name: str) -> np.ndarray:
 
 def main():
     shapes = {n: {key: list(value.shape) for key, value in model(n).state_dict().items()} for n in timm_cases.STYLES}
-    np.savez_compressed(
-        FOLDER / "timm.npz", shapes=json.dumps(shapes), **{name: embed(name) for name in timm_cases.STYLES}
-    )
+    digests = {name: timm_cases.digest(name) for name in timm_cases.STYLES}
+    found = {name: embed(name) for name in timm_cases.STYLES}
+    np.savez_compressed(FOLDER / "timm.npz", shapes=json.dumps(shapes), digests=json.dumps(digests), **found)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ def test_timm_gives_the_same_embeddings(stored, name):
     encoder = timm_cases.encoder(name)
     _, found = jax.jit(encoder.apply)({"params": timm_cases.parameters(name)}, timm_cases.images())
     np.testing.assert_allclose(found["embedding"], stored[name], rtol=1e-5, atol=1e-5)
+    assert json.loads(str(stored["digests"]))[name] == timm_cases.digest(name)  # of the tensors that timm was given
     if has_timm():
         from reference import make_timm
 
