@@ -19,7 +19,7 @@ import tiny
 import weights_tools
 from paths import REFERENCE
 
-from rxrx_jax import data, embed, models, probe_embeddings, weights
+from rxrx_jax import data, datasets, embed, models, probe_embeddings, weights
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
@@ -334,7 +334,7 @@ def test_one_device_and_eight_give_the_same_numbers(plain, folder, dataset, tmp_
         ("nowhere", [], "no checkpoint there"),
         (".", [], "no checkpoint there"),
         ("plain", ["--minibatch=0"], "--minibatch=0 does not divide"),
-        ("plain", ["--data=/nowhere/data"], "--data=/nowhere/data is not a folder"),
+        ("plain", ["--data=/nowhere/data"], "/nowhere/data is not a folder"),
         ("plain", ["--data=rxrx9"], "no dataset is called 'rxrx9'"),
     ],
 )
@@ -359,7 +359,7 @@ def test_images_smaller_than_the_crop_and_other_channels(folder, dataset, tmp_pa
 def test_a_dataset_is_found_by_its_name(folder, monkeypatch):
     asked = []
     monkeypatch.setattr(data, "open_dataset", lambda *arguments: asked.append(arguments))
-    embed.open_data("rxrx1", str(folder))
+    datasets.open("rxrx1", str(folder))
     assert asked == [("rxrx1", {}, str(folder))]
 
 
