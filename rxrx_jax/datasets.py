@@ -1,4 +1,4 @@
-"""Datasets from Python: prepared ones, and images in memory, of which is computed what a prepared folder says of itself.
+"""Datasets from Python: prepared ones, and images in memory, of which is computed what a folder says of itself.
 
 dataset = datasets.open("rxrx1")                                   # or a prepared folder; or datasets.from_arrays
 rows = datasets.select(dataset, cell_types="HUVEC", splits="train")
@@ -218,7 +218,7 @@ def _moments(total, squares, group, number, shape) -> tuple[np.ndarray, np.ndarr
 def _digest(images: np.ndarray, columns: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256(str(images.shape).encode())
     for image in images:
-        digest.update(np.ascontiguousarray(image))
+        digest.update(image.tobytes())
     for name, values in sorted(columns.items()):
         digest.update("\0".join([name, *map(str, values.tolist())]).encode())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """The model card of an exported run. Every number in it is from the run's config or its metrics.jsonl."""
 
 import json
+import pathlib
 import re
 import shlex
 
@@ -29,7 +30,7 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
     name = run["model"].get("variant", run["model"]["name"])
     channels = "any 1 to 11 channels" if about["channels"] is None else f"{about['channels']} channels"
     lines = [
-        *_front_matter(run, data.about["license"], form),
+        *_front_matter(run, data["license"], form),
         f"# {name} trained on {run['data']['name']}",
         "",
         *(
@@ -95,7 +96,7 @@ def _front_matter(run: dict, licence: str, form: str) -> list[str]:
         "library_name": form,
         "pipeline_tag": "image-feature-extraction",
         "license": found or "other",  # of the data; whoever publishes the weights may add terms of their own
-        "tags": ["microscopy", "cell-painting", "vision-transformer", run["data"]["name"]],
+        "tags": ["microscopy", "cell-painting", "vision-transformer", pathlib.PurePath(run["data"]["name"]).stem],
     }
     if not found:
         fields["license_name"] = re.sub(r"[^a-z0-9]+", "-", licence.partition("(")[0].lower()).strip("-")

@@ -12,7 +12,7 @@ import tiny
 from paths import ROOT
 from PIL import Image
 
-from rxrx_jax import data, embed
+from rxrx_jax import data, datasets
 from rxrx_jax.base import embeddings
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
@@ -123,7 +123,7 @@ def test_a_builder_by_its_path(prepared, tmp_path):
     assert folder == tmp_path / "out" / "two_plates" / "default" / "2.0.0"
     for found in (
         data.open_dataset(str(path), {}, str(tmp_path / "out")),
-        embed.open_data(str(path), tmp_path / "out"),
+        datasets.open(str(path), tmp_path / "out"),
     ):
         assert len(found.sites) == 2 and found.image_shape == (32, 32, 2)
 
