@@ -14,8 +14,6 @@ _PARTS = {
     "params": "those of the last step",
     "averages": "the moving average over the steps",
 }
-# Of linear_probe.py, for datasets that it knows by an argument; of any other the name is set.
-ARGUMENTS = {"rxrx_sim": "", "rxrx1": ":rxrx1"}
 
 
 def write(run: dict, about: dict, records: list[dict], evaluated: str, before: Seen, form: str = "rxrx_jax") -> str:
@@ -80,12 +78,11 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
 def next_stage(run: dict) -> str:
     """The command that trains a linear probe of the exported folder on the data that the run had."""
     name = run["data"]["name"]
-    keys = {"init.path": "FOLDER"} | ({} if name in ARGUMENTS else {"data.name": name})
-    keys |= {"normalisation": run["normalisation"], "augment.crop": run["augment"]["crop"]} | {
-        f"model.{k}": v for k, v in sorted(run["model"].items())
-    }
+    keys = {"init.path": "FOLDER", "normalisation": run["normalisation"], "augment.crop": run["augment"]["crop"]}
+    keys |= {f"model.{key}": value for key, value in sorted(run["model"].items())}
+    config = "linear_probe.py" if name == "rxrx_sim" else shlex.quote(f"linear_probe.py:data={name}")
     options = (shlex.quote(f"--config.{key}={value}") for key, value in keys.items())
-    return f"python -m rxrx_jax.main --config=linear_probe.py{ARGUMENTS.get(name, '')} {' '.join(options)}"
+    return f"python -m rxrx_jax.main --config={config} {' '.join(options)}"
 
 
 def _front_matter(run: dict, licence: str, form: str) -> list[str]:

@@ -115,7 +115,7 @@ def test_nothing_in_the_project_imports_tensorflow():
             "mae_vit-optim.lr=1-seed=2",
         ),
         (["--config=probe.py", "--config.init.path=runs/a b"], "probe-init.path=runs_a_b"),
-        (["--config=mae_vit.py", "--noconfig.tensorboard", "--multihost"], "mae_vit-noconfig.tensorboard"),
+        (["--config=mae_vit.py", "--noconfig.guard.rollback", "--multihost"], "mae_vit-noconfig.guard.rollback"),
         (["--config=mae_vit.py", "--config.measure=loader"], "mae_vit-measure=loader"),
     ],
 )

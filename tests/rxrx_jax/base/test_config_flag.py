@@ -60,14 +60,14 @@ def test_another_dataset_leaves_the_settings_of_the_first():
 
 
 def test_values_and_flags_of_every_kind():
-    found = read("--config.seed", "3", "--config.tensorboard", "--config.guard.rollback=true", "--config.optim.lr=2")
-    assert (found["seed"], found["tensorboard"], found["guard"]["rollback"], found["optim"]["lr"]) == (
+    found = read("--config.seed", "3", "--config.guard.rollback", "--config.augment.flips=false", "--config.optim.lr=2")
+    assert (found["seed"], found["guard"]["rollback"], found["augment"]["flips"], found["optim"]["lr"]) == (
         3,
         True,
-        True,
+        False,
         2,
     )
-    assert read("--config.tensorboard=True", "--noconfig.tensorboard")["tensorboard"] is False
+    assert read("--config.guard.rollback=True", "--noconfig.guard.rollback")["guard"]["rollback"] is False
     assert read("--config.optim.lr=1e-4")["optim"]["lr"] == 1e-4
     assert read("--config.profile_steps=(3, 5)")["profile_steps"] == (3, 5)
     assert read("--config.data.folder=/a=b")["data"]["folder"] == "/a=b"

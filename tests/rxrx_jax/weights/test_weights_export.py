@@ -21,6 +21,7 @@ from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data.augment import Augment
+from rxrx_jax.training.checkpoint import LAYOUT
 from rxrx_jax.weights import export, standalone
 from tfds_builders import prepare
 
@@ -209,8 +210,12 @@ def test_what_cannot_be_exported(tmp_path, capsys):
             '{"step": 2, "done": true, "parameters_sha256": "0"}\n',
             "is damaged: its parameters",
         ),
-        ("config.json", "", "config.json cannot be read"),
-        ("config.json", json.dumps({"model": {"name": "convnet", "widths": [8]}}), "only a vit can be exported"),
+        ("config.json", "", "config.json is damaged (empty)"),
+        (
+            "config.json",
+            json.dumps({"model": {"name": "convnet", "widths": [8]}, "resolved": {"layout": LAYOUT}}),
+            "only a vit can be exported",
+        ),
     ):
         before = (run / line).read_text()
         (run / line).write_text(text)

@@ -18,6 +18,7 @@ from rxrx_jax.base import command, config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.vit import Encoder, Style
 from rxrx_jax.weights import export, timm, to_timm
+from rxrx_jax.weights.card import next_stage
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +104,10 @@ def test_one_line_of_the_card_starts_the_next_stage(run):
 
 def test_the_line_of_another_dataset():
     of = {"normalisation": "image", "augment": {"crop": 8}, "model": {"variant": "S/16"}}
-    from rxrx_jax.weights.card import next_stage
-
-    assert "linear_probe.py:rxrx1 --config.init.path=FOLDER --config.norm" in next_stage(
-        {"data": {"name": "rxrx1"}} | of
-    )
-    assert "linear_probe.py --config.init.path=FOLDER --config.data.name=my " in next_stage(
-        {"data": {"name": "my"}} | of
-    )
+    for name, start in (("rxrx_sim", ""), ("rxrx1", ":data=rxrx1"), ("my_plates", ":data=my_plates")):
+        line = next_stage({"data": {"name": name}} | of)
+        assert line.startswith(f"python -m rxrx_jax.main --config=linear_probe.py{start} --config.init.path=FOLDER ")
+        assert config.load(f"linear_probe.py{start}")["data"]["name"] == name
 
 
 @pytest.fixture(scope="module")

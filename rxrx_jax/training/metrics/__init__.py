@@ -14,7 +14,7 @@ from etils import epath
 
 from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.training import mirrors
+from rxrx_jax.training.metrics import mirrors
 
 NAME = "metrics.jsonl"
 SECONDS = 30.0  # between two times that the file is written to an object store

@@ -8,8 +8,7 @@ import types
 import pytest
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.training import mirrors
-from rxrx_jax.training.metrics import Writer, read
+from rxrx_jax.training.metrics import Writer, mirrors, read
 
 LINE = {"loss": 0.5, "bad": math.nan, "name": "x", "final": True, "n": 2}
 
