@@ -65,10 +65,12 @@ def main():
 
 
 def soak(options, out: pathlib.Path) -> dict:
+    from tfds_builders import prepare
+
     steps = options.steps
     flags = [f"--config={__file__}:{steps},{out / 'data'}"]
-    (out / "data").mkdir(parents=True, exist_ok=True)
-    life(out / "data-only", [*flags, "--config.measure=loader"])  # makes the dataset
+    data = get_config(f"{steps},{out / 'data'}").data
+    prepare.prepare(data.name, out=data.folder, progress=False, **data.builder)
     code, _, start = life(out / "whole", flags)
     assert code == 0, (out / "whole/hosts/0.log").read_text()
     whole = last_line(out / "whole")

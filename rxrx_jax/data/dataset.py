@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError
@@ -85,6 +84,8 @@ def read_dataset(path: pathlib.Path) -> Dataset:
     with _reading(path / "statistics.json"):
         mean, std = _statistics(files.read_json(path / "statistics.json", AGAIN), experiments, plates)
     with _reading(path / "features.json"):
+        import tensorflow_datasets as tfds  # half a second that `--help` of a command does not wait for
+
         builder = tfds.builder_from_directory(path)
         image = builder.info.features["image"]
         bits16 = image.np_dtype != np.uint8

@@ -11,7 +11,6 @@ import functools
 import sys
 import threading
 
-import grain
 import jax
 import numpy as np
 
@@ -23,7 +22,6 @@ from rxrx_jax.data.sampler import Sampler
 from rxrx_jax.data.sites import Sites
 
 KEYS = ("label", "experiment", "plate", "cell_type")
-READING = grain.ReadOptions(num_threads=2, prefetch_buffer_size=3)  # minibatches; each is read by all cores
 _said, _saying = set(), threading.Lock()
 
 
@@ -174,8 +172,7 @@ def training_minibatches(dataset: Dataset, samplers: dict[str, Sampler], steps: 
     record that cannot be read, reported on stderr, stands another of this host's part (`stand_in`), with `valid`
     False: the sum of that over all hosts is how many are missing.
     """
-    source = grain.MapDataset.source(_Steps(dataset, samplers, steps, crop, seed))[start:]
-    return iter(source.to_iter_dataset(READING))
+    return _read_ahead(_Steps(dataset, samplers, steps, crop, seed), start)
 
 
 def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: int | None = None, go_on: bool = False):
@@ -190,5 +187,13 @@ def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: 
         lanes = host_part(np.arange(start, start + size))
         return read_minibatch(dataset, dataset.sites, rows[lanes[lanes < len(rows)]], crop, size=local, go_on=go_on)
 
-    source = grain.MapDataset.source(list(range(0, len(rows), size))).map(read)
-    return iter(source.to_iter_dataset(READING))
+    return _read_ahead(list(range(0, len(rows), size)), map_with=read)
+
+
+def _read_ahead(elements, start: int = 0, map_with=None):
+    """Iterator over elements from number `start`, read in the background, three minibatches ahead at most."""
+    import grain  # with Orbax: a second that `--help` of a command does not wait for
+
+    source = grain.MapDataset.source(elements)[start:]
+    source = source.map(map_with) if map_with else source
+    return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=3)))

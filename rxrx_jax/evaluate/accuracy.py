@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.special
 
 from rxrx_jax.data import Sites
 from rxrx_jax.evaluate import intervals
@@ -36,7 +35,9 @@ def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Itera
     rows, logits = rows[known], logits[known]
     if not len(rows):
         return
-    probabilities = scipy.special.softmax(logits.astype(np.float64), axis=1)
+    from scipy.special import softmax  # a third of a second that `--help` of a command does not wait for
+
+    probabilities = softmax(logits.astype(np.float64), axis=1)
     yield f"{name}/sites", len(rows)
     yield f"{name}/experiments", json.dumps(_experiments(rows, dataset), ensure_ascii=False)
     yield from _by_group(f"{name}/site_accuracy", probabilities.argmax(1) == sites.label[rows], rows, dataset)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.special
 
 ENOUGH_WORLDS = 5  # for a table
 OWN_VARIANCE = 3  # experiments per cell type
@@ -108,5 +107,7 @@ def clipped(interval: Interval) -> Interval:
 
 
 def _interval(mean: float, variance: float, freedom: float, level: float, how: str) -> Interval:
-    half = float(scipy.special.stdtrit(freedom, 0.5 + level / 2)) * math.sqrt(variance)
+    from scipy.special import stdtrit  # as in accuracy.py
+
+    half = float(stdtrit(freedom, 0.5 + level / 2)) * math.sqrt(variance)
     return Interval(float(mean), float(mean - half), float(mean + half), how)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import jax
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 from rxrx_jax.base import hosts
 from rxrx_jax.base.errors import UserError
@@ -80,8 +79,10 @@ def _sha256(table: dict) -> str:
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
-def storage(alone: bool = False) -> ocp.Context:
-    """How Orbax stores the parts; `alone` is for a host that reads without waiting for the others."""
+def storage(alone: bool = False):
+    """How Orbax stores the parts, an ocp.Context; `alone` is for a host that reads without waiting for the others."""
+    from orbax.checkpoint import v1 as ocp  # half a second that `--help` of a command does not wait for
+
     context = ocp.Context()
     registry = ocp.handlers.local_registry()
     registry.add(ocp.handlers.JsonHandler, checkpointable_name=MANIFEST)  # else every text in it is an array
@@ -95,6 +96,8 @@ def storage(alone: bool = False) -> ocp.Context:
 
 def _load(folder: epath.Path, like: dict) -> dict:
     """Parts of a checkpoint, read by this host alone: Orbax would wait for one that has failed."""
+    from orbax.checkpoint import v1 as ocp
+
     try:
         with storage(alone=True):
             return ocp.load_checkpointables(folder, like)

@@ -10,7 +10,6 @@ import time
 
 import jax
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError
@@ -107,8 +106,10 @@ class Checkpoints:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
     @functools.cached_property
-    def _checkpointer(self) -> ocp.training.Checkpointer:
-        """Made for the first save: it takes stock of the folder, and deletes what is half-written."""
+    def _checkpointer(self):
+        """Orbax's, made for the first save: it takes stock of the folder, and deletes what is half-written."""
+        from orbax.checkpoint import v1 as ocp  # as in manifest.py
+
         return ocp.training.Checkpointer(
             self._folder,
             context=manifest.storage(),
