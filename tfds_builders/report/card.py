@@ -3,22 +3,13 @@
 `write` is the whole interface. It reads the folder's dataset_info.json and metadata.json and nothing else.
 """
 
-import json
 import pathlib
-import re
 from typing import Any
 
 from rxrx_jax.base import files
+from rxrx_jax.base.page import card
 
 AGAIN = "delete the folder and rebuild the dataset"
-# A licence that is one of these has an identifier on the hub; any other is "other", with its own name.
-HUB_LICENSES = {
-    "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0",
-    "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl",
-}  # fmt: skip
-# As builders write one: NAME (URL), (c) OWNER; all but the name may be missing.
-LICENSE = re.compile(r"(?P<name>.*?)(?:\s*\((?P<url>https?://[^\s()]+)\))?(?:,? \(c\) .*)?", re.DOTALL)
-UNSTATED = "not stated"  # what the licence of plates starts with whose owner has given none
 
 
 def about(folder: pathlib.Path) -> dict[str, Any]:
@@ -31,18 +22,13 @@ def about(folder: pathlib.Path) -> dict[str, Any]:
         "config": info.get("configName", "default"),
         "version": info["version"],
         "description": info.get("description", ""),
-        "license": info.get("redistributionInfo", {}).get("license", UNSTATED),
+        "license": info.get("redistributionInfo", {}).get("license", card.UNSTATED),
         "citation": info.get("citation", ""),
         "homepage": (info.get("location", {}).get("urls") or [""])[0],
         "simulated": metadata.get("source_kind") == "simulated",
         "splits": {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]},
         "metadata": metadata,
     }
-
-
-def license_url(text: str) -> str:
-    """The address in a licence as builders write one; '' if it has none."""
-    return LICENSE.fullmatch(text)["url"] or ""
 
 
 def write(folder: pathlib.Path) -> None:
@@ -56,7 +42,7 @@ def write(folder: pathlib.Path) -> None:
         f"# {name}",
         "",
         *(warning if found["simulated"] else ()),
-        _escaped(found["description"]),
+        card.escaped(found["description"]),
         "",
         *((found["homepage"], "") if found["homepage"] else ()),
         f"One record per site: an image of {height}x{width} pixels of {metadata['bits']} bits, and its row of "
@@ -71,11 +57,11 @@ def write(folder: pathlib.Path) -> None:
         "",
         "| channel | shows |",
         "| --- | --- |",
-        *(f"| w{i + 1} | {_escaped(channel)} |" for i, channel in enumerate(metadata["channels"])),
+        *(f"| w{i + 1} | {card.escaped(channel)} |" for i, channel in enumerate(metadata["channels"])),
         "",
-        *_section("Notes", [f"- {_escaped(note)}" for note in metadata["notes"]]),
-        *_section("Licence", _block(found["license"])),
-        *_section("Citation", _block(found["citation"]) if found["citation"] else ()),
+        *_section("Notes", [f"- {card.escaped(note)}" for note in metadata["notes"]]),
+        *_section("Licence", card.block(found["license"])),
+        *_section("Citation", card.block(found["citation"]) if found["citation"] else ()),
         *_section("Use", _use(metadata["settings"]["encoding"])),
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
@@ -99,26 +85,15 @@ def _use(encoding: str) -> list[str]:
 
 
 def _front_matter(found: dict[str, Any]) -> list[str]:
-    """YAML between lines of ---; values are written as JSON, which YAML contains."""
     tags = ["biology", "microscopy", "high-content-screening", "array-record"]
     fields = {
-        **_license(found["license"]),
+        **card.license_fields(found["license"], "LICENSE"),
         "pretty_name": found["name"],
         "tags": tags + ["simulated"] * found["simulated"],
         "size_categories": [size_category(sum(found["splits"].values()))],
         "viewer": False,  # it would take the tables for one dataset
     }
-    return ["---", *(f"{key}: {_yaml(value)}" for key, value in fields.items()), "---", ""]
-
-
-def _license(text: str) -> dict[str, str]:
-    """license, and what the hub asks for beside one that it does not know: license_name, license_link."""
-    if text.startswith(UNSTATED):
-        return {"license": "unknown"}
-    name = re.sub(r"[^a-z0-9.]+", "-", LICENSE.fullmatch(text)["name"].lower()).strip("-.")
-    if name in HUB_LICENSES:
-        return {"license": name}
-    return {"license": "other", "license_name": name or "see-below", "license_link": license_url(text) or "LICENSE"}
+    return card.front_matter(fields)
 
 
 def size_category(records: int) -> str:
@@ -127,22 +102,6 @@ def size_category(records: int) -> str:
     below = [name for power, name in enumerate(names, 3) if records >= 10**power]
     above = names[len(below)] if len(below) < len(names) else "1B"
     return f"{below[-1]}<n<{above}" if below else f"n<{above}"
-
-
-def _yaml(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def _escaped(text: str) -> str:
-    """Text of others on one line of Markdown, none of which is markup."""
-    return re.sub(r"([\\`*_\[\]<>&|~$#])", r"\\\1", " ".join(text.split()))
-
-
-def _block(text: str) -> list[str]:
-    """Text of others as it is, in a fence that it cannot close."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return [f"{fence}text", *text.splitlines(), fence]
 
 
 def _section(title: str, lines: Any) -> list[str]:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from rxrx_jax.base import files
+from rxrx_jax.base.page import card
 from tfds_builders.common.types import SITE_COLUMNS
-from tfds_builders.report import card
+from tfds_builders.report.card import about
 
 NAME = "croissant.json"
 VERSION = "http://mlcommons.org/croissant/1.0"
@@ -61,7 +62,7 @@ def write(folder: pathlib.Path) -> None:
     """Writes croissant.json of a prepared folder, all of whose other files but SHA256SUMS are there.
 
     Raises UserError if the folder's own files are damaged."""
-    found = card.about(folder)
+    found = about(folder)
     metadata = found["metadata"]
     description = ("SIMULATED DATA, no image is of a real cell. " if found["simulated"] else "") + found["description"]
     beside = sorted(path for path in folder.iterdir() if ".array_record-" not in path.name)

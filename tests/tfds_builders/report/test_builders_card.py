@@ -116,26 +116,6 @@ def test_the_hub_reads_the_card(folder):
     assert read.data.to_dict() == front_matter((folder / "README.md").read_text())
 
 
-LICENSES = {
-    "CC BY-SA 4.0": {"license": "cc-by-sa-4.0"},
-    "cc-by-4.0": {"license": "cc-by-4.0"},
-    "MIT (https://mit.example/x), (c) Us": {"license": "mit"},
-    "CC BY 4.0, except plate 3": {
-        "license": "other", "license_name": "cc-by-4.0-except-plate-3", "license_link": "LICENSE",
-    },
-    "Ours (https://ours.example/terms)": {
-        "license": "other", "license_name": "ours", "license_link": "https://ours.example/terms",
-    },
-    "©": {"license": "other", "license_name": "see-below", "license_link": "LICENSE"},
-    "not stated": {"license": "unknown"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("text", LICENSES)
-def test_only_a_licence_that_the_hub_knows_has_its_name(text):
-    assert card._license(text) == LICENSES[text]
-
-
 @pytest.mark.parametrize("records, name", [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (125_510, "100K<n<1M"),
                                            (2_200_000, "1M<n<10M"), (10**9, "100M<n<1B")])  # fmt: skip
 def test_sizes_have_the_hubs_names(records, name):
