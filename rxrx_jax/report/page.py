@@ -211,7 +211,7 @@ def _reconstructions(found, base):
                 continue
             size += file.stat().st_size
             losses = (f"{w} {number(seed.final.get(f'reconstruction/{s}/loss'))}" for s, w in ROLES.items())
-            caption = f"{name}: loss on hidden patches {', '.join(losses)}"
+            caption = f"{name}: loss on hidden patches {'; '.join(losses)}"
             shown.append(Picture(file.read_bytes(), f"reconstructions of {name}", caption))
     return {"shown": shown, "others": others, "missing": missing}
 

@@ -8,14 +8,14 @@ import io
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from rxrx_jax.base import files
 
 # Colours of the channels w1..w6 in the published composites of RxRx1.
 COLOURS = np.array([(19, 0, 249), (42, 255, 31), (255, 0, 25), (45, 255, 252), (250, 0, 253), (254, 255, 40)])
 
-TILE, GAP = 208, 6  # pixels of a picture in a sheet of reconstructions, and between two
+TILE, GAP, LETTERS = 208, 6, 20  # pixels of a picture in a sheet of reconstructions, between two, and of its text
 
 
 def composite(images: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -30,11 +30,11 @@ def save_reconstructions(path: epath.PathLike, images, mask, prediction, titles:
     patches kept as they are). Arrays [n, H, W, C]; mask 1 = hidden."""
     low, high = np.quantile(images, [0.02, 0.998], axis=(0, 1, 2))
     size = (TILE, round(TILE * images.shape[1] / images.shape[2]))
-    step, left, top = (size[0] + GAP, size[1] + GAP), 90, 18
+    step, left, top = (size[0] + GAP, size[1] + GAP), 150, 30
     sheet = Image.new("RGB", (left + len(images) * step[0], top + 3 * step[1]), "white")
     draw = ImageDraw.Draw(sheet)
     for row, label in enumerate(("image", "visible", "reconstructed")):
-        draw.text((left - GAP, top + row * step[1] + size[1] // 2), label, "black", anchor="rm")
+        _write(draw, (left - GAP, top + row * step[1] + size[1] // 2), label, "rm", left - 2 * GAP)
     for column, title in enumerate(titles):
         x, m, p = images[column], mask[column], prediction[column]
         hidden = m.astype(bool)  # in a channel-agnostic model one channel by itself may be, which is then black
@@ -47,9 +47,16 @@ def save_reconstructions(path: epath.PathLike, images, mask, prediction, titles:
         for row, picture in enumerate(rows):
             tile = Image.fromarray(np.rint(255 * picture).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
             sheet.paste(tile, (left + column * step[0], top + row * step[1]))
-        draw.text((left + column * step[0] + size[0] // 2, top - 4), title, "black", anchor="md")
+        _write(draw, (left + column * step[0] + size[0] // 2, top - 4), title, "md", size[0])
     with files.writing(path) as file:
         sheet.save(file, format="PNG", optimize=True)
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, anchor: str, width: int) -> None:
+    """Draws text, smaller where it is wider than `width` pixels."""
+    wide = draw.textlength(text, ImageFont.load_default(LETTERS))
+    font = ImageFont.load_default(LETTERS * min(1.0, width / max(wide, 1)))
+    draw.text(place, text, "black", font, anchor=anchor)
 
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, less those too light for dots on white.
@@ -146,8 +153,8 @@ def embedding_map(points: np.ndarray, names: list[str], palette: dict[str, str],
         colour = [palette.get(names[i], GREY) for i in rows]
         axes.scatter(*points[rows].T, s=size, c=colour, linewidths=0, alpha=0.8)
     axes.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[])
-    axes.set_xlabel(f"PC 1 ({100 * shares[0]:.0f} % of variance)", fontsize=7)
-    axes.set_ylabel(f"PC 2 ({100 * shares[1]:.0f} %)", fontsize=7)
+    axes.set_xlabel(f"PC 1 ({100 * shares[0]:.0f} % of variance)", fontsize=9)
+    axes.set_ylabel(f"PC 2 ({100 * shares[1]:.0f} %)", fontsize=9)
     axes.spines[:].set_color("#cccccc")
     raw, out = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=170)

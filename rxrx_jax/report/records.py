@@ -159,4 +159,4 @@ def sites_scored(seeds: list[Seed], prefix: str, splits: dict[str, str]) -> str:
         counts = {str(s.final[key]) for s in seeds if (key := f"{prefix}{split}/sites") in s.final}
         if counts:
             found[words] = " or ".join(sorted(counts))
-    return ", ".join(f"{words} {count}" for words, count in found.items()) or "unknown"
+    return "; ".join(f"{words} {count}" for words, count in found.items()) or "unknown"

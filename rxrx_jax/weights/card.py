@@ -1,10 +1,9 @@
 """The model card of an exported run. Every number in it is from the run's config or its metrics.jsonl."""
 
-import json
 import pathlib
-import re
 import shlex
 
+from rxrx_jax.base.page import card as page
 from rxrx_jax.base.seen import Seen
 from rxrx_jax.data import ARRAYS
 from rxrx_jax.data.builders import builders
@@ -43,7 +42,8 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
         "",
         data["description"],
         "",
-        f"Licence of the data: {data['license']}" + (f". {data['homepage']}" if "homepage" in data else ""),
+        f"Licence of the data: {page.escaped(data['license'])}"
+        + (f". {data['homepage']}" if "homepage" in data else ""),
         "",
         _held_out(about["transductive"]),
         "",
@@ -86,22 +86,15 @@ def next_stage(run: dict) -> str:
 
 
 def _front_matter(run: dict, licence: str, form: str) -> list[str]:
-    """YAML between lines of ---; values are written as JSON, which YAML contains."""
-    known = {"CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0", "CC BY 4.0": "cc-by-4.0", "Apache-2.0": "apache-2.0"}
-    found = next((name for text, name in known.items() if licence.startswith(text)), None)
     fields = {
         "library_name": form,
         "pipeline_tag": "image-feature-extraction",
-        "license": found or "other",  # of the data; whoever publishes the weights may add terms of their own
+        **page.license_fields(licence),  # of the data; whoever publishes the weights may add terms of their own
         "tags": ["microscopy", "cell-painting", "vision-transformer", pathlib.PurePath(run["data"]["name"]).stem],
     }
-    if not found:
-        fields["license_name"] = re.sub(r"[^a-z0-9]+", "-", licence.partition("(")[0].lower()).strip("-")
-        if link := re.search(r"https?://[^\s)]+", licence):
-            fields["license_link"] = link[0]
     if before := hub.repository(run["init"]["path"]):
         fields["base_model"] = before
-    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---", ""]
+    return page.front_matter(fields)
 
 
 def _with_jax() -> list[str]:

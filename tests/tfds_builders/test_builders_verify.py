@@ -147,7 +147,7 @@ def side_files(folder):
 
 def test_every_file_beside_the_records_is_in_the_sums(made):
     named = {line.split("  ")[1] for line in (made / files.SUMS).read_text().splitlines()}
-    assert named == set(side_files(made)) - {files.SUMS} and len(named) == 14
+    assert named == set(side_files(made)) - {files.SUMS} and len(named) == 16
 
 
 def test_a_flipped_bit_in_any_side_file_is_noticed(folder, capsys):

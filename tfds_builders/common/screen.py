@@ -2,8 +2,8 @@
 
 A prepared folder <data_dir>/<name>/<config>/<version>/ holds array_record shards by split and, beside them,
 sites.csv, original.csv, manifest.csv, perturbations.csv, statistics.json, histograms.json, set_aside.csv,
-repeats.csv, unlisted.csv, report.html and SHA256SUMS (docs/records.md says what is in each). A site that cannot become
-a correct record is set aside, named and counted; it never becomes a wrong one.
+repeats.csv, unlisted.csv, report.html, README.md, croissant.json and SHA256SUMS (docs/records.md says what is in each).
+A site that cannot become a correct record is set aside, named and counted; it never becomes a wrong one.
 
 How a build goes: the tables become a plan (plan.py), each plate of the plan becomes shards and a result
 (plates.py, in parallel: build.py), and the results become the folder (finish.py). Until then all of it is in
@@ -33,7 +33,7 @@ from tfds_builders.common import settings as settings_lib
 from tfds_builders.common.rows import plan as plan_lib
 from tfds_builders.common.sources import files as sources
 from tfds_builders.common.sources import seen
-from tfds_builders.report import page
+from tfds_builders.report import card, croissant, page
 
 
 @dataclasses.dataclass(eq=False)
@@ -235,6 +235,8 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         info.set_splits(tfds.core.SplitDict(result["splits"]))
         info.write_to_directory(os.fspath(made))
         page.write(made)
+        card.write(made)
+        croissant.write(made)  # has the SHA-256 of all files before it
         files.write_sums(made, (path.name for path in made.iterdir() if ".array_record-" not in path.name))
         made.rename(folder)
         lock.clear(working)

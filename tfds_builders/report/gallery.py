@@ -73,11 +73,12 @@ def sites(found: Contents, read: Callable[[str, int], np.ndarray]) -> dict:
         what = sample.well_type.replace("_", " ")
         what = what if sample.well_type == "negative_control" else f"{what} {sample.perturbation}"
         caption = f"{sample.site_id}, {found.cell_types[name]}, {what}"
-        figures.append(Picture(pictures.png(small, 256), f"site {sample.site_id}", caption))
+        figures.append(Picture(pictures.png(small, 256), f"composite image of site {sample.site_id}", caption))
         large = large or _channels(found, pictures.shrink(image, LARGE), sample.site_id)
-    painted = (f"{found.channels[i]} {COLOUR_NAMES[stain]}" for i, stain in enumerate(channels))
+    painted = ", ".join(f"{found.channels[i]} {COLOUR_NAMES[stain]}" for i, stain in enumerate(channels))
+    others = ", ".join(found.channels[len(channels) :])
     return {
-        "painted": ", ".join(painted),
+        "painted": f"{painted}; not drawn: {others}" if others else painted,
         "scale": words,
         "left_out": left_out,
         "figures": figures,
@@ -98,7 +99,8 @@ def full_colour(found: Contents) -> tuple[np.ndarray, str]:
         total = sum(found.histograms.values())  # [C, 256]
         high = np.array([max(1, pictures.percentile(counts, 0.999, found.step)) for counts in total])
         words = "from 0 to the 99.9th percentile of all pixels"
-    return high, f"{words} ({', '.join(f'{value:,}' for value in high)})"
+    drawn = high[: len(pictures.stains(found.channels))]
+    return high, f"{words} ({', '.join(f'{value:,}' for value in drawn)})"
 
 
 def _channels(found: Contents, image: np.ndarray, site_id: str) -> list[Picture]:

@@ -85,7 +85,7 @@ def _text(value: Any) -> str:
     if value is None or value == "":
         return "–"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(v)}" for key, v in value.items()) or "none"
+        return "; ".join(f"{key}: {_text(v)}" for key, v in value.items()) or "none"
     if isinstance(value, (list, tuple)):
         more = [f"and {len(value) - ENUMERATED:,} more"] * (len(value) > ENUMERATED)
         items = [*map(_text, value[:ENUMERATED]), *more]

@@ -27,7 +27,7 @@ RAMP = np.rint(
     ]
 ).T.astype(np.uint8)
 WIDTH, HEIGHT = 495, 375  # pixels of a histogram
-PLOT = (70, 12, 483, 320)  # left, top, right and bottom of what it plots
+PLOT = (84, 12, 466, 320)  # left, top, right and bottom of what it plots
 # What a channel shows, as builders name it, in the order of RxRx1's channels w1..w6 and of pictures.COLOURS.
 STAINS = (
     ("nucleus", "nuclei", "hoechst", "dapi", "dna"),
@@ -170,7 +170,7 @@ def histogram(counts: dict[str, np.ndarray], colours: dict[str, str], step: int)
     decades = max(1, math.ceil(-math.log10(lowest)))
     # Twice as large as it is kept: Pillow draws lines without smoothing.
     picture = Image.new("RGB", (2 * WIDTH, 2 * HEIGHT), "white")
-    draw, font = ImageDraw.Draw(picture, "RGBA"), ImageFont.load_default(26)
+    draw, font = ImageDraw.Draw(picture, "RGBA"), ImageFont.load_default(34)
     left, top, right, bottom = (2 * x for x in PLOT)
     across = lambda i: left + (right - left) * i / 256  # noqa: E731
     down = lambda share: top - (bottom - top) * np.log10(share) / decades  # noqa: E731

@@ -213,7 +213,7 @@ def test_every_row_and_run_is_named_and_escaped(made):
 
 def cells(source, method):
     body = next(r for r in re.findall(r'<tr class="(?:marked|plain)">.*?</tr>', source) if method in r)
-    found = re.findall(r'<td data-label="([^"]*)">(.*?)</td>', body)
+    found = re.findall(r'<td data-label="([^"]*)"[^>]*>(.*?)</td>', body)
     return {name: re.sub("<title>.*?</title>|<text.*?</text>|<[^>]*>", "", text) for name, text in found}
 
 
@@ -295,7 +295,7 @@ def test_provenance(made):
     page, _, _ = made
     text = page.text[page.text.rindex("Provenance") :]
     assert "sha-of-erm <&>-seed1" in text and "runs/dann-seed0" in text
-    assert "sites scored: in-batch 421, validation 421, cross-batch 421" in text
+    assert "sites scored: in-batch 421; validation 421; cross-batch 421" in text
     assert "optim.lr = 0.125" in text and "optim.lr = 0.5" in text and "extra< = 1" in text
     assert "config: 2 differences from erm <&>" in text  # of dann: optim.lr and extra<
     assert "optim.lr is not set" in text and 'init.path = "runs/x"' in text

@@ -40,7 +40,7 @@ def test_the_real_records_are_shown(tmp_path, monkeypatch):
         reached = np.cumsum(total, axis=1) >= 0.999 * total.sum(1, keepdims=True)
         expected = rgb(first["image"], reached.argmax(1))
         assert any(np.array_equal(pixels, expected) for pixels in drawn)
-        shown = found.images[f"site {first['site_id']}"].astype(int)
+        shown = found.images[f"composite image of site {first['site_id']}"].astype(int)
         assert np.abs(shown - expected).mean() < 5 and shown.shape == (32, 32, 3)
     histograms = [picture for name, picture in found.images.items() if name.startswith("histograms of ")]
     assert {picture.shape for picture in histograms} == {(375, 495, 3)} and min(p.std() for p in histograms) > 5
@@ -55,14 +55,14 @@ def test_the_scale_of_colours_is_published_or_of_the_pixels(page, pictures_of):
     found = page(items, histograms=histograms, name="rxrx3", bits=16)
     high = np.array([1, 3, 5, 1, 1, 1]) * 256 - 1
     assert "99.9th percentile of all pixels (255, 767, 1,279, 255, 255, 255), the same" in found.of("Sites")[0]
-    assert np.array_equal(found.images["site HUVEC-01_1_B02_1"], rgb(image, high))
+    assert np.array_equal(found.images["composite image of site HUVEC-01_1_B02_1"], rgb(image, high))
     found = page(items, histograms=histograms, name="rxrx2")
     assert "(1, 2, 4, 1, 1, 1)" in found.of("Sites")[0]
     pictures_of((image % 60).astype(np.uint8))
     found = page(items, histograms=histograms)
     assert "published values (51, 107, 64, 191, 89, 191)" in found.of("Sites")[0]
     assert "nucleus blue, endoplasmic reticulum green, actin red" in found.of("Sites")[0]
-    assert np.array_equal(found.images["site HUVEC-01_1_B02_1"], rgb(image % 60, HIGH))
+    assert np.array_equal(found.images["composite image of site HUVEC-01_1_B02_1"], rgb(image % 60, HIGH))
 
 
 def test_every_channel_of_one_site_is_shown(page, pictures_of):
@@ -76,6 +76,14 @@ def test_every_channel_of_one_site_is_shown(page, pictures_of):
         assert f"w{i + 1} {name}, from 0 to {10 * (i + 1)}" in found.captions
 
 
+def test_channels_beyond_the_colours_are_named(page, pictures_of):
+    pictures_of(np.full((8, 8, 9), 20, np.uint8))
+    names = [f"c{i}" for i in range(9)]
+    text, _ = page([site(means=[1.0] * 9)], channels=names, name="nine").of("Sites")
+    assert "c4 magenta, c5 yellow; not drawn: c6, c7, c8), from 0" in text.replace("\n", " ")
+    assert "all pixels (255, 255, 255, 255, 255, 255), the same" in text
+
+
 def test_thumbnails_are_of_negative_controls_and_bounded(page, pictures_of):
     asked = []
     pictures_of(np.zeros((600, 500, 6), np.uint8), asked)
@@ -84,7 +92,7 @@ def test_thumbnails_are_of_negative_controls_and_bounded(page, pictures_of):
     assert len(asked) == 24 and asked[:3] == [("train", 0), ("val", 0), ("test", 1)] and asked[-1] == ("test", 39)
     text, _ = found.of("Sites")
     assert "18 of 42 experiments are not shown" in text and "shownX-00, X-02" in text.replace("\n", "")
-    thumbnails = {name: picture for name, picture in found.images.items() if name.startswith("site ")}
+    thumbnails = {name: picture for name, picture in found.images.items() if name.startswith("composite ")}
     assert text.count("The channels of ") == 1 and "The channels of HUVEC-01_1_B02_1" in text
     assert len(thumbnails) == 24 and {p.shape for p in thumbnails.values()} == {(200, 166, 3)}
     assert "HUVEC-01_1_B02_1, HUVEC, negative control" in found.captions

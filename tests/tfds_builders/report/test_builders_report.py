@@ -9,6 +9,7 @@ import pytest
 from builders_report_tools import LABELS, fake_pictures, make_page, screen, site, write_folder
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.page import anchor
 from tfds_builders.common.types import SPLITS
 from tfds_builders.report import contents
 from tfds_builders.report import page as report
@@ -90,18 +91,20 @@ def test_counts_are_those_of_the_tables(page):
     assert sites[1:] == [[cell or "–" for cell in item] for item in SET_ASIDE]
     text, (files,) = found.of("Files without a row")
     assert "No row asks for 2 image files" in text and files[1:] == [["images/x.png"], ["images/y.png"]]
-    assert "10 (0.0 MB as serialised)" in found.text[""]
+    assert "10 (0.0 MB as serialised)" in found.of("About")[0]
 
 
-def test_facts_and_notes_are_at_the_top(page):
+def test_pictures_come_first_then_notes_and_facts(page):
     found = page(
         screen(), config="bits_16-x", notes=["First note.", "Second."], source_kind="kaggle", classes=1139, bits=8,
         unlisted_images=12345, split_by=None, deviations=["A lacks a plate.", "B has two."],
     )  # fmt: skip
-    head = found.text[""]
+    head = found.of("About")[0]
+    assert list(found.text)[:4] == ["", anchor("Sites"), anchor("About"), anchor("Splits")]
+    assert found.source.index("<img") < found.source.index("First note.") < found.source.index("<table")
     assert "<h1>rxrx1, bits_16-x, 2.0.0</h1>" in found.source and "<title>rxrx1, bits_16-x, 2.0.0<" in found.source
     for words in ("First note.\nSecond.", "source kind\nkaggle", "unlisted images\n12,345", "split by\n–",
-                  "8 x 8 pixels, 8 bits, 6 channels", "w4 nucleolus and RNA", "image_size –, experiments none",
+                  "8 x 8 pixels, 8 bits, 6 channels", "w4 nucleolus and RNA", "image_size: –; experiments: none",
                   "classes\n1,139", "A lacks a plate. B has two."):  # fmt: skip
         assert words in head, words
     assert "partial" not in found.source
