@@ -7,7 +7,6 @@ import base64
 import dataclasses
 import pathlib
 
-import jinja2
 import numpy as np
 
 
@@ -79,8 +78,10 @@ def anchor(name: str) -> str:
     return "part-" + "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in name)
 
 
-def templates(folder: pathlib.Path) -> jinja2.Environment:
-    """The templates of a folder, beside page.html."""
+def templates(folder: pathlib.Path):
+    """The templates of a folder, beside page.html: a jinja2.Environment."""
+    import jinja2  # cards of text are made without it
+
     loader = jinja2.FileSystemLoader([folder, pathlib.Path(__file__).parent])
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
