@@ -214,6 +214,8 @@ def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
     wrong = []
     histogram, read, digests = 0, 0, []
     try:
+        if not path.is_file():  # opening a pipe would wait for someone to write
+            raise ValueError("not a regular file")
         reader = ArrayRecordReader(str(path))
         found = reader.num_records()
     except Exception as error:  # the library raises several types for a damaged file

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import resource
+import stat
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -64,16 +65,20 @@ def check_files(files: list, size: int) -> None:
     for a prepared RxRx3 has a hundred thousand."""
     remedy = "copy it again, or rebuild the dataset"
     try:
-        found = sum(os.stat(file.filename).st_size for file in files)
+        found = [os.stat(file.filename) for file in files]
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): {remedy}") from error
-    if found == size:
+    for file, status in zip(files, found):
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for someone to write
+            raise UserError(f"{file.filename} is not a regular file: {remedy}")
+    total = sum(status.st_size for status in found)
+    if total == size:
         return
     for file in files:
         if ArrayRecordReader(os.fspath(file.filename)).num_records() != file.examples_in_shard:  # 0 where it is cut
             raise UserError(f"{file.filename} is cut short or damaged: {remedy}")
     raise UserError(
-        f"{files[0].filename}: its split has {found} bytes and not {size}, as dataset_info.json says: {remedy}"
+        f"{files[0].filename}: its split has {total} bytes and not {size}, as dataset_info.json says: {remedy}"
     )
 
 

@@ -1,6 +1,7 @@
 """What a user says about plates of their own: everything but where the files are and where the records go."""
 
 import dataclasses
+import os
 import pathlib
 import re
 from typing import ClassVar
@@ -93,7 +94,7 @@ class Spec:
         if self.splits:
             return _file(self.splits, source, "--splits")
         path = source / "splits.csv"
-        return path if path.is_file() and not self.held_out else None
+        return path if os.path.lexists(path) and not self.held_out else None  # also one that cannot be read
 
 
 def _file(name: str, source: pathlib.Path, option: str) -> pathlib.Path:

@@ -1,5 +1,6 @@
 """Which experiments are for training, validation and test: WILDS's choice, or the source's own splits.csv."""
 
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -36,7 +37,7 @@ WILDS = {name: kind for kind, names in WILDS_EXPERIMENTS.items() for name in nam
 def read_file(source: pathlib.Path) -> dict[str, str] | None:
     """Returns train, val or test by experiment, of source/splits.csv; None without such a file."""
     path = source / "splits.csv"
-    return read(path) if path.exists() else None
+    return read(path) if os.path.lexists(path) else None  # a broken link is not "no splits.csv"
 
 
 def read(path: pathlib.Path, spelling: Callable[[str], str] = canonical) -> dict[str, str]:
@@ -47,9 +48,9 @@ def read(path: pathlib.Path, spelling: Callable[[str], str] = canonical) -> dict
             raise UserError(f"{path}: {line.where}: {line.problem}")
         name, kind = spelling(line.cells["experiment"]), line.cells["split"]
         if not name or kind not in KINDS:
-            raise UserError(f"{path}: {line.where}: {name!r},{kind!r}: use one of {', '.join(KINDS)}")
+            raise UserError(f"{path}: {line.where}: {name[:100]!r},{kind[:100]!r}: use one of {', '.join(KINDS)}")
         if kinds.setdefault(name, kind) != kind:
-            raise UserError(f"{path}: {line.where}: {name} is both {kinds[name]} and {kind}: keep one")
+            raise UserError(f"{path}: {line.where}: {name[:100]} is both {kinds[name]} and {kind}: keep one")
     return kinds
 
 
