@@ -18,6 +18,7 @@ from etils import epath
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 
+AGAIN = "copy it again, or embed again"
 NAME = "embeddings.parquet"
 EMBEDDING = "embedding"
 # Of the file's metadata: the marks of metrics computed on it, and in base64 the table of what its parameters have seen
@@ -64,9 +65,11 @@ def read_provenance(path: epath.PathLike) -> tuple[str, bytes] | None:
     path = epath.Path(path)
     path = path / NAME if path.is_dir() else path
     try:
-        with path.open("rb") as stream:
+        with files.opened(path, AGAIN) as stream:
             found = pq.read_schema(stream).metadata or {}
             return (found[MARKS].decode(), base64.b64decode(found[SEEN])) if {MARKS, SEEN} <= found.keys() else None
+    except UserError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -121,12 +124,12 @@ def read(
     """
     path = epath.Path(path)
     path = path / NAME if path.is_dir() else path
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
     files.check_pointer(path)
     try:
-        with path.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
+        with files.opened(path, AGAIN) as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
             return _read(file, path, _as_set(experiments), _as_set(plates))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # a damaged file may claim any size

@@ -113,10 +113,15 @@ def reading(path: epath.PathLike, remedy: str) -> Iterator[typing.BinaryIO]:
         yield file
 
 
+def opened(path: epath.PathLike, remedy: str) -> contextlib.AbstractContextManager[typing.BinaryIO]:
+    """As `reading`, or of an object store."""
+    return epath.Path(path).open("rb") if is_remote(path) else reading(path, remedy)
+
+
 def read_json(path: epath.PathLike, remedy: str) -> dict[str, typing.Any]:
     """The object in a JSON file. Raises UserError, which ends in the remedy, for anything else."""
     try:
-        with epath.Path(path).open("rb") if is_remote(path) else reading(path, remedy) as file:
+        with opened(path, remedy) as file:
             text = file.read()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error

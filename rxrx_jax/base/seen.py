@@ -7,6 +7,7 @@ a copy hides it and the same site id in another simulated world is another site;
 
 import dataclasses
 import functools
+import hashlib
 import io
 
 import numpy as np
@@ -29,7 +30,7 @@ FORM = pa.schema(
         ("controls", pa.bool_()),
     ]
 )
-UNKNOWN = b"unknown"  # of the schema's metadata
+UNKNOWN, SUM = b"unknown", b"sha256"  # of the schema's metadata; a file of an earlier version has no sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +73,13 @@ class Seen:
         if not names:
             rows = rows.set_column(0, FORM.field(0), pa.array([""]).take(pa.array(np.zeros(len(rows), np.int32))))
         metadata = {UNKNOWN: "\n".join(self.unknown).encode()}
+        metadata[SUM] = _digest(rows, metadata[UNKNOWN])
         content = io.BytesIO()
         pq.write_table(
             rows.cast(FORM).replace_schema_metadata(metadata),
             content,
             compression="zstd",
+            write_page_checksum=True,
             use_dictionary=["labels"],
             column_encoding={"site_id": "DELTA_BYTE_ARRAY", "pixels": "PLAIN"},
         )
@@ -119,16 +122,35 @@ def unite(*parts: Seen) -> Seen:
 
 def from_bytes(content: bytes) -> Seen:
     """Raises ValueError if it is not such a table."""
-    table = pq.read_table(pa.BufferReader(content))
-    unknown = (table.schema.metadata or {}).get(UNKNOWN, b"").decode()
-    return Seen(table.select(FORM.names).cast(FORM), tuple(filter(None, unknown.split("\n"))))
+    table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    about, rows = table.schema.metadata or {}, table.select(FORM.names).cast(FORM)
+    unknown = about.get(UNKNOWN, b"")
+    if _digest(rows, unknown) != about.get(SUM, _digest(rows, unknown)):
+        raise ValueError("it is not what was written")
+    return Seen(rows, tuple(filter(None, unknown.decode().split("\n"))))
+
+
+def _digest(rows: pa.Table, unknown: bytes) -> bytes:
+    """Of all that decides what has been seen; site ids, which are there to be read, have their page's checksum."""
+    digest = hashlib.sha256(unknown)
+    for name in ("pixels", "images", "controls"):
+        digest.update(np.asarray(rows[name]).tobytes())
+    labels = np.array(rows["labels"].fill_null("").to_pylist(), str)
+    names, codes = np.unique(labels, return_inverse=True)
+    digest.update("\0".join(names.tolist()).encode() + codes.astype("<i8").tobytes())
+    return digest.hexdigest().encode()
 
 
 def read(path: epath.PathLike) -> Seen | None:
     """The file of a run or of an exported folder; None if it does not exist. Raises UserError if it cannot be read."""
     path = epath.Path(path)
+    if not path.exists():
+        return None
     try:
-        return from_bytes(path.read_bytes()) if path.exists() else None
+        with files.opened(path, "put back a copy of it") as file:
+            return from_bytes(file.read())
+    except UserError:
+        raise
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(

@@ -33,6 +33,8 @@ def read_seed(workdir: pathlib.Path) -> Seed:
         seed.missing.append("the run was never started (no workdir)")
         return seed
     try:
+        if not (workdir / "metrics.jsonl").exists():
+            raise FileNotFoundError
         records = metrics.read(workdir / "metrics.jsonl")
         seed.training = [r for r in records if r.get("loss") is not None]
         seed.final = next((r for r in reversed(records) if r.get("final")), {})

@@ -13,6 +13,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
+from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.base.seen import NAME as SEEN
 from rxrx_jax.base.seen import Seen
@@ -24,6 +25,7 @@ from rxrx_jax.weights.layout import Imported, finite, model_keys
 from rxrx_jax.weights.read import read_saved, read_tensors
 
 __all__ = ["Imported", "about", "encoder_parameters", "load", "read_tensors", "seen"]
+AGAIN = "export the run again"
 FILE, ABOUT = "model.safetensors", "config.json"  # of an exported folder
 
 
@@ -95,11 +97,8 @@ def about(path: str | pathlib.Path) -> dict:
     beside = (path if path.is_dir() else path.parent) / ABOUT
     if not path.is_dir() and path.name != FILE:
         return {}
-    try:
-        found = json.loads(beside.read_text()) if beside.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{beside} cannot be read ({error}); export the run again") from error
-    return found if isinstance(found, dict) and "encoder" in found else {}
+    found = files.read_json(beside, AGAIN) if beside.exists() else {}
+    return found if "encoder" in found else {}
 
 
 def _advice(there: Encoder, here: Encoder | None) -> str:
@@ -154,7 +153,7 @@ def _convert(path: pathlib.Path, saved, channels: int | None, side: int | None, 
 def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:
     beside = path.with_name(ABOUT)
     try:
-        config = json.loads(beside.read_text())
+        config = files.read_json(beside, AGAIN)
         fields = dict(config["encoder"])
         size = Size(**{name: fields.pop(name) for name in ("width", "depth", "mlp", "heads")})
         encoder = Encoder(size, fields.pop("patch"), Style(**fields))
@@ -162,8 +161,10 @@ def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:
         sha256 = config["parameters_sha256"]
         view = jax.ShapeDtypeStruct((1, config["crop"], config["crop"], config["channels"] or 1), jnp.float32)
         wanted = named_leaves(jax.eval_shape(encoder.init, jax.random.key(0), view)["params"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{beside} does not describe {path.name}; export the run again ({error})") from error
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as error:
+        raise UserError(f"{beside} does not describe {path.name}; {AGAIN} ({shortened(str(error))})") from error
     found = {name.removeprefix("encoder/"): x for name, x in tensors.items() if name.startswith("encoder/")}
     for name in sorted(found.keys() | wanted.keys()):
         there, here = (tuple(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))

@@ -70,7 +70,10 @@ def _judge_verified(expected: Found, found: Found, damage: Damage, folder: pathl
     same = all((folder / path.name).is_file() and (folder / path.name).read_bytes() == path.read_bytes()
                for path in pristine.iterdir())  # fmt: skip
     if found.items["right"] and not same and not damage.repaired:
-        raise Wrong("verify finds nothing")
+        if not any(".array_record-" in name for name in damage.names):
+            raise Wrong("verify finds nothing")
+        if _open(folder) != _open(pristine):  # bytes between records may be anything
+            raise Wrong("verify finds nothing where records differ")
     if same and not found.items["right"]:
         raise Wrong("verify finds what is not there")
     return "same" if found.items["right"] else "refused"

@@ -140,7 +140,9 @@ def _judge_restored(expected: Found, found: Found, damage: Damage, folder: pathl
 
 def write_run(folder: pathlib.Path) -> None:
     make_run(folder, folder.parent / "data", unknown=("other.pt",))
-    rows = [{"site_id": f"A_1_B02_{i}", "pixels": i, "labels": "erm", "images": True, "controls": False} for i in range(9)]
+    rows = [
+        {"site_id": f"A_1_B02_{i}", "pixels": i, "labels": "erm", "images": True, "controls": False} for i in range(9)
+    ]
     seen.write(folder / seen.NAME, seen.Seen(pa.Table.from_pylist(rows, seen.FORM), ("other.pt",)))
 
 

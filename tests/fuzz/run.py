@@ -20,10 +20,14 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-PATHS = [str(HERE), str(ROOT / "tests/rxrx_jax/weights"), *(str(ROOT / name) for name in ("tests/tools", "tests/tools/builders", "tests/tools/checkpoint", "."))]
+PATHS = [
+    str(HERE),
+    str(ROOT / "tests/rxrx_jax/weights"),
+    *(str(ROOT / name) for name in ("tests/tools", "tests/tools/builders", "tests/tools/checkpoint", ".")),
+]
 sys.path[:0] = [path for path in PATHS if path not in sys.path]
 ADDRESS_SPACE = 8 * 2**30  # bytes beyond what a process has when it starts: a trial that needs them fails
-SILENCE = 25  # seconds after which a process is stopped
+SILENCE = 10  # seconds after which a process is stopped
 FINDINGS = ("traceback", "wrong", "time", "memory", "killed")
 
 

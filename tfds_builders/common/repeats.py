@@ -146,6 +146,9 @@ def write(path: pathlib.Path, found: list[Repeat]) -> None:
 
 
 def read(path: pathlib.Path) -> list[Repeat]:
-    """Reads repeats.csv. Raises TypeError where a row has other columns."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [Repeat(*row) for row in list(csv.reader(file))[1:]]
+    """Reads repeats.csv. Raises ValueError if it is not such a table."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [Repeat(*row) for row in list(csv.reader(file))[1:]]
+    except (csv.Error, TypeError) as error:
+        raise ValueError(str(error)) from error

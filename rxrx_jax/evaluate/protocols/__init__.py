@@ -9,12 +9,12 @@ import dataclasses
 import importlib
 import importlib.util
 import itertools
-import json
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
+from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.roles import Roles
 
@@ -54,7 +54,8 @@ def find(name: str) -> Callable[..., Protocol]:
 def of_run(folder: pathlib.Path) -> str:
     """The name of the protocol of the run whose workdir this is; the default where it names none or is not a run's."""
     path = folder / "config.json"
-    return (json.loads(path.read_text()) if path.is_file() else {}).get("protocol", {}).get("name", DEFAULT)
+    found = files.read_json(path, "put back a copy of it").get("protocol") if path.exists() else None
+    return found.get("name", DEFAULT) if isinstance(found, dict) else DEFAULT
 
 
 def roles(dataset, name: str) -> Roles:

@@ -90,7 +90,8 @@ def read(path: epath.Path) -> list[dict]:
     """The lines of a metrics.jsonl, objects with at least a step; a last line that a killed process left half-written
     is ignored. Raises UserError naming any other line."""
     try:
-        lines = epath.Path(path).read_bytes().decode().splitlines()
+        with files.opened(path, "put back a copy of it") as file:
+            lines = file.read().decode().splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text; the file was edited or damaged: put back a copy of it") from None
     records = []
