@@ -5,7 +5,6 @@ tokens, found = imported.encoder.apply({"params": imported.params["encoder"]}, i
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import sys

@@ -32,10 +32,11 @@ def _open(folder: pathlib.Path) -> Found:
     for key in data.mean:
         found.items["statistics", key] = data.mean[key].tobytes(), data.std[key].tobytes()
     for i in range(len(table)):
+        label = int(table.label[i])
         about = (
             data.experiments[table.experiment[i]], data.plates[table.plate[i]], data.cell_types[table.cell_type[i]],
-            str(table.split[i]), str(table.well_type[i]), str(table.well_id[i]), int(table.site[i]), int(table.label[i]),
-            data.classes[table.label[i]] if table.label[i] >= 0 else "",
+            str(table.split[i]), str(table.well_type[i]), str(table.well_id[i]), int(table.site[i]), label,
+            data.classes[label] if label >= 0 else "",
         )  # fmt: skip
         try:
             image = data.sources[table.split[i]][table.index[i]][ALL]

@@ -75,10 +75,8 @@ def read(found: Table, root: pathlib.Path) -> Found:
             aside += lost
         names = {label: name for label, name, _ in made.classes()}
         made.about()
-    if len(rows) + len(aside) - read_aside != len(given):
-        raise Wrong(
-            f"silent loss: {len(given)} rows of the table, {len(rows)} and {len(aside) - read_aside} of the plan"
-        )
+    if (planned := len(rows) + len(aside) - read_aside) != len(given):
+        raise Wrong(f"silent loss: {len(given)} rows of the table, {planned} of the plan")
     for name, numbers in seen.items():
         lost = [n for n, text in enumerate(texts[name][1:], 2) if text.strip() and n not in numbers]
         if lost and numbers:  # a table of which rows were read
@@ -90,10 +88,8 @@ def read(found: Table, root: pathlib.Path) -> Found:
         where = LINE.search(row["where"])
         text = texts[where[1]][int(where[2]) - 1]
         label = ids[row["site_id"], row["where"]]  # None: numbered by the plan, by the names that there are
-        extra = {
-            key: value for key, value in row.items() if key not in (*KEPT, "split", "perturbation_id", *plan.PRIVATE)
-        }
-        value = (*(row[key] for key in KEPT), row["split"], label, repr(sorted(extra.items())))
+        more = row.keys() - {*KEPT, "split", "perturbation_id", *plan.PRIVATE}
+        value = (*(row[key] for key in KEPT), row["split"], label, repr(sorted((key, row[key]) for key in more)))
         result.items[where[1], texts[where[1]][0], text, row["site_id"]] = value
     return result
 

@@ -66,7 +66,7 @@ def repair_zip(_: pathlib.Path, path: pathlib.Path) -> None:
             for name, offset, size in entries:
                 start = offset + 30 + sum(struct.unpack("<HH", data[offset + 26 : offset + 30]))
                 archive.writestr(name, data[start : start + min(size, 2**20)])
-    except (OSError, ValueError, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError):
+    except (OSError, ValueError, zipfile.BadZipFile, struct.error, LookupError, RuntimeError):
         pass
 
 
@@ -140,10 +140,9 @@ def _judge_restored(expected: Found, found: Found, damage: Damage, folder: pathl
 
 def write_run(folder: pathlib.Path) -> None:
     make_run(folder, folder.parent / "data", unknown=("other.pt",))
-    rows = [
-        {"site_id": f"A_1_B02_{i}", "pixels": i, "labels": "erm", "images": True, "controls": False} for i in range(9)
-    ]
-    seen.write(folder / seen.NAME, seen.Seen(pa.Table.from_pylist(rows, seen.FORM), ("other.pt",)))
+    columns = {"site_id": [f"A_1_B02_{i}" for i in range(9)], "pixels": list(range(9)), "labels": ["erm"] * 9}
+    columns |= {"images": [True] * 9, "controls": [False] * 9}
+    seen.write(folder / seen.NAME, seen.Seen(pa.table(columns, seen.FORM), ("other.pt",)))
 
 
 def _run_parameters(folder: pathlib.Path) -> Found:

@@ -14,7 +14,8 @@ EDGE = 600  # bytes at both ends, where headers and footers are
 def _place(rng: random.Random, data: bytes) -> int:
     """A position: often in what describes the rest."""
     n = len(data)
-    return rng.choice([rng.randrange(n), rng.randrange(n), rng.randrange(min(n, EDGE)), n - 1 - rng.randrange(min(n, EDGE))])  # fmt: skip
+    near = rng.randrange(min(n, EDGE))
+    return rng.choice([rng.randrange(n), rng.randrange(n), near, n - 1 - near])
 
 
 def _span(rng: random.Random, data: bytes) -> tuple[int, int]:

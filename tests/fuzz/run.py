@@ -20,11 +20,8 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-PATHS = [
-    str(HERE),
-    str(ROOT / "tests/rxrx_jax/weights"),
-    *(str(ROOT / name) for name in ("tests/tools", "tests/tools/builders", "tests/tools/checkpoint", ".")),
-]
+TOOLS = ("tests/rxrx_jax/weights", "tests/tools", "tests/tools/builders", "tests/tools/checkpoint", ".")
+PATHS = [str(HERE), *(str(ROOT / name) for name in TOOLS)]
 sys.path[:0] = [path for path in PATHS if path not in sys.path]
 ADDRESS_SPACE = 8 * 2**30  # bytes beyond what a process has when it starts: a trial that needs them fails
 SILENCE = 10  # seconds after which a process is stopped
@@ -89,6 +86,7 @@ def run(names: list[str], seed: int, trials: int, progress: bool = False) -> dic
                     print(findings[-1], flush=True)
             if progress and not left[name]:
                 print(f"{time.monotonic() - start:.0f} s: {name} {dict(outcomes[name])}", flush=True)
+        process.join(timeout=2)
         alive = process.is_alive()
         process.kill()
         process.join()
@@ -122,14 +120,12 @@ def main() -> int:
     if options.trial is not None:
         import trials
 
-        exact = options.only if options.only in names else names[0]
         with tempfile.TemporaryDirectory() as folder:
-            bench = trials.Bench(targets()[exact], pathlib.Path(folder))
-            trials.to_the_user = lambda error: error.__traceback__ and __import__("traceback").print_exc()
-            print(bench.trial(options.seed, options.trial))
+            name = options.only if options.only in names else names[0]
+            print(trials.Bench(targets()[name], pathlib.Path(folder)).trial(options.seed, options.trial, show=True))
         return 0
-    found = run(names, options.seed, options.trials, progress=True)
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    found = run(names, options.seed, options.trials, progress=True)
     found = {"commit": done.stdout.strip()} | found
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -67,9 +67,12 @@ def if_checked(by: Callable[[Damage], bool], form: Callable[[Any], Any]) -> Call
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A reader. make(folder) writes its input; read(folder) reads it, and raises UserError where it refuses; files: the
-    patterns of those to damage; repair(folder, path) makes checksums right again, False where there are none; judge returns same, fewer or changed,
-    or raises Wrong."""
+    """A reader.
+
+    make(folder) writes its input; read(folder) reads it, and raises UserError where it refuses; judge returns same,
+    fewer or changed, or raises Wrong; files: the patterns of those to damage; repair(folder, path) makes checksums
+    right again, False where there are none; whole: the share of trials that damage a file as a whole.
+    """
 
     name: str
     make: Callable[[pathlib.Path], None]
@@ -77,7 +80,7 @@ class Target:
     judge: Callable = same_or_lost
     files: tuple[str, ...] = ("**/*",)
     repair: Callable[[pathlib.Path, pathlib.Path], bool | None] | None = None
-    whole: float = 0.1  # share of trials that damage a file as a whole
+    whole: float = 0.1
 
 
 class Bench:
@@ -88,20 +91,21 @@ class Bench:
         self.pristine, self.copy = self.folder / "pristine", self.folder / "trial"
         self.pristine.mkdir(parents=True)
         target.make(self.pristine)
-        self.files = sorted({p.relative_to(self.pristine) for pattern in target.files for p in self.pristine.glob(pattern)
-                             if p.is_file()})  # fmt: skip
+        found = {path for pattern in target.files for path in self.pristine.glob(pattern) if path.is_file()}
+        self.files = sorted(path.relative_to(self.pristine) for path in found)
         mutations.copy(self.pristine, self.copy)
         self.expected = target.read(self.copy)
         shutil.rmtree(self.copy)
 
-    def trial(self, seed: int, number: int) -> tuple[str, str]:
-        """(outcome, about): same, fewer, changed, refused; or traceback, wrong, time, memory, which are findings."""
+    def trial(self, seed: int, number: int, show: bool = False) -> tuple[str, str]:
+        """(outcome, about), and with `show` the traceback. Outcomes are same, fewer, changed, refused; or traceback,
+        wrong, time, memory, which are findings."""
         rng = random.Random(f"{seed}/{self.target.name}/{number}")
         mutations.copy(self.pristine, self.copy)
         try:
             damage = self._damage(rng)
             before, start = _memory(reset=True), time.process_time()
-            outcome, about = self._read(damage)
+            outcome, about = self._read(damage, show)
             seconds, memory = time.process_time() - start, _memory() - before
         finally:
             shutil.rmtree(self.copy)
@@ -123,12 +127,14 @@ class Bench:
         repaired = wanted and self.target.repair(self.copy, path) is not False
         return Damage([*names, str(path.relative_to(self.copy))] if len(paths) > 1 else names, repaired)
 
-    def _read(self, damage: Damage) -> tuple[str, str]:
+    def _read(self, damage: Damage, show: bool) -> tuple[str, str]:
         try:
             return self.target.judge(self.expected, self.target.read(self.copy), damage, self.copy), ""
         except Wrong as error:
             return "wrong", str(error)
         except Exception as error:
+            if show:
+                traceback.print_exception(error)
             line = to_the_user(error)
             if line is None:
                 last = traceback.extract_tb(error.__traceback__)[-1]

@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import Any
 
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened
 from tfds_builders.common import screen, types
 from tfds_builders.common.rows import tables
 from tfds_builders.own import depth, reader, source, table
@@ -48,8 +48,8 @@ class Images(screen.ScreenBuilder, skip_registration=True):
         if "experiment" not in source.Pattern(self.settings.pattern).fields:
             if several := [plate for plate, experiment in experiments.items() if not experiment]:
                 raise UserError(
-                    f"{self._table}: plate {several[0]} is in several experiments: say in --pattern where the name of "
-                    "the {experiment} is"
+                    f"{self._table}: plate {shortened(several[0])} is in several experiments: say in --pattern "
+                    "where the name of the {experiment} is"
                 )
         found = self.settings.pattern, self.settings.named(), experiments, self.tables()
         return source.find(self.source, *found, self.follow_links)

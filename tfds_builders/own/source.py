@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened
 from tfds_builders.common.sources import files as lib
 from tfds_builders.own.pattern import Pattern, Place
 
@@ -159,7 +159,7 @@ def _check(root, text, index, named, seen, experiments) -> None:
         raise UserError(f"{root}: there is no file{why}")
     if not seen:
         if unknown := [name for name in index.strays if name.endswith(f" ({NO_ROW})")]:
-            rows, name = ", ".join(sorted(experiments)[:3]), unknown[0].removesuffix(f" ({NO_ROW})")
+            rows, name = ", ".join(map(shortened, sorted(experiments)[:3])), unknown[0].removesuffix(f" ({NO_ROW})")
             raise UserError(f"{root}: no plate of the files is in the table, which has {rows}; a file is {name}")
         images = [name for name in index.names if name.lower().endswith(IMAGES)] or index.names
         name = lib.printable(images[0])

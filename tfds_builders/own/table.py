@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened
 from tfds_builders.common.rows import splits, tables, treatments
 from tfds_builders.common.types import SetAside, Table
 from tfds_builders.own.pattern import canonical_well
@@ -67,7 +67,7 @@ def columns(path: pathlib.Path, spec: Spec) -> Columns:
     found = {key: getattr(spec, key) or first(known) for key, known in KNOWN.items()}
     if not found["well"] and first(ROW) and first(COLUMN):
         found["well"] = f"{first(ROW)},{first(COLUMN)}"
-    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    shown = ", ".join(map(shortened, names[:20])) + (", ..." if len(names) > 20 else "")
     for key in NEEDED:
         if not found[key]:
             option = f"--{key}=COLUMN" + (" or --well=ROW,COLUMN" if key == "well" else "")
@@ -90,7 +90,8 @@ def experiments(path: pathlib.Path, found: Columns) -> dict[str, str]:
     pairs = {(one, plate) for plate, several in of.items() for one in several}
     joined = collections.Counter(map("_".join, pairs))
     if twice := [name for name, number in joined.items() if number > 1]:
-        raise UserError(f"{path}: two plates would have the name EXPERIMENT_PLATE {twice[0]}: rename one of them")
+        name = shortened(twice[0])
+        raise UserError(f"{path}: two plates would have the name EXPERIMENT_PLATE {name}: rename one of them")
     return {plate: min(several) if len(several) == 1 else "" for plate, several in of.items()}
 
 
@@ -102,10 +103,10 @@ def kinds(path: pathlib.Path, found: Columns, spec: Spec, source: pathlib.Path) 
     known = {line.cells[found.experiment] for line in tables.read(path, found.required()) if not line.problem}
     known.discard("")
     of = splits.read(split_path, str) if split_path else dict.fromkeys(spec.held_out, "test")
-    names = ", ".join(sorted(known)[:20])
+    names = ", ".join(map(shortened, sorted(known)[:20]))
     option = f"{split_path.name}" if split_path else "--held-out"
     if unknown := [name for name in of if name not in known]:
-        raise UserError(f"{option}: no experiment is called {unknown[0]}; {path.name} has {names}")
+        raise UserError(f"{option}: no experiment is called {shortened(unknown[0])}; {path.name} has {names}")
     if split_path is None:
         of = dict.fromkeys(known, "train") | of
     if "train" not in of.values():

@@ -42,7 +42,7 @@ def read(folder: epath.Path) -> dict:
 
     def checked():
         table = _load(folder, {MANIFEST: None})[MANIFEST]
-        if table.pop("sha256") != _sha256(table):
+        if not isinstance(table, dict) or table.pop("sha256", None) != _sha256(table):
             raise Damaged("its manifest differs")
         return table
 

@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened
 from tfds_builders.common.rows import tables
 
 KINDS = ("train", "val", "test")
@@ -48,9 +48,10 @@ def read(path: pathlib.Path, spelling: Callable[[str], str] = canonical) -> dict
             raise UserError(f"{path}: {line.where}: {line.problem}")
         name, kind = spelling(line.cells["experiment"]), line.cells["split"]
         if not name or kind not in KINDS:
-            raise UserError(f"{path}: {line.where}: {name[:100]!r},{kind[:100]!r}: use one of {', '.join(KINDS)}")
+            given = f"{shortened(name)!r},{shortened(kind)!r}"
+            raise UserError(f"{path}: {line.where}: {given}: use one of {', '.join(KINDS)}")
         if kinds.setdefault(name, kind) != kind:
-            raise UserError(f"{path}: {line.where}: {name[:100]} is both {kinds[name]} and {kind}: keep one")
+            raise UserError(f"{path}: {line.where}: {shortened(name)} is both {kinds[name]} and {kind}: keep one")
     return kinds
 
 
@@ -69,5 +70,5 @@ def by_experiment(kinds: dict[str, str] | None, experiment: str, site: int) -> s
 def _kind(kinds: dict[str, str], experiment: str) -> str:
     if experiment not in kinds:
         where = "WILDS's split" if kinds is WILDS else "splits.csv"
-        raise UserError(f"experiment {experiment} is not in {where}: the build needs {HOW_TO}")
+        raise UserError(f"experiment {shortened(experiment)} is not in {where}: the build needs {HOW_TO}")
     return kinds[experiment]
