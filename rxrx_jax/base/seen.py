@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from rxrx_jax.base import files
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened
 
 NAME = "seen.parquet"
 KINDS = ("labels", "images", "controls")
@@ -152,7 +152,7 @@ def read(path: epath.PathLike) -> Seen | None:
     except UserError:
         raise
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
+        reason = shortened(str(error))
         raise UserError(
             f"{path} cannot be read ({reason}): put back a copy of it, or delete it, and what these parameters have "
             "seen counts as unknown"

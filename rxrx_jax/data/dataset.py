@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rxrx_jax.base import files, hosts
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.records import Records, allow_open_files
 from rxrx_jax.data.roles import Roles, hide_labels
@@ -123,7 +123,7 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); {AGAIN}") from error
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {shortened(str(error))}); {AGAIN}") from error
 
 
 def _statistics(found: dict, experiments: list[str], plates: list[str]) -> tuple[dict, dict]:
@@ -151,7 +151,7 @@ def fingerprint(dataset: Dataset) -> str:
             text = json.dumps({key: value for key, value in about.items() if key != "source"}, sort_keys=True)
             found = hashlib.sha256(text.encode()).hexdigest()
         elif path.suffix in (".csv", ".json"):
-            with open(path, "rb") as file:
+            with files.reading(path, AGAIN) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         elif ".array_record-" in path.name:
             found = path.stat().st_size

@@ -7,12 +7,13 @@ name, the part of the state that is published, the run's clock, and a SHA-256 of
 import errno
 import hashlib
 import json
+import pathlib
 from collections.abc import Callable
 
 import jax
 from etils import epath
 
-from rxrx_jax.base import hosts
+from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import named_leaves
 from rxrx_jax.training.checkpoint.digests import differing, digests
@@ -41,12 +42,20 @@ def read(folder: epath.Path) -> dict:
     """The manifest of a checkpoint. Raises Damaged. All hosts must call it."""
 
     def checked():
+        _check_files(folder)
         table = _load(folder, {MANIFEST: None})[MANIFEST]
         if not isinstance(table, dict) or table.pop("sha256", None) != _sha256(table):
             raise Damaged("its manifest differs")
         return table
 
     return _on_all_hosts(checked)
+
+
+def _check_files(folder: epath.Path) -> None:
+    """Raises Damaged for what is not a regular file: opening a pipe would wait for someone to write."""
+    for path in () if files.is_remote(folder) else pathlib.Path(folder).rglob("*"):
+        if not path.is_file() and not path.is_dir():
+            raise Damaged(f"{path.relative_to(folder)} is not a regular file")
 
 
 def load(folder: epath.Path, table: dict, like: dict, among: str = "") -> dict:
