@@ -108,8 +108,11 @@ def finite(path, name: str, tensor: np.ndarray) -> np.ndarray:
     return found
 
 
-def stack(parts: list[dict]) -> dict:
-    """Trees of equal shapes -> one tree with a new first axis."""
+def stack(path: pathlib.Path | str, parts: list[dict]) -> dict:
+    """Trees of equal shapes -> one tree with a new first axis. Raises UserError where one differs from the first."""
+    forms = [jax.tree.map(lambda x: tuple(x.shape), part) for part in parts]
+    if others := [i for i, form in enumerate(forms) if form != forms[0]]:
+        raise UserError(f"{path}: block {others[0]} has other tensors, or of other shapes, than block 0")
     return jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
 
 

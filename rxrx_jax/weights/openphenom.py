@@ -41,7 +41,7 @@ def convert(path, tensors: dict[str, np.ndarray]) -> Imported:
 
     blocks, mlp, head, details = _blocks(source, prefix, width)
     size = Size(width=width, depth=len(blocks), mlp=mlp, heads=heads_of(path, width, head))
-    params = {"embed": embed, "blocks": {"block": stack(blocks)}}
+    params = {"embed": embed, "blocks": {"block": stack(source.path, blocks)}}
     class_token = f"{prefix}cls_token" in source
     if class_token:
         params["class_token"] = source.take(f"{prefix}cls_token", 1, 1, width)
@@ -141,7 +141,10 @@ def _decoder(imported: Imported, source: Tensors) -> tuple[tuple[int, int, int],
     cross_kv = source.take("decoder.cross_attention.kv.weight", 2 * width, width).T  # columns [k | v]
     depth = source.count("decoder.decoders.0")
     blocks = [
-        stack([serial_block(source, f"decoder.decoders.{channel}.{i}.", width, DECODER_HEADS) for i in range(depth)])
+        stack(
+            source.path,
+            [serial_block(source, f"decoder.decoders.{channel}.{i}.", width, DECODER_HEADS) for i in range(depth)],
+        )
         for channel in range(channels)
     ]
     decoder = {
@@ -156,7 +159,7 @@ def _decoder(imported: Imported, source: Tensors) -> tuple[tuple[int, int, int],
         "cross_out": source.linear("decoder.cross_attention.proj", width, width),
         "mlp1": mlp1,
         "mlp2": source.linear("decoder.mlp.fc2", width, len(mlp1["bias"])),
-        "blocks": {"block": stack(blocks)},
+        "blocks": {"block": stack(source.path, blocks)},
     }
     pixels = source.linear("decoder_pred", imported.encoder.patch**2, width)
     found = {"embed": embed, "mask_token": mask_token, "decoder": decoder, "pixels": pixels}

@@ -44,7 +44,7 @@ def convert(path, tensors: dict[str, np.ndarray], channels: int | None, side: in
     heads, note = _heads(source, width, depth, hidden)
     notes += note
     blocks = [serial_block(source, f"blocks.{i}.", width, heads) for i in range(depth)]
-    params = {"embed": embed, "blocks": {"block": stack(blocks)}}
+    params = {"embed": embed, "blocks": {"block": stack(source.path, blocks)}}
     if channels not in (None, stored):
         embed["kernel"] = adapt_channels(embed["kernel"], stored, channels)
         notes.append(f"the patch embedding is adapted from {stored} to {channels} channels: their mean, rescaled")

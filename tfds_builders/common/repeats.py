@@ -149,6 +149,9 @@ def read(path: pathlib.Path) -> list[Repeat]:
     """Reads repeats.csv. Raises ValueError if it is not such a table."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [Repeat(*row) for row in list(csv.reader(file))[1:]]
+            names, *rows = csv.reader(file)
+        if tuple(names) != Repeat._fields:
+            raise ValueError("other columns")
+        return [Repeat(*row) for row in rows]
     except (csv.Error, TypeError) as error:
         raise ValueError(str(error)) from error
