@@ -148,6 +148,8 @@ def _read(file: pq.ParquetFile, path: epath.Path, experiments: set | None, plate
     wanted = {"experiment": experiments, "plate": plates}
     if missing := [name for name, names in wanted.items() if names is not None and name not in form.names]:
         raise UserError(f"{path} has no column {missing[0]}")
+    if sum(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)) != file.metadata.num_rows:
+        raise UserError(f"{path} is damaged (its parts have not as many rows as the whole); {AGAIN}")
     chosen = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), experiments, plates)]
     size = sum(file.metadata.row_group(i).num_rows for i in chosen)
     embedding = np.empty((size, kind.list_size), np.float32)
