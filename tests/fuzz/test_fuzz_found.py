@@ -169,3 +169,14 @@ def test_blocks_of_other_tensors_are_named():
         layout.stack("a.pt", [{"kernel": np.zeros(2)}, {"kernel": np.zeros(2), "bias": np.zeros(2)}])
     with pytest.raises(UserError, match="block 2 has other"):
         layout.stack("a.pt", [{"kernel": np.zeros(2)}, {"kernel": np.zeros(2)}, {"kernel": np.zeros(3)}])
+
+
+def test_embeddings_of_which_rows_are_gone_are_damaged(tmp_path, monkeypatch):
+    """A footer that lost a row group and still says how many rows there are."""
+    values = np.zeros((3, 2), np.float32)
+    embeddings.write(tmp_path / embeddings.NAME, {"site_id": np.array(["a", "b", "c"], object)}, values)
+    content = (tmp_path / embeddings.NAME).read_bytes()
+    footer = content[-8 - int.from_bytes(content[-8:-4], "little") :]
+    at = content.rindex(footer) + footer.index(bytes([0x16, 6]))  # thrift: an i64 field that is 3
+    (tmp_path / embeddings.NAME).write_bytes(content[: at + 1] + bytes([8]) + content[at + 2 :])
+    assert "is damaged (its parts have not as many rows as the whole)" in line(embeddings.read, tmp_path)

@@ -251,6 +251,8 @@ def _parquet(source, name: str) -> Iterator[Block]:
             places = [f"row {row + i}" for i in range(len(batch))]
             row += len(batch)
             yield _block(name, what, ids, places, values, reasons)
+        if row - 1 != file.metadata.num_rows:
+            raise UserError(f"{name} is damaged: {row - 1:,} rows can be read of {file.metadata.num_rows:,}")
 
 
 def _tar(path: pathlib.Path, on_bytes) -> Iterator[Block]:
