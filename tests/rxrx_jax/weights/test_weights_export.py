@@ -251,7 +251,7 @@ def test_an_exported_folder_without_its_config_is_an_error(plain, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((folder / "out/model.safetensors").read_bytes())
     for text in ("", "{}", '{"encoder": {"width": 3}}'):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match="config.json does not describe model.safetensors"):
+        with pytest.raises(UserError, match="config.json (is damaged|does not describe model.safetensors)"):
             weights.load(tmp_path)
 
 
