@@ -1,7 +1,6 @@
 """The fuzzer itself: a few trials of every reader, what it must notice, and what the page says of a long run."""
 
 import json
-import os
 
 import pytest
 import run
@@ -21,7 +20,7 @@ def test_a_few_trials_of_every_reader(name, tmp_path):
 
 @pytest.mark.slow
 def test_thousands_of_trials_in_processes_of_their_own():
-    found = run.run(list(READERS), seed=os.getpid(), trials=2000)
+    found = run.run(list(READERS), seed=1, trials=2000)
     assert found["findings"] == [] and found["trials"] == 2000, found["findings"]
 
 
