@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from rxrx_jax.base import files
-from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.errors import UserError, reason
 
 AGAIN = "copy it again, or embed again"
 NAME = "embeddings.parquet"
@@ -71,7 +71,7 @@ def read_provenance(path: epath.PathLike) -> tuple[str, bytes] | None:
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {shortened(str(error)) or type(error).__name__}") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def write(
@@ -133,7 +133,7 @@ def read(
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # a damaged file may claim any size
-        raise UserError(f"{path} cannot be read: {shortened(str(error)) or type(error).__name__}") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _as_set(names: Sequence[str] | None) -> set[str] | None:

@@ -81,3 +81,10 @@ def shortened(value, most: int = 120) -> str:
         return f"a {type(value).__name__}"
     text = " ".join(value[: 4 * most].split())
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def reason(error: Exception) -> str:
+    """What to say of an error in a line that names the file: the system's own words, or one bounded line."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # Arrow's text begins with the path
+    return shortened(str(error)) or type(error).__name__

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.errors import UserError, reason
 
 
 def pixel_digests(dataset) -> np.ndarray:
@@ -25,7 +25,7 @@ def pixel_digests(dataset) -> np.ndarray:
     try:
         table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=names, column_types=types))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({shortened(str(error))}); rebuild the dataset") from error
+        raise UserError(f"{path} cannot be read ({reason(error)}); rebuild the dataset") from error
     if len(table) != len(dataset.sites):
         raise UserError(f"{path} has {len(table)} rows and sites.csv {len(dataset.sites)}; rebuild the dataset")
     return _digests([table[name].to_numpy() for name in names])

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from rxrx_jax.base import files
-from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.errors import UserError, reason
 
 # Columns as they are read. Columns of few distinct values are read as codes: RxRx3's 2.2 million rows open in seconds.
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -57,7 +57,7 @@ def read_sites(folder: pathlib.Path) -> tuple[Sites, list[str], list[str], list[
             convert_options=csv.ConvertOptions(include_columns=list(COLUMNS), column_types=COLUMNS),
         )
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({shortened(str(error))}); rebuild the dataset") from error
+        raise UserError(f"{path} cannot be read ({reason(error)}); rebuild the dataset") from error
     split_names, split = _codes(table["split"])
     experiments, experiment = _codes(table["experiment"])
     cell_types, cell_type = _codes(table["cell_type"])

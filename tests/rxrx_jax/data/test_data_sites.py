@@ -73,7 +73,7 @@ def test_labels_outside_the_rows_that_are_fitted_are_hidden(tmp_path):
 
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match="sites.csv cannot be read .*No such file.*; rebuild the dataset"):
+    with pytest.raises(UserError, match=r"sites.csv cannot be read \(No such file or directory\); rebuild the dataset"):
         read_sites(tmp_path)
     rows = made_up(20)
     write(tmp_path, [row[:-1] for row in rows], [name for name in COLUMNS if name != "plate"] + ["other"])

@@ -99,7 +99,7 @@ def no_longer_done(workdir):
         ("metrics.jsonl", b"{}\n", ":1 is not an object with a step"),
         ("metrics.jsonl", b'{"step": 1}\n{"step": "2"}\n{"step": 3}\n', ":2 is not an object with a step"),
         ("metrics.jsonl", b"[" * 100_000 + b"\n{}\n", ":1 is not JSON"),
-        ("metrics.jsonl", None, "metrics.jsonl: Is a directory"),
+        ("metrics.jsonl", None, "metrics.jsonl cannot be read (Is a directory)"),
         ("config.json", b"", "is damaged (empty)"),
         ("config.json", b'{"seed": 1, "opt', "is damaged ("),
         ("config.json", b"[]", "is damaged (not a JSON object)"),
