@@ -17,12 +17,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 gc.set_threshold(200_000, 50, 100)
 
-SLOW = "not slow"  # the expression of pyproject.toml
+QUICK = "not slow and not full"  # the expression of pyproject.toml
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A test that is named runs, slow or not."""
-    if config.option.markexpr == SLOW and _named(config):
+    """A test that is named runs, however slow."""
+    if config.option.markexpr == QUICK and _named(config):
         config.option.markexpr = ""
 
 
@@ -32,7 +32,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     a third for slow ones, which wait for processes of their own."""
     if _named(config):
         return 0
-    return min(2, len(os.sched_getaffinity(0))) + (config.option.markexpr == "slow")
+    return min(2, len(os.sched_getaffinity(0))) + (config.option.markexpr in ("slow", "full"))
 
 
 def _named(config: pytest.Config) -> bool:

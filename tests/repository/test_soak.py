@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import soak  # noqa: E402
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_that_is_killed_ends_with_the_same_parameters(tmp_path):
     command = [sys.executable, "benchmarks/soak.py", "--kills=1", "--steps=30", f"--out={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

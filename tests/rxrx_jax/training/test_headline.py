@@ -19,7 +19,7 @@ from rxrx_jax.training import metrics
 from tfds_builders import prepare
 from tfds_builders.common.rows import splits
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 # Numbered as WILDS divides HUVEC and RPE, whose names they take in the tree: 6 experiments of 2 plates of 4 wells.
 SCREEN = Screen(
     image_size=48, treatments=4, positive_controls=1, replicates=1, positive_wells=1, untreated_wells=1, plates=2,
