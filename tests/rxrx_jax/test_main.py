@@ -48,7 +48,7 @@ def test_a_bare_name_is_found_from_anywhere_and_a_path_wins(tmp_path):
     assert "error: mine 3\n" == main("--config", "mine.py:3", cwd=tmp_path).stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_main_command_trains_and_is_idempotent(tmp_path):
     """The real command on a shortened run of the embedded default, with overrides, twice."""
     arguments = [

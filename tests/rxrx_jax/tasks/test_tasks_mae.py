@@ -165,7 +165,7 @@ def test_fine_tuning_drops_blocks_by_the_first_key_and_a_frozen_encoder_does_not
         assert (len(set(found)) == 1) == bool(frozen)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("model", [{}, AGNOSTIC], ids=["plain", "channel agnostic"])
 def test_bfloat16_learns_as_float32_does(model):
     """Thirty steps of Adam on smooth images: the losses stay within 1 % of each other, and end below 0.8 of what the

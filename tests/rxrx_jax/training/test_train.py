@@ -255,7 +255,7 @@ def test_kill_and_restart_gives_the_bits_of_an_uninterrupted_run(config, folder,
     assert [x["step"] for x in killed] == sorted(x["step"] for x in killed)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("config", ["mae_vit.py", "convnet.py:method=dann,transductive=True"])
 def test_eight_devices_give_the_losses_of_one(config, folder, tmp_path):
     """The whole trainer on eight emulated devices, parameters split over two: equal within float tolerance."""

@@ -160,7 +160,7 @@ def descendants(pid):
     return children + [grandchild for child in children for grandchild in descendants(child)]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="looks at child processes in /proc")
 def test_a_build_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
     more = {"image_size": 256, "replicates": 2}

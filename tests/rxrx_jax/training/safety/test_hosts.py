@@ -10,7 +10,6 @@ from rxrx_jax.base import embeddings
 from rxrx_jax.base.sharding import named_leaves
 from rxrx_jax.training import checkpoint, metrics
 
-pytestmark = pytest.mark.slow
 RUNS = {  # name: config and changes; what each is to show is another kind of state or of evaluation
     "erm": ("convnet.py", {"evaluate_steps": 4}),
     "adabn": ("convnet.py:method=adabn", {}),
@@ -51,6 +50,7 @@ CASES = [("erm", 2), ("erm", 4), ("adabn", 2), ("mae", 4)]  # mae: parameters sp
 
 
 @pytest.mark.parametrize("name, count", CASES)
+@pytest.mark.slow
 def test_several_hosts_compute_what_one_does(runs, name, count):
     one, several = parameters(runs(name, 1)), parameters(runs(name, count))
     assert one.keys() == several.keys()
@@ -65,6 +65,7 @@ def test_several_hosts_compute_what_one_does(runs, name, count):
 
 
 @pytest.mark.parametrize("name, count", CASES)
+@pytest.mark.slow
 def test_evaluation_sees_each_site_once_over_hosts(runs, name, count):
     one, several = evaluation(runs(name, 1)), evaluation(runs(name, count))
     assert one.keys() == several.keys()
@@ -77,6 +78,7 @@ def test_evaluation_sees_each_site_once_over_hosts(runs, name, count):
     np.testing.assert_allclose(tables[1][1], tables[0][1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_host_writes(runs):
     lines = metrics.read(runs("erm", 4) / "metrics.jsonl")
     keys = [(line["step"], "loss" in line, "final" in line) for line in lines]
@@ -86,6 +88,7 @@ def test_one_host_writes(runs):
     ]  # fmt: skip
 
 
+@pytest.mark.full
 def test_a_run_resumes_with_the_same_bits_on_the_same_hosts_and_nearly_on_others(runs, folder, tmp_path):
     config, changes = RUNS["erm"]
     run = values(folder, config, **changes)
@@ -107,6 +110,7 @@ def test_a_run_resumes_with_the_same_bits_on_the_same_hosts_and_nearly_on_others
             np.testing.assert_allclose(b[key], a[key], atol=2e-5, err_msg=key)
 
 
+@pytest.mark.slow
 def test_hours_and_evaluations_carry_over_a_stop(folder, tmp_path):
     run = values(folder, total_steps=20, evaluate_steps=4, checkpoint_steps=4)
     codes, hosts = finish(tmp_path / "run", run, faults=[(0, "faults:at_minibatch", 9, "send", "SIGTERM")])
@@ -122,6 +126,7 @@ def test_hours_and_evaluations_carry_over_a_stop(folder, tmp_path):
     assert scores[after[-1]["best/validation/site_accuracy/step"]] == max(scores.values())
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_cut_off_is_made_up_for(folder, tmp_path):
     run = values(folder, evaluate_steps=4, checkpoint_steps=4)
     codes, _ = finish(tmp_path / "run", run, faults=[(0, "faults:in_evaluation", "SIGKILL")])
@@ -131,6 +136,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(folder, tmp_path):
     assert codes == [0] and [line["step"] for line in lines if "final" in line] == [4, 8, 12], hosts.log()
 
 
+@pytest.mark.slow
 def test_sigterm_in_an_evaluation_stops_there_and_loses_nothing(folder, tmp_path):
     run = values(folder, evaluate_steps=5, checkpoint_steps=100)
     codes, hosts = finish(tmp_path / "run", run, processes=2, faults=[(1, "faults:in_evaluation", "SIGTERM")])
@@ -142,6 +148,7 @@ def test_sigterm_in_an_evaluation_stops_there_and_loses_nothing(folder, tmp_path
     assert evaluated == [5, 10, 12]
 
 
+@pytest.mark.slow
 def test_the_config_of_every_host_is_written_once(runs):
     stored = json.loads((runs("mae", 4) / "config.json").read_text())
     assert stored["mesh"] == {"fsdp": 2, "tensor": 1} and stored["resolved"]["total_steps"] == 12
