@@ -31,7 +31,7 @@ from rxrx_jax.base import command, embeddings, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
 from rxrx_jax.base.sharding import parameters_sha256
-from rxrx_jax.data.augment import Augment, plate_statistics
+from rxrx_jax.data.augment import plain, plate_statistics
 from rxrx_jax.evaluate import exchange
 from rxrx_jax.evaluate.embeddings import columns
 from rxrx_jax.models.vit import Encoder
@@ -97,7 +97,7 @@ def make_embed(model: Model, shape: tuple[int, int, int], pool: str | None, bloc
         raise UserError(f"the model was trained on {model.crop} pixels and the images have {shape[0]}x{shape[1]}")
     if pool == "mean":
         encoder = encoder.clone(style=dataclasses.replace(style, pool="mean"))
-    augment = Augment(model.normalisation, crop=model.crop, flips=False, rot90=False, intensity_jitter=0.0)
+    augment = plain(model.normalisation, model.crop)
     at = np.array([(y, x) for y in corners(shape[0], model.crop) for x in corners(shape[1], model.crop)], np.int32)
 
     def embed(params, minibatch, statistics):

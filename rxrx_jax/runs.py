@@ -21,7 +21,7 @@ from rxrx_jax import embed, tasks, weights
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS, Augment
+from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS, plain
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.weights import export
 
@@ -92,7 +92,7 @@ class Run:
             raise UserError(f"{self.path}: the method {self.config['adapt']['name']} reads the images of a plate or "
                             "experiment together, which only the run's evaluation does")  # fmt: skip
         params, batch_stats = ({"encoder": {}, "head": {}} | tree for tree in (params, batch_stats))
-        augment = _plain(self.config["normalisation"], self.config["augment"]["crop"])
+        augment = plain(self.config["normalisation"], self.config["augment"]["crop"])
 
         @jax.jit
         def predict(params, batch_stats, minibatch, statistics):
@@ -137,10 +137,6 @@ def load(path: str | os.PathLike) -> Run:
     folder = checkpoint.find_checkpoint(path)
     lines = folder.parent.parent / metrics.NAME
     return Run(path, checkpoint.read_config(folder), metrics.read(lines) if lines.exists() else [])
-
-
-def _plain(normalisation: str, crop: int) -> Augment:
-    return Augment(normalisation, crop, flips=False, rot90=False, intensity_jitter=0.0)
 
 
 def _checked(images: np.ndarray) -> np.ndarray:

@@ -6,16 +6,15 @@ import re
 import sys
 import tempfile
 
-# Operating system errors about a path or disk that the user named, as opposed to a bug in the code.
-FIXABLE = (
-    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
-    *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.ESTALE, errno.ENOLCK),
-)
-# Of these, what another folder helps against, and the variables that say where one is.
+# Operating system errors that another folder helps against, and the variables that say where one is.
 ELSEWHERE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.ESTALE, errno.ENOLCK),
+)
+# Those about a path or disk that the user named, as opposed to a bug in the code.
+FIXABLE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.EMFILE),
+    *ELSEWHERE,
 )
 VARIABLES = ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR", "TMPDIR")
 

@@ -26,9 +26,8 @@ LFS = b"version https://git-lfs.github.com/spec/"  # how a pointer of Git LFS be
 
 def is_pointer(path: epath.PathLike) -> bool:
     """Whether a file is not there but only Git LFS's pointer to it."""
-    try:  # not blocking: opening a pipe would wait for someone to write
-        local = lambda: open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: E731
-        with epath.Path(path).open("rb") if is_remote(path) else local() as file:
+    try:
+        with epath.Path(path).open("rb") if is_remote(path) else _unblocked(path) as file:
             return file.read(len(LFS)) == LFS
     except OSError:
         return False  # whoever reads the file will say
@@ -99,12 +98,16 @@ def lack_of_room(error: BaseException) -> str:
     return ""
 
 
+def _unblocked(path: epath.PathLike) -> typing.BinaryIO:
+    """A file on disk, open for reading; opening a pipe would otherwise wait for someone to write."""
+    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+
+
 @contextlib.contextmanager
 def reading(path: epath.PathLike, remedy: str) -> Iterator[typing.BinaryIO]:
-    """An open regular file on disk. Raises UserError, which ends in the remedy, for any other: opening a pipe would
-    wait for someone to write."""
+    """An open regular file on disk. Raises UserError, which ends in the remedy, for any other."""
     try:
-        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+        file = _unblocked(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     with file:
@@ -136,7 +139,7 @@ def read_json(path: epath.PathLike, remedy: str) -> dict[str, typing.Any]:
 
 def write_sums(folder: pathlib.Path, names: Iterable[str]) -> None:
     """Writes SHA256SUMS of these files in a folder; of itself, where it is among them, not."""
-    write(folder / SUMS, "".join(f"{_digest(folder / name, '')}  {name}\n" for name in sorted({*names} - {SUMS})))
+    write(folder / SUMS, "".join(f"{sha256(folder / name, '')}  {name}\n" for name in sorted({*names} - {SUMS})))
 
 
 def changed(folder: pathlib.Path, names: Iterable[str] | None, remedy: str, required: bool) -> list[str]:
@@ -158,11 +161,12 @@ def changed(folder: pathlib.Path, names: Iterable[str] | None, remedy: str, requ
             found.append(f"{name} is missing, which {SUMS} names")
         elif name not in known:
             found.append(f"{name} is not named in {SUMS}")
-        elif _digest(folder / name, remedy) != known[name]:
+        elif sha256(folder / name, remedy) != known[name]:
             found.append(f"{name} is not what was written (its SHA-256 is not that of {SUMS})")
     return found
 
 
-def _digest(path: pathlib.Path, remedy: str) -> str:
+def sha256(path: epath.PathLike, remedy: str) -> str:
+    """The SHA-256 of a file on disk, in hex. Raises as `reading` does."""
     with reading(path, remedy) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

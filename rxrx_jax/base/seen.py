@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from rxrx_jax.base import files
-from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.errors import UserError, reason
 
 NAME = "seen.parquet"
 KINDS = ("labels", "images", "controls")
@@ -125,7 +125,7 @@ def from_bytes(content: bytes) -> Seen:
     table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     about, rows = table.schema.metadata or {}, table.select(FORM.names).cast(FORM)
     unknown = about.get(UNKNOWN, b"")
-    if _digest(rows, unknown) != about.get(SUM, _digest(rows, unknown)):
+    if SUM in about and _digest(rows, unknown) != about[SUM]:
         raise ValueError("it is not what was written")
     return Seen(rows, tuple(filter(None, unknown.decode().split("\n"))))
 
@@ -135,8 +135,9 @@ def _digest(rows: pa.Table, unknown: bytes) -> bytes:
     digest = hashlib.sha256(unknown)
     for name in ("pixels", "images", "controls"):
         digest.update(np.asarray(rows[name]).tobytes())
-    labels = np.array(rows["labels"].fill_null("").to_pylist(), str)
-    names, codes = np.unique(labels, return_inverse=True)
+    labels = rows["labels"].fill_null("").combine_chunks().dictionary_encode()
+    names, place = np.unique(np.array(labels.dictionary.to_pylist(), str), return_inverse=True)
+    codes = place[np.asarray(labels.indices)]
     digest.update("\0".join(names.tolist()).encode() + codes.astype("<i8").tobytes())
     return digest.hexdigest().encode()
 
@@ -152,10 +153,9 @@ def read(path: epath.PathLike) -> Seen | None:
     except UserError:
         raise
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
-        reason = shortened(str(error))
         raise UserError(
-            f"{path} cannot be read ({reason}): put back a copy of it, or delete it, and what these parameters have "
-            "seen counts as unknown"
+            f"{path} cannot be read ({reason(error)}): put back a copy of it, or delete it, and what these parameters "
+            "have seen counts as unknown"
         ) from error
 
 

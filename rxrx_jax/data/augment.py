@@ -74,6 +74,11 @@ class Augment:
         return (x - mean) / (std + EPSILON)
 
 
+def plain(normalisation: str, crop: int) -> Augment:
+    """Without random views, for what is only evaluated."""
+    return Augment(normalisation, crop, flips=False, rot90=False, intensity_jitter=0.0)
+
+
 def plate_statistics(dataset, normalisation: str) -> dict[str, np.ndarray]:
     """Statistics to normalise each plate's images: {"mean", "std"}, float32 [plates, C] in pixel units, which are the
     plate's own, its experiment's or the dataset's (of the train split)."""

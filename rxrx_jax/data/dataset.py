@@ -151,8 +151,7 @@ def fingerprint(dataset: Dataset) -> str:
             text = json.dumps({key: value for key, value in about.items() if key != "source"}, sort_keys=True)
             found = hashlib.sha256(text.encode()).hexdigest()
         elif path.suffix in (".csv", ".json"):
-            with files.reading(path, AGAIN) as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = files.sha256(path, AGAIN)
         elif ".array_record-" in path.name:
             found = path.stat().st_size
         else:

@@ -139,9 +139,9 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
 
     Raises UserError for what cannot be drawn."""
     named = config.data.name, config.data.builder.as_kwargs(), config.data.get("folder")
-    find = lambda: dataset or datasets.open_dataset(*named)  # noqa: E731
+    find = functools.cache(lambda: dataset or datasets.open_dataset(*named))
     hosts.on_first_host(lambda: find() and None)
-    dataset = hosts.on_all_hosts(lambda: (found := find()) and dataclasses.replace(found, roles=roles(found)))
+    dataset = hosts.on_all_hosts(lambda: dataclasses.replace(find(), roles=roles(find())))
     c = config.data
     selected = checked(c.select.as_kwargs())
     rows = datasets.select_fitted(dataset, **selected)

@@ -32,19 +32,17 @@ def read_seed(workdir: pathlib.Path) -> Seed:
     if not workdir.is_dir():
         seed.missing.append("the run was never started (no workdir)")
         return seed
+    path = workdir / metrics.NAME
     try:
-        if not (workdir / "metrics.jsonl").exists():
-            raise FileNotFoundError
-        records = metrics.read(workdir / "metrics.jsonl")
+        records = metrics.read(path)
         seed.training = [r for r in records if r.get("loss") is not None]
         seed.final = next((r for r in reversed(records) if r.get("final")), {})
         seed.done = records[-1] if records and records[-1].get("done") is True else {}
         if not seed.done:
             seed.missing.append("the run did not finish")
-    except FileNotFoundError:
-        seed.missing.append("no metrics.jsonl")
     except (UserError, OSError, ValueError, AttributeError) as e:
-        seed.missing.append(f"metrics.jsonl cannot be read ({type(e).__name__})")
+        why = f"metrics.jsonl cannot be read ({type(e).__name__})" if path.exists() else "no metrics.jsonl"
+        seed.missing.append(why)
     try:
         seed.config = dict(json.loads((workdir / "config.json").read_text()))
     except FileNotFoundError:

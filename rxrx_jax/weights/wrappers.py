@@ -9,8 +9,8 @@ from rxrx_jax.base.errors import UserError, shortened
 PREFERRED = ("teacher", "model_ema", "state_dict_ema", "state_dict", "model", "model_state_dict")
 # Names beside an encoder's that belong to none; those of the decoder of a masked autoencoder all begin alike.
 PRETRAINING = ("mask_token", "decoder", "dino_head.", "ibot_head.", "projector.", "projection_head.", "predictor.")
-# Parts of an encoder: outside of its prefix they are not another network.
 MAX_WORDS = 8  # of a prefix
+# Parts of an encoder: outside of its prefix they are not another network.
 OF_ENCODERS = ("patch_embed", "pos_embed", "cls_token", "norm", "norm_pre", "fc_norm", "reg_token", "dist_token")
 
 
@@ -45,7 +45,7 @@ def encoder(path, tensors: dict[str, np.ndarray], mark: str, part: str = "") -> 
     """The tensors of one network without the prefix that all of them share, found by the tensor `mark` that it has.
 
     Args: part, a word of the prefix ("student") where there are several networks. Returns (tensors, notes): {} if
-    there is no such tensor.
+    no tensor is called so.
     """
     prefixes = [name.removesuffix(mark) for name in tensors if name.endswith(mark)]
     prefixes = list(filter(_is_encoders, prefixes))

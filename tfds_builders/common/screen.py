@@ -13,7 +13,6 @@ How a build goes: the tables become a plan (plan.py), each plate of the plan bec
 import collections
 import contextlib
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
@@ -247,7 +246,10 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         reader, size = self.reader()
         shape = (*size, len(self.channels))
         same = {"settings": self.all_settings, "source": str(self.source), "shape": list(shape)}
-        same |= {"tables": [[path.name, _digest(path)] for path in self.tables()], "reader": dict(reader.facts)}
+        same |= {
+            "tables": [[path.name, files.sha256(path, "give a csv file")] for path in self.tables()],
+            "reader": dict(reader.facts),
+        }
         same["plan"] = plan_lib.SCHEMA  # an older version's plan is written again
         path, about = working / "plan.sqlite", working / "build.json"
         found = _read_json(about) if path.exists() else None
@@ -304,11 +306,6 @@ def _is_chosen(name: tuple[str, int], records: settings_lib.Records) -> bool:
         and (not records.plates or name[1] in records.plates)
         and not records.cell_types
     )
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name_default(path: pathlib.Path) -> None:

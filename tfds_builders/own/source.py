@@ -156,7 +156,7 @@ def _check(root, text, index, named, seen, experiments) -> None:
     """Raises UserError for a pattern, channels or plates that cannot be what was meant."""
     if not index.names:
         why = f" (but {index.problems[0]})" if index.problems else ""
-        raise UserError(f"{root}: there is no file{why}")
+        raise UserError(f"{root} holds no files{why}")
     if not seen:
         if unknown := [name for name in index.strays if name.endswith(f" ({NO_ROW})")]:
             rows, name = ", ".join(map(shortened, sorted(experiments)[:3])), unknown[0].removesuffix(f" ({NO_ROW})")

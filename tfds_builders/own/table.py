@@ -29,13 +29,13 @@ KNOWN = {
     "perturbation": ("perturbation", "jcp2022", "broadsample", "treatment", "compound", "pertiname", "gene"),
     "cell_type": ("celltype", "cellline", "cell", "cells"),
 }
-ROW, COLUMN = ("row", "wellrow"), ("column", "col", "wellcolumn", "wellcol")  # where there is no well
+ROW, COLUMN = ("row", "wellrow"), ("column", "col", "wellcolumn", "wellcol")  # in place of a well
 NEEDED = ("experiment", "plate", "well")
 MISSING = ("", *tables.MISSING)  # a label that is none
 UNSPECIFIED = "unspecified"  # cell type
 NO_SPLITS = (
-    "There is no splits.csv and nothing is held out: every site is in train. To score across batches, prepare with "
-    "--held-out=EXPERIMENT,... or --splits=FILE (columns experiment,split)."
+    "Without splits.csv and --held-out no experiment is held out: every site is in train. To score across batches, "
+    "prepare with --held-out=EXPERIMENT,... or --splits=FILE (columns experiment,split)."
 )
 
 

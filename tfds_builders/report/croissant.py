@@ -6,7 +6,6 @@ sets of records. mlcroissant reads those, in the tests too; it is not needed to 
 """
 
 import csv
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from rxrx_jax.base import files
 from rxrx_jax.base.page import card
 from tfds_builders.common.types import SITE_COLUMNS
-from tfds_builders.report.card import about
+from tfds_builders.report.card import AGAIN, about
 
 NAME = "croissant.json"
 VERSION = "http://mlcommons.org/croissant/1.0"
@@ -105,8 +104,6 @@ def _types(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _file(path: pathlib.Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "@type": "cr:FileObject",
         "@id": path.name,
@@ -114,7 +111,7 @@ def _file(path: pathlib.Path) -> dict[str, Any]:
         "contentUrl": path.name,
         "contentSize": f"{path.stat().st_size} B",
         "encodingFormat": FORMATS.get(path.suffix, "text/plain"),
-        "sha256": digest,
+        "sha256": files.sha256(path, AGAIN),
     }
 
 

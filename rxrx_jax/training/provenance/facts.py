@@ -10,8 +10,10 @@ import jax
 import numpy as np
 
 import rxrx_jax
+from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
+from rxrx_jax.data.dataset import AGAIN
 
 NOW, BEFORE = "provenance", "provenance_before"  # keys of a resolved config: of the last start, of those before
 
@@ -38,9 +40,7 @@ def facts(source) -> dict[str, str]:
     of_data = source.fingerprint
     dataset = getattr(source, "dataset", None)
     if dataset and dataset.folder:
-        with open(dataset.folder / "manifest.csv", "rb") as file:
-            manifest = hashlib.file_digest(file, "sha256").hexdigest()
-        of_data = f"fingerprint {of_data} manifest {manifest}"
+        of_data = f"fingerprint {of_data} manifest {files.sha256(dataset.folder / 'manifest.csv', AGAIN)}"
     devices = jax.devices()
     return {
         "code": code_version(),

@@ -67,7 +67,7 @@ TABLE = Table(
 
 
 def write_tree(root) -> None:
-    """The simulated screen in RxRx1's own experiments and labels, which WILDS divides: there is no splits.csv."""
+    """The simulated screen in RxRx1's own experiments and labels, which WILDS divides, so without splits.csv."""
     write_published(SCREEN, root)
     (root / "splits.csv").unlink()
     for folder in list((root / "images").iterdir()):
