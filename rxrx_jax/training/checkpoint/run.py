@@ -132,12 +132,12 @@ class Checkpoints:
 
 
 def _remove(folder: epath.Path) -> None:
-    """Removes a half-written folder, into which threads of the failed save may still write for a moment."""
-    for _ in range(20):
+    """Removes a half-written folder, which threads of the failed save may make again or write into for a moment."""
+    gone, end = 0, time.monotonic() + 10
+    while gone < 3 and time.monotonic() < end:
         with contextlib.suppress(OSError):
             folder.rmtree()
-        if not folder.exists():
-            return
+        gone = 0 if folder.exists() else gone + 1
         time.sleep(0.1)
 
 
