@@ -15,11 +15,6 @@ def example(page: str, name: str) -> str:
     return re.search(r"```python\n(.*?)```", part, re.S)[1]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
 def test_the_forked_config_runs(tmp_path, folder):
     (tmp_path / "mine.py").write_text(example("docs/training.md", "config"))
     values = tiny.values(f"{tmp_path}/mine.py:transductive=True,weight=0.5", folder)

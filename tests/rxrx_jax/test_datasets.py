@@ -17,11 +17,6 @@ CHANGES = {"evaluators": {"embeddings": {}}, "protocol.name": "held_out_experime
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def given(folder):
     """What a user has in memory: images [n, H, W, C] and a table, here those of a prepared folder."""
     found = data.read_dataset(prepare.prepare("rxrx_sim", out=folder, progress=False, **tiny.SCREEN))

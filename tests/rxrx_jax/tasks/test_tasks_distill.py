@@ -277,11 +277,6 @@ def test_the_projection_gives_cosines_and_survives_a_zero():
 # Whole runs on the tiny screen.
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
 def values(folder, **changes):
     return tiny.values("distill_vit.py", folder, **changes)
 

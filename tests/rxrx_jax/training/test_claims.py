@@ -7,22 +7,12 @@ import pathlib
 import shutil
 
 import pytest
-import step_tools
 import tiny
 
 from rxrx_jax.base import command, lock
 from rxrx_jax.training import claims, metrics, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    with step_tools.small_models():
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+pytestmark = pytest.mark.usefixtures("small_models")
 
 
 @pytest.fixture(scope="module")

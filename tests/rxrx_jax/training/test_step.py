@@ -145,11 +145,6 @@ def test_the_moving_average_is_the_recursion_over_the_parameters():
         close(dict(zip(("params", "batch_stats"), state.network())), expected, rtol=0, atol=0)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
 def values(folder, config="mae_vit.py", **changes):
     crop = {"augment.crop": 16, "data.minibatch": 4, "evaluators": {}, "model.variant": "XXS/8"}
     return tiny.values(config, folder, **crop, **changes)

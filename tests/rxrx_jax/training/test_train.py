@@ -41,17 +41,7 @@ CONFIGS = (
     "convnet.py:normalisation=plate,post_hoc=adabn",
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    """Two blocks of 16 features compile in half the time of the demo's four of 96."""
-    with step_tools.small_models():
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+pytestmark = pytest.mark.usefixtures("small_models")
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,12 @@
 """Runs that only measure: on noise, of the loader alone, and with a profile."""
 
 import pytest
-import step_tools
 import tiny
 
 from rxrx_jax.training import metrics, train
 from rxrx_jax.training.speed import flops
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    """Two blocks of 16 features compile in half the time of the demo's four of 96."""
-    with step_tools.small_models():
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+pytestmark = pytest.mark.usefixtures("small_models")
 
 
 def lines(workdir):

@@ -184,11 +184,6 @@ def test_the_example_of_the_contributing_page(shared_data, tmp_path):
 # In training.
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
 MIXED = """
 import numpy as np
 from rxrx_jax.data import Roles

@@ -23,11 +23,6 @@ KEYS = ("code", "data", "python", "jax", "flax", "numpy", "device")
 ENCODER = {"model.variant": "XXS/8", "normalisation": "image"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
 def values(config, folder, **changes):
     found = tiny.values(config, folder, **ENCODER | changes)
     found["data"]["builder"] = dict(found["data"]["builder"])

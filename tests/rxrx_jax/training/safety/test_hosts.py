@@ -18,11 +18,6 @@ RUNS = {  # name: config and changes; what each is to show is another kind of st
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def runs(folder, tmp_path_factory):
     """{(name, hosts): workdir} of runs on four devices: one host of four, two of two, four of one."""
     root = tmp_path_factory.mktemp("runs")
