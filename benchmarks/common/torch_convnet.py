@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests"))
-from reference.torch_convnets import DenseNet, ResNet  # noqa: E402
+from reference.peers.torch_convnets import DenseNet, ResNet  # noqa: E402
 
 MODELS = {
     "resnet50": (ResNet, dict(depths=(3, 4, 6, 3), width=64)),

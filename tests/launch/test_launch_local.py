@@ -151,7 +151,13 @@ def test_only_the_last_line_of_the_metrics_says_that_a_run_is_finished(tmp_path)
 def test_the_real_trainer_runs_on_two_emulated_hosts(tmp_path):
     values = tiny.values("mae_vit.py:variant=XXS/16", tmp_path / "data", evaluators={})
     environment = os.environ | {"TINY": repr(values)}
-    arguments = ["--processes=2", "--devices=1", f"--workdir={tmp_path}", "--", "--config=tests/tools/tiny_config.py"]
+    arguments = [
+        "--processes=2",
+        "--devices=1",
+        f"--workdir={tmp_path}",
+        "--",
+        "--config=tests/tools/processes/tiny_config.py",
+    ]
     code, out, err = finish(launch("local", *arguments, environment=environment), seconds=300)
     assert code == 0, (tmp_path / "hosts" / "1.log").read_text() + out + err
     assert "done: " in out and common.finished(str(tmp_path))

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 import torch
-from reference import torch_convnets
+from reference.peers import torch_convnets
 
 FOLDER = pathlib.Path(__file__).parent / "stored"
 # Narrow and shallow; sides are odd in one place and even in another on the way, so that padding matters.

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 import torch
-from reference.torch_distill import Distillation, Network
+from reference.peers.torch_distill import Distillation, Network
 
 PATH = pathlib.Path(__file__).parent / "stored" / "distill.npz"
 SIZES = dict(pixels=12, width=5, hidden=7, bottleneck=4, prototypes=6)

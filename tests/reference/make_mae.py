@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import torch
 from reference.mae_cases import CASES
-from reference.torch_mae import MaskedAutoencoder
+from reference.peers.torch_mae import MaskedAutoencoder
 
 IMAGES = 2
 

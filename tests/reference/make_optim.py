@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 import torch
-from reference import torch_optim
+from reference.peers import torch_optim
 
 PATH = pathlib.Path(__file__).parent / "stored" / "optim.npz"
 SETTINGS = dict(lr=0.05, betas=(0.9, 0.95), momentum=0.9, weight_decay=0.1, warmup_steps=3, total_steps=11)

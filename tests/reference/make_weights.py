@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import safetensors.torch
 import torch
-from reference.torch_weights import ChannelAgnostic, Vit
+from reference.peers.torch_weights import ChannelAgnostic, Vit
 
 FOLDER = pathlib.Path(__file__).parent / "stored"
 # width, depth, hidden, heads, patch, side, channels, channels that positions are stored for, final norm

@@ -63,7 +63,7 @@ LONGER = {
     "tests/tfds_builders/common/test_builders_resume.py",
     "tests/tfds_builders/common/test_builders_sources.py",
 }
-FULLER = {"tests/tools", "tests/reference", "docs"}
+FULLER = {"docs"}
 
 
 def place(module: str) -> str:

@@ -1,4 +1,4 @@
-"""The densely connected network: its numbers against PyTorch (reference/torch_convnets.py), its size and its memory."""
+"""The densely connected network: numbers against PyTorch (reference/peers/torch_convnets.py), size and memory."""
 
 import convnet_tools
 import jax

@@ -1,4 +1,4 @@
-"""The masked autoencoder: its numbers against PyTorch (reference/torch_mae.py), and the masking."""
+"""The masked autoencoder: its numbers against PyTorch (reference/peers/torch_mae.py), and the masking."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The residual network: its numbers against PyTorch (reference/torch_convnets.py), its size, and short runs of both."""
+"""The residual network: numbers against PyTorch (reference/peers/torch_convnets.py), size, and short runs."""
 
 import functools
 

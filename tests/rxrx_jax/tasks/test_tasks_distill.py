@@ -1,4 +1,4 @@
-"""Self-distillation: three steps of it against PyTorch (reference/torch_distill.py), collapse, and whole runs."""
+"""Self-distillation: three steps of it against PyTorch (reference/peers/torch_distill.py), collapse, and whole runs."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Schedules, optimisers and which parameters they touch, against PyTorch (reference/torch_optim.py) in float64."""
+"""Schedules, optimisers and which parameters they touch, against PyTorch (reference/peers/torch_optim.py) in float64."""
 
 import math
 import re
@@ -172,7 +172,8 @@ def test_ten_updates_are_the_stored_ones_of_pytorch(stored, case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_ten_updates_are_those_of_pytorch(case):
     pytest.importorskip("torch", reason="PyTorch is not installed; the stored values are compared in any case")
-    from reference import make_optim, torch_optim
+    from reference import make_optim
+    from reference.peers import torch_optim
 
     assert make_optim.CASES == CASES
     name, schedule, layer_decay, clip = case

@@ -146,7 +146,7 @@ def test_a_plain_encoder_with_a_final_norm_is_pooled_by_its_class_token(tmp_path
 
 def torch_plain(tensors, images):
     import torch
-    from reference import torch_weights
+    from reference.peers import torch_weights
 
     model = torch_weights.ParallelVit(16, 2, 24, 2, 4, 3, 3, 3, True).double()
     state = {k.removeprefix(PREFIX): torch.tensor(v).double() for k, v in tensors.items() if k.startswith(PREFIX)}
@@ -245,7 +245,8 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_timm_variants_against_pytorch(tmp_path, monkeypatch, name):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed; the stored values are compared in any case")
-    from reference import make_weights, torch_weights
+    from reference import make_weights
+    from reference.peers import torch_weights
 
     monkeypatch.setitem(SIZES, "tiny", Size(12, 2, 20, 2))  # tells the heads
     variant = VARIANTS[name]

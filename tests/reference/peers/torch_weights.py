@@ -8,7 +8,7 @@ Images are [B, C, H, W].
 import math
 
 import torch
-from reference.torch_vit import positions
+from reference.peers.torch_vit import positions
 from torch import nn
 from torch.nn import functional as F
 

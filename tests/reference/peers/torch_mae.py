@@ -5,7 +5,7 @@ Kraus et al. 2024 (arXiv 2404.10242), section 3. A patch goes pixel row by pixel
 """
 
 import torch
-from reference.torch_vit import SerialBlock, Vit, attention, gelu, positions
+from reference.peers.torch_vit import SerialBlock, Vit, attention, gelu, positions
 from torch import nn
 
 

@@ -2,6 +2,7 @@
 
 import sys
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # the other files here
+HERE = __file__.rpartition("/")[0]
+sys.path[:0] = [HERE, HERE.rpartition("/")[0]]  # the other files here and above
 
 from rxrx_jax import main  # noqa: E402, F401
