@@ -1,4 +1,4 @@
-"""Schedules, optimisers and which parameters they touch, against PyTorch (reference/peers/torch_optim.py) in float64."""
+"""Schedules, optimisers and which parameters they touch, against PyTorch (reference/peers/torch_optim.py), float64."""
 
 import math
 import re
