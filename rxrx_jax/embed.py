@@ -32,7 +32,8 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data.augment import plain, plate_statistics
-from rxrx_jax.evaluate import exchange
+from rxrx_jax.data.roles import held_out_rows
+from rxrx_jax.evaluate import exchange, protocols
 from rxrx_jax.evaluate.embeddings import columns
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint
@@ -136,9 +137,9 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
     sharding.check_minibatch(mesh, minibatch, "--minibatch")
     embed = make_embed(model, dataset.image_shape, pool, block)
     statistics = plate_statistics(dataset, model.normalisation)
-    train, held_out = (np.flatnonzero(dataset.sites.split == "train"), np.flatnonzero(dataset.sites.split != "train"))
-    ledger = Ledger(model.seen, dataset, data.pixel_digests(dataset), train, model.normalisation)
-    marks, seen = ledger.marks(held_out), model.seen.to_bytes(names=False)
+    dataset = dataclasses.replace(dataset, roles=protocols.roles(dataset, protocols.DEFAULT))
+    ledger = Ledger(model.seen, dataset, data.pixel_digests(dataset), dataset.roles.fit, model.normalisation)
+    marks, seen = ledger.marks(held_out_rows(dataset)), model.seen.to_bytes(names=False)
     job = {
         "parameters_sha256": parameters_sha256(model.params),
         "crop": model.crop,

@@ -74,7 +74,9 @@ def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[s
 
 
 def check_post_hoc(name: str, method: Method, has_batch_norm: bool) -> None:
-    """Raises UserError where this method cannot be applied to a trained network."""
+    """Raises UserError where this method cannot be applied to a trained network, or would change nothing."""
+    if type(method).at_test is Method.at_test:
+        raise UserError(f"post_hoc.{name}: {type(method).__name__} only trains, it reads as without it; remove it")
     if method.needs.batch_norm and not has_batch_norm:
         raise UserError(f"post_hoc.{name}: this model has no BatchNorm to re-estimate")
 

@@ -10,6 +10,7 @@ import numpy as np
 from rxrx_jax.base import embeddings, hosts
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Sites
+from rxrx_jax.data.roles import held_out_rows
 
 NEEDED = ("split", "well_id", "cell_type", "experiment", "perturbation_id")
 
@@ -20,8 +21,7 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
     `embeddings/sites`, and `marks/embeddings` for what is scored on the held-out rows."""
     rows, embedding = context.embeddings()
     path, table = context.workdir / embeddings.NAME, columns(context.dataset, rows)
-    held_out = rows[context.dataset.sites.split[rows] != "train"]
-    marks = context.marks(held_out)
+    marks = context.marks(np.intersect1d(rows, held_out_rows(context.dataset)))
     metadata = None
     if context.ledger:
         table["seen"] = context.ledger.of_sites(rows)

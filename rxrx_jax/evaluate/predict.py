@@ -15,13 +15,6 @@ from rxrx_jax.base.sharding import replicated, to_device
 from rxrx_jax.data.augment import Augment
 
 
-def prefix(evaluator: str, statistics: str) -> str:
-    """The prefix of metrics that an evaluator computes with these statistics. Raises UserError."""
-    if statistics not in ("running", "experiment", "plate"):
-        raise UserError(f"evaluators.{evaluator}.statistics={statistics!r}: expected running, experiment or plate")
-    return "" if statistics == "running" else f"adabn_{statistics}/"
-
-
 @dataclasses.dataclass
 class Context:
     """task, dataset, augment (with its statistics) and mesh of a run, the state that is evaluated, and the size of

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.roles import ROLES
 from rxrx_jax.evaluate import intervals
 from rxrx_jax.report.records import by_experiment, cell_types, marks_of
 from rxrx_jax.tables import Column, Row
@@ -136,9 +137,19 @@ def above(floor: str):
     return summary
 
 
-def seen(found: Found) -> str:
-    """The marks of a row, of any seed."""
-    return "".join(dict.fromkeys("".join(marks_of(line, found.row.prefix) for line in found.lines)))
+def seen(found: Found, where: str = "cross_batch") -> str:
+    """The marks of a row's metrics of these scored rows, of any seed."""
+    return "".join(dict.fromkeys("".join(marks_of(line, found.row.prefix, where) for line in found.lines)))
+
+
+def with_marks(cell: Cell, found: Found, column: Column) -> Cell:
+    """The cell with the marks that its own metric has beyond those of the row's."""
+    where = column.metric.partition("/")[0]
+    if where not in ROLES:
+        return cell
+    if not (more := "".join(mark for mark in seen(found, where) if mark not in seen(found))) or not cell.text:
+        return cell
+    return Cell(f"{cell.text} {more}", cell.values | {"_marks": more}, cell.how)
 
 
 def marks(found: Found, column: Column) -> Cell:
@@ -146,13 +157,20 @@ def marks(found: Found, column: Column) -> Cell:
     return Cell(seen(found), {"": seen(found)})
 
 
-def training_accuracy(found: Found, column: Column) -> Cell:
-    """The accuracy on training minibatches at the end, or that it stayed too low in a seed, and how low. Blank for what
-    has none, as a masked autoencoder, and for a probe, which is fitted in another way."""
+def trained_to(found: Found) -> list[float]:
+    """The training accuracy at the end, of each seed. None for what has none, as a masked autoencoder, and for a probe,
+    which is fitted in another way."""
     ends = [[line["accuracy"] for line in lines if line.get("accuracy") is not None] for lines in found.training]
-    if not all(ends) or not ends or found.row.prefix.startswith("probe/"):
+    if not all(ends) or found.row.prefix.startswith("probe/"):
+        return []
+    return [float(np.mean(end[-LINES:])) for end in ends]
+
+
+def training_accuracy(found: Found, column: Column) -> Cell:
+    """The accuracy on training minibatches at the end, or that it stayed too low in a seed, and how low. Blank where
+    there is none."""
+    if not (by_seed := trained_to(found)):
         return Cell()
-    by_seed = [float(np.mean(end[-LINES:])) for end in ends]
     value, lowest = float(np.mean(by_seed)), min(by_seed)
     text = f"not converged ({lowest:{column.format}})" if lowest < CONVERGED else f"{value:{column.format}}"
     return Cell(text, {"": value, "_lowest": lowest})

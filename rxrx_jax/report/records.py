@@ -91,13 +91,11 @@ def cell_types(final: dict, name: str) -> dict[str, str]:
     return {e: max(of, key=len, default="") for e, of in begins.items() if e not in first}
 
 
-def marks_of(final: dict, prefix: str) -> str:
-    """What the accuracies of a prefix have seen, from the last evaluation and the last line as one dict: T, C, X or ?,
-    or several. Older lines only say whether the run is transductive, not whether its evaluation is."""
-    mark = final.get(f"marks/{prefix}cross_batch")
-    if mark is not None:
-        return mark
-    return "T" if final.get("transductive") else "?" if prefix else ""
+def marks_of(final: dict, prefix: str, where: str = "cross_batch") -> str:
+    """What the metrics of scored rows under a prefix have seen, from the last evaluation as a dict: T, C, X or ?, or
+    several; ? where they are not marked."""
+    scored = any(key.startswith(f"{prefix}{where}/") for key in final)
+    return final.get(f"marks/{prefix}{where}", "?" * scored)
 
 
 def experiment(site_id: str) -> str:

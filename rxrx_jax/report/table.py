@@ -28,13 +28,15 @@ LATEX = str.maketrans(
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row with what was found: its number from 1, how many seeds, and a cell for each column."""
+    """A row with what was found: its number from 1, how many seeds, a cell for each column, and the training accuracy
+    of each seed at the end, where there is one."""
 
     number: int
     row: Row
     seeds: int
     marks: str
     cells: list[Cell]
+    trained_to: list[float] = dataclasses.field(default_factory=list)
 
 
 def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
@@ -65,8 +67,8 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
         if row.run and not any(name in final for name in known for final in of_row.lines):
             wanted = " or ".join(dict.fromkeys(known))
             raise UserError(f"table row {' | '.join(row.labels)}: run {row.run} has no metric {wanted}")
-        cells = [column.summary(of_row, column) for column in table.columns]
-        made.append(Line(number, row, seeds if row.run else 0, columns.seen(of_row), cells))
+        cells = [columns.with_marks(column.summary(of_row, column), of_row, column) for column in table.columns]
+        made.append(Line(number, row, seeds if row.run else 0, columns.seen(of_row), cells, columns.trained_to(of_row)))
     return made
 
 
@@ -82,7 +84,7 @@ def _final(lines: list[dict]) -> dict:
 def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
     """The table's notes, and those that its cells need."""
     found = list(table.notes)
-    seen = "".join(line.marks for line in lines)
+    seen = "".join([cell.values.get("_marks", "") for line in lines for cell in line.cells] + [line.marks for line in lines])
     if any(column.summary is columns.marks for column in table.columns):
         found += [f"{mark}: {words}." for mark, words in MARKS.items() if mark in seen]
     for i, column in enumerate(table.columns):
@@ -94,6 +96,10 @@ def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
             f"{columns.FEW}: fewer than {ENOUGH_WORLDS} worlds, so the interval is wide; that of one world is over its "
             "experiments and says nothing about other worlds."
         )
+    for line in lines:
+        if line.trained_to and min(line.trained_to) < columns.CONVERGED:
+            name = " | ".join(line.row.labels)
+            found.append(f"{name}: not converged, its training accuracy ended at {min(line.trained_to):.2f} in a seed.")
     shown = [line.row for line in lines if line.row.published]
     found += [SOURCES[mark] for mark in SOURCES if mark and any(row.published.mark == mark for row in shown)]
     found += [f"{', '.join(filter(None, row.labels))}, published: {row.published.source}." for row in shown]

@@ -19,6 +19,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen, among, of_rows, unite
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
 from rxrx_jax.data.batch import TRAIN
+from rxrx_jax.data.roles import held_out_rows
 from rxrx_jax.training.provenance import former
 
 ORDER = "TCX?"
@@ -28,13 +29,6 @@ SEEN_AS = ("", "image", "label")  # by a site's exposure, from none to most
 def join(*marks: str) -> str:
     """The marks of all, each once and in order."""
     return "".join(mark for mark in ORDER if any(mark in some for some in marks))
-
-
-def held_out_rows(dataset: data.Dataset) -> np.ndarray:
-    """The scored rows of experiments that no fitted row is of: sorted int64 [n]."""
-    experiment, roles = dataset.sites.experiment, dataset.roles
-    rows = np.sort(np.concatenate([np.zeros(0, np.int64), *roles.scored.values()]))
-    return rows[~np.isin(experiment[rows], experiment[roles.fit])]
 
 
 def of_run(config: Config, source, digests: np.ndarray, stage: str) -> Seen:
@@ -108,13 +102,12 @@ class Ledger:
         return "T" in self.marks(held_out_rows(self.dataset))
 
     def of_sites(self, rows: np.ndarray) -> np.ndarray:
-        """What was seen of each of `rows` [n] by itself: "label", "image" or "", str [n]. For rows of the train split
-        it is reported as well."""
+        """What was seen of each of `rows` [n] by itself: "label", "image" or "", str [n]. Of a fitted row it is
+        told even where its image occurs twice."""
         found = np.full(len(rows), "", "U5")
         for kind, word in zip(("images", "labels"), SEEN_AS[1:]):
             found[self.seen.hits(kind, self.digests[rows])] = word
-        outside = self.dataset.sites.split[rows] != "train"
-        doubled = outside & among(self._fitted, self.digests[rows])
+        doubled = ~np.isin(rows, self.fitted) & among(self._fitted, self.digests[rows])
         return np.where(doubled, "", found)
 
 

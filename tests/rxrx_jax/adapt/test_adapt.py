@@ -343,4 +343,10 @@ def test_a_network_without_batch_norm_is_read_by_no_other_statistics():
     adapt.check_post_hoc("mine", AdaBN(), True)
     with pytest.raises(UserError, match="post_hoc.mine: this model has no BatchNorm to re-estimate"):
         adapt.check_post_hoc("mine", AdaBN(), False)
-    adapt.check_post_hoc("mine", Method(), False)
+
+
+@pytest.mark.parametrize("name", ["erm", "lisa", "mean_teacher"])
+def test_a_method_that_only_trains_reads_nothing_post_hoc(name):
+    method = adapt.make_method({"name": name}, SHARES)
+    with pytest.raises(UserError, match=f"post_hoc.mine: {type(method).__name__} only trains, it reads as without it"):
+        adapt.check_post_hoc("mine", method, True)

@@ -35,18 +35,19 @@ def accuracies(prefix, values):
     return found | {
         f"{prefix}{CROSS}": float(np.mean(list(values.values()))),
         f"{prefix}in_batch/site_accuracy": 0.9,
+        f"marks/{prefix}in_batch": "",
         f"{prefix}cross_batch/experiments": json.dumps(listed),
     }
 
 
-def write(out, name, seed, final, training=0.95, transductive=False, cpu=10.0):
+def write(out, name, seed, final, training=0.95, cpu=10.0):
     folder = out / "runs" / f"{name}-seed{seed}"
     folder.mkdir(parents=True)
     lines = [{"step": i, "loss": 1.0, "accuracy": training if i > 5 else 0.1} for i in range(1, 16)]
     if training is None:
         lines = [{"step": 1, "loss": 1.0}]
     lines += [{"step": 15, "final": True} | final]
-    lines += [{"step": 15, "done": True, "transductive": transductive, "cpu_seconds": cpu}]
+    lines += [{"step": 15, "done": True, "cpu_seconds": cpu}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -68,7 +69,7 @@ def test_numbers_over_five_worlds(tmp_path):
     erm, dann = ([values_of(rng, mean) for _ in range(5)] for mean in (0.3, 0.5))
     for seed in range(5):
         leakage = {"leakage/experiment_accuracy": 0.8, "leakage/experiment_floor": 0.25}
-        write(tmp_path, "erm", seed, accuracies("", erm[seed]) | leakage, transductive=True)
+        write(tmp_path, "erm", seed, accuracies("", erm[seed]) | leakage | {"marks/cross_batch": "T"})
         write(tmp_path, "dann", seed, accuracies("", dann[seed]) | {"marks/cross_batch": "TC"}, cpu=5.0)
     rows = [Row(("ERM",), "erm", name="erm"), Row(("DANN",), "dann", baseline="erm")]
     rows.append(Row(("CORAL",), published=Published(28.4, "P", "WILDS, Table 7")))
@@ -80,7 +81,7 @@ def test_numbers_over_five_worlds(tmp_path):
     interval = intervals.over_units(means, unit="worlds")
     assert first["95 % interval"].text == f"{interval.low:.3f} to {interval.high:.3f}"
     assert first["95 % interval"].how == "t over 5 worlds"
-    assert first["marks"].text == "T" and second["marks"].text == "TC"  # the first is of a run that says no more
+    assert first["marks"].text == "T" and second["marks"].text == "TC"
     assert first["leakage"].text == "0.80 (floor 0.25)" and second["leakage"].text == ""
     assert first["difference"].text == "" and first["published"].text == ""
     gained = [np.mean(list(b.values())) - np.mean(list(a.values())) for a, b in zip(erm, dann)]
@@ -166,10 +167,30 @@ def test_a_metric_follows_the_rows_prefix_or_a_slash(tmp_path):
 
 
 def test_marks_are_those_of_the_metrics():
-    assert marks_of({"marks/cross_batch": "", "transductive": True}, "") == ""
+    assert marks_of({"marks/cross_batch": "", f"adabn/{CROSS}": 0.5}, "") == ""
     assert marks_of({"marks/adabn/cross_batch": "T"}, "adabn/") == "T"
-    assert marks_of({"transductive": True}, "adabn/") == "T" and marks_of({"transductive": False}, "") == ""
-    assert marks_of({"transductive": False}, "adabn/") == "?"  # an evaluation may be what the training was not
+    assert marks_of({"marks/cross_batch": "T", f"adabn/{CROSS}": 0.5}, "adabn/") == "?"  # scored, and not marked
+    assert marks_of({"marks/cross_batch": "T"}, "adabn/") == ""
+
+
+def test_a_number_shows_the_marks_that_its_row_has_not(tmp_path):
+    final = accuracies("", dict.fromkeys(STRATA, 0.3)) | {"in_batch_wells/site_accuracy": 0.8}
+    write(tmp_path, "erm", 0, final | {"marks/cross_batch": "C", "marks/in_batch_wells": "TC"})
+    wells = Column("wells", "in_batch_wells/site_accuracy", columns.mean)
+    runs, rows = [Run("erm", "x.py")], [Row(("ERM",), "erm")]
+    made = Table(title="t", labels=("method",), columns=(*COLUMNS, wells), rows=rows, runs=runs)
+    lines = table.measure(made, tmp_path, 1)
+    shown = cells(made, lines[0])
+    assert shown["wells"].text == "0.800 T" and shown["marks"].text == "C"
+    assert any(note.startswith("T: transductive") for note in table.notes(made, lines, []))
+
+
+def test_a_row_that_has_not_converged_is_named_in_every_table(tmp_path):
+    write(tmp_path, "erm", 0, accuracies("", dict.fromkeys(STRATA, 0.3)), training=0.7)
+    one = Column("cross-batch", CROSS, columns.mean)
+    made = Table(title="t", labels=("method",), columns=[one], rows=[Row(("ERM",), "erm")], runs=[Run("erm", "x.py")])
+    shown = table.notes(made, table.measure(made, tmp_path, 1), [])
+    assert "ERM: not converged, its training accuracy ended at 0.70 in a seed." in shown
 
 
 def test_experiments_are_told_from_cell_types():

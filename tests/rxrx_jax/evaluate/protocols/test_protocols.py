@@ -260,7 +260,10 @@ def test_shards_are_named_in_one_place():
     """Roles are asked, not shards: their names are in `data/sites.py`, and where the simulator draws its own."""
     named = []
     for path in (ROOT / "rxrx_jax").rglob("*.py"):
-        constants = (n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant))
-        if "id_test" in constants:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        constants = [n.value for n in nodes if isinstance(n, ast.Constant)]
+        compared = [n for n in nodes if isinstance(n, ast.Compare) and "split" in ast.unparse(n.left)]
+        values = [ast.unparse(n.comparators[0]) for n in compared]
+        if "id_test" in constants or any(value.strip("'") in data.SPLITS for value in values):
             named.append(path.relative_to(ROOT / "rxrx_jax").as_posix())
     assert sorted(named) == ["data/sites.py", "simulate/design.py"]
