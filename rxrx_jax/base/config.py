@@ -1,11 +1,11 @@
 """Configs: colon arguments, durations, and a read-only view that records which keys have not been read."""
 
-import importlib.util
 import json
 import pathlib
 
 import ml_collections
 
+from rxrx_jax.base import plugins
 from rxrx_jax.base.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -31,10 +31,7 @@ def load(argument: str) -> dict:
 def make(argument: str) -> ml_collections.ConfigDict:
     """What the file of a config returns: `mae_vit.py:layout=fixed`, found as `find` does."""
     path, _, arguments = find(argument).partition(":")
-    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*filter(None, [arguments]))
+    return plugins.from_path(pathlib.Path(path), "--config").get_config(*filter(None, [arguments]))
 
 
 def parse_arguments(argument: str | None, **defaults) -> ml_collections.ConfigDict:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import pathlib
+import traceback
 import types
 
 from rxrx_jax.base.errors import UserError
@@ -21,7 +22,7 @@ def load(name: str, package: types.ModuleType, key: str, pattern: str = "[a-z]*.
     """
     root = pathlib.Path(package.__file__).parent
     if name.endswith(".py"):
-        return _from_path(pathlib.Path(name).expanduser(), key)
+        return from_path(pathlib.Path(name).expanduser(), key)
     files = {path.stem: path for path in sorted(root.glob(pattern), key=lambda path: path.stem)}
     if name not in files:
         raise UserError(f"{key}={name!r}: expected {', '.join(files)}, or the path of a .py file")
@@ -29,7 +30,8 @@ def load(name: str, package: types.ModuleType, key: str, pattern: str = "[a-z]*.
     return importlib.import_module(".".join((package.__name__, *parts)))
 
 
-def _from_path(path: pathlib.Path, key: str) -> types.ModuleType:
+def from_path(path: pathlib.Path, key: str) -> types.ModuleType:
+    """The module of a Python file. Raises UserError, as `load` does; its message has the line that failed."""
     if not path.is_file():
         raise UserError(f"{key}={path}: no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -39,7 +41,10 @@ def _from_path(path: pathlib.Path, key: str) -> types.ModuleType:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{key}={path} cannot be imported ({type(error).__name__}: {error})") from error
+        frames, here = traceback.extract_tb(error.__traceback__), path.resolve()
+        lines = [frame.lineno for frame in frames if pathlib.Path(frame.filename).resolve() == here]
+        where = f" at line {lines[-1]}" if lines else ""
+        raise UserError(f"{key}={path} cannot be imported{where} ({type(error).__name__}: {error})") from error
     return module
 
 

@@ -3,10 +3,11 @@ anywhere works too. CONTRIBUTING.md shows a complete one.
 """
 
 import dataclasses
-import importlib.util
 import pathlib
 from collections.abc import Callable, Sequence
 
+from rxrx_jax import tables
+from rxrx_jax.base import plugins
 from rxrx_jax.base.errors import UserError
 
 SOURCES = {
@@ -127,12 +128,7 @@ def names() -> list[str]:
 
 def load(name: str) -> Table:
     """The table of a name or of a path to a .py file. Raises UserError for an unknown one."""
-    path = pathlib.Path(name).expanduser() if name.endswith(".py") else pathlib.Path(__file__).parent / f"{name}.py"
-    if not path.is_file():
-        raise UserError(f"unknown table {name}; expected one of {', '.join(names())} or the path of a .py file")
-    spec = importlib.util.spec_from_file_location(f"rxrx_jax.tables.{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = plugins.load(name, tables, "table")
     if not isinstance(getattr(module, "TABLE", None), Table):
-        raise UserError(f"{path} needs TABLE = Table(...) of rxrx_jax.tables")
+        raise UserError(f"{module.__file__} needs TABLE = Table(...) of rxrx_jax.tables")
     return module.TABLE

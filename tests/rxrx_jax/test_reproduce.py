@@ -69,7 +69,7 @@ def test_the_example_table_of_contributing_runs(miniature, tmp_path, capsys):
 
 def test_mistakes_are_one_line(tmp_path, capsys):
     assert command.run(reproduce.main, ["nothing", f"--out={tmp_path}"]) == 2
-    assert capsys.readouterr().err.startswith("error: unknown table nothing; expected one of demo")
+    assert capsys.readouterr().err.startswith("error: table='nothing': expected demo")
     with pytest.raises(SystemExit):
         reproduce.main(["demo", f"--out={tmp_path}", "--seeds=0"])
     assert "--seeds and --jobs must be at least 1" in capsys.readouterr().err

@@ -6,17 +6,16 @@ folder by its name, or any other by its path, in `config.protocol.name`.
 """
 
 import dataclasses
-import importlib
-import importlib.util
 import itertools
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
-from rxrx_jax.base import files
+from rxrx_jax.base import files, plugins
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.roles import Roles
+from rxrx_jax.evaluate import protocols
 
 DEFAULT = "held_out_experiments"
 
@@ -37,15 +36,7 @@ def find(name: str) -> Callable[..., Protocol]:
     """The function `protocol` of a file of this folder by its name, or of a .py file by its path.
 
     Raises UserError if it does not exist."""
-    known = sorted(path.stem for path in pathlib.Path(__file__).parent.glob("[a-z]*.py"))
-    if name in known:
-        module = importlib.import_module(f"{__name__}.{name}")
-    elif name.endswith(".py") and pathlib.Path(name).is_file():
-        spec = importlib.util.spec_from_file_location(pathlib.Path(name).stem, name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    else:
-        raise UserError(f"protocol.name={name!r}: expected {', '.join(known)} or the path of a .py file")
+    module = plugins.load(name, protocols, "protocol.name")
     if not hasattr(module, "protocol"):
         raise UserError(f"protocol.name={name!r}: the file has no function protocol(dataset)")
     return module.protocol
