@@ -110,6 +110,7 @@ class Noise(ImageViews):
     seed: int
     pairs: bool
     fingerprint = "noise"
+    only_measures = True
 
     @property
     def units(self) -> dict[str, int]:

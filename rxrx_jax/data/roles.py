@@ -34,7 +34,7 @@ def hide_labels(sites: Sites, fit: np.ndarray) -> Sites:
 
 
 def held_out_rows(dataset) -> np.ndarray:
-    """The scored rows of experiments that no fitted row is of: sorted int64 [n]. Args: dataset, with sites and roles."""
+    """The scored rows of experiments that no fitted row is of, sorted int64 [n], of a dataset with sites and roles."""
     experiment, roles = dataset.sites.experiment, dataset.roles
     rows = np.sort(np.concatenate([np.zeros(0, np.int64), *roles.scored.values()]))
     return rows[~np.isin(experiment[rows], experiment[roles.fit])]

@@ -15,7 +15,8 @@ fingerprint                  a text that must be equal on all hosts
 rows(step)                   JSON-able descriptions of what a minibatch was made of
 without(step, instead)       the source with minibatch `instead` in the place of `step`
 
-Tasks may require more of it: those of images need `classes` and `shares`, evaluators `dataset`.
+Tasks may require more of it: those of images need `classes` and `shares`, evaluators `dataset`. One that says
+`only_measures = True`, as noise, is trained on for its speed: nothing is evaluated or kept.
 """
 
 import sys
@@ -48,6 +49,11 @@ def make_source(config: Config, roles: Callable, dataset=None):
     from rxrx_jax.data import images
 
     return images.make(config, roles, dataset)
+
+
+def only_measures(source) -> bool:
+    """Whether training on the source leads to no parameters that are worth anything."""
+    return getattr(source, "only_measures", False)
 
 
 def minibatch_size(source) -> int:

@@ -84,7 +84,9 @@ def _final(lines: list[dict]) -> dict:
 def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
     """The table's notes, and those that its cells need."""
     found = list(table.notes)
-    seen = "".join([cell.values.get("_marks", "") for line in lines for cell in line.cells] + [line.marks for line in lines])
+    seen = "".join(
+        [cell.values.get("_marks", "") for line in lines for cell in line.cells] + [line.marks for line in lines]
+    )
     if any(column.summary is columns.marks for column in table.columns):
         found += [f"{mark}: {words}." for mark, words in MARKS.items() if mark in seen]
     for i, column in enumerate(table.columns):

@@ -12,7 +12,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data import ARRAYS, Dataset
 from rxrx_jax.data.batch import TRAIN
-from rxrx_jax.data.source import make_source, minibatch_size
+from rxrx_jax.data.source import make_source, minibatch_size, only_measures
 from rxrx_jax.evaluate import make_evaluators, make_readings, protocols
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import checkpoint, claims, metrics
@@ -99,12 +99,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     writer = stack.enter_context(metrics.Writer(workdir, int(state.step), settings["mirror"]))
     watchdog.at("compiling", int(state.step))
     train_step = the_step.compile()
-    about = {
-        "parameters": parameter_count(shapes.params),
-        "flops_per_image": the_step.flops_per_image,
-        "memory_per_chip": memory_per_chip(train_step),
-    }
-    metrics.first_line(about)
+    metrics.first_line(about := sizes(the_step, train_step))
 
     loop = Loop(
         state=state,
@@ -116,7 +111,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
         mesh=mesh,
         evaluators=evaluators,
         context=context,
-        checkpoints=None if measure == "synthetic" else checkpoints,
+        checkpoints=None if only_measures(source) else checkpoints,
         writer=writer,
         clock=metrics.Clock(minibatch, total_steps, carried, the_step.flops_per_image, flops.peak()),
         trace=stack.enter_context(metrics.Trace(workdir / "profile", settings["profile"])),
@@ -143,6 +138,15 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     return {"step": total_steps} | last
 
 
+def sizes(step: Step, compiled) -> dict[str, float]:
+    """What the first and the last line say of a step: its parameters, FLOPs and bytes."""
+    return {
+        "parameters": parameter_count(step.arguments[0].params),
+        "flops_per_image": step.flops_per_image,
+        "memory_per_chip": memory_per_chip(compiled),
+    }
+
+
 def lengths_of(source) -> dict[str, int]:
     """{"minibatch", "examples"} of a source's labelled stream, as `duration` takes them."""
     return {"minibatch": next(iter(source.spec[TRAIN].values())).shape[0], "examples": source.examples}
@@ -165,7 +169,7 @@ def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Pat
     evaluators, size = make_evaluators(config.evaluators), config.evaluation_minibatch
     sharding.check_minibatch(mesh, size, "evaluation_minibatch")
     if not hasattr(source, "dataset"):
-        if evaluators and config.get("measure", "") != "synthetic":
+        if evaluators and not only_measures(source):
             raise UserError(f"evaluators.{evaluators[0][0]}: this source has no dataset to evaluate; remove it")
         if "post_hoc" in config:
             [getattr(config.post_hoc, name).as_kwargs() for name in config.post_hoc]

@@ -161,9 +161,14 @@ def test_a_protocol_is_found_by_name_or_path(tmp_path):
     (tmp_path / "empty.py").touch()
     with pytest.raises(UserError, match="empty.py': the file has no function protocol"):
         protocols.find(str(tmp_path / "empty.py"))
-    for name in ("wilds", "", "__init__", str(tmp_path / "none.py")):
-        with pytest.raises(UserError, match="expected held_out_experiments, .*wilds_ood or the path of a .py file"):
+    for name in ("wilds", "", "__init__"):
+        with pytest.raises(UserError, match="expected held_out_experiments, .*wilds_ood, or the path of a .py file"):
             protocols.find(name)
+    with pytest.raises(UserError, match="none.py: no such file"):
+        protocols.find(str(tmp_path / "none.py"))
+    mine.write_text("import numpy\n\nimport nunpy\n")
+    with pytest.raises(UserError, match=r"mine.py cannot be imported at line 3 \(ModuleNotFoundError"):
+        protocols.find(str(mine))
 
 
 def test_the_example_of_the_contributing_page(shared_data, tmp_path):
