@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import weights_tools
-from paths import REFERENCE, ROOT
+from paths import ROOT
 
 import rxrx_jax
 from rxrx_jax import embed, runs, tasks
@@ -20,8 +20,6 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import Augment, plate_statistics
 from rxrx_jax.training import train
 from rxrx_jax.weights import export
-
-TIMM = REFERENCE / "weights_timm.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +93,7 @@ def test_an_export_embeds_alike(folder, everything):
     np.testing.assert_array_equal(run.embed(images), rxrx_jax.load(folder / "image").embed(images))
     assert run.config["crop"] == 16 and run.metrics == []
     assert rxrx_jax.load(folder / "out/model.safetensors").config == run.config
-    foreign = rxrx_jax.load(TIMM)
+    foreign = rxrx_jax.load(weights_tools.TIMM)
     assert foreign.embed(images).shape == (5, 12) and foreign.config["model"]["name"] == "vit"
 
 
@@ -151,7 +149,7 @@ def test_what_predicts_no_classes(folder, everything, classifier, tmp_path):
     with pytest.raises(UserError, match="predicts no classes: it is of task mae; load a run of classify or probe"):
         rxrx_jax.load(folder / "plate").predict(images)
     with pytest.raises(UserError, match="it is of weights without a head"):
-        rxrx_jax.load(TIMM).predict(images)
+        rxrx_jax.load(weights_tools.TIMM).predict(images)
     with pytest.raises(UserError, match="trained a convnet: only a vit"):
         rxrx_jax.load(classifier).embed(images)
     with pytest.raises(UserError, match="was trained on 32 pixels and the images have 16x32"):

@@ -1,20 +1,24 @@
-"""Finished runs without training: random parameters where `train.run` would have left its own."""
+"""Finished runs without training: random parameters where `train.run` would have left its own. And files of weights."""
 
 import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
 import tiny
 from parameters import random_variables
+from paths import REFERENCE
 
-from rxrx_jax import models
-from rxrx_jax.base import seen
+from rxrx_jax import embed, models
+from rxrx_jax.base import command, seen
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.training.checkpoint import LAYOUT, Checkpoints
 from rxrx_jax.training.state import TrainState
 
+OPENPHENOM, TIMM = REFERENCE / "weights_openphenom.bin", REFERENCE / "weights_timm.safetensors"
 STEPS = 2
 CHANNELS = 6
 FINAL = {"final": True, "reconstruction/in_batch/loss": 0.8125, "leakage/accuracy": 0.25}
@@ -52,3 +56,30 @@ def make_run(
 
 def times(factor: int, tree):
     return jax.tree.map(lambda x: factor * jnp.asarray(x), tree)
+
+
+def embed_into(checkpoint, dataset, out, *more):
+    """The exit status of the command."""
+    return command.run(
+        embed.main, [f"--checkpoint={checkpoint}", f"--data={dataset}", f"--out={out}", "--minibatch=16", *more]
+    )
+
+
+def save(path, tensors):
+    """Writes a safetensors file, named as published ones are."""
+    safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path)
+    return path
+
+
+def without(tensors, *starts):
+    return {name: value for name, value in tensors.items() if not name.startswith(starts)}
+
+
+def apply(imported, images):
+    """(tokens, intermediates) of the imported encoder."""
+    run = jax.jit(lambda params, x: imported.encoder.apply({"params": params}, x))
+    return run(imported.params["encoder"], images)
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

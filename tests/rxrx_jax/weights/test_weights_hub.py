@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from paths import REFERENCE
+from weights_tools import TIMM
 
 from rxrx_jax import embed, weights
 from rxrx_jax.base.errors import UserError
@@ -14,7 +15,6 @@ from rxrx_jax.training import checkpoint
 from rxrx_jax.training.provenance import former
 from rxrx_jax.weights import hub
 
-TIMM = REFERENCE / "weights_timm.safetensors"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -3,30 +3,17 @@
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch_files
-from paths import REFERENCE
+from weights_tools import OPENPHENOM, TIMM, save
 
 from rxrx_jax import weights
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.weights.read import read_tensors
 
-OPENPHENOM, TIMM = REFERENCE / "weights_openphenom.bin", REFERENCE / "weights_timm.safetensors"
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return read_tensors(TIMM)
-
 
 @pytest.fixture(scope="module")
 def expected():
     return weights.load(TIMM).params
-
-
-def save(path, tensors):
-    safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path)
-    return path
 
 
 def under(prefix, tensors, factor=1):

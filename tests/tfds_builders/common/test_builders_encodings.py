@@ -7,12 +7,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import zstandard
 from builders_tools import SCREEN, SCREEN_FIELDS, records
 from paths import ROOT
 
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare
-from tfds_builders.common import encodings
+from tfds_builders.common import encodings, settings
 from tfds_builders.common.reading import from_8_bits, to_8_bits
 
 
@@ -117,3 +118,11 @@ def test_8_bits_are_a_fixed_square_root():
     step = np.sqrt(values / 65535) * 2 / 255 * 65535 + 65535 / 255**2
     assert np.all(np.abs(from_8_bits(mapped) - values) <= 0.5 * step + 1)
     assert np.array_equal(to_8_bits(np.round(from_8_bits(mapped)).astype(np.uint16)), mapped)
+
+
+def test_records_are_compressed_alone_and_deltas_have_a_checksum():
+    assert all("group_size:1," in encodings.writer_options(name) for name in settings.ENCODINGS)
+    data = encodings.encode_delta(np.zeros((2, 4, 6), np.uint8))
+    assert zstandard.get_frame_parameters(data).has_checksum
+    with pytest.raises(ValueError, match="does not hold"):
+        encodings.decode_delta(data, (4, 7, 2), np.uint8)

@@ -1,86 +1,17 @@
-"""One plate and the folder: shards, results, reading of sites, statistics; all without a real source."""
+"""One plate: its shards and its result, reading of sites, a build that resumes; all without a real source."""
 
-import contextlib
-import csv
 import errno
-import json
 import math
 import types
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-import zstandard
-from builders_tools import read_csv
+from reader_tools import ROWS, SHAPE, built, image, row, task
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.simulate import screen as simulate
-from tfds_builders import prepare
-from tfds_builders.common import build, encodings, finish, plates, reading, settings
-from tfds_builders.common.rows import plan
-from tfds_builders.common.screen import _is_chosen
-from tfds_builders.common.types import BadSite, SetAside, Table
-
-SHAPE = (4, 6, 2)  # [H, W, C], H and W different
-
-
-def row(well="B02", site=1, split="train", **more):
-    return {
-        "site_id": f"SIMA-01_1_{well}_{site}", "well_id": f"SIMA-01_1_{well}", "cell_type": "SIMA",
-        "experiment": "SIMA-01", "plate": 1, "well": well, "site": site, "well_type": "treatment",
-        "perturbation": "a", "perturbation_id": None, "split": split, "where": "line 2", **more,
-    }  # fmt: skip
-
-
-def image(row, bits=8):
-    """Random pixels [C, H, W] of the whole range, the same for the same well and site."""
-    random = np.random.default_rng([ord(row["well"][0]), row["site"]])
-    return random.integers(0, 2**bits, (SHAPE[2], *SHAPE[:2])).astype(f"uint{bits}")
-
-
-class Reader:
-    """Gives every site its image but those in `bad`."""
-
-    counts = {}
-
-    def __init__(self, bits=8, bad=(), unlisted=(), strays=()):
-        self.bits, self.bad, self.unlisted_names, self.stray_names = bits, bad, list(unlisted), list(strays)
-        self.read_sites = []
-
-    @contextlib.contextmanager
-    def open(self, experiment, plate):
-        yield self
-
-    def unlisted(self, places):
-        return self.unlisted_names
-
-    def strays(self):
-        return self.stray_names
-
-    def check(self):
-        pass
-
-    def read(self, row):
-        self.read_sites.append(row["site_id"])
-        if row["well"] in self.bad:
-            raise BadSite("no light")
-        return image(row, self.bits), []
-
-
-def task(tmp_path, rows, bits=8, strict=False, extra=None, shape=SHAPE, **reader):
-    plan.write(tmp_path / "plan.sqlite", Table(rows))
-    (tmp_path / "plates").mkdir(exist_ok=True)
-    return plates.Task(
-        tmp_path / "plates", plan.Plan(tmp_path / "plan.sqlite"), Reader(bits, **reader), shape, bits, "delta",
-        extra or {}, strict,
-    )  # fmt: skip
-
-
-ROWS = [row("B02"), row("B03", split="test"), row("C02"), row("C03", split="test"), row("D02"), row("E02", split="val")]
-
-
-def built(task):
-    return json.loads(plates.build_plate(task, "SIMA-01", 1).read_text())
+from tfds_builders.common import build, plates, reading
+from tfds_builders.common.types import BadSite
 
 
 def test_a_result_says_what_is_in_its_shards(tmp_path, monkeypatch):
@@ -194,92 +125,6 @@ def test_a_full_disk_is_an_os_error_and_other_errors_stay(tmp_path):
     assert errno.ENOSPC in plates.DISK_ERRORS
 
 
-def finished(task, tmp_path):
-    plates.build_plate(task, "SIMA-01", 1)
-    return finish.finish(task, [("SIMA-01", 1)], tmp_path / "folder", "sim"), tmp_path / "folder"
-
-
-def test_every_kind_of_what_is_left_out_is_counted_and_listed(tmp_path):
-    rows = [*ROWS, SetAside("line 9", "odd"), row("B02", where="line 4")]
-    made = task(tmp_path, rows, bad=("C02",), unlisted=["a.png", "b.png"], strays=["c.txt"])
-    result, folder = finished(made, tmp_path)
-    assert (result["set_aside"], result["unlisted"], result["records"]) == (3, 3, 5)
-    reasons = {item["site_id"]: item["reason"] for item in read_csv(folder / "set_aside.csv")}
-    assert reasons == {
-        "line 9": "odd", "SIMA-01_1_C02_1": "no light", "SIMA-01_1_B02_1": "duplicate row (line 4)",
-    }  # fmt: skip
-    assert sorted(item["file"] for item in read_csv(folder / "unlisted.csv")) == ["a.png", "b.png", "c.txt"]
-    assert finish.first_set_aside(folder) == "; 3 set aside, the first is line 9: odd"
-    sizes = {split.name: split.num_bytes for split in result["splits"]}
-    for split in result["splits"]:
-        files = list(folder.glob(f"sim-{split.name}.array_record-*"))
-        assert len(files) == 1 and files[0].stat().st_size == sizes[split.name]
-
-
-def test_nothing_set_aside_is_an_empty_text(tmp_path):
-    _, folder = finished(task(tmp_path, ROWS), tmp_path)
-    assert finish.first_set_aside(folder) == ""
-
-
-def test_tables_by_split_with_blanks_and_published_columns(tmp_path):
-    rows = [
-        row("B02", split="val", dose=1.5, original={"id": "p", "extra": "é,x"}),
-        row("B03", dose=float("nan"), original={"extra": "y", "id": "q"}),
-        row("B04", split="val", dose=0.0, original={"id": "r"}),
-    ]
-    _, folder = finished(task(tmp_path, rows, extra={"dose": float}), tmp_path)
-    assert [(r["well"], r["dose"]) for r in read_csv(folder / "sites.csv")] == [
-        ("B03", ""), ("B02", "1.5"), ("B04", "0.0"),
-    ]  # fmt: skip
-    assert [(r["id"], r["extra"]) for r in read_csv(folder / "original.csv")] == [("q", "y"), ("p", "é,x"), ("r", "")]
-    manifest = read_csv(folder / "manifest.csv")
-    assert [(r["split"], r["index"]) for r in manifest] == [("train", "0"), ("val", "0"), ("val", "1")]
-    for entry, source in zip(manifest, (rows[1], rows[0], rows[2]), strict=True):
-        means = image(source).mean((1, 2))
-        assert [entry["mean_w1"], entry["mean_w2"]] == [f"{mean:.6g}" for mean in means]
-    assert not list(folder.glob("*.partial"))
-
-
-def test_finishing_again_after_a_stop_changes_nothing(tmp_path):
-    made = task(tmp_path, ROWS)
-    _, folder = finished(made, tmp_path)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for _ in range(2):
-        finished(made, tmp_path)
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert len(made.reader.read_sites) == 6
-
-
-def test_statistics_of_sums_that_pass_64_bits_and_of_nothing():
-    sites, value = 10**9, 65535
-    entry = {"sites": sites, "total": [value * sites * 24], "squares": [value**2 * sites * 24]}
-    third = {"sites": sites, "total": [65534 * sites * 24 + sites * 8]}  # a third of 65535, the others 65534
-    third["squares"] = [65534**2 * sites * 16 + 65535**2 * sites * 8]
-    none = {"sites": 0, "total": [0], "squares": [0]}
-    found = finish.statistics((4, 6, 1), {("experiment", "A"): entry, ("plate", "A/1"): third, ("dataset", ""): none})
-    assert found["experiment"]["A"] == {"mean": [65535.0], "std": [0.0], "sites": sites}
-    assert found["plate"]["A/1"]["std"] == [pytest.approx(math.sqrt(2) / 3, rel=1e-12)]  # floats lose it
-    assert found["dataset"] == {"mean": None, "std": None, "sites": 0}
-
-
-def test_an_experiment_without_a_record_has_no_statistics(tmp_path):
-    _, folder = finished(task(tmp_path, ROWS, bad={r["well"] for r in ROWS}), tmp_path)
-    assert json.loads((folder / "histograms.json").read_text())["experiment"] == {}
-    assert json.loads((folder / "statistics.json").read_text())["experiment"] == {}
-
-
-def test_histograms_of_plates_are_added_and_the_dataset_is_train_alone(tmp_path):
-    made = task(tmp_path, [*ROWS, row("B07", plate=2, split="train", site_id="SIMA-01_2_B07_1")])
-    for plate in (1, 2):
-        plates.build_plate(made, "SIMA-01", plate)
-    finish.finish(made, [("SIMA-01", 1), ("SIMA-01", 2)], tmp_path / "folder", "sim")
-    found = json.loads((tmp_path / "folder/statistics.json").read_text())
-    assert (found["dataset"]["sites"], found["experiment"]["SIMA-01"]["sites"]) == (4, 7)
-    assert {name: entry["sites"] for name, entry in found["plate"].items()} == {"SIMA-01/1": 6, "SIMA-01/2": 1}
-    counts = json.loads((tmp_path / "folder/histograms.json").read_text())["experiment"]["SIMA-01"]
-    assert [sum(channel) for channel in counts] == [7 * 24] * 2
-
-
 class Files:
     """An open plate, of sources.py: keys (well, site, channel)."""
 
@@ -317,66 +162,6 @@ def test_files_without_a_row_are_sorted_and_of_exact_places():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "choice, chosen",
-    [
-        ({}, True),
-        ({"experiments": ("A-01",), "plates": (1,)}, True),
-        ({"experiments": ("A-02",)}, False),
-        ({"plates": (2,)}, False),
-        ({"cell_types": ("A",)}, False),  # nothing tells the cell type of a plate without a row
-    ],
-)
-def test_a_plate_without_rows_is_chosen_by_its_name(choice, chosen):
-    assert _is_chosen(("A-01", 1), settings.Records(**choice)) is chosen
-
-
-@pytest.fixture
-def stopped(tmp_path, monkeypatch):
-    """A tree whose build was stopped at its end, and the folder for the build."""
-    fields = dict(
-        image_size=32, treatments=1, positive_controls=1, replicates=1, positive_wells=1, untreated_wells=1,
-        plates=1, train=("SIMA-01",), val=("SIMA-02",), test=("SIMB-01",),
-    )  # fmt: skip
-    simulate.write_published(simulate.Screen(**fields), tmp_path / "tree")
-    with monkeypatch.context() as patch:
-        patch.setattr(finish._Tables, "join", lambda self: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            prepare.prepare("rxrx1", tmp_path / "tree", tmp_path, 1, progress=False)
-    return tmp_path / "tree"
-
-
-def test_a_changed_table_of_the_same_folder_starts_over(stopped, tmp_path):
-    table = stopped / "metadata.csv"
-    lines = table.read_text().splitlines()
-    table.write_text("\n".join(lines[:-1]) + "\n")
-    folder = prepare.prepare("rxrx1", stopped, tmp_path, 1, progress=False)
-    assert len(read_csv(folder / "sites.csv")) == len(lines) - 2
-
-
-def test_a_table_written_again_with_the_same_size_starts_over(stopped, tmp_path):
-    table = stopped / "metadata.csv"
-    text, time = table.read_text(), table.stat().st_mtime_ns
-    rows = list(csv.DictReader(text.splitlines()))
-    old, new = rows[0]["well"], "P24"
-    table.write_text(text.replace(f"_{old}", f"_{new}").replace(f",{old},", f",{new},"))
-    plates.os.utime(table, ns=(time + 10**9, time + 10**9))
-    folder = prepare.prepare("rxrx1", stopped, tmp_path, 1, progress=False)
-    assert any(item["site_id"].endswith(f"_{new}_1") for item in read_csv(folder / "set_aside.csv"))
-
-
-@pytest.mark.parametrize(
-    "name, fields, words",
-    [
-        ("rxrx1", {"bits": 16}, "rxrx1: bits=16, but its images have 8"),
-        ("rxrx3", {"encoding": "source"}, "rxrx3: encoding=source keeps the files as they are: add bits=16"),
-    ],
-)
-def test_settings_that_do_not_fit_the_images(name, fields, words):
-    with pytest.raises(UserError, match=words):
-        prepare.find(name, **fields)
-
-
 @pytest.mark.parametrize("sites, plates_, expected", [(0, 9, 1), (63, 9, 1), (64, 9, 2), (640, 9, 5), (640, 3, 3)])
 def test_few_sites_take_few_processes(monkeypatch, sites, plates_, expected):
     used = []
@@ -394,39 +179,3 @@ def test_features_have_the_types_of_the_columns(tmp_path):
     assert found["dose"].np_dtype == np.float32 and found["plate"].np_dtype == np.int32
     assert isinstance(found["note"], tfds.features.Text) and isinstance(found["well"], tfds.features.Text)
     assert found["image"].shape == SHAPE and found["image"].np_dtype == np.uint8
-
-
-def test_a_stray_file_stops_a_strict_build(stopped, tmp_path):
-    (stopped / "images/SIMA-01/notes.txt").write_text("")
-    with pytest.raises(UserError, match="notes.txt: a file that belongs to no plate"):
-        prepare.prepare("rxrx1", stopped, tmp_path, 1, progress=False, strict=True)
-
-
-def test_images_without_rows_are_no_matter_of_another_experiment(stopped, tmp_path):
-    (stopped / "images/SIMC-01/Plate1").mkdir(parents=True)
-    (stopped / "images/SIMC-01/Plate1/B02_s1_w1.png").write_bytes(b"x")
-    count = lambda **choice: len(  # noqa: E731
-        read_csv(prepare.prepare("rxrx1", stopped, tmp_path, 1, progress=False, **choice) / "unlisted.csv")
-    )
-    assert (count(experiments="SIMA-01"), count()) == (0, 1)
-
-
-def test_a_plate_number_is_not_a_truth_value():
-    with pytest.raises(UserError, match="plates=True"):
-        settings.make((settings.Records(),), {"plates": "True"}, "x")
-
-
-def test_the_first_of_two_changed_fields_names_the_folder():
-    mine = (settings.Records(bits=16), settings.Records(encoding="raw", bits=16))
-    defaults = (settings.Records(), settings.Records(bits=8))
-    assert settings.config_name(mine, defaults) == "bits_16-encoding_raw"
-    mine = (settings.Records(plates=(1,)), settings.Records(plates=(2,)))
-    assert settings.config_name(mine, defaults) == "plates_1"
-
-
-def test_records_are_compressed_alone_and_deltas_have_a_checksum():
-    assert all("group_size:1," in encodings.writer_options(name) for name in settings.ENCODINGS)
-    data = encodings.encode_delta(np.zeros((2, 4, 6), np.uint8))
-    assert zstandard.get_frame_parameters(data).has_checksum
-    with pytest.raises(ValueError, match="does not hold"):
-        encodings.decode_delta(data, (4, 7, 2), np.uint8)

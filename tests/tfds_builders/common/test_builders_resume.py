@@ -1,11 +1,9 @@
-"""A build that is stopped anywhere resumes, and ends with the bytes of one that was not; full disks; strict builds."""
+"""A build that is stopped anywhere resumes, and ends with the bytes of one that was not; full disks."""
 
-import errno
 import json
 import os
 import pathlib
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +11,10 @@ import time
 
 import pytest
 import tensorflow_datasets as tfds
-from builders_tools import SCREEN_FIELDS, flat
+from builders_tools import SCREEN_FIELDS, Killed, contents, kill_at
 from paths import ROOT
 from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
-from rxrx_jax.base.errors import UserError
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare
 from tfds_builders.common import finish, plates
@@ -29,33 +26,10 @@ def build(out, **fields):
     return prepare.prepare("rxrx_sim", None, out, 1, progress=False, **{**SCREEN_FIELDS, **fields})
 
 
-def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    """Returns every file of a prepared folder, the report and TFDS's descriptions too."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What a build that is never stopped makes."""
     return contents(build(tmp_path_factory.mktemp("whole")))
-
-
-class Killed(BaseException):
-    """Stops a build as a signal would: nothing but `finally` runs after it."""
-
-
-def kill_at(monkeypatch, owner, name, number):
-    """Lets the number-th call of owner.name raise Killed; returns the list of calls."""
-    calls, original = [], getattr(owner, name)
-
-    def wrapper(*args, **kwargs):
-        calls.append(args)
-        if len(calls) == number:
-            raise Killed
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapper)
-    return calls
 
 
 # 4 experiments x 2 plates; every plate has 8 sites and one shard (val, test) or two (train, id_test): 12 shards
@@ -220,72 +194,6 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
     assert contents(folder) == contents(build(tmp_path / "whole", image_size=128))
 
 
-@pytest.fixture
-def tree(tmp_path):
-    simulate.write_published(simulate.Screen(**SCREEN_FIELDS), tmp_path / "tree")
-    return tmp_path / "tree"
-
-
-def build_rxrx1(tree, out, **more):
-    return prepare.prepare("rxrx1", tree, out, 1, progress=False, **more)
-
-
-def test_another_source_or_table_starts_over(tmp_path, monkeypatch, tree):
-    with monkeypatch.context() as patch:
-        kill_at(patch, finish._Tables, "join", 1)
-        with pytest.raises(Killed):
-            build_rxrx1(tree, tmp_path)
-    shutil.copytree(tree, tmp_path / "other")
-    table = (tmp_path / "other/metadata.csv").read_text().splitlines()
-    (tmp_path / "other/metadata.csv").write_text("\n".join(table[:-4]) + "\n")
-    folder = build_rxrx1(tmp_path / "other", tmp_path)
-    assert len(flat(folder)) == 60
-    assert prepare.details(folder)["source"] == str(tmp_path / "other")
-
-
-def test_strict_stops_at_the_first_and_resumes_when_it_is_fixed(tmp_path, tree):
-    file = next(tree.glob("images/SIMB-01/Plate2/*_s2_w4.png"))
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-30])
-    well = file.name.split("_")[0]
-    for _ in range(2):
-        with pytest.raises(UserError, match=f"^SIMB-01_2_{well}_2: w4: truncated PNG .*--strict"):
-            build_rxrx1(tree, tmp_path, strict=True)
-    file.write_bytes(whole)
-    folder = build_rxrx1(tree, tmp_path, strict=True)
-    assert len(flat(folder)) == 64
-    build_rxrx1(tree, tmp_path / "again")
-    assert contents(folder) == contents(prepare.find("rxrx1", tmp_path / "again"))
-
-
-@pytest.mark.parametrize("what", ["row", "file"])
-def test_strict_also_stops_at_rows_and_files(tmp_path, tree, what):
-    if what == "row":
-        with open(tree / "metadata.csv", "a") as file:
-            file.write("x,y\n")
-        words = "2 fields in place of 11"
-    else:
-        (tree / "images/SIMA-01/Plate1/P09_s1_w1.png").write_bytes(b"x")
-        words = "P09_s1_w1.png: an image file without a row"
-    with pytest.raises(UserError, match=words):
-        build_rxrx1(tree, tmp_path, strict=True)
-    assert len(flat(build_rxrx1(tree, tmp_path))) == 64  # without it, the build resumes
-
-
-def test_what_was_fixed_since_a_build_stopped_is_built(tmp_path, monkeypatch, tree):
-    """Images that come back after the plate was done are in the records, as if they had always been there."""
-    plate = tree / "images/SIMA-01/Plate1"
-    plate.rename(tmp_path / "away")
-    with monkeypatch.context() as patch:
-        kill_at(patch, finish._Tables, "join", 1)
-        with pytest.raises(Killed):
-            build_rxrx1(tree, tmp_path)
-    (tmp_path / "away").rename(plate)
-    folder = build_rxrx1(tree, tmp_path)
-    assert len(flat(folder)) == 64
-    assert contents(folder) == contents(build_rxrx1(tree, tmp_path / "again"))
-
-
 @pytest.mark.parametrize("damage", ["", "{"])
 def test_a_torn_description_of_the_build_starts_over(tmp_path, monkeypatch, whole, damage):
     with monkeypatch.context() as patch:
@@ -294,19 +202,6 @@ def test_a_torn_description_of_the_build_starts_over(tmp_path, monkeypatch, whol
             build(tmp_path)
     next(tmp_path.rglob("build.json")).write_text(damage)
     assert contents(build(tmp_path)) == whole
-
-
-def test_a_file_that_is_not_a_table_does_not_start_over(tmp_path, monkeypatch, tree):
-    with monkeypatch.context() as patch:
-        kill_at(patch, finish._Tables, "join", 1)
-        with pytest.raises(Killed):
-            build_rxrx1(tree, tmp_path)
-    (tree / "notes.csv").write_text("x")
-    os.utime(tree / "metadata.csv")
-    with monkeypatch.context() as patch:
-        calls = kill_at(patch, plates._PlateWriter, "add", 10**9)
-        build_rxrx1(tree, tmp_path)
-    assert not calls
 
 
 def test_a_leftover_beside_a_finished_folder_is_removed(tmp_path, whole):
@@ -318,75 +213,10 @@ def test_a_leftover_beside_a_finished_folder_is_removed(tmp_path, whole):
     assert [path.name for path in folder.parent.iterdir()] == ["2.0.0"] and contents(folder) == whole
 
 
-@pytest.mark.parametrize("code", [errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENOMEM])
-def test_an_error_beside_the_files_stops_the_build_and_it_resumes(tmp_path, monkeypatch, tree, code):
-    """A network drive that goes away damages no image: nothing is set aside."""
-    opened, original = [], os.open
-
-    def fail(path, *args, **kwargs):
-        if str(path).endswith(".png"):
-            opened.append(path)
-            if len(opened) == 100:
-                raise OSError(code, os.strerror(code), str(path))
-        return original(path, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", fail)
-        with pytest.raises(UserError, match=r"w\d.png: .*: run the same command when it can be read, to resume"):
-            build_rxrx1(tree, tmp_path)
-    folder = build_rxrx1(tree, tmp_path)
-    assert len(flat(folder)) == 64
-    assert contents(folder) == contents(build_rxrx1(tree, tmp_path / "again"))
-
-
-def test_a_source_that_goes_away_stops_the_build(tmp_path, monkeypatch, tree):
-    with monkeypatch.context() as patch:
-        original = plates._PlateWriter.add
-
-        def add(self, row, image, files):
-            if row["experiment"] == "SIMA-02" and (tree / "images").exists():
-                (tree / "images").rename(tmp_path / "unmounted")
-            original(self, row, image, files)
-
-        patch.setattr(plates._PlateWriter, "add", add)
-        with pytest.raises(UserError, match="images no longer exists"):
-            build_rxrx1(tree, tmp_path)
-    (tmp_path / "unmounted").rename(tree / "images")
-    assert len(flat(build_rxrx1(tree, tmp_path))) == 64
-
-
-def test_strict_on_a_folder_that_lacks_sites_is_an_error(tmp_path, tree):
-    next(tree.glob("images/SIMA-01/Plate1/*_s2_w4.png")).unlink()
-    build_rxrx1(tree, tmp_path)
-    with pytest.raises(UserError, match="1 sites or files are not in its records"):
-        build_rxrx1(tree, tmp_path, strict=True)
-
-
 def test_an_unusable_out_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = subprocess.run(command(tmp_path / "file"), env=environment(), capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-
-
-def test_strict_does_not_take_over_what_was_set_aside_before(tmp_path, monkeypatch, tree):
-    next(tree.glob("images/SIMA-01/Plate1/*_s2_w4.png")).unlink()
-    with monkeypatch.context() as patch:
-        kill_at(patch, finish._Tables, "join", 1)
-        with pytest.raises(Killed):
-            build_rxrx1(tree, tmp_path)
-    with pytest.raises(UserError, match="missing w4"):
-        build_rxrx1(tree, tmp_path, strict=True)
-
-
-def test_an_empty_build_is_not_kept(tmp_path, tree):
-    shutil.move(tree / "images", tmp_path / "images")
-    (tree / "images/SIMA-01/Plate1").mkdir(parents=True)
-    (tree / "images/SIMA-01/Plate1/B02_s1_w1.png").write_bytes(b"")
-    with pytest.raises(UserError):
-        build_rxrx1(tree, tmp_path)
-    shutil.rmtree(tree / "images")
-    shutil.move(tmp_path / "images", tree / "images")
-    assert len(flat(build_rxrx1(tree, tmp_path))) == 64
 
 
 def test_results_are_plain_json(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Settings of builders: names of folders, text from the command line, mistakes."""
+"""Settings of builders: names of folders, text from the command line, the choice of plates, mistakes."""
 
 import dataclasses
 
@@ -6,6 +6,8 @@ import pytest
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.simulate.screen import Screen
+from tfds_builders import prepare
+from tfds_builders.common.screen import _is_chosen
 from tfds_builders.common.settings import Records, as_json, config_name, make
 
 
@@ -87,3 +89,42 @@ def test_one_choice_has_one_name():
 
 def test_as_json_survives_json():
     assert as_json((Example(),)) == {"size": 3, "rate": 0.5, "name": "a", "parts": ["x", "y"], "limit": None}
+
+
+@pytest.mark.parametrize(
+    "choice, chosen",
+    [
+        ({}, True),
+        ({"experiments": ("A-01",), "plates": (1,)}, True),
+        ({"experiments": ("A-02",)}, False),
+        ({"plates": (2,)}, False),
+        ({"cell_types": ("A",)}, False),  # nothing tells the cell type of a plate without a row
+    ],
+)
+def test_a_plate_without_rows_is_chosen_by_its_name(choice, chosen):
+    assert _is_chosen(("A-01", 1), Records(**choice)) is chosen
+
+
+@pytest.mark.parametrize(
+    "name, fields, words",
+    [
+        ("rxrx1", {"bits": 16}, "rxrx1: bits=16, but its images have 8"),
+        ("rxrx3", {"encoding": "source"}, "rxrx3: encoding=source keeps the files as they are: add bits=16"),
+    ],
+)
+def test_settings_that_do_not_fit_the_images(name, fields, words):
+    with pytest.raises(UserError, match=words):
+        prepare.find(name, **fields)
+
+
+def test_a_plate_number_is_not_a_truth_value():
+    with pytest.raises(UserError, match="plates=True"):
+        make((Records(),), {"plates": "True"}, "x")
+
+
+def test_the_first_of_two_changed_fields_names_the_folder():
+    mine = (Records(bits=16), Records(encoding="raw", bits=16))
+    defaults = (Records(), Records(bits=8))
+    assert config_name(mine, defaults) == "bits_16-encoding_raw"
+    mine = (Records(plates=(1,)), Records(plates=(2,)))
+    assert config_name(mine, defaults) == "plates_1"

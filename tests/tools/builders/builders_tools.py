@@ -19,9 +19,9 @@ SCREEN_FIELDS = dict(
 SCREEN = Screen(**SCREEN_FIELDS)  # 4 experiments x 2 plates x 4 wells x 2 sites = 64 sites
 
 
-def build(source: pathlib.Path, out: pathlib.Path, workers: int = 1) -> pathlib.Path:
+def build(source: pathlib.Path, out: pathlib.Path, workers: int = 1, **settings) -> pathlib.Path:
     """Prepares rxrx1 from a tree and returns the folder."""
-    return prepare("rxrx1", source, out, workers, progress=False)
+    return prepare("rxrx1", source, out, workers, progress=False, **settings)
 
 
 def records(folder: pathlib.Path) -> dict[str, list[dict]]:
@@ -75,3 +75,26 @@ def sign(folder: pathlib.Path) -> None:
 def set_aside(folder: pathlib.Path) -> list[tuple[str, str]]:
     """Returns (site_id, reason) of set_aside.csv."""
     return [(row["site_id"], row["reason"]) for row in read_csv(folder / "set_aside.csv")]
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    """Returns every file of a prepared folder, the report and TFDS's descriptions too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class Killed(BaseException):
+    """Stops a build as a signal would: nothing but `finally` runs after it."""
+
+
+def kill_at(monkeypatch, owner, name, number):
+    """Lets the number-th call of owner.name raise Killed; returns the list of calls."""
+    calls, original = [], getattr(owner, name)
+
+    def wrapper(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == number:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapper)
+    return calls

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from sources_tools import contents
 
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common import sources
@@ -38,17 +39,6 @@ def rows(*plates: int):
     return [(key, key.encode()) for plate in plates for key in keys(plate)]
 
 
-def contents(source, plate=PLATE) -> dict:
-    found = {}
-    with source.open(*plate) as files:
-        for key in files.keys:
-            try:
-                found[key] = files.read(*key)
-            except BadSite as error:
-                found[key] = str(error)
-    return found
-
-
 def expected(plate: int) -> dict:
     return {(k[-8:-5], 1, int(k[-1])): k.encode() for k in keys(plate)}
 
@@ -68,7 +58,7 @@ def test_rows_of_a_plate_are_its_images(tmp_path, image):
     write(tmp_path / "data/more.parquet", [("x/gene-1/Plate2/C01_s1_w1", b"more"), *rows(1)[:1]], image)
     source = pickle.loads(pickle.dumps(sources.Parquet(tmp_path)))
     assert source.plates() == [PLATE, ("gene-001", 2)]
-    assert contents(source) == expected(1)
+    assert contents(source, PLATE) == expected(1)
     assert contents(source, ("gene-001", 2)) == {**expected(2), ("C01", 1, 1): b"more"}
     assert contents(source, ("gene-002", 1)) == {}
     with source.open(*PLATE) as files:
@@ -92,7 +82,7 @@ def test_rows_in_any_order(tmp_path, reads):
     shuffled = [rows(1, 2)[i] for i in np.random.default_rng(0).permutation(36)]
     write(tmp_path / "a.parquet", shuffled)
     source = sources.Parquet(tmp_path)
-    assert contents(source) == expected(1) and sorted(reads) == sorted(set(reads))
+    assert contents(source, PLATE) == expected(1) and sorted(reads) == sorted(set(reads))
     assert contents(source, ("gene-001", 2)) == expected(2)
 
 
@@ -119,7 +109,7 @@ def test_rows_that_are_no_image(tmp_path):
     pq.write_table(pa.table({"well_id": ["a"], "feature_0": [1.0]}), tmp_path / "embeddings.parquet")
     source = sources.Parquet(tmp_path)
     name = "a.parquet:gene-001/Plate1/A01_s1_2"
-    assert contents(source) == {
+    assert contents(source, PLATE) == {
         ("A01", 1, 1): "no image in its row", ("A01", 1, 2): f"two files that differ ({name}, {name})",
     }  # fmt: skip
     with source.open(*PLATE) as files:
@@ -141,7 +131,7 @@ def test_files_that_are_damaged(tmp_path):
     os.mkfifo(tmp_path / "e.parquet")
     source = sources.Parquet(tmp_path)
     assert source.plates() == [PLATE]
-    found = contents(source)
+    found = contents(source, PLATE)
     good = {key: value for key, value in expected(1).items() if key[0] != "B02"}
     assert {key: value for key, value in found.items() if key[0] != "B02"} == good
     assert all("cannot be read" in found["B02", 1, c] and "CRC" in found["B02", 1, c] for c in range(1, 7))
@@ -162,14 +152,16 @@ def test_keys_that_are_damaged(tmp_path):
     data[data.index(b"gene-001/Plate1/B02_s1_3")] ^= 1
     path.write_bytes(data)
     source = sources.Parquet(tmp_path)
-    assert contents(source) == {key: value for key, value in expected(1).items() if key[0] != "B02"}
+    assert contents(source, PLATE) == {key: value for key, value in expected(1).items() if key[0] != "B02"}
     with source.open(*PLATE) as files:
         assert files.unreadable.startswith("a.parquet, row group 1: cannot be read (")
 
 
 def test_images_of_another_type(tmp_path):
     write(tmp_path / "a.parquet", [(key, 7) for key in keys(1)], pa.int64())
-    assert set(contents(sources.Parquet(tmp_path)).values()) == {"cannot be read (column jp2 holds int64, not bytes)"}
+    assert set(contents(sources.Parquet(tmp_path), PLATE).values()) == {
+        "cannot be read (column jp2 holds int64, not bytes)"
+    }
     pq.write_table(pa.table({"__key__": [1, 2], "jp2": [b"", b""]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"no \*.parquet with the columns .* \(but a.parquet, row group 0 \(no key\)\)"):
         sources.Parquet(tmp_path)

@@ -1,0 +1,170 @@
+"""The probe of an embeddings file: a logistic regression on train alone, the command, mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from rxrx_jax import probe_embeddings
+from rxrx_jax.base import command, embeddings
+
+
+@pytest.fixture(scope="module")
+def screen():
+    """columns and embedding of 4 classes with a shift of every experiment; train has class 0 twice as often."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(4, 6)) * 2
+    rows = []
+    for experiment, cell_type, split in [
+        ("A-01", "A", "train"), ("A-01", "A", "id_test"), ("A-02", "A", "train"), ("A-03", "A", "val"),
+        ("B-01", "B", "test"), ("B-02", "B", "test"),
+    ]:  # fmt: skip
+        for i in range(50):
+            rows.append((split, f"{experiment}_1_B{i:02d}", cell_type, experiment, (0, 0, 1, 2, 3)[i % 5]))
+    names = ("split", "well_id", "cell_type", "experiment")
+    columns = {name: np.array(values, object) for name, values in zip(names, zip(*rows))}
+    label = columns["perturbation_id"] = np.array([row[-1] for row in rows], np.int32)
+    shift = {e: random.normal(size=6) * 3 for e in sorted(set(columns["experiment"]))}
+    embedding = centres[label] + [shift[e] for e in columns["experiment"]] + random.normal(size=(len(rows), 6))
+    columns["perturbation_id"] = np.where(np.arange(len(rows)) % 50 == 7, -1, label).astype(np.int32)
+    return columns, embedding.astype(np.float32)
+
+
+def test_the_probe_is_a_logistic_regression_on_train(screen):
+    columns, embedding = screen
+    label, split = columns["perturbation_id"], columns["split"]
+    train = (split == "train") & (label >= 0)
+    scaler = StandardScaler().fit(embedding[train].astype(float))
+    model = LogisticRegression(max_iter=300).fit(scaler.transform(embedding[train].astype(float)), label[train])
+    found = dict(probe_embeddings.probe(columns, embedding))
+    assert list(found) == ["in_batch", "validation", "cross_batch"]
+    for name, key in [("in_batch", "id_test"), ("validation", "val"), ("cross_batch", "test")]:
+        rows = (split == key) & (label >= 0)
+        right = model.predict(scaler.transform(embedding[rows].astype(float))) == label[rows]
+        assert found[name]["site_accuracy"] == pytest.approx(right.mean()) and found[name]["sites"] == rows.sum()
+        by_name = {e: right[columns["experiment"][rows] == e].mean() for e in set(columns["experiment"][rows])}
+        assert {e: found[name][f"site_accuracy/{e}"] for e in by_name} == pytest.approx(by_name)
+        assert found[name]["classes"] == 4 and found[name]["chance"] == 0.25
+        assert found[name]["commonest"] == pytest.approx((label[rows] == 0).mean())
+    assert found["in_batch"]["site_accuracy"] > found["cross_batch"]["site_accuracy"] + 0.1
+
+
+def test_labels_outside_train_never_reach_the_fit(screen, monkeypatch):
+    columns, embedding = screen
+    fits = []
+    whole = LogisticRegression.fit
+
+    def spy(self, x, y):
+        fits.append((x.copy(), y.copy()))
+        return whole(self, x, y)
+
+    monkeypatch.setattr(LogisticRegression, "fit", spy)
+    held_out = columns["split"] != "train"
+    other = np.where(held_out, (columns["perturbation_id"] + 1) % 4, columns["perturbation_id"])
+    first = dict(probe_embeddings.probe(columns, embedding))
+    second = dict(probe_embeddings.probe(columns | {"perturbation_id": other}, embedding))
+    np.testing.assert_array_equal(fits[0][0], fits[1][0])
+    np.testing.assert_array_equal(fits[0][1], fits[1][1])
+    assert len(fits[0][1]) == ((columns["split"] == "train") & (columns["perturbation_id"] >= 0)).sum()
+    assert first["cross_batch"] != second["cross_batch"]
+
+
+def test_held_out_embeddings_reach_the_plain_fit_neither(screen, monkeypatch):
+    columns, embedding = screen
+    fits = []
+    whole = probe_embeddings.fit_linear
+    monkeypatch.setattr(probe_embeddings, "fit_linear", lambda x, y: fits.append(x) or whole(x, y))
+    list(probe_embeddings.probe(columns, embedding))
+    np.testing.assert_array_equal(fits[0], embedding[(columns["split"] == "train") & (columns["perturbation_id"] >= 0)])
+
+
+@pytest.fixture
+def saved(screen, tmp_path):
+    columns, embedding = screen
+    columns = columns | {"site_id": np.array([f"{name}_1" for name in columns["well_id"]])}
+    embeddings.write(tmp_path / "embeddings.parquet", columns, embedding)
+    return tmp_path
+
+
+def run(*arguments):
+    return command.run(probe_embeddings.main, [str(argument) for argument in arguments])
+
+
+def test_the_command(screen, saved, capsys):
+    assert run(saved) == 0
+    plain = capsys.readouterr().out
+    assert "300 embeddings of 6 values; 98 labelled training rows, 4 classes" in plain
+    assert "transductive" not in plain
+    expected = dict(probe_embeddings.probe(*screen))
+    for name, metrics in expected.items():
+        line = next(line for line in plain.splitlines() if line.startswith(name))
+        assert line.split()[1:3] == [f"{metrics['sites']}", f"{metrics['site_accuracy']:.4f}"]
+        assert line.split()[-2:] == ["0.2500", f"{metrics['commonest']:.4f}"]
+    assert "one experiment" in plain and " to " in plain  # val has one, test two
+
+    assert run(saved / "embeddings.parquet", "--per-experiment") == 0
+    both = capsys.readouterr().out
+    assert both.startswith(plain) and "standardised within each experiment (transductive:" in both[len(plain) :]
+    line = next(line for line in both[len(plain) :].splitlines() if line.startswith("cross_batch"))
+    assert float(line.split()[2]) > expected["cross_batch"]["site_accuracy"] + 0.1
+
+
+def test_a_run_is_probed_under_its_own_protocol(screen, saved, capsys):
+    (saved / "mine.py").write_text(
+        "import numpy as np\n"
+        "from rxrx_jax.data import Roles\n"
+        "from rxrx_jax.evaluate.protocols import Protocol\n"
+        "def protocol(dataset):\n"
+        "    test = np.flatnonzero(dataset.sites.split == 'test')\n"
+        "    return Protocol(Roles(test[::2], {'other_half': test[1::2]}))\n"
+    )
+    (saved / "config.json").write_text(json.dumps({"protocol": {"name": str(saved / "mine.py")}}))
+    assert run(saved) == 0
+    found = capsys.readouterr().out
+    assert "\nother_half " in found and "in_batch" not in found
+    assert run(saved, "--protocol=held_out_experiments") == 0
+    plain = capsys.readouterr().out
+    assert "\nin_batch " in plain and "other_half" not in plain
+    (saved / "config.json").write_text("{}")  # of a run from before there were protocols
+    assert run(saved) == 0 and capsys.readouterr().out == plain
+    assert run(saved, "--protocol=wilds_ood") == 2
+    assert "protocol wilds_ood: fit is 40,612 images of 33 experiments" in capsys.readouterr().err
+
+
+def test_no_labels_outside_train(screen, saved, tmp_path, capsys):
+    columns, embedding = screen
+    columns = columns | {"split": np.array(["train"] * len(embedding))}
+    embeddings.write(tmp_path / "e.parquet", columns, embedding)
+    assert run(tmp_path / "e.parquet") == 0
+    out = capsys.readouterr().out
+    assert "no scored row has a label" in out and "cross_batch" not in out
+
+
+def test_mistakes_are_one_line(screen, tmp_path, capsys, monkeypatch):
+    columns, embedding = screen
+    path = tmp_path / "e.parquet"
+    assert run(tmp_path / "nowhere") == 2
+    embeddings.write(path, {"split": columns["split"].astype(str)}, embedding)
+    assert run(path) == 2
+    columns = {name: values.astype(str) if values.dtype == object else values for name, values in columns.items()}
+    embeddings.write(path, columns | {"perturbation_id": np.zeros(len(embedding), np.int32)}, embedding)
+    assert run(path) == 2
+
+    def too_large(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(probe_embeddings, "fit_linear", too_large)
+    embeddings.write(path, columns, embedding)
+    assert run(path) == 2
+    errors = capsys.readouterr().err.splitlines()
+    expected = [
+        "nowhere does not exist",
+        "no column well_id, cell_type, experiment, perturbation_id",
+        "two classes",
+        "4 classes on 98 rows does not fit this machine's memory",
+    ]
+    for line, words in zip(errors, expected):
+        assert line.startswith("error: ") and words in line
+    assert len(errors) == 4
