@@ -75,7 +75,6 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     steps = functools.partial(duration, config, total_steps=total_steps, **lengths)
     every = Every(log=steps("log"), checkpoint=steps("checkpoint"), evaluate=steps("evaluate"))
     the_step = make_step(config, source, mesh, total_steps)
-    shapes = the_step.arguments[0]
     evaluators, context = make_evaluation(config, source, the_step, mesh, workdir)
 
     # Everything in the config must have been read by now; the workdir is claimed, or its finished run returned.
