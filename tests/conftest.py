@@ -1,6 +1,7 @@
 """Fixtures for all tests, and what makes a run of them short."""
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 import pickle
@@ -14,7 +15,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Programs here are compiled once and run a few times: what takes long is XLA's compiler, and then tracing, whose many
 # objects Python's garbage collector would walk through again and again.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+FLAGS = ["--xla_backend_optimization_level=0"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # later ones end the process at a flag that they have not
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 gc.set_threshold(200_000, 50, 100)
 
 QUICK = "not slow and not full"  # the expression of pyproject.toml

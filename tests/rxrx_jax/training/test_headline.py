@@ -29,7 +29,7 @@ CELL_TYPES = {"SIMA": "HUVEC", "SIMB": "RPE"}
 SITES = {"train": 24, "id_test": 24, "val": 16, "test": 32}
 SCORED = {"in_batch": 24, "validation": 16, "cross_batch": 32}
 STEPS, SAVED, BROKEN = 6, 4, 5  # of a stage: in all, at the last checkpoint before, and when one host is killed
-VICTIMS = {"mae": 1, "dann": 0, "probe": 1}  # stage: the host that is killed; 0 is the one that writes
+VICTIMS = {"mae": 1, "dann": 0, "probe_dann": 1}  # stage: the host that is killed; 0 is the one that writes
 PROVENANCE = ("code", "data", "device", "flax", "jax", "numpy", "python")
 # What a user would write: the recipes of the papers, cut down to minutes of two cores. The encoder is a whole ViT-S.
 TABLE = """
