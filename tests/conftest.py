@@ -16,11 +16,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Programs here are compiled once and run a few times: what takes long is XLA's compiler, and then tracing, whose many
 # objects Python's garbage collector would walk through again and again.
 FLAGS = ["--xla_backend_optimization_level=0"]
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (
-    0,
-    11,
-):  # later ones end the process at a flag that they have not
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # a flag that XLA has not ends the process
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 gc.set_threshold(200_000, 50, 100)
 
