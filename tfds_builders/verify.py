@@ -228,6 +228,8 @@ def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
     try:
         if not path.is_file():  # opening a pipe would wait for someone to write
             raise ValueError("not a regular file")
+        if files.is_pointer(path):
+            raise ValueError("a Git LFS pointer, not the file: run `git lfs pull`")
         reader = ArrayRecordReader(str(path))
         found = reader.num_records()
     except Exception as error:  # the library raises several types for a damaged file

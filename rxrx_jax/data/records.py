@@ -10,6 +10,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import check_pointer
 
 # Every thread reads by itself. array_record's own threads put each record into freshly allocated memory, and the
 # kernel takes longer to give them its pages than they take to read it.
@@ -75,6 +76,7 @@ def check_files(files: list, size: int) -> None:
     if total == size:
         return
     for file in files:
+        check_pointer(file.filename)
         if ArrayRecordReader(os.fspath(file.filename)).num_records() != file.examples_in_shard:  # 0 where it is cut
             raise UserError(f"{file.filename} is cut short or damaged: {remedy}")
     raise UserError(

@@ -78,8 +78,6 @@ def decode(data: bytes, size: tuple[int, int], bits: int, out: np.ndarray | None
 
 def read_header(data: bytes) -> Header:
     """Reads what the header of a PNG or JPEG 2000 file says; raises BadSite for anything else."""
-    if not data:
-        raise BadSite("empty file")
     if data.startswith(PNG):
         if len(data) < 26:
             raise BadSite("truncated PNG")
@@ -87,9 +85,14 @@ def read_header(data: bytes) -> Header:
         return Header(height, width, bits, COLOURS.get(colour, f"colour type {colour}"), "PNG")
     if data.startswith((JP2, CODESTREAM)):
         return _siz(data, _codestream(data)[0])
+    raise unknown(data, "neither PNG nor JPEG 2000")
+
+
+def unknown(data: bytes, otherwise: str) -> BadSite:
+    """What to raise for a file that begins like none that can be decoded."""
     if data.startswith(files.LFS):
-        raise BadSite("a Git LFS pointer, not the image: run `git lfs pull`")
-    raise BadSite("neither PNG nor JPEG 2000")
+        return BadSite("a Git LFS pointer, not the image: run `git lfs pull`")
+    return BadSite(otherwise if data else "empty file")
 
 
 def check_png(data: bytes) -> None:

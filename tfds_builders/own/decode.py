@@ -51,7 +51,7 @@ def planes(data: bytes) -> Planes:
         if bits not in (8, 16):
             raise BadSite(f"{bits} bits in place of 8 or 16")
         return Planes(1, (height, width), bits)
-    raise BadSite("empty file" if not data else "not a TIFF, PNG, JPEG or JPEG 2000 file")
+    raise common.unknown(data, "not a TIFF, PNG, JPEG or JPEG 2000 file")
 
 
 def plane(data: bytes, number: int, size: tuple[int, int], found: Planes) -> np.ndarray:

@@ -173,6 +173,20 @@ def test_images_that_cannot_be_trusted_are_set_aside_with_their_reason(tree):
     ]
 
 
+def test_pointers_of_git_lfs_are_named(tree):
+    """In a tree of nothing else, and where some images are there."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n"
+    images = {path: path.read_bytes() for path in sorted(tree.rglob("*.tif"))}
+    for path in images:
+        path.write_bytes(pointer)
+    why = "no image of 8 training sites can be read; p1/A01_1_c1.tif: a Git LFS pointer, not the image: run `git lfs"
+    with pytest.raises(UserError, match=why):
+        run(tree)
+    for path in list(images)[1:]:
+        path.write_bytes(images[path])
+    assert set_aside(run(tree)) == [("b1_p1_A01_1", "a: a Git LFS pointer, not the image: run `git lfs pull`")]
+
+
 def test_a_control_may_be_named_by_what_is_missing_elsewhere(tree):
     """The control is looked for first: a blank or NaN is one if the user says so, and no label otherwise."""
     edit(tree, lambda rows: [r | {"Metadata_gene": {"1": "", "2": "nan"}[r["Metadata_Well"][-1]]} for r in rows])
