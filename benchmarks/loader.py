@@ -25,8 +25,8 @@ from common.sites import make_tree
 from PIL import Image
 
 from rxrx_jax import data
+from rxrx_jax.base.command import cores
 from rxrx_jax.base.config import load
-from rxrx_jax.base.cores import cores
 from rxrx_jax.training import metrics, train
 from tfds_builders import prepare
 

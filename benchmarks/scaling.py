@@ -28,7 +28,7 @@ from common.sites import make_tree
 from pyarrow import csv
 
 from rxrx_jax import data
-from rxrx_jax.base.cores import cores
+from rxrx_jax.base.command import cores
 from rxrx_jax.data import minibatches
 from rxrx_jax.data.sampler import Sampler
 from rxrx_jax.data.sites import read_sites

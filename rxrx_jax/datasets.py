@@ -15,15 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from rxrx_jax import data
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base import hosts
+from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.spellings import MISSING, SPAN, canonical_well, is_missing
 from rxrx_jax.data import SPLITS, Dataset, Sites
 from rxrx_jax.data.dataset import select
 
 __all__ = ["Dataset", "from_arrays", "minibatches", "open", "select"]
 
+MOST_SITES = 10**6
 WELL_TYPES = ("treatment", "positive_control", "negative_control")
 NEEDED = ("experiment", "plate", "well")
-DEFAULTS = {"cell_type": "unspecified", "well_type": WELL_TYPES[0], "split": SPLITS[0], "perturbation": ""}
+UNSPECIFIED = "unspecified"  # cell type
+DEFAULTS = {"cell_type": UNSPECIFIED, "well_type": WELL_TYPES[0], "split": SPLITS[0], "perturbation": ""}
 
 
 def open(name: str | os.PathLike, folder: str | os.PathLike | None = None, **settings) -> Dataset:
@@ -86,13 +90,14 @@ def from_arrays(images: np.ndarray, table: Mapping[str, Sequence]) -> Dataset:
 
     Args:
       images: [n, H, W, C] uint8; not copied, so a memory map is fine.
-      table: a DataFrame or a dict of columns, each [n]: experiment (the biological batch), plate, well; and, if there
-        are any, perturbation (the label; '', None or NaN where it is unknown), site (by default numbered within the
-        well), split (train, id_test, val or test; by default all train), cell_type, and well_type (treatment,
-        positive_control or negative_control).
+      table: a DataFrame or a dict of columns, each [n]: experiment (the biological batch), plate, well (A1 or A01);
+        and, if there are any, perturbation (the label; None, NaN, NA, '', '-', ... where it is unknown), site (by
+        default numbered within the well), split (train, id_test, val or test; by default all train), cell_type, and
+        well_type (treatment, positive_control or negative_control).
 
-    Perturbations are numbered as `tfds_builders` numbers them: treatments, then controls, each sorted by name.
-    Raises UserError, one line, for images or a table that cannot be used.
+    Names are read as `tfds_builders` reads those of a csv file, and perturbations are numbered as it numbers them:
+    treatments, then controls, each sorted by name. Images that are equal are counted on stderr. Raises UserError, one
+    line, for images or a table that cannot be used.
     """
     images = images if isinstance(images, np.ndarray) else np.asarray(images)
     if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
@@ -124,6 +129,8 @@ def from_arrays(images: np.ndarray, table: Mapping[str, Sequence]) -> Dataset:
         cell_type=cell_type.astype(np.int32),
     )
     total, squares = _sums(images)
+    for note in _repeats(images, total, squares, site_id, split):
+        hosts.say(note)
     groups = {"dataset": np.where(split == SPLITS[0], 0, -1), "experiment": experiment, "plate": plate}
     sizes = {"dataset": 1, "experiment": len(experiments), "plate": len(plates)}
     moments = {key: _moments(total, squares, group, sizes[key], images.shape) for key, group in groups.items()}
@@ -147,6 +154,8 @@ def from_arrays(images: np.ndarray, table: Mapping[str, Sequence]) -> Dataset:
 def _columns(table: Mapping[str, Sequence], n: int) -> dict[str, np.ndarray]:
     """The columns as text [n], those that are missing by their defaults; `site` as integers."""
     names = list(table.keys())
+    if twice := [name for name in (*NEEDED, *DEFAULTS, "site") if names.count(name) > 1]:
+        raise UserError(f"table has {names.count(twice[0])} columns {twice[0]}; keep one")
     if missing := [name for name in NEEDED if name not in names]:
         raise UserError(f"table has no column {missing[0]}; it has {', '.join(map(str, names))}")
     found = {}
@@ -154,10 +163,21 @@ def _columns(table: Mapping[str, Sequence], n: int) -> dict[str, np.ndarray]:
         values = list(table[name]) if name in names else [DEFAULTS[name]] * n
         if len(values) != n:
             raise UserError(f"table has {len(values):,} rows of {name} for {n:,} images")
-        found[name] = np.array(["" if value is None or value != value else str(value) for value in values], str)
-    for name in (*NEEDED, "cell_type"):
+        found[name] = np.array([_text(value) for value in values], str)
+    for name in NEEDED:
         if (found[name] == "").any():
             raise UserError(f"table: {name} of row {np.flatnonzero(found[name] == '')[0]} is empty")
+    for name, blank in (("perturbation", ""), ("cell_type", UNSPECIFIED)):
+        found[name] = np.array([blank if is_missing(text) else text for text in found[name].tolist()], str)
+    wells = [canonical_well(text) for text in found["well"].tolist()]
+    if None in wells:
+        row = wells.index(None)
+        raise UserError(f"table: well {shortened(found['well'][row])!r} of row {row} is not a well of {SPAN}")
+    found["well"] = np.array(wells, str)
+    pairs = sorted(set(zip(found["experiment"].tolist(), found["plate"].tolist())))
+    for by in "_/":
+        if twice := [name for name, n in collections.Counter(map(by.join, pairs)).items() if n > 1]:
+            raise UserError(f"table: two plates would have the name {twice[0]} (experiment, plate): rename one of them")
     for name, known in (("split", SPLITS), ("well_type", WELL_TYPES)):
         if unknown := sorted(set(found[name].tolist()) - set(known)):
             raise UserError(f"table: {name} {unknown[0]!r}: expected {', '.join(known)}")
@@ -166,6 +186,8 @@ def _columns(table: Mapping[str, Sequence], n: int) -> dict[str, np.ndarray]:
             found["site"] = np.array(list(table["site"])).astype(np.int64, casting="safe")
         except TypeError as error:
             raise UserError("table: the column site must hold integers") from error
+        if ((found["site"] < 0) | (found["site"] >= MOST_SITES)).any():
+            raise UserError(f"table: the column site must hold integers from 0 to {MOST_SITES - 1:,}")
         if len(found["site"]) != n:
             raise UserError(f"table has {len(found['site']):,} rows of site for {n:,} images")
     else:
@@ -175,6 +197,12 @@ def _columns(table: Mapping[str, Sequence], n: int) -> dict[str, np.ndarray]:
             seen[well] += 1
             found["site"][i] = seen[well]
     return found
+
+
+def _text(value) -> str:
+    """A cell without spaces around it; '' for None, NaN and pandas' NA and NaT, which are not text that reads alike."""
+    text = str(value).strip()
+    return "" if not isinstance(value, str) and text.lower() in (*MISSING, "nat") else text
 
 
 def _joined(*columns: np.ndarray, by: str = "_") -> np.ndarray:
@@ -201,6 +229,25 @@ def _sums(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         flat = image.reshape(-1, image.shape[2]).astype(np.int64)
         total[i], squares[i] = flat.sum(0), (flat * flat).sum(0)
     return total, squares
+
+
+def _repeats(images, total, squares, site_id, split) -> Iterator[str]:
+    """Says how many images equal an earlier one, and first how many of these are in another split: a score on them is
+    partly memory. Images of one value throughout are not counted, as in `tfds_builders`."""
+    varied = (total * total != squares * (images.shape[1] * images.shape[2])).any(1)
+    _, group, size = np.unique(np.hstack([total, squares]), axis=0, return_inverse=True, return_counts=True)
+    first: dict[bytes, int] = {}
+    equal = []
+    for i in np.flatnonzero(varied & (size[group.ravel()] > 1)):  # the only ones that can be equal
+        if (other := first.setdefault(hashlib.sha256(images[i].tobytes()).digest(), i)) != i:
+            equal.append((i, other))
+    across = [(i, other) for i, other in equal if split[i] != split[other]]
+    warning = "WARNING: images in one split that equal one in a different split, so that scores are partly memory"
+    for words, some in ((warning, across), ("images that equal that of an earlier row", equal)):
+        if some:
+            i, other = some[0]
+            example = f"{site_id[i]} ({split[i]}) and {site_id[other]} ({split[other]})"
+            yield f"{words}: {len(some):,}, such as {example}"
 
 
 def _moments(total, squares, group, number, shape) -> tuple[np.ndarray, np.ndarray]:

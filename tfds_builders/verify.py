@@ -25,7 +25,7 @@ import numpy as np
 import tqdm
 
 from rxrx_jax.base import command, files
-from rxrx_jax.base.cores import cores
+from rxrx_jax.base.command import cores
 from rxrx_jax.base.embeddings import NAME as EMBEDDINGS
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common.types import SITE_COLUMNS, SPLITS

@@ -16,7 +16,7 @@ from common.sites import complete_sites, make_tree
 from records import milliseconds
 
 from rxrx_jax import data
-from rxrx_jax.base.cores import cores
+from rxrx_jax.base.command import cores
 from rxrx_jax.simulate import layouts
 from tfds_builders import prepare
 

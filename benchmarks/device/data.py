@@ -67,7 +67,7 @@ def loader(setting: Setting, _):
     from loader import ours, rate
 
     from rxrx_jax import data
-    from rxrx_jax.base.cores import cores
+    from rxrx_jax.base.command import cores
     from tfds_builders import prepare
 
     screen, minibatch, crop = (TINY, 8, 32) if setting.rehearse else (SCREEN, MINIBATCH, CROP)

@@ -1,5 +1,7 @@
-"""How every command of the project ends: one line for what the user can fix, and the exit status."""
+"""How every command of the project runs: on which cores, and to its end, with one line for what the user can fix and
+the exit status."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -31,3 +33,10 @@ def stop_signals() -> list[int]:
     """The signals that ask a process to stop, less those that it was started to ignore (nohup, a shell's `&`)."""
     asking = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
     return [number for number in asking if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def cores() -> list[int]:
+    """The numbers of the processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))

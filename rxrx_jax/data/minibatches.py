@@ -14,7 +14,7 @@ import threading
 import jax
 import numpy as np
 
-from rxrx_jax.base.cores import cores
+from rxrx_jax.base.command import cores
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.dataset import Dataset
 from rxrx_jax.data.roles import hide_labels

@@ -13,8 +13,8 @@ import time
 import types
 
 from rxrx_jax import data
+from rxrx_jax.base.command import cores
 from rxrx_jax.base.config import flatten, load, to_json
-from rxrx_jax.base.cores import cores
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
 from rxrx_jax.tables import Run

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rxrx_jax.base.spellings import ROWS
 from rxrx_jax.simulate.design import CHANNELS, Screen, sites
 from rxrx_jax.simulate.render import render_site
 
@@ -26,13 +27,12 @@ CONCENTRATIONS = ("0.0025", "0.01", "0.025", "0.1", "0.25", "1", "2.5", "10")
 CONDITIONS_19A = ("Active SARS-CoV-2", "UV Inactivated SARS-CoV-2", "Mock")  # the first with a treatment
 CONDITIONS_19B = ("storm-severe", "healthy", "")
 MITOCHONDRIA = 4  # the channel that RxRx19a lacks
-ROWS_1536 = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "AA", "AB", "AC", "AD", "AE", "AF"]
 ROW_GROUP, SHARD = 50, 400  # of RxRx3-core: small, so that plates do not begin where files or row groups do
 
 
 def address(well: str) -> str:
     """The well of a 1,536-well plate for one of the simulator's: B02 is C02, N02 is AA02, O23 is AC44."""
-    return f"{ROWS_1536[2 * ROWS_1536.index(well[0])]}{2 * (int(well[1:]) - 1):02d}"
+    return f"{ROWS[2 * ROWS.index(well[0])]}{2 * (int(well[1:]) - 1):02d}"
 
 
 def sixteen_bits(pixels: np.ndarray) -> np.ndarray:

@@ -76,6 +76,59 @@ def test_what_is_not_said_has_defaults():
     assert data.fingerprint(found) != data.fingerprint(datasets.from_arrays(images[::-1], named))
 
 
+SPELLINGS = ["x", None, "NA", "None", "nan", "N/A", "-", " ", "null", "y "]
+TYPES = {
+    "dict": lambda table: table,
+    "objects": lambda table: pandas().DataFrame(table),
+    "nullable": lambda table: pandas().DataFrame(table).convert_dtypes(),
+    "categories": lambda table: pandas().DataFrame(table).astype("category"),
+}
+
+
+def pandas():
+    return pytest.importorskip("pandas")  # comes with the extra [anndata]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_table_is_read_as_the_builders_read_a_csv_file(kind, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 2)).astype(np.uint8)
+    table = {
+        "experiment": ["a"] * 10,
+        "plate": [7] * 10,
+        "well": ["A1", "A01", "a001", *(f"B{i}" for i in range(1, 8))],
+    }
+    table = TYPES[kind](table | {"perturbation": SPELLINGS, "cell_type": ["U2OS", None, "NA"] + ["U2OS"] * 7})
+    found = datasets.from_arrays(images, table)
+    assert found.classes == ["x", "y"] and found.sites.label.tolist() == [0, *[-1] * 8, 1]
+    assert found.sites.site_id.tolist()[:4] == ["a_7_A01_1", "a_7_A01_2", "a_7_A01_3", "a_7_B01_1"]
+    assert found.cell_types == ["U2OS", "unspecified"] and found.sites.cell_type.tolist() == [0, 1, 1, *[0] * 7]
+    if kind != "dict":
+        missing = table.assign(plate=pandas().array([7] * 9 + [None], dtype="Int64"))
+        with pytest.raises(UserError, match="table: plate of row 9 is empty"):
+            datasets.from_arrays(images, missing)
+        with pytest.raises(UserError, match="table has 2 columns plate; keep one"):
+            datasets.from_arrays(images, pandas().concat([table, table[["plate"]]], axis=1))
+    assert capsys.readouterr().err == ""
+
+
+def test_equal_images_are_counted(capsys):
+    """Those of one value are not; each channel of rows 0 and 4 has the sums of the other's."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 2)).astype(np.uint8)
+    images[3] = images[2] = 5
+    images[4] = images[0][::-1]
+    images[5] = images[1]
+    table = {"experiment": ["a"] * 6, "plate": ["1"] * 6, "well": [f"A0{i}" for i in range(1, 7)]}
+    datasets.from_arrays(images, table)
+    pair = "a_1_A06_1 ({}) and a_1_A02_1 (train)\n"
+    assert capsys.readouterr().err == "images that equal that of an earlier row: 1, such as " + pair.format("train")
+    datasets.from_arrays(images, table | {"split": ["train"] * 5 + ["test"]})
+    first, second = capsys.readouterr().err.splitlines(keepends=True)
+    assert first.startswith(
+        "WARNING: images in one split that equal one in a different split, so that scores are partly memory: 1"
+    )
+    assert first.endswith(pair.format("test")) and second.endswith(pair.format("test"))
+
+
 OK = {"experiment": ["a", "b"], "plate": ["1", "1"], "well": ["A01", "A01"]}
 MISTAKES = {
     "float": (np.zeros((2, 4, 4, 1)), OK, "images are float64[2, 4, 4, 1]: expected uint8"),
@@ -85,6 +138,13 @@ MISTAKES = {
     "empty": (None, OK | {"plate": ["1", None]}, "table: plate of row 1 is empty"),
     "split": (None, OK | {"split": ["train", "dev"]}, "table: split 'dev': expected train, id_test, val, test"),
     "twice": (None, OK | {"experiment": ["a", "a"], "site": [1, 1]}, "table: a_1_A01_1 (experiment, plate"),
+    "no well": (None, OK | {"well": ["A01", "zzz"]}, "table: well 'zzz' of row 1 is not a well of A01..AF48"),
+    "one name": (
+        None,
+        OK | {"experiment": ["a", "a_1"], "plate": ["1_1", "1"]},
+        "table: two plates would have the name",
+    ),
+    "large site": (None, OK | {"site": [1, 2**32 + 1]}, "table: the column site must hold integers from 0 to 999,999"),
     "site": (None, OK | {"site": ["x", "y"]}, "table: the column site must hold integers"),
 }
 

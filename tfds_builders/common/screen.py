@@ -25,7 +25,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from rxrx_jax.base import files
-from rxrx_jax.base.cores import cores
+from rxrx_jax.base.command import cores
 from rxrx_jax.base.errors import UserError
 from tfds_builders.common import build, finish, lock, plates, reading, types
 from tfds_builders.common import settings as settings_lib

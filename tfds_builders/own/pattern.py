@@ -1,13 +1,11 @@
 """File names of a screen: '{plate}/r{row}c{column}f{site}-ch{channel}*.tiff' to where and of what an image is."""
 
-import functools
 import re
 from typing import NamedTuple
 
 from rxrx_jax.base.errors import UserError
-from tfds_builders.common.rows.tables import ROWS
+from rxrx_jax.base.spellings import SPAN, canonical_well
 
-COLUMNS = 48  # of a plate of 1,536 wells, the largest
 NUMBER = "[0-9]++"
 # What a field matches. A number ends with its digits: ch10 is never channel 1.
 FIELDS = {
@@ -80,7 +78,7 @@ class Pattern:
         name_of_well = found["well"] if "well" in found else f"{found['row']},{found['column']}"
         well = canonical_well(name_of_well)
         if well is None:
-            return f"{name_of_well} is not a well of A01..AF48"
+            return f"{name_of_well} is not a well of {SPAN}"
         site = int(found.get("site", 1))
         if site >= 10**6:
             return f"site {site} is not below 1,000,000"
@@ -98,15 +96,3 @@ def _field(name: str, before_star: bool) -> str:
 def key_of(channel: str) -> str:
     """Returns a channel as it is compared: 05 is 5."""
     return str(int(channel)) if re.fullmatch("[0-9]+", channel) else channel
-
-
-@functools.lru_cache(4096)
-def canonical_well(text: str) -> str | None:
-    """Returns the name A01 of A1, a01, A001 or '1,1' (row, column); None if it is not a well."""
-    match = re.fullmatch(r"([A-Za-z]{1,2}|\d+),?(\d{1,3})", text.replace(" ", ""), re.ASCII)
-    if not match or (match[1].isdigit() and "," not in text):
-        return None
-    row, column = match[1].upper(), int(match[2])
-    if row.isdigit():
-        row = ROWS[int(row) - 1] if 1 <= int(row) <= len(ROWS) else ""
-    return f"{row}{column:02d}" if row in ROWS and 1 <= column <= COLUMNS else None

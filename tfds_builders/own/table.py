@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.spellings import SPAN, canonical_well, is_missing
 from tfds_builders.common.rows import splits, tables, treatments
 from tfds_builders.common.types import SetAside, Table
-from tfds_builders.own.pattern import canonical_well
 from tfds_builders.own.source import Found
 from tfds_builders.own.spec import Spec
 
@@ -31,7 +31,6 @@ KNOWN = {
 }
 ROW, COLUMN = ("row", "wellrow"), ("column", "col", "wellcolumn", "wellcol")  # in place of a well
 NEEDED = ("experiment", "plate", "well")
-MISSING = ("", *tables.MISSING)  # a label that is none
 UNSPECIFIED = "unspecified"  # cell type
 NO_SPLITS = (
     "Without splits.csv and --held-out no experiment is held out: every site is in train. To score across batches, "
@@ -187,7 +186,7 @@ def _place(cells: dict[str, str], found: Columns) -> dict[str, Any] | str:
     text = ",".join(cells[column] for column in found.well.split(","))
     well = canonical_well(text)
     if well is None:
-        return f"{found.well} {text[:100]!r} is not a well of A01..AF48"
+        return f"{found.well} {text[:100]!r} is not a well of {SPAN}"
     site = tables.integer(cells[found.site]) if found.site else 1
     if site is None:
         return f"{found.site} {cells[found.site][:100]!r} is not a number of zero or more"
@@ -197,7 +196,7 @@ def _place(cells: dict[str, str], found: Columns) -> dict[str, Any] | str:
         "plate": cells[found.plate],
         "well": well,
         "site": site,
-        "cell_type": UNSPECIFIED if cell_type.lower() in MISSING else cell_type,
+        "cell_type": UNSPECIFIED if is_missing(cell_type) else cell_type,
     }
 
 
@@ -206,7 +205,7 @@ def _describe(cells: dict[str, str], found: Columns, controls: list[tuple[str, s
 
     What is a control is looked at first, for 'None' or an empty cell may be how a table names its controls."""
     name = cells[found.perturbation] if found.perturbation else ""
-    missing = name.lower() in MISSING
+    missing = is_missing(name)
     if any(cells[column] == value.strip() for column, value in controls):
         name = treatments.UNTREATED if missing else name
         return {"well_type": "negative_control", "perturbation": name, "perturbation_id": None}

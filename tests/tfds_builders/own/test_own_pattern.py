@@ -3,7 +3,7 @@
 import pytest
 
 from rxrx_jax.base.errors import UserError
-from tfds_builders.own.pattern import Pattern, Place, canonical_well
+from tfds_builders.own.pattern import Pattern, Place
 
 NAMES = {
     "phenix": (
@@ -52,8 +52,3 @@ def test_a_pattern_that_says_too_little_is_one_line(text, why):
     with pytest.raises(UserError) as caught:
         Pattern(text)
     assert why in str(caught.value) and str(caught.value).startswith(f"--pattern={text}: ")
-
-
-def test_wells_have_one_name():
-    assert {canonical_well(text) for text in ("A1", "A01", "a01", "A001", "1,1", "A,1", "a,01", "01,001")} == {"A01"}
-    assert [canonical_well(text) for text in ("A00", "A49", "AG01", "11", "", "A", "1,", "well", "33,1")] == [None] * 9

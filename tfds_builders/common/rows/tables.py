@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import COLUMNS, MISSING, ROWS, SPAN
 from tfds_builders.common.types import SetAside
-
-ROWS = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "AA", "AB", "AC", "AD", "AE", "AF"]  # of a plate, top to bottom
 
 
 class Wells(NamedTuple):
@@ -28,14 +27,11 @@ class Wells(NamedTuple):
 
 
 WELLS_384 = Wells(frozenset(f"{row}{column:02d}" for row in ROWS[:16] for column in range(1, 25)), "A01..P24")
-WELLS_1536 = Wells(frozenset(f"{row}{column:02d}" for row in ROWS for column in range(1, 49)), "A01..AF48")
+WELLS_1536 = Wells(frozenset(f"{row}{column:02d}" for row in ROWS for column in range(1, COLUMNS + 1)), SPAN)
 # What names a site -> the column that holds it, as RxRx1, RxRx2, RxRx19a and RxRx19b call them.
 SITE_COLUMNS = {name: name for name in ("site_id", "well_id", "experiment", "plate", "well", "site")}
 # Names that are numbered with three digits (gene-001); all others have two (HUVEC-01).
 THREE_DIGITS = ("gene", "compound")
-
-
-MISSING = ("none", "nan", "na", "n/a", "null", "-", "<na>")  # how tables spell a blank cell, in any case
 
 
 class Line(NamedTuple):
