@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 
-from rxrx_jax.base import command
+from rxrx_jax.base import command, files
 from rxrx_jax.base.errors import UserError
 from tfds_builders import prepare
 from tfds_builders.downloads import fetch, unpack
@@ -77,15 +77,16 @@ def urls(name: str, part: str) -> list[str]:
 
 def download(name: str, to: pathlib.Path, parts: tuple[str, ...] = PARTS, progress: bool = True) -> None:
     """Fetches and unpacks the chosen parts (of PARTS) of a dataset into `to`. Raises UserError."""
-    to.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        if part in parts:
-            _download_part(name, part, to, progress)
+    with files.not_left_empty(to):
+        to.mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            if part in parts:
+                _download_part(name, part, to, progress)
 
 
 def _download_part(name: str, part: str, to: pathlib.Path, progress: bool) -> None:
-    files = [to / pathlib.PurePosixPath(url).name for url in urls(name, part)]
-    path = next((file for file in files if file.exists()), files[0])
+    paths = [to / pathlib.PurePosixPath(url).name for url in urls(name, part)]
+    path = next((path for path in paths if path.exists()), paths[0])
     done = path.with_name(path.name + ".json")  # that the archive was unpacked; it may be deleted then
     if not path.exists() and done.exists():
         print(f"{part}: unpacked before; delete {done} to fetch it again")

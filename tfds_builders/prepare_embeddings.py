@@ -46,19 +46,20 @@ def prepare(
     if folder.exists():
         return folder
     source = pathlib.Path(source).expanduser().absolute()
-    files = vectors.find(pathlib.Path(embeddings).expanduser().absolute() if embeddings else source)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    working = pathlib.Path(tempfile.mkdtemp(prefix="incomplete.", suffix=f"_{folder.name}", dir=folder.parent))
-    try:
-        join.build(builder(data_dir=working / "none", source=source), files, working, progress)
-        working.chmod(0o755)  # mkdtemp makes it private
+    found = vectors.find(pathlib.Path(embeddings).expanduser().absolute() if embeddings else source)
+    with files.not_left_empty(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        working = pathlib.Path(tempfile.mkdtemp(prefix="incomplete.", suffix=f"_{folder.name}", dir=folder.parent))
         try:
-            working.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process has just prepared the same
-                raise
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+            join.build(builder(data_dir=working / "none", source=source), found, working, progress)
+            working.chmod(0o755)  # mkdtemp makes it private
+            try:
+                working.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process has just prepared the same
+                    raise
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
     return folder
 
 

@@ -77,6 +77,19 @@ def writing(path: epath.PathLike) -> Iterator[typing.BinaryIO]:
 
 
 @contextlib.contextmanager
+def not_left_empty(folder: pathlib.Path) -> Iterator[None]:
+    """Around making a folder on disk: it goes in the end, with those above it that were made, if nothing is in them.
+    Those that were there before stay."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # something is in it, or it was not made
+            for path in missing:
+                path.rmdir()
+
+
+@contextlib.contextmanager
 def room(path: epath.PathLike, kept: str = "") -> Iterator[None]:
     """Around writing to `path`: an error for lack of space is raised as UserError. `kept` says what is
     not lost."""

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import IO
 
+from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 
 NAME = "lock"
@@ -31,21 +32,15 @@ def only_one(folder: pathlib.Path, taken: Callable[[str], None]) -> Iterator[Non
     Args: taken, called while another process holds the lock, with "process 12 on NAME"; it may raise, else this one
     waits. Raises Unsupported where files cannot be locked.
     """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        with _open(folder, taken) as file:
-            with contextlib.suppress(OSError):  # a full disk
-                os.ftruncate(file.fileno(), 0)
-                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
-            try:
-                yield
-            finally:
-                if _is_at(file, folder / NAME):
-                    (folder / NAME).unlink()
-    finally:
-        with contextlib.suppress(OSError):  # something is in it, or another process is here already
-            for path in missing:
-                path.rmdir()
+    with files.not_left_empty(folder), _open(folder, taken) as file:
+        with contextlib.suppress(OSError):  # a full disk
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+        try:
+            yield
+        finally:
+            if _is_at(file, folder / NAME):
+                (folder / NAME).unlink()
 
 
 def _open(folder: pathlib.Path, taken: Callable[[str], None]) -> IO:

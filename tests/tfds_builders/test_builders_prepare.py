@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from builders_tools import SCREEN, SCREEN_FIELDS, build
 from paths import ROOT
 
+from rxrx_jax.base.command import run
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare
 
@@ -77,6 +78,19 @@ def test_mistakes_are_one_line_without_a_traceback(tmp_path, arguments, words):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--experiments=bogus"], "experiments=bogus: the source has no such experiment; it has SIMA-01, SIMA-02"),
+        (["--source=x"], "rxrx_sim is simulated: leave out --source="),
+    ],
+)
+def test_a_choice_of_nothing_leaves_nothing(tmp_path, capsys, options, words):
+    (tmp_path / "there").mkdir()
+    assert run(prepare.main, ["rxrx_sim", *options, *SMALL, f"--out={tmp_path}/there/out"]) == 2
+    assert words in capsys.readouterr().err and not list((tmp_path / "there").iterdir())
 
 
 def test_tfds_opens_a_dataset_by_its_name_alone(tmp_path):

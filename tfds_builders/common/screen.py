@@ -193,6 +193,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         chosen = self.builder_config.records
         names = task.plan.plates()
         if not names and (chosen.experiments or chosen.plates or chosen.cell_types):
+            lock.clear(working)
             raise UserError(f"{self.source}: no row is of the chosen experiments, plates and cell types all together")
         known = set(task.plan.plates(chosen=False))
         names += [name for name in task.reader.plates() if name not in known and _is_chosen(name, chosen)]

@@ -7,6 +7,7 @@ import pytest
 from download_tools import CONTENT, archive, serve, tree
 
 from rxrx_jax.base import command
+from rxrx_jax.base.errors import UserError
 from tfds_builders import download, prepare
 from tfds_builders.downloads import fetch as fetch_lib
 
@@ -154,6 +155,19 @@ def test_mistakes_are_one_line(capsys, arguments, words):
     assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert words in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_into_which_nothing_came_is_removed_unless_it_was_there(base, tmp_path, monkeypatch, there):
+    def unresolved(*args, **kwargs):
+        raise UserError("the name cannot be resolved")
+
+    monkeypatch.setattr(fetch_lib, "fetch", unresolved)
+    (tmp_path / "a").mkdir()
+    if there:
+        (tmp_path / "a/b").mkdir()
+    assert run("rxrx1", "--to", tmp_path / "a/b/c") == 2
+    assert (tmp_path / "a/b").exists() == there and not (tmp_path / "a/b/c").exists() and (tmp_path / "a").exists()
 
 
 def test_interrupted(base, tmp_path, monkeypatch, capsys):

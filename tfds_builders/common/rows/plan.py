@@ -38,6 +38,15 @@ def write(path: pathlib.Path, table: Table, experiments=(), plates=(), cell_type
     """
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
+    try:
+        _write(partial, table, experiments, plates, cell_types)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+
+
+def _write(path: pathlib.Path, table: Table, experiments, plates, cell_types) -> None:
     wanted = {"experiment": set(experiments), "plate": set(plates), "cell_type": set(cell_types)}
     seen: dict[str, set] = {key: set() for key in wanted}
     given: collections.Counter[tuple[int, str, str]] = collections.Counter()  # rows by id, name, well_type
@@ -45,7 +54,7 @@ def write(path: pathlib.Path, table: Table, experiments=(), plates=(), cell_type
     originals: dict[str, None] = {}  # published columns, of all tables
     plates_seen: set[tuple[str, int]] = set()
     total = 0
-    with contextlib.closing(sqlite3.connect(partial)) as base, base:
+    with contextlib.closing(sqlite3.connect(path)) as base, base:
         base.executescript(SCHEMA)
         for line, row in enumerate(table.rows):
             total += 1
@@ -86,7 +95,6 @@ def write(path: pathlib.Path, table: Table, experiments=(), plates=(), cell_type
         about = {"facts": facts, "notes": table.notes, "originals": list(originals)}
         base.execute("insert into about values (?)", (json.dumps(about),))
         base.execute("create index places on rows (experiment, plate)")
-    partial.replace(path)
 
 
 def _agree(given: collections.Counter[tuple[int, str, str]]) -> tuple[list, list]:
