@@ -65,6 +65,7 @@ class Images(screen.ScreenBuilder, skip_registration=True):
     def reader(self) -> tuple[reader.OwnReader, tuple[int, int]]:
         """What reads the files, after a look at some of the training sites."""
         self._table, self._columns, self._kinds  # noqa: B018  mistakes in tables first: a walk may take minutes
+        table.check_controls(self._table, self.settings)
         files, names = self._files, self.channels
         whole = (1 << len(names)) - 1
         places = [

@@ -72,6 +72,11 @@ class Spec:
             raise UserError(f"--channels: {len(found)} of them; records hold 1 to {MOST_CHANNELS}")
         return found
 
+    def controls(self) -> list[tuple[str, str]]:
+        """Returns (column, value) of the rows that are untreated."""
+        pairs = (text.split(":", 1) for text in self.negative_control)
+        return [(column, value.strip()) for column, value in pairs]
+
     def ranges(self) -> dict[str, tuple[int, int]]:
         """Returns (low, high) of the channels whose range for 16-bit pixels is given, by name."""
         names, found = list(self.named().values()), {}

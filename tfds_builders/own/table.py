@@ -31,6 +31,7 @@ KNOWN = {
 }
 ROW, COLUMN = ("row", "wellrow"), ("column", "col", "wellcolumn", "wellcol")  # in place of a well
 NEEDED = ("experiment", "plate", "well")
+VALUES_SHOWN = 5  # of a column, those of most rows
 UNSPECIFIED = "unspecified"  # cell type
 NO_SPLITS = (
     "Without splits.csv and --held-out no experiment is held out: every site is in train. To score across batches, "
@@ -71,7 +72,7 @@ def columns(path: pathlib.Path, spec: Spec) -> Columns:
         if not found[key]:
             option = f"--{key}=COLUMN" + (" or --well=ROW,COLUMN" if key == "well" else "")
             raise UserError(f"{path}: no column is known to say the {key}: name it with {option}; it has {shown}")
-    chosen = [control.partition(":")[0] for control in spec.negative_control]
+    chosen = [column for column, _ in spec.controls()]
     for key, name in [*found.items(), *(("negative-control", name) for name in chosen)]:
         for one in filter(None, name.split(",")):
             if names.count(one) != 1:
@@ -92,6 +93,24 @@ def experiments(path: pathlib.Path, found: Columns) -> dict[str, str]:
         name = shortened(twice[0])
         raise UserError(f"{path}: two plates would have the name EXPERIMENT_PLATE {name}: rename one of them")
     return {plate: min(several) if len(several) == 1 else "" for plate, several in of.items()}
+
+
+def check_controls(path: pathlib.Path, spec: Spec) -> None:
+    """Raises UserError for a --negative-control that is of no row."""
+    controls = spec.controls()
+    if not controls:
+        return
+    columns = tuple(dict.fromkeys(column for column, _ in controls))
+    counts = {column: collections.Counter() for column in columns}
+    for line in tables.read(path, columns):
+        for column in columns if not line.problem else ():
+            counts[column][line.cells[column]] += 1
+    for text, (column, value) in zip(spec.negative_control, controls, strict=True):
+        if not counts[column][value]:
+            shown = [f"{shortened(name)!r} ({rows:,})" for name, rows in counts[column].most_common(VALUES_SHOWN)]
+            shown += ["..."] * (len(counts[column]) > VALUES_SHOWN)
+            has = ", ".join(shown) or "no usable row"
+            raise UserError(f"{path}: --negative-control={text}: no row has it; {column} has {has}")
 
 
 def kinds(path: pathlib.Path, found: Columns, spec: Spec, source: pathlib.Path) -> dict[str, str] | None:
@@ -144,7 +163,7 @@ def read(path: pathlib.Path, found: Columns, spec: Spec, of: dict[str, str] | No
 
 
 def _rows(lines, found: Columns, spec: Spec, split_of, files: Found, table: Table) -> Iterator[dict | SetAside]:
-    controls = [tuple(control.split(":", 1)) for control in spec.negative_control]
+    controls = spec.controls()
     unlabelled = collections.Counter()
     for line in lines:
         place = line.problem or _place(line.cells, found)
@@ -206,7 +225,7 @@ def _describe(cells: dict[str, str], found: Columns, controls: list[tuple[str, s
     What is a control is looked at first, for 'None' or an empty cell may be how a table names its controls."""
     name = cells[found.perturbation] if found.perturbation else ""
     missing = is_missing(name)
-    if any(cells[column] == value.strip() for column, value in controls):
+    if any(cells[column] == value for column, value in controls):
         name = treatments.UNTREATED if missing else name
         return {"well_type": "negative_control", "perturbation": name, "perturbation_id": None}
     if missing:

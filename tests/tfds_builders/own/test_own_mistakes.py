@@ -67,6 +67,10 @@ OPTIONS = {
     "no such column": (["plate=Plate"], "--plate: no column Plate; it has Metadata_Plate, Metadata_Batch"),
     "no such control": (["negative-control=pert:x"], "--negative-control: no column pert; it has Metadata_Plate"),
     "half a control": (["negative-control=pert"], "--negative-control=pert: use COLUMN:VALUE"),
+    "control of no row": (
+        ["negative-control=Metadata_gene:DMSO"],
+        "t.csv: --negative-control=Metadata_gene:DMSO: no row has it; Metadata_gene has 'g1' (4), 'g2' (4)",
+    ),
     "no channels": (["channels="], "--channels: name those to read, such as 1:DNA; the files have channels 1, 2"),
     "no such channel": (["channels=1:a,3:c"], "--channels: no file has channel 3 (c); they have 1, 2"),
     "channel twice": (["channels=1:a,01:b"], "--channels=1:a,01:b: 1 is there twice"),
