@@ -21,6 +21,9 @@ from rxrx_jax.base.errors import UserError, moved_by
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "at the quota", errno.EFBIG: "no file may be that large"}
 
 SUMS = "SHA256SUMS"  # of the files beside it, as `sha256sum -c` reads it
+# An honest archive of text packs ten to thirty times: more than this, and more than a disk can miss, is a bomb.
+LARGEST_RATIO = 100
+ALWAYS_FINE = 2**30  # bytes
 LFS = b"version https://git-lfs.github.com/spec/"  # how a pointer of Git LFS begins
 
 
@@ -37,6 +40,11 @@ def check_pointer(path: epath.PathLike) -> None:
     """Raises UserError if a file is not there but only Git LFS's pointer to it."""
     if is_pointer(path):
         raise UserError(f"{path} is a Git LFS pointer and not the file itself; in its repository, run `git lfs pull`")
+
+
+def is_bomb(packed: int, total: int) -> bool:
+    """Whether `total` bytes are more than an honest archive of `packed` bytes holds."""
+    return total > max(LARGEST_RATIO * packed, ALWAYS_FINE)
 
 
 def locate(path: epath.PathLike) -> epath.Path:

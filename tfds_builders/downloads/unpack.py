@@ -11,11 +11,9 @@ import zlib
 import tqdm
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import is_bomb
 
 CHUNK = 2**20  # bytes
-# An honest archive of text packs ten to thirty times: more than this, and more than a disk can miss, is a bomb.
-LARGEST_RATIO = 100
-ALWAYS_FINE = 2**30  # bytes
 FIRST = 5  # names that a message lists
 
 
@@ -46,7 +44,7 @@ def _unpack(archive, path, folder, strip, progress) -> dict[str, int]:
     members = _targets(archive, path, strip)
     total = sum(info.file_size for info in members.values())
     packed = path.stat().st_size
-    if total > max(LARGEST_RATIO * packed, ALWAYS_FINE):
+    if is_bomb(packed, total):
         raise UserError(f"{path}: declares {total:,} bytes in an archive of {packed:,}: refused as a zip bomb")
     missing = sum(info.file_size for name, info in members.items() if _size(folder / name) != info.file_size)
     free = shutil.disk_usage(folder).free

@@ -12,7 +12,7 @@ DESCRIPTION = """\
 Prepares plates of your own. The table is a csv file with a row per well, or per site; columns named as pycytominer and
 JUMP name them (Metadata_Plate, Metadata_Well, Metadata_Batch, ...) are found by themselves."""
 NEEDED = {
-    "metadata": "the table, a csv file; a relative path may also be one below --source",
+    "metadata": "the table, a csv file, plain or gzipped; a relative path may also be one below --source",
     "name": "of the dataset, for --config.data.name",
     "pattern": "of the files' names below --source: '{plate}/r{row}c{column}f{site}-ch{channel}*.tiff'. Fields are "
     "experiment, plate, well or row and column, site and channel; * is any text; without {channel} a file holds all",

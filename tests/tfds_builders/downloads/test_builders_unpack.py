@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from download_tools import CONTENT, archive, tree
 
+from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 from tfds_builders.downloads import unpack as unpack_lib
 from tfds_builders.downloads.unpack import unpack
@@ -88,10 +89,10 @@ def test_many_refused_members_are_counted(tmp_path):
 
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
     path = archive(tmp_path / "a.zip", {"zeros": bytes(2_000_000)})
-    monkeypatch.setattr(unpack_lib, "ALWAYS_FINE", 1000)
+    monkeypatch.setattr(files, "ALWAYS_FINE", 1000)
     with pytest.raises(UserError, match="declares 2,000,000 bytes.*zip bomb"):
         unpack(path, tmp_path / "to", "rxrx1", progress=False)
-    monkeypatch.setattr(unpack_lib, "ALWAYS_FINE", 2_000_000)
+    monkeypatch.setattr(files, "ALWAYS_FINE", 2_000_000)
     (tmp_path / "to").mkdir()
     unpack(path, tmp_path / "to", "rxrx1", progress=False)
 

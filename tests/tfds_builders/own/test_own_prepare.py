@@ -1,6 +1,7 @@
 """Plates of a user's own, from files to records: two screens that were written without the reader."""
 
 import contextlib
+import gzip
 import io
 import json
 import shutil
@@ -10,7 +11,7 @@ import plates_tools
 import pytest
 import tifffile
 from array_record.python.array_record_module import ArrayRecordReader
-from builders_tools import SCREEN_FIELDS, build, digests, flat, read_csv, set_aside, write_csv
+from builders_tools import SCREEN_FIELDS, build, digests, flat, read_csv, same, set_aside, write_csv
 from PIL import Image
 
 from rxrx_jax.data.records import image_bytes
@@ -236,3 +237,13 @@ def test_a_stack_of_channels_per_file(tmp_path):
     for channel, plane in enumerate((stack[2], stack[0])):
         assert all(np.array_equal(record["image"][..., channel], mapped(plane, 0, 4095)) for record in records)
     assert about(folder)["planes_left"] == 4 and "4 planes of the stacks are not named" in said
+
+
+def test_a_gzipped_table_gives_the_same_records(jump, tmp_path):
+    root, options, folder, _ = jump
+    (root / "profiles.csv.gz").write_bytes(gzip.compress((root / "profiles.csv").read_bytes()))
+    changed = [option.replace("profiles.csv", "profiles.csv.gz") for option in options]
+    other, _ = run(changed, tmp_path, "--plates=BR00117007")
+    (root / "profiles.csv.gz").unlink()
+    whole, few = flat(folder), flat(other)
+    assert len(few) == 8 and all(same(record, whole[name]) for name, record in few.items())

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.spellings import COLUMNS, MISSING, ROWS, SPAN
+from tfds_builders.common.rows.lines import read as read_lines
 from tfds_builders.common.types import SetAside
 
 
@@ -82,9 +83,8 @@ def header(path: pathlib.Path, required: Iterable[str]) -> list[str]:
         pass  # it is one: opening a pipe would wait for someone to write
     files.check_pointer(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            names = [name.strip() for name in _fields(next(file, ""))]
-    except (UnicodeDecodeError, csv.Error) as error:
+        names = [name.strip() for name in _fields(next(read_lines(path), ""))]
+    except csv.Error as error:
         raise UserError(f"{path}: not a UTF-8 csv file ({error})") from error
     missing = [name for name in required if name not in names]
     if (missing or len(names) == 1) and (other := separator(names)):
@@ -108,33 +108,28 @@ def read(path: pathlib.Path, required: tuple[str, ...]) -> Iterator[Line]:
     """Yields every row of a csv file; a BOM, CRLF, quotes, further columns and spaces around cells are fine.
 
     Args:
-      path: a UTF-8 file whose first line names the columns.
+      path: a UTF-8 file, plain or gzipped, whose first line names the columns.
       required: columns that must be there; the first names a row that is broken.
     """
     names = header(path, required)
     first = names.index(required[0])
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            next(file)
-            for number, text in enumerate(file, start=2):
-                if not text.strip():
-                    continue
-                where = f"{path.name} line {number}"
-                # Each line by itself: a quotation mark that is never closed costs its own row, not those after it.
-                try:
-                    fields = _fields(text)
-                except csv.Error as error:
-                    yield Line(where, "", {}, {}, f"broken quotes ({error})")
-                    continue
-                if problem := _problem(fields, names):
-                    name = fields[first].strip() if first < len(fields) else ""
-                    yield Line(where, CONTROL.sub("?", name[:100]), {}, {}, problem)
-                    continue
-                original = dict(zip(names, fields))
-                cells = {name: field.strip() for name, field in original.items()}
-                yield Line(where, cells[required[0]], cells, original)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a UTF-8 csv file ({error})") from error
+    for number, text in enumerate(read_lines(path), start=1):
+        if number == 1 or not text.strip():
+            continue
+        where = f"{path.name} line {number}"
+        # Each line by itself: a quotation mark that is never closed costs its own row, not those after it.
+        try:
+            fields = _fields(text)
+        except csv.Error as error:
+            yield Line(where, "", {}, {}, f"broken quotes ({error})")
+            continue
+        if problem := _problem(fields, names):
+            name = fields[first].strip() if first < len(fields) else ""
+            yield Line(where, CONTROL.sub("?", name[:100]), {}, {}, problem)
+            continue
+        original = dict(zip(names, fields))
+        cells = {name: field.strip() for name, field in original.items()}
+        yield Line(where, cells[required[0]], cells, original)
 
 
 def _problem(fields: list[str], names: list[str]) -> str:

@@ -65,7 +65,7 @@ def test_a_broken_row_costs_itself_only(tmp_path):
         (b"", ["no column id, a, b", "must name id,a,b"]),
         (b"id,a\n1,2\n", ["no column b;"]),
         (b"id,a,b,a\n1,2,3,4\n", ["two columns a"]),
-        ("id,a,b\n1,2,3\n".encode("utf-16"), ["not a UTF-8 csv file"]),
+        ("id,a,b\n1,2,3\n".encode("utf-16"), ["UTF-16 text, and not UTF-8 csv: write it again as such"]),
         (b"id,a,b\n1,2,3\n" * 9000 + b"1,\xff,3\n", ["not a UTF-8 csv file"]),
         (b'id,"a,b\n1,2,3\n', ["not a UTF-8 csv file"]),
     ],
