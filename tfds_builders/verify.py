@@ -94,7 +94,7 @@ def examine(folder: pathlib.Path, workers: int | None, progress: bool) -> tuple[
         except ValueError:
             same = False
         wrong += [] if same else [f"{path.name} is not what the records give"]
-    return wrong, list(repeats.notes(found))
+    return wrong, list(repeats.notes(found, about.get("channels", ())))
 
 
 def _tables(folder: pathlib.Path) -> list[str]:

@@ -27,7 +27,7 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
 
     Returns:
       {"splits": list of tfds.core.SplitInfo, "set_aside": number, "unlisted": number, "records": number,
-      "read": what the readers counted, "notes": of images and channels that occur twice}.
+      "read": what the readers counted, "repeats": images and channels that occur twice}.
     """
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -51,8 +51,7 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
         _place_shards(task, folder, dataset, split, tables.shards[split]) for split in SPLITS if tables.shards[split]
     ]
     records = sum(split.num_examples for split in splits)
-    notes = list(repeats.notes(found))
-    return {"splits": splits, "records": records, "read": tables.read, "notes": notes, **tables.counts}
+    return {"splits": splits, "records": records, "read": tables.read, "repeats": found, **tables.counts}
 
 
 class _Tables:

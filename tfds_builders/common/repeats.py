@@ -8,7 +8,7 @@ import array
 import csv
 import hashlib
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -111,8 +111,21 @@ def _names(sites: pathlib.Path, rows: set[int]) -> dict[int, tuple[str, str]]:
         return {i: (row["site_id"], row["split"]) for i, row in enumerate(csv.DictReader(file)) if i in rows}
 
 
-def notes(found: list[Repeat]) -> Iterator[str]:
-    """Yields a sentence for each kind that was found; the one that crosses splits is the first, and the loudest."""
+def notes(found: list[Repeat], channels: Sequence[str] = ()) -> Iterator[str]:
+    """Yields a sentence for each kind that was found; the one that crosses splits is the first, and the loudest.
+
+    Args:
+      found: of `Digests.repeats`.
+      channels: what w1, w2, ... show; they are called "w1 DNA" then.
+    """
+    called = {f"w{i}": f"w{i} {name}" for i, name in enumerate(channels, 1)}
+    found = [
+        item._replace(
+            channel=called.get(item.channel, item.channel),
+            first_channel=called.get(item.first_channel, item.first_channel),
+        )
+        for item in found
+    ]
     across = [item for item in found if item.across]
     if across:
         yield (f"WARNING: {_count(across)} in one split equal another in a different split, so that scores on it are "

@@ -27,7 +27,7 @@ import tensorflow_datasets as tfds
 from rxrx_jax.base import files
 from rxrx_jax.base.command import cores
 from rxrx_jax.base.errors import UserError
-from tfds_builders.common import build, finish, lock, plates, reading, types
+from tfds_builders.common import build, finish, lock, plates, reading, repeats, types
 from tfds_builders.common import settings as settings_lib
 from tfds_builders.common.rows import plan as plan_lib
 from tfds_builders.common.sources import files as sources
@@ -219,7 +219,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 **task.reader.facts,
                 **facts,
                 settings=self.all_settings,
-                notes=[*result["notes"], *about["notes"], *notes],
+                notes=[*repeats.notes(result["repeats"], self.channels), *about["notes"], *notes],
                 channels=list(self.channels),
                 image_shape=list(task.shape),
                 bits=task.bits,

@@ -60,6 +60,7 @@ def test_the_build_the_report_and_verify_say_so(made, capsys):
     assert FIRST["train"][0]["site_id"] in notes[0] and FIRST["val"][0]["site_id"] in notes[0]
     assert notes[1].startswith("2 images equal that of another record, such as ")
     assert notes[2].startswith("2 channels equal another channel") and notes[3].startswith("2 channels have one value")
+    assert f"{FIRST['val'][2]['site_id']} w2 endoplasmic reticulum (val)" in notes[3]
     assert "WARNING: 1 images and 1 channels" in (made / "report.html").read_text()
     assert command.run(verify.main, [str(made), "--workers=1"]) == 0
     printed = capsys.readouterr().out

@@ -212,6 +212,15 @@ def test_a_channel_of_two_depths_is_kept_and_said(tree):
     assert [note for note in facts["notes"] if note.startswith("a has images of 8 bits (1) and of 16 (7)")]
 
 
+def test_a_constant_channel_is_named(tree, capsys):
+    """In what the build prints, in the report and by verify."""
+    tifffile.imwrite(tree / "p1" / "A01_1_c2.tif", np.full((32, 32), 700, np.uint16))
+    folder = run(tree, "channels=1:DNA,2:RNA")
+    note = "1 channels have one value throughout, such as b1_p1_A01_1 w2 RNA (train); repeats.csv names all."
+    assert f"note       {note}" in capsys.readouterr().out and note in (folder / "report.html").read_text()
+    assert verify.examine(folder, 1, False) == ([], [note])
+
+
 def test_a_prepared_name_keeps_its_description(tree):
     run(tree)
     with pytest.raises(UserError, match="was prepared with other settings .channels='1:a,2:b'.: delete it or use"):
