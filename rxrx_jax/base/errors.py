@@ -9,11 +9,11 @@ import tempfile
 # Operating system errors that another folder helps against, and the variables that say where one is.
 ELSEWHERE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.ESTALE, errno.ENOLCK),
+    *(errno.ESTALE, errno.ENOLCK, errno.ENOTDIR, errno.EEXIST),
 )
 # Those about a path or disk that the user named, as opposed to a bug in the code.
 FIXABLE = (
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.EMFILE),
+    *(errno.ENOENT, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP, errno.EMFILE),
     *ELSEWHERE,
 )
 VARIABLES = ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR", "TMPDIR")
@@ -30,7 +30,10 @@ def to_the_user(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in FIXABLE:
         if error.filename is None:
             return str(error)
-        advice = moved_by(error.filename) if error.errno in ELSEWHERE else ""
+        if error.errno == errno.ENOENT:  # of a folder that a flag names: it cannot be made, as in /proc
+            advice = moved_by(error.filename, below=False)
+        else:
+            advice = moved_by(error.filename) if error.errno in ELSEWHERE else ""
         return f"{error.filename}: {error.strerror}{advice}"
     # What Orbax's library writes and reads with repeats the system's words.
     if isinstance(error, ValueError) and (code := re.search(r"os_error_code='(\d+)'", str(error))):
@@ -40,12 +43,17 @@ def to_the_user(error: BaseException) -> str | None:
     return None
 
 
-def moved_by(path) -> str:
+def moved_by(path, below: bool = True) -> str:
     """ "; to use another folder, pass --workdir=DIR": the flag of this command, or the variable, that says where the
-    folder of a path is; "" where none is known."""
+    folder of a path is; "" where none is known. Args: below, whether the path may be in that folder, and not only the
+    folder itself or one above it."""
     if "://" in str(path):
         return ""
-    path, flags = os.path.abspath(path), {}
+    try:
+        path, flags = os.path.abspath(path), {}
+        os.getcwd()
+    except FileNotFoundError:  # the current folder was removed
+        return ""
     others = {"start the command in it": ".", "set TFDS_DATA_DIR=DIR": "~/tensorflow_datasets"}
     others |= {"set TMPDIR=DIR": tempfile.gettempdir()}
     others |= {f"set {name}=DIR": os.environ[name] for name in VARIABLES if os.environ.get(name)}
@@ -55,7 +63,10 @@ def moved_by(path) -> str:
         if flag.startswith("--") and value and not value.startswith("-") and "://" not in value:
             flags[f"pass {flag}=DIR"] = value
     whole = lambda place: os.path.abspath(os.path.expanduser(place))  # noqa: E731
-    found = {how: len(whole(place)) for how, place in (others | flags).items() if _is_within(path, whole(place))}
+    if not below:  # what has a suffix is a file
+        flags = {how: place for how, place in flags.items() if not os.path.splitext(place)[1]}
+    places = {how: whole(place) for how, place in (others | flags).items()}
+    found = {how: len(place) for how, place in places.items() if (_is_within(path, place) if below else path == place)}
     if not found:  # a folder above was to be made or entered
         given = {how: place for how, place in flags.items() if "/" in place and ".py" not in place}
         found = {how: len(place) for how, place in given.items() if _is_within(whole(place), path)}

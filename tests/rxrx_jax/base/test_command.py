@@ -10,8 +10,10 @@ import tempfile
 import pytest
 from paths import ROOT
 
+from rxrx_jax import reproduce
 from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
+from tfds_builders import download, prepare
 
 COMMANDS = sorted(
     path.relative_to(ROOT).as_posix()
@@ -113,7 +115,8 @@ def test_a_folder_that_cannot_be_used_is_named_with_what_moves_it(path, argv, ho
     monkeypatch.setattr(sys, "argv", ["main", *(argument.format(**names) for argument in argv)])
     path = path.format(**names)
     end = f"; to use another folder, {how}\n" if how else "\n"
-    for number in (errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG, errno.ESTALE, errno.ENOSPC):
+    numbers = (errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG, errno.ESTALE, errno.ENOSPC)
+    for number in (*numbers, errno.ENOTDIR, errno.EEXIST):
         words = os.strerror(number)
         assert command.run(raising(OSError(number, words, path))) == 2
         assert capsys.readouterr().err == f"error: {path}: {words}{end}"
@@ -121,3 +124,35 @@ def test_a_folder_that_cannot_be_used_is_named_with_what_moves_it(path, argv, ho
         text = f"PERMISSION_DENIED: Failed to open: \"{path}\" [OS error {number}] [os_error_code='{number}']"
         assert command.run(raising(ValueError(text))) == 2
         assert capsys.readouterr().err == f"error: {path}: {words}{end}"
+
+
+@pytest.mark.parametrize("out", ["/dev/null", "/dev/null/a", "/proc/none", "/proc/none/a", "{w}/file", "{w}/file/a"])
+def test_a_folder_that_cannot_be_made_is_named_with_its_flag(out, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    out = out.format(w=tmp_path)
+    for arguments, main in (
+        (["rxrx_sim", f"--out={out}"], prepare.main),
+        (["rxrx1", f"--to={out}"], download.main),
+        (["demo", f"--out={out}"], reproduce.main),
+    ):
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        assert command.run(main) == 2
+        error = capsys.readouterr().err
+        flag = arguments[1].partition("=")[0]
+        assert error.startswith(f"error: {out.removesuffix('/a')}") and error.count("\n") == 1, error
+        assert error.endswith(f"; to use another folder, pass {flag}=DIR\n"), error
+
+
+def test_a_file_that_is_not_there_is_not_a_folder_that_cannot_be_made(tmp_path, monkeypatch, capsys):
+    for path in ("w/gone", "t.csv"):
+        monkeypatch.setattr(sys, "argv", ["command", f"--workdir={tmp_path}/w", f"--table={tmp_path}/t.csv"])
+        assert command.run(raising(FileNotFoundError(errno.ENOENT, "No such file", f"{tmp_path}/{path}"))) == 2
+        assert capsys.readouterr().err == f"error: {tmp_path}/{path}: No such file\n"
+
+
+def test_an_error_in_a_folder_that_was_removed_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    assert command.run(raising(PermissionError(errno.EACCES, "Permission denied", "a"))) == 2
+    assert capsys.readouterr().err == "error: a: Permission denied\n"
