@@ -4,16 +4,20 @@ import contextlib
 import io
 import re
 import shlex
+import sys
+import types
 
 import numpy as np
 import plates_tools
 import pytest
+import tensorflow_datasets as tfds
 import tiny
+from absl import logging
 from paths import ROOT
 from PIL import Image
 
-from rxrx_jax import data, datasets
-from rxrx_jax.base import embeddings
+from rxrx_jax import data, datasets, main
+from rxrx_jax.base import config_flag, embeddings
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.source import make_source
@@ -23,14 +27,49 @@ from rxrx_jax.training import metrics, train
 from rxrx_jax.weights import export
 from tfds_builders import prepare
 
+PAGE = (ROOT / "docs" / "own_plates.md").read_text()
+LINES = re.search(r"```bash\n(.*?)```", PAGE, re.S)[1].replace("\\\n", " ").splitlines()  # the three commands
+SMALL = {"model.variant": "XXS/16", "task.decoder": "(16,1,2)", "total_steps": 2, "augment.crop": 32, "log_steps": 1}
+SMALL |= {"data.minibatch": 8, "evaluation_minibatch": 8}
+
+
+def start(line, folder, **changes):
+    """Runs a line of the page in this process, as it is written, in `folder`, where it finds and leaves what it names;
+    `changes` are further overrides. Returns what it printed."""
+    python, m, module, *argv = shlex.split(line)
+    assert (python, m) == ("python", "-m")
+    argv += [f"--config.{key}={value}" for key, value in changes.items()]
+    printed, verbosity = io.StringIO(), logging.get_verbosity()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tfds.core.constants, "DATA_DIR", str(folder / "datasets"))
+            if module == "tfds_builders.prepare":
+                prepare.main(argv)
+            else:
+                assert module == "rxrx_jax.main"
+                flags = {"workdir": None, "multihost": False, "print_config": False}  # absl's are the whole process's
+                flags |= {argument[2:].partition("=")[::2] for argument in argv if argument.startswith("--workdir=")}
+                for name, value in flags.items():
+                    patch.setattr(main, name.upper(), types.SimpleNamespace(value=value))
+                patch.setattr(sys, "argv", [module, *argv])
+                main.main(config_flag.values(argv))
+    logging.set_verbosity(verbosity)
+    return printed.getvalue()
+
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """The folder of prepared datasets, with my_plates; made by the first of the three commands."""
-    root, out = tmp_path_factory.mktemp("jump"), tmp_path_factory.mktemp("out")
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        prepare.main(["images", *plates_tools.jump(root), f"--out={out}", "--workers=1"])
-    return out
+def home(tmp_path_factory):
+    """The folder in which the commands of the page run: with FOLDER and, after the first, the prepared datasets."""
+    folder = tmp_path_factory.mktemp("home")
+    plates_tools.jump(folder / "FOLDER")
+    assert "set aside  0" in start(LINES[0], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(home):
+    """The folder of prepared datasets, with my_plates."""
+    return home / "datasets"
 
 
 def config(name, folder, **changes):
@@ -43,22 +82,24 @@ def config(name, folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def mae(prepared, tmp_path_factory):
+def mae(home):
     """The workdir of the second command."""
-    workdir = tmp_path_factory.mktemp("runs") / "mae"
-    assert train.run(config("mae_vit.py", prepared), workdir)["step"] == 2
-    return workdir
+    assert start(LINES[1], home, **SMALL).startswith("done: runs/mae step 2 parameters ")
+    return home / "runs" / "mae"
 
 
-def test_a_jump_screen_becomes_a_masked_autoencoder_and_a_cross_batch_probe(prepared, mae, tmp_path):
+def test_the_three_commands_of_the_page_give_a_masked_autoencoder_and_a_cross_batch_probe(home, mae):
     columns, _ = embeddings.read(mae)
     assert set(columns["plate"]) == {"BR00117006", "BR00117007", "BR00121438"}
     one, _ = embeddings.read(mae, plates=["2020_12_08_Batch2/BR00121438"])
     assert set(one["plate"]) == {"BR00121438"} and len(one["plate"]) == 8
-    train.run(config("linear_probe.py", prepared, **{"init.path": str(mae)}), tmp_path / "probe")
+    small = {key: value for key, value in SMALL.items() if key != "task.decoder"}
+    said = start(LINES[2], home, **small)
+    workdir = re.match("done: (runs/.*) step 2 ", said)[1]
     last = {}
-    for line in metrics.read(tmp_path / "probe" / "metrics.jsonl"):
+    for line in metrics.read(home / workdir / "metrics.jsonl"):
         last |= line
+    assert len(LINES) == 3
     assert last["probe/pretrained/none/cross_batch/sites"] == 8
     assert last["probe/pretrained/none/cross_batch/experiments"] == '{"unspecified": ["2020_12_08_Batch2"]}'
     # the width of the spots says the compound: rows and images belong together from the files to the score
@@ -82,7 +123,8 @@ def test_another_screen_does_the_same(tmp_path):
     assert last["probe/pretrained/none/validation/sites"] == 5
 
 
-def test_the_card_of_weights_states_the_licence_of_the_data(mae, tmp_path):
+def test_the_card_of_weights_states_the_licence_of_the_data(prepared, mae, tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(prepared))
     export.export(mae, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Licence of the data: CC0 1.0" in card and "Recursion" not in card
@@ -128,18 +170,10 @@ def test_a_builder_by_its_path(prepared, tmp_path):
         assert len(found.sites) == 2 and found.image_shape == (32, 32, 2)
 
 
-def test_the_page_says_what_was_done_here(prepared, tmp_path):
-    """Its first command is that of the fixture, and its lines on arrays run."""
-    page = (ROOT / "docs" / "own_plates.md").read_text()
-    (command,) = re.findall(r"python -m tfds_builders.prepare images (.*?)\npython", page.replace("\\\n", ""), re.S)
-    options = [option for option in plates_tools.jump(tmp_path / "jump") if not option.startswith("--source=")]
-    assert sorted(shlex.split(command)) == sorted(["--source=FOLDER", *options])
-
-
 def test_the_lines_on_arrays_give_the_trainer_its_minibatches(monkeypatch):
     """Training on arrays itself is a test of test_datasets.py."""
-    page, given = (ROOT / "docs" / "own_plates.md").read_text(), []
-    (code,) = re.findall(r"<!-- arrays -->\n```python\n(.*?)```", page, re.S)
+    given = []
+    (code,) = re.findall(r"<!-- arrays -->\n```python\n(.*?)```", PAGE, re.S)
     monkeypatch.setattr(train, "run", lambda *arguments: given.append(arguments))
     images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 2)).astype(np.uint8)
     table = {"experiment": ["a", "b"] * 16, "plate": ["1"] * 32, "well": ["A01"] * 32}
