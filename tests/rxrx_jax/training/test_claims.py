@@ -128,6 +128,36 @@ def test_done_needs_the_checkpoint_that_it_names(copy, step, capsys):
     assert f"says done at step {step}, and checkpoints/2 is not there" in told(values, workdir, capsys)
 
 
+@pytest.mark.parametrize("edit", [{}, {"parameters_sha256": "0" * 64}, {"parameters_sha256": 1 << 70}])
+def test_done_needs_the_hash_of_the_parameters_that_it_ended_with(copy, edit, capsys):
+    workdir, values = copy
+    *before, last = metrics.read(workdir / "metrics.jsonl")
+    forged = last | edit if edit else {"step": last["step"], "done": True}
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*before, forged]))
+    line = told(values, workdir, capsys)
+    assert f"{workdir}/metrics.jsonl says done with parameters_sha256 " in line and "remove its last line" in line
+    no_longer_done(workdir)
+    assert train.run(values, workdir)["parameters_sha256"] == last["parameters_sha256"]
+
+
+@pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints"])
+@pytest.mark.parametrize("lr", [None, 0.5])
+def test_a_run_without_its_config_is_refused(copy, left, lr, capsys):
+    workdir, values = copy
+    (workdir / "config.json").unlink()
+    shutil.rmtree(workdir / "checkpoints") if left == "metrics.jsonl" else (workdir / "metrics.jsonl").unlink()
+    other = values | {"optim": values["optim"] | {"lr": lr}} if lr else values
+    assert f"{workdir} holds a run and its config.json is not there: put back a copy" in told(other, workdir, capsys)
+    assert not (workdir / "config.json").exists()
+
+
+def test_checkpoints_alone_are_a_run_of_their_config(copy, capsys):
+    workdir, values = copy
+    (workdir / "metrics.jsonl").unlink()
+    other = values | {"optim": values["optim"] | {"lr": 0.5}}
+    assert "holds a run with another config: optim.lr" in told(other, workdir, capsys)
+
+
 def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(copy, capsys):
     workdir, values = copy
     no_longer_done(workdir)
