@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
-from rxrx_jax.base import files, hosts, lock
+from rxrx_jax.base import files, hosts, lock, seen
 from rxrx_jax.base.config import flatten, to_json
-from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.errors import UserError, shortened, to_the_user
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.training.provenance import facts
@@ -32,23 +32,41 @@ def alone(workdir: epath.Path) -> Iterator[None]:
             "another --workdir"
         )
 
-    if files.is_remote(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        yield
-        return
     with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lock.only_one(pathlib.Path(workdir), taken))
-        except lock.Unsupported as error:
-            hosts.say(f"note: {error}: nothing keeps a second run out")
+        stack.enter_context(hosts.before_exit(lambda error: stack.__exit__(type(error), error, None)))
+        if files.is_remote(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
+        else:
+            try:
+                stack.enter_context(lock.only_one(pathlib.Path(workdir), taken))
+            except lock.Unsupported as error:
+                hosts.say(f"note: {error}: nothing keeps a second run out")
+                workdir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_nothing_left_of_a_refusal(workdir))
         yield
+
+
+@contextlib.contextmanager
+def _nothing_left_of_a_refusal(workdir: epath.Path) -> Iterator[None]:
+    """Removes what a start has written when it fails, for what the user can fix, before it trains."""
+    written = [workdir / "config.json", workdir / seen.NAME]
+    new = [path for path in written if not path.exists()]
+    try:
+        yield
+    except Exception as error:
+        with contextlib.suppress(OSError, UserError):
+            if to_the_user(error) is not None and not has_begun(workdir):
+                hosts_json = workdir.glob("hosts/*.json") if (workdir / "hosts").is_dir() else ()
+                for path in (*new, *hosts_json):
+                    path.unlink(missing_ok=True)
+                (workdir / "hosts").rmdir()
+        raise
 
 
 def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
     """Writes the resolved config into the workdir. A workdir that holds a run of another config is refused; that of the
-    same config is resumed, or, when it says that it is finished, its last line is returned. Measurements are always repeated.
-    Where it resumes with other code, data, versions or device, stderr says so and config.json keeps both."""
+    same config is resumed, or, when it says that it is finished, its last line is returned. Measurements are always
+    repeated. Where it resumes with other code, data, versions or device, stderr says so and config.json keeps both."""
     path, now = workdir / "config.json", json.loads(to_json(resolved))
     started = has_begun(workdir)
     if started and not path.exists():

@@ -5,11 +5,14 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 
 import pytest
 import tiny
 
 from rxrx_jax.base import command, lock
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.hosts import departure
 from rxrx_jax.training import claims, metrics, train
 
 pytestmark = pytest.mark.usefixtures("small_models")
@@ -53,6 +56,47 @@ def test_a_run_that_fails_before_it_begins_leaves_no_folder(folder, tmp_path, ca
     values = tiny.values("convnet.py", folder, **{"optim.name": "adamm"})
     assert "adamm" in told(values, tmp_path / "runs" / "a", capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def pointer(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("mirror", "foo", "mirror='foo': expected"),
+        ("mirror", "wandb", "wandb is not installed"),
+        ("init.path", None, "is a Git LFS pointer"),
+    ],
+)
+def test_what_is_refused_before_it_trains_leaves_nothing(
+    folder, tmp_path, pointer, key, value, words, others, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    workdir = tmp_path / "runs" / "a"
+    if others:
+        workdir.mkdir(parents=True)
+        (workdir / "notes.txt").write_text("mine")
+    values = tiny.values("convnet.py", folder, **{key: value or pointer})
+    assert words in told(values, workdir, capsys)
+    assert [path.name for path in tmp_path.rglob("*")] == ["model.safetensors"] or others
+    assert not others or [path.name for path in workdir.iterdir()] == ["notes.txt"]
+
+
+def test_the_lock_goes_with_a_host_that_ends_at_once(tmp_path):
+    with claims.alone(tmp_path / "a"):
+        (tmp_path / "a" / "config.json").write_text("{}")
+        departure._clean_up(UserError("refused"))
+        assert not (tmp_path / "a").exists()
+    with claims.alone(tmp_path / "a"):
+        (tmp_path / "a" / "config.json").write_text("{}")
+        departure._clean_up(OSError("lost"))  # and a restart finds what was there
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["config.json"]
 
 
 def test_where_files_cannot_be_locked_a_run_says_so_and_trains(tmp_path, monkeypatch, capsys):
