@@ -12,7 +12,7 @@ from rxrx_jax.data.augment import Augment
 from rxrx_jax.data.batch import HELD_OUT, TRAIN
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.dataset import Dataset, open_dataset
-from rxrx_jax.data.images import ImageViews
+from rxrx_jax.data.images import ImageViews, checked
 from rxrx_jax.data.sites import SPLITS
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
@@ -164,7 +164,7 @@ def make(config: Config, guess: bool = False) -> Noise:
     """Noise in the shape of `config.data`'s dataset; nothing is read or prepared. Args: guess, as of `describe`."""
     c = config.data
     description = describe(c.name, c.builder.as_kwargs(), c.get("folder"), guess)
-    c.as_kwargs(), c.select.as_kwargs(), config.protocol.name  # read, though nothing is chosen
+    c.as_kwargs(), checked(c.select.as_kwargs()), config.protocol.name  # read, though nothing is chosen
     sizes = {TRAIN: c.minibatch} | ({HELD_OUT: c.unlabelled_minibatch} if c.unlabelled_minibatch else {})
     shape = len(description.plates), description.image_shape[2]
     mean, std = 255 / 2, ((256**2 - 1) / 12) ** 0.5

@@ -1,4 +1,4 @@
-"""Signals to a launcher that waits for a run elsewhere: each stops the run, a closed terminal only where that is said."""
+"""Signals to a launcher that waits for a run elsewhere: each stops the run; a closed terminal not where it says so."""
 
 import os
 import signal

@@ -9,8 +9,9 @@ from commands import python
 from paths import ROOT
 
 from rxrx_jax.base import config_flag
-from rxrx_jax.main import LONGEST_NAME, default_name
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import noise
+from rxrx_jax.main import LONGEST_NAME, default_name
 from rxrx_jax.training import describe
 
 
@@ -154,6 +155,15 @@ def test_what_a_published_dataset_gives_is_known_before_it_is_prepared(name, tmp
     assert ("its number of experiments and plates is not published" in line) == (
         name in ("rxrx2", "rxrx19a", "rxrx19b")
     )
+
+
+@pytest.mark.parametrize("key, near", [("cell_typs", "did you mean cell_types? "), ("colour", "")])
+def test_a_misspelled_criterion_of_the_selection_is_told(key, near, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main"])
+    folder, select = f"--config.data.folder={tmp_path}", f"--config.data.select.{key}=HUVEC"
+    words = f"data.select.{key}: no such key; {near}data.select has experiments, cell_types, well_types, sites"
+    with pytest.raises(UserError, match=f"^{re.escape(words)}$"):
+        describe.figures(config_flag.values(["--config=convnet.py:rxrx1", folder, select]))
 
 
 def test_the_least_memory_is_of_one_chip(tmp_path, monkeypatch):
