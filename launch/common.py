@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from etils import epath
 
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 
 FIX, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must fix something; start again
@@ -34,17 +35,20 @@ class Step:
 
 
 class Stopped(SystemExit):
-    """The user asked the launcher to stop (Ctrl-C, SIGTERM), which exits with a shell's code for SIGTERM."""
+    """The launcher got a signal, number, that asks it to stop; it exits with a shell's code for SIGTERM."""
 
-    def __init__(self):
+    def __init__(self, number: int):
         super().__init__(128 + signal.SIGTERM)
+        self.number = number
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The launcher's own options (with `workdir`) and the trainer's arguments, which follow `--`. --workdir may stand
-    on either side. UserError when the trainer's arguments name no --config or no side names the workdir."""
+    on either side. UserError for a mistake in the trainer's config, which is told before anything else is asked for,
+    and when the trainer's arguments name no --config or no side names the workdir."""
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
+    values = {} if {"-h", "--help"} & {*argv[:cut]} else _config(argv[:cut], argv[cut + 1 :])
     parser.add_argument("--workdir", help="where the run is written, passed on to the trainer")
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and run nothing")
     options, trainer = parser.parse_args(argv[:cut]), argv[cut + 1 :]
@@ -59,15 +63,22 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
     trainer = [f"--workdir={options.workdir}" if a.startswith("--workdir=") else a for a in trainer]
     if "\n" in "".join([options.workdir, getattr(options, "name", None) or ""]):
         raise UserError("--workdir and --name go into scripts by lines: leave line breaks out of them")
-    if getattr(options, "module", TRAINER) == TRAINER:
-        from rxrx_jax.base import config_flag  # after --help has been answered
+    if options.dry_run and values:
+        from rxrx_jax import main
 
-        values = config_flag.values(trainer)  # a mistake in them is told before anything is asked for
-        if options.dry_run:
-            from rxrx_jax import main
-
-            print(f"# {main.figures(values)}\n", flush=True)
+        print(f"# {main.figures(values)}\n", flush=True)
     return options, trainer
+
+
+def _config(own: list[str], trainer: list[str]) -> dict:
+    """The config that the trainer's arguments name, resolved; {} if they name none, or for another program."""
+    module = argparse.ArgumentParser(add_help=False)
+    module.add_argument("--module", default=TRAINER)
+    if module.parse_known_args(own)[0].module != TRAINER or not any(a.startswith("--config=") for a in trainer):
+        return {}
+    from rxrx_jax.base import config_flag  # after --help has been answered
+
+    return config_flag.values(trainer)
 
 
 # Exit codes
@@ -173,10 +184,10 @@ def show(steps: Iterable[Step]) -> None:
     print("\n\n".join(f"# {step.why}\n{step.command}" for step in steps))
 
 
-def catch_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT)) -> list[int]:
-    """A list that grows by every one of these signals that this process gets from now on."""
+def catch_signals() -> list[int]:
+    """A list that grows by every signal to stop that this process gets from now on."""
     received = []
-    for number in numbers:
+    for number in command.stop_signals():
         signal.signal(number, lambda n, _: received.append(n))
     return received
 
@@ -188,10 +199,10 @@ def run(step: Step, signals: list[int]) -> int:
     process = subprocess.Popen(["bash", "-c", step.command], stdin=subprocess.DEVNULL, start_new_session=True, cwd=ROOT)
     while process.poll() is None:
         if signals:
-            signals.pop()
+            number = signals.pop()
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
-            raise Stopped
+            raise Stopped(number)
         time.sleep(POLL_SECONDS)
     return process.returncode
 

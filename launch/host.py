@@ -8,6 +8,7 @@ One process drives all the host's GPUs: jax shards over them, and minibatches ar
 import argparse
 import pathlib
 import shlex
+import signal
 import sys
 
 from launch import common, local, remote
@@ -43,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
             if code != common.LOST_CONNECTION:
                 return code
             common.run(plan["pause"], signals)
-        except common.Stopped:
-            if stopped:
+        except common.Stopped as asked:
+            if stopped or asked.number == signal.SIGHUP:  # the terminal was closed, which the run outlives
                 raise
             stopped = True
             common.run(plan["stop"], signals)

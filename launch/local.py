@@ -76,7 +76,7 @@ def see_through(hosts: Callable[[], list], options: argparse.Namespace) -> int:
             print(f"{common.assignments(environment)}{shlex.join(line)} >> {log} 2>&1 &")
         print("wait")
         return 0
-    signals = common.catch_signals(command.stop_signals())  # the run ends with the terminal, as its hosts do with this
+    signals = common.catch_signals()  # the run ends with the terminal, as its hosts do with this
 
     def once() -> int:
         show = follow(log_of(folder, 0))

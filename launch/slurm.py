@@ -10,6 +10,7 @@ finished, and follows the first task's log. Ctrl-C stops the run after a checkpo
 import argparse
 import pathlib
 import shlex
+import signal
 import sys
 
 from launch import common
@@ -74,7 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         common.must(plan[name], signals)
     try:
         return common.run(plan["follow"], signals)
-    except common.Stopped:
+    except common.Stopped as stopped:
+        if stopped.number == signal.SIGHUP:  # the terminal was closed, which leaves the job alone
+            raise
         common.run(plan["stop"], signals)
         return common.run(plan["follow"], signals)
 

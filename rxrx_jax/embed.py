@@ -65,20 +65,28 @@ def open_model(path: str, channels: int, source: str | None = None) -> Model:
         folder = checkpoint.find_checkpoint(path)
         run = checkpoint.read_config(folder)
         encoder, crop = export.make_encoder(run, folder.parent.parent), run["augment"]["crop"]
+        source = source or checkpoint.published_part(str(folder))
+        stored = checkpoint.stored_shapes(str(folder), source).get("encoder")
+        if stored and not encoder.style.channel_agnostic:
+            _check_channels(path, stored["embed"]["kernel"].shape[0] // encoder.patch**2, channels)
         view = jax.ShapeDtypeStruct((1, crop, crop, channels), jnp.float32)
         shapes = jax.eval_shape(encoder.init, jax.random.key(0), view)["params"]
         place = sharding.one_device()
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
-        source = source or checkpoint.published_part(str(folder))
         params = checkpoint.load_parameters(str(folder), "encoder", shapes, source)
         return Model(encoder, params, crop, run["normalisation"], former.seen_by(path))
     imported = weights.load(path, channels, part=source or "")
-    if imported.channels not in (None, channels):
-        raise UserError(f"{path} takes images of {imported.channels} channels and the dataset has {channels}")
+    if imported.channels is not None:
+        _check_channels(path, imported.channels, channels)
     for note in imported.notes:
         print(f"{path}: {note}", file=sys.stderr)
     seen = weights.seen(path)
     return Model(imported.encoder, imported.params["encoder"], imported.crop, imported.normalisation, seen)
+
+
+def _check_channels(path: str, expected: int, given: int) -> None:
+    if given != expected:
+        raise UserError(f"{path} takes images of {expected} channels and these have {given}")
 
 
 def make_embed(model: Model, shape: tuple[int, int, int], pool: str | None, block: int | None):

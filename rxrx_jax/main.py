@@ -18,7 +18,7 @@ MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Join the other hosts of a Cloud TPU slice (elsewhere the environment says)."
 )
 PRINT_CONFIG = flags.DEFINE_bool(
-    "print_config", False, "Print the resolved config, the run's steps and its parameters, and stop."
+    "print_config", False, "Print the resolved config, the run's steps, parameters and least memory, and stop."
 )
 LONGEST_NAME = 150  # characters of a default workdir
 
@@ -52,7 +52,7 @@ def main(values: dict) -> None:
 
 
 def figures(values: dict) -> str:
-    """One line of what a config will train: steps, parameters, FLOPs. Raises UserError as the run would."""
+    """One line of what a config will train: steps, parameters, FLOPs, memory. Raises UserError as the run would."""
     from rxrx_jax.training import describe
 
     return describe.figures(values)

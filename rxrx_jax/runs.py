@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from rxrx_jax import embed, tasks, weights
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS, plain
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.weights import export
@@ -64,7 +65,14 @@ class Run:
             raise UserError(f"the run was trained on {crop} pixels and the images have {height}x{width}")
         plates, statistics = self._statistics(images, plate, self.config["normalisation"])
         top, left = (height - crop) // 2, (width - crop) // 2
-        return _in_parts(function, images[:, top : top + crop, left : left + crop], plates, statistics, minibatch)
+        images = images[:, top : top + crop, left : left + crop]
+        try:
+            return _in_parts(function, images, plates, statistics, minibatch)
+        except flax.errors.ScopeParamShapeError as error:  # of the first layer: the crop is the run's
+            why = shortened(str(error), 200)
+            raise UserError(
+                f"{self.path} takes images of another number of channels than {images.shape[3]}: {why}"
+            ) from error
 
     @functools.cached_property
     def _embedder(self) -> Callable:

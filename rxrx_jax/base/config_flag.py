@@ -61,8 +61,8 @@ def help_text(usage: str | None) -> str:
             lines.append(f"  {'':24} after a colon: {arguments}")
     lines += ["", "keys, of which rxrx_jax/training/base_config.py has all:"]
     lines += [f"  --config.{key:42} {what}" for key, what in KEYS.items()]
-    own = [name for module, found in flags.FLAGS.flags_by_module_dict().items() for name in found]
-    own = [flag for flag in dict.fromkeys(own) if "absl" not in _module(flag) and "ml_collections" not in _module(flag)]
+    own = [flag for found in flags.FLAGS.flags_by_module_dict().values() for flag in found]
+    own = [flag for flag in dict.fromkeys(own) if _module(flag).startswith(("rxrx_jax.", sys.argv[0]))]
     lines += ["", "flags:", *(f"  --{flag.name:49} {flag.help}" for flag in own)]
     return "\n".join(lines)
 

@@ -1,13 +1,14 @@
 """Devices: one mesh, rules from parameter path to sharding, one constraint. Only this module knows about them."""
 
 import hashlib
+import math
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from rxrx_jax.base.errors import UserError
@@ -101,7 +102,7 @@ def named_leaves(tree) -> dict:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
     """The first matching rule's spec for one array of a train state; an axis that does not divide its dimension is left
     whole. Collections are replicated, but for averages of parameters, which follow these."""
     if name.startswith("collections/") and not name.startswith("collections/averages/params/"):
@@ -114,7 +115,7 @@ def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(*(axis if fits(axis, n) else None for axis, n in zip(spec, shape)))
 
 
-def state_shardings(state, mesh: Mesh):
+def state_shardings(state, mesh: Mesh | AbstractMesh):
     """A NamedSharding for every array of a train state (arrays or ShapeDtypeStructs): optimiser moments follow
     their parameter's rule because their path ends in the same names; scalars are replicated."""
 
@@ -122,6 +123,14 @@ def state_shardings(state, mesh: Mesh):
         return NamedSharding(mesh, parameter_spec(path_name(path), x.shape, mesh) if x.ndim else P())
 
     return jax.tree_util.tree_map_with_path(one, state)
+
+
+def bytes_per_device(state, fsdp: int, tensor: int) -> int:
+    """What a train state (arrays or ShapeDtypeStructs) takes on one device of a mesh, which need not exist here."""
+    mesh = AbstractMesh((1, fsdp, tensor), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    parts = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, state,
+                         state_shardings(state, mesh))  # fmt: skip
+    return sum(jax.tree.leaves(parts))
 
 
 def minibatch_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,6 +1,7 @@
 """The source of images: records of a prepared dataset, drawn by samplers, cut on the hosts and augmented on device."""
 
 import dataclasses
+import difflib
 import functools
 from collections.abc import Callable
 
@@ -175,5 +176,6 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
 def checked(criteria: dict) -> dict:
     """The keys of data.select, which may not name splits: the protocol says what is trained on."""
     if unknown := [key for key in criteria if key not in SELECT]:
-        raise UserError(f"data.select.{unknown[0]}: expected {', '.join(SELECT)}")
+        near = "".join(f"did you mean {key}? " for key in difflib.get_close_matches(unknown[0], SELECT, 1))
+        raise UserError(f"data.select.{unknown[0]}: no such key; {near}data.select has {', '.join(SELECT)}")
     return criteria

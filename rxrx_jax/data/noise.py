@@ -12,7 +12,7 @@ from rxrx_jax.data.augment import Augment
 from rxrx_jax.data.batch import HELD_OUT, TRAIN
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.dataset import Dataset, open_dataset
-from rxrx_jax.data.images import ImageViews
+from rxrx_jax.data.images import ImageViews, checked
 from rxrx_jax.data.sites import SPLITS
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
@@ -26,6 +26,8 @@ PAGES = {
     "rxrx3": {"pixels": 2048, "controls": 2, "train_images": 2_200_000, "plates": 180 * 48},
     "rxrx3_core": {"pixels": 512, "controls": 2, "plates": 180 * 48},
 }
+KNOWN = ("rxrx_sim", *PAGES)  # whose shapes are known without their folder
+GUESS = 2  # experiments, and plates, where none is published and `guess` asks for some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +43,15 @@ class Description:
     plates: range
     cell_types: range
     train_images: int  # an epoch: the records of the first split, of which a protocol may leave some out
+    guessed: tuple[str, ...] = ()  # of experiments and plates, those whose number is GUESS, for want of another
 
 
-def describe(name: str, settings: dict | None = None, folder: str | None = None) -> Description:
+def describe(name: str, settings: dict | None = None, folder: str | None = None, guess: bool = False) -> Description:
     """Describes a dataset by its published design or, rxrx_sim, by its settings; nothing is read or prepared. A dataset
     of your own has no published design: its prepared folder says.
 
-    Args: as those of `open_dataset`.
-    Raises UserError where the number of experiments or plates is not published.
+    Args: as those of `open_dataset`; guess, GUESS experiments or plates where their number is not published.
+    Raises UserError where it is not, without `guess`.
     """
     builder = builders().builder_class(name, folder)
     config = builder.make_config(**(settings or {}))
@@ -58,7 +61,9 @@ def describe(name: str, settings: dict | None = None, folder: str | None = None)
         return _describe_prepared(open_dataset(name, settings or {}, folder))
     page = PAGES[name] | builder.published
     missing = [key for key in ("experiments", "plates") if key not in page]
-    if missing:
+    if missing and guess:
+        page |= dict.fromkeys(missing, GUESS)
+    elif missing:
         raise UserError(f"{name}: its number of {' and '.join(missing)} is not published; prepare the dataset first")
     side = getattr(config.settings, "image_size", None) or page["pixels"]
     return Description(
@@ -69,6 +74,7 @@ def describe(name: str, settings: dict | None = None, folder: str | None = None)
         plates=range(page["plates"]),
         cell_types=range(4 if name == "rxrx1" else 1),
         train_images=page.get("train_images", page.get("sites")),
+        guessed=tuple(missing),
     )
 
 
@@ -154,11 +160,11 @@ class Noise(ImageViews):
         return self
 
 
-def make(config: Config) -> Noise:
-    """Noise in the shape of `config.data`'s dataset; nothing is read or prepared."""
+def make(config: Config, guess: bool = False) -> Noise:
+    """Noise in the shape of `config.data`'s dataset; nothing is read or prepared. Args: guess, as of `describe`."""
     c = config.data
-    description = describe(c.name, c.builder.as_kwargs(), c.get("folder"))
-    c.as_kwargs(), c.select.as_kwargs(), config.protocol.name  # read, though nothing is chosen
+    description = describe(c.name, c.builder.as_kwargs(), c.get("folder"), guess)
+    c.as_kwargs(), checked(c.select.as_kwargs()), config.protocol.name  # read, though nothing is chosen
     sizes = {TRAIN: c.minibatch} | ({HELD_OUT: c.unlabelled_minibatch} if c.unlabelled_minibatch else {})
     shape = len(description.plates), description.image_shape[2]
     mean, std = 255 / 2, ((256**2 - 1) / 12) ** 0.5

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
-from rxrx_jax.base import files, hosts, lock
+from rxrx_jax.base import files, hosts, lock, seen
 from rxrx_jax.base.config import flatten, to_json
-from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.errors import UserError, shortened, to_the_user
+from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.training.provenance import facts
 
@@ -31,25 +32,45 @@ def alone(workdir: epath.Path) -> Iterator[None]:
             "another --workdir"
         )
 
-    if files.is_remote(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        yield
-        return
     with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lock.only_one(pathlib.Path(workdir), taken))
-        except lock.Unsupported as error:
-            hosts.say(f"note: {error}: nothing keeps a second run out")
+        stack.enter_context(hosts.before_exit(lambda error: stack.__exit__(type(error), error, None)))
+        if files.is_remote(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
+        else:
+            try:
+                stack.enter_context(lock.only_one(pathlib.Path(workdir), taken))
+            except lock.Unsupported as error:
+                hosts.say(f"note: {error}: nothing keeps a second run out")
+                workdir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_nothing_left_of_a_refusal(workdir))
         yield
+
+
+@contextlib.contextmanager
+def _nothing_left_of_a_refusal(workdir: epath.Path) -> Iterator[None]:
+    """Removes what a start has written when it fails, for what the user can fix, before it trains."""
+    written = [workdir / "config.json", workdir / seen.NAME]
+    new = [path for path in written if not path.exists()]
+    try:
+        yield
+    except Exception as error:
+        with contextlib.suppress(OSError, UserError):
+            if to_the_user(error) is not None and not has_begun(workdir):
+                hosts_json = workdir.glob("hosts/*.json") if (workdir / "hosts").is_dir() else ()
+                for path in (*new, *hosts_json):
+                    path.unlink(missing_ok=True)
+                (workdir / "hosts").rmdir()
+        raise
 
 
 def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
     """Writes the resolved config into the workdir. A workdir that holds a run of another config is refused; that of the
-    same config is resumed, or, when it is finished, its last line is returned. Measurements are always repeated.
-    Where it resumes with other code, data, versions or device, stderr says so and config.json keeps both."""
+    same config is resumed, or, when it says that it is finished, its last line is returned. Measurements are always
+    repeated. Where it resumes with other code, data, versions or device, stderr says so and config.json keeps both."""
     path, now = workdir / "config.json", json.loads(to_json(resolved))
-    started = (workdir / metrics.NAME).exists()
+    started = has_begun(workdir)
+    if started and not path.exists():
+        raise UserError(f"{workdir} holds a run and its config.json is not there: {REMEDY}")
     try:
         stored = files.read_json(path, REMEDY) if path.exists() else {}
     except UserError:
@@ -60,12 +81,16 @@ def claim(workdir: epath.Path, resolved: dict, measure: bool) -> dict | None:
     if started and stored and not again and facts.without(stored) != facts.without(now):
         raise UserError(f"{workdir} holds a run with another config: {differences(stored, now)}; use another --workdir")
     if not measure and (done := finished(workdir, resolved["resolved"]["total_steps"])):
-        print(f"{workdir} is finished; nothing to do", file=sys.stderr)
         return done
     now = facts.continued(stored, now, workdir) if started and not again else now
     if now != stored:
         files.write(path, to_json(now))
     return None
+
+
+def has_begun(workdir: epath.Path) -> bool:
+    """Whether a run has left anything there that it would resume from."""
+    return (workdir / metrics.NAME).exists() or bool(checkpoint.steps(workdir / "checkpoints"))
 
 
 def differences(stored: dict, now: dict) -> str:
@@ -87,6 +112,20 @@ def finished(workdir: epath.Path, total_steps: int) -> dict | None:
             "put it back, or use another --workdir to train again"
         )
     return last
+
+
+def confirm(workdir: epath.Path, last: dict) -> None:
+    """Says that a run is finished if the parameters that it ended with are those of its checkpoint, else raises
+    UserError. Args: last, its last line. All hosts must call it."""
+    folder = workdir / "checkpoints" / str(last["step"])
+    said, found = last.get("parameters_sha256"), parameters_sha256(checkpoint.stored_parameters(folder))
+    if said != found:
+        raise UserError(
+            f"{workdir / metrics.NAME} says done with parameters_sha256 {shortened(said, 12) if said else ABSENT}, and "
+            f"{folder} holds parameters of {found[:12]}: put back a copy of the file, or remove its last line, and the "
+            "same command evaluates again"
+        )
+    hosts.say(f"{workdir} is finished; nothing to do")
 
 
 def warn_of_a_fresh_start(workdir: epath.Path) -> None:

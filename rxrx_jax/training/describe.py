@@ -1,6 +1,6 @@
-"""What a config is: resolved, with the steps and the parameters that follow from it, before anything is trained."""
+"""What a config is: resolved, with the steps, parameters and memory that follow from it, before anything is trained."""
 
-import contextlib
+import re
 
 import jax
 
@@ -21,7 +21,8 @@ def text(values: dict) -> str:
 
 
 def figures(values: dict) -> str:
-    """One line: steps, minibatch, parameters and FLOPs of a run. Raises what the run raises for the config."""
+    """One line: steps, minibatch, parameters, FLOPs and the least memory of a run. Raises what the run raises for the
+    config."""
     config = Config(values)
     mesh = sharding.make_mesh(1, 1)  # those of the run may be elsewhere
     with jax.set_mesh(mesh):
@@ -29,18 +30,38 @@ def figures(values: dict) -> str:
         lengths = lengths_of(source)
         total_steps = run_length(config, **lengths)
         step = make_step(config, source, mesh, total_steps)
+    state = step.arguments[0]
     return (
         f"{total_steps:,} steps of {lengths['minibatch']:,} images, {lengths['examples']:,} per epoch{size} | "
-        f"{parameter_count(step.arguments[0].params) / 1e6:.2f} M parameters | "
-        f"{step.flops_per_image / 1e9:.2f} GFLOPs per image"
+        f"{parameter_count(state.params) / 1e6:.2f} M parameters | "
+        f"{step.flops_per_image / 1e9:.2f} GFLOPs per image | "
+        f"{_least_memory(config, step.task, state) / 2**30:.2f} GiB per chip of parameters, optimiser state and "
+        "gradients, activations not counted"
     )
+
+
+def _least_memory(config: Config, task, state) -> int:
+    """Bytes per chip that a step holds whatever its minibatch: the state, and a gradient of each trained parameter."""
+    trained = {
+        name: leaf
+        for name, leaf in sharding.named_leaves(state.params).items()
+        if not (task.frozen and re.match(task.frozen, name))
+    }
+    ways = config.mesh.fsdp, config.mesh.tensor
+    return sharding.bytes_per_device(state, *ways) + sharding.bytes_per_device({"params": trained}, *ways)
 
 
 def _source(config: Config):
     """(the source of a config, ""), or noise in its published shape and a note where it is not prepared here."""
     data = config.data
     if data.get("source", "images") == "images":
-        with contextlib.suppress(UserError):  # a dataset that is not published is opened
-            if not builders().find(data.name, out=data.get("folder"), **data.builder.as_kwargs()).is_dir():
-                return noise.make(config), " (the published training split; it is not prepared here)"
+        try:
+            prepared = builders().find(data.name, out=data.get("folder"), **data.builder.as_kwargs()).is_dir()
+        except UserError:  # of your own
+            prepared = True
+        if not prepared and data.name in noise.KNOWN:
+            source = noise.make(config, guess=True)
+            guessed = " and ".join(source.description.guessed)
+            note = f"; its number of {guessed} is not published, taken as {noise.GUESS}" if guessed else ""
+            return source, f" (the published training split; it is not prepared here{note})"
     return make_source(config, lambda dataset: protocols.roles(dataset, config.protocol.name)), ""

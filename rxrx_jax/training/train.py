@@ -84,6 +84,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     resolved = {"total_steps": total_steps, "transductive": bool(ledger) and ledger.transductive}
     resolved |= {"layout": checkpoint.LAYOUT, facts.NOW: made_by}
     if done := hosts.on_first_host(lambda: claims.claim(workdir, values | {"resolved": resolved}, bool(measure))):
+        claims.confirm(workdir, done)
         return done
     claims.check_shared(workdir)
     if measure == "loader":

@@ -128,7 +128,7 @@ def test_one_host_is_one_process_that_starts_again(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--processes=1", "--devices=1", "--", "--config=x.py"], "pass --workdir=DIR"),
+        (["--processes=1", "--devices=1", "--", "--config=mae_vit.py"], "pass --workdir=DIR"),
         (["--processes=1", "--devices=1", "--workdir=a"], "pass the trainer's arguments after --"),
     ],
 )

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from launch_tools import COMMIT
 
-from launch import common, gke, local, slurm, tpu_pod
+from launch import common, gke, host, local, slurm, tpu_pod
 from rxrx_jax.base.errors import UserError
 
 PARTS = {
@@ -18,7 +18,8 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("module", PARTS, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("given", [True, False], ids=["options", "no options"])
+@pytest.mark.parametrize("module", [*PARTS, host], ids=lambda module: module.__name__)
 @pytest.mark.parametrize(
     "trainer, words",
     [
@@ -27,10 +28,12 @@ PARTS = {
         (["--config=convnet.py:methd=dann"], "config argument 'methd' is unknown"),
     ],
 )
-def test_a_mistake_in_the_config_is_told_at_once(module, trainer, words, capsys, monkeypatch):
+def test_a_mistake_in_the_config_is_told_before_anything_is_asked_for(
+    module, given, trainer, words, capsys, monkeypatch
+):
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(UserError, match=re.escape(words)):
-        module.main([*PARTS[module], "--", *trainer])
+        module.main([*PARTS.get(module, []) * given, "--", *trainer])
     assert capsys.readouterr() == ("", "")
 
 

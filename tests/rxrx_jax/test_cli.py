@@ -37,4 +37,4 @@ def test_the_status_of_a_command_is_its_own(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["rxrx", "export", "--checkpoint=nowhere", "--out=nowhere"])
     assert cli.main() == 2
     said = capsys.readouterr().err
-    assert "no checkpoint there" in said and said.count("\n") == 1
+    assert "nowhere: no such file or folder" in said and said.count("\n") == 1

@@ -1,6 +1,7 @@
 """The command line: what it finds, what it says, what it imports."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -8,6 +9,8 @@ from commands import python
 from paths import ROOT
 
 from rxrx_jax.base import config_flag
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.data import noise
 from rxrx_jax.main import LONGEST_NAME, default_name
 from rxrx_jax.training import describe
 
@@ -139,4 +142,39 @@ def test_print_config_prints_what_is_resolved_and_what_follows(tmp_path, monkeyp
     assert line.startswith(
         "7 steps of 2,048 images, 40,612 per epoch (the published training split; it is not prepared"
     )
-    assert " M parameters | " in line and not list(tmp_path.iterdir())
+    assert " M parameters | " in line and " GiB per chip of parameters, optimiser state and gradients" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", noise.KNOWN)
+def test_what_a_published_dataset_gives_is_known_before_it_is_prepared(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main"])
+    values = config_flag.values([f"--config=convnet.py:data={name}", f"--config.data.folder={tmp_path}"])
+    line = describe.figures(values)
+    assert "it is not prepared here" in line
+    assert ("its number of experiments and plates is not published" in line) == (
+        name in ("rxrx2", "rxrx19a", "rxrx19b")
+    )
+
+
+@pytest.mark.parametrize("key, near", [("cell_typs", "did you mean cell_types? "), ("colour", "")])
+def test_a_misspelled_criterion_of_the_selection_is_told(key, near, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main"])
+    folder, select = f"--config.data.folder={tmp_path}", f"--config.data.select.{key}=HUVEC"
+    words = f"data.select.{key}: no such key; {near}data.select has experiments, cell_types, well_types, sites"
+    with pytest.raises(UserError, match=f"^{re.escape(words)}$"):
+        describe.figures(config_flag.values(["--config=convnet.py:rxrx1", folder, select]))
+
+
+def test_the_least_memory_is_of_one_chip(tmp_path, monkeypatch):
+    """Lion's moments and the gradients are as large as the parameters, and split as they are."""
+    monkeypatch.setattr(sys, "argv", ["main"])
+
+    def gib(*changes):
+        folder = f"--config.data.folder={tmp_path}"
+        line = describe.figures(config_flag.values(["--config=mae_vit.py:rxrx1,variant=B/16", folder, *changes]))
+        return float(re.search(r"([\d.]+) M parameters", line)[1]), float(re.search(r"([\d.]+) GiB per chip", line)[1])
+
+    million, whole = gib()
+    assert whole == pytest.approx(3 * 4e6 * million / 2**30, rel=0.02)  # Lion has one moment
+    assert gib("--config.mesh.fsdp=4")[1] == pytest.approx(whole / 4, rel=0.05)

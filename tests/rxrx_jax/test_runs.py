@@ -74,6 +74,19 @@ def test_a_run_embeds_as_the_command_does(folder, dataset, everything):
     assert found.dtype == np.float32
 
 
+def test_images_of_other_channels_are_refused_with_both_numbers(folder, classifier, everything):
+    images = everything[0][:2, :, :, :3]
+    with pytest.raises(UserError, match="image takes images of 6 channels and these have 3$"):
+        rxrx_jax.load(folder / "image").embed(images)
+    with pytest.raises(UserError, match="convnet takes images of another number of channels than 3: .*4, 4, 6, 8"):
+        rxrx_jax.load(classifier).predict(images, plate=["a", "a"])
+
+
+def test_what_is_not_there_is_named_as_it_was_given():
+    with pytest.raises(UserError, match="^nope: no such file or folder"):
+        rxrx_jax.load("nope")
+
+
 def test_the_names_of_plates_do_not_matter_and_their_images_do(folder, everything):
     images, plates = (part[:24] for part in everything)
     run = rxrx_jax.load(folder / "plate")

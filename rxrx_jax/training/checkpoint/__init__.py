@@ -11,6 +11,7 @@ from rxrx_jax.training.checkpoint.former import (
     read_config,
     stored_network,
     stored_parameters,
+    stored_shapes,
 )
 from rxrx_jax.training.checkpoint.run import Checkpoints, steps
 
@@ -27,4 +28,5 @@ __all__ = [
     "steps",
     "stored_network",
     "stored_parameters",
+    "stored_shapes",
 ]

@@ -69,6 +69,15 @@ def published_part(path: epath.PathLike) -> str:
         return manifest.read(folder)["published"]
 
 
+def stored_shapes(path: epath.PathLike, source: str = "params") -> dict:
+    """The shapes of every parameter in the part `source` of a run's newest checkpoint, nested ShapeDtypeStructs. Raises
+    as `load_parameters` does."""
+    folder = find_checkpoint(path)
+    check_layout(folder)
+    with _whole(folder):
+        return _shapes(manifest.read(folder), _place(source))
+
+
 def check_layout(folder: epath.Path) -> None:
     """Raises UserError when the run of a checkpoint folder is of a version with another checkpoint format."""
     config = folder.parent.parent / "config.json"
@@ -85,13 +94,15 @@ def is_run(path: epath.PathLike) -> bool:
     return not root.is_file() and not (root / "model.safetensors").exists()
 
 
-def find_checkpoint(path: epath.PathLike) -> epath.Path:
-    """The newest complete checkpoint folder of a workdir, or `path` itself when it is one."""
+def find_checkpoint(path: epath.PathLike, given: str = "") -> epath.Path:
+    """The newest complete checkpoint folder of a workdir, or `path` itself when it is one. Args: given, what stands
+    before the path where the user named it, as `init.path=`. Raises UserError when there is none."""
     root = files.locate(path)
     if root.name.isdecimal() and root.is_dir() and not (root / "checkpoints").is_dir():  # not a workdir called `3`
         return root
     if not (found := steps(root / "checkpoints")):
-        raise UserError(f"init.path={path}: no checkpoint there; run the stage before first, with --workdir={path}")
+        why = "no checkpoint there; train that run first" if root.exists() else "no such file or folder"
+        raise UserError(f"{given}{path}: {why}, or give the workdir of a run that has one, or weights")
     return root / "checkpoints" / str(found[0])
 
 
@@ -118,7 +129,7 @@ def _load(folder: epath.Path, table: dict, place: str, shapes: dict) -> dict:
     like, keys = shapes, place.split("/")
     for key in reversed(keys):
         like = {key: like}
-    tree = manifest.load(folder, table, like, f"{place}/")
+    tree = manifest.load(folder, table, like, f"{place}/", f"give the model the keys that {folder} was trained with")
     for key in keys:
         tree = tree[key]
     return tree

@@ -58,11 +58,14 @@ def _check_files(folder: epath.Path) -> None:
             raise Damaged(f"{path.relative_to(folder)} is not a regular file")
 
 
-def load(folder: epath.Path, table: dict, like: dict, among: str = "") -> dict:
+RESUME = "use the run's own config (config.json), or another --workdir to train again"
+
+
+def load(folder: epath.Path, table: dict, like: dict, among: str = "", remedy: str = RESUME) -> dict:
     """The arrays of `like`, nested ShapeDtypeStructs with shardings: a part of the state, which must name all that the
     manifest `table` has under `among` ("params/encoder/"; everything by default). All hosts must call it.
 
-    Raises Damaged, and UserError for an array that is missing, left over or of another shape.
+    Raises Damaged, and UserError, which ends in the remedy, for an array that is missing, extra or of another shape.
     """
     arrays = table["arrays"]
     stored = {name: tuple(shape) for name, (shape, _, _) in arrays.items() if f"{name}/".startswith(among)}
@@ -71,8 +74,7 @@ def load(folder: epath.Path, table: dict, like: dict, among: str = "") -> dict:
         if stored.get(name) != wanted.get(name):
             there, here = stored.get(name, "absent"), wanted.get(name, "absent")
             raise UserError(
-                f"checkpoint {folder} does not fit: {name} is {there} there and {here} here; "
-                "use the run's own config (config.json), or another --workdir to train again"
+                f"checkpoint {folder} does not fit: {name} is {there} there and {here} here; {remedy}"
             )
     tree = _on_all_hosts(lambda: _load(folder, {STATE: like})[STATE])
     if wrong := differing(tree, {name: int(arrays[name][-1], 16) for name in wanted}):

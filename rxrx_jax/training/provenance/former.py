@@ -15,7 +15,7 @@ def encoder(path: str, source: str, config: Config, task, shapes):
     "averages"; "" is the part that the run published), or of a file, folder or hub address of weights, there the part
     `source` if the file holds several."""
     if checkpoint.is_run(path):
-        former = checkpoint.read_config(path)["normalisation"]
+        former = checkpoint.read_config(checkpoint.find_checkpoint(path, "init.path="))["normalisation"]
         if former != config.normalisation:
             print(f"note: {path} saw images normalised by {former}, this run {config.normalisation}", file=sys.stderr)
         return checkpoint.load_parameters(path, task.inherits, shapes, source or checkpoint.published_part(path))

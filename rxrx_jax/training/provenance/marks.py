@@ -20,6 +20,7 @@ from rxrx_jax.base.seen import Seen, among, of_rows, unite
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.roles import held_out_rows
+from rxrx_jax.training import checkpoint
 from rxrx_jax.training.provenance import former
 
 ORDER = "TCX?"
@@ -120,6 +121,8 @@ def open_ledger(config: Config, source, method: Method, stage: str, scores: bool
     """
     if allowed not in ("", "allow"):
         raise UserError(f"init.contaminated={allowed!r}: expected allow or nothing")
+    if config.init.path and checkpoint.is_run(config.init.path):
+        checkpoint.find_checkpoint(config.init.path, "init.path=")
     before = former.seen_by(config.init.path)
     digests, needs = data.pixel_digests(source.dataset), "T" * method.needs.transductive
     fitted = source.samplers[TRAIN].drawn_from

@@ -31,6 +31,14 @@ def test_help_lists_configs_arguments_and_keys_and_imports_nothing_that_is_slow(
     assert all(name in done.stdout for name in ("multihost", "Join the other hosts"))
 
 
+@pytest.mark.parametrize("name", ["aot", "main"])
+def test_help_lists_no_flag_of_another_package(name):
+    done = python("-m", f"rxrx_jax.{name}", "--help")
+    listed = [line.split()[0] for line in done.stdout.partition("\nflags:\n")[2].splitlines()]
+    own = {"aot": ["--topology"], "main": ["--workdir", "--multihost", "--print_config"]}
+    assert sorted(listed) == sorted(["--config", *own[name]])
+
+
 @pytest.mark.parametrize("key", config_flag.KEYS)
 def test_every_key_that_help_names_can_be_set(key):
     assert config_flag.values(["--config=dann_vit.py", f"--config.{key}"])

@@ -7,6 +7,7 @@ import pytest
 
 from rxrx_jax.base import hosts
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.hosts import arrival
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_another_host_knows_another_program_by_its_answer(listening, monkeypatch
 
 
 def test_another_host_knows_another_program_by_its_silence(listening, monkeypatch):
-    monkeypatch.setattr(hosts, "SILENT_SECONDS", 0)
+    monkeypatch.setattr(arrival, "SILENT_SECONDS", 0)
     environment(monkeypatch, listening[1], 1)
     answer(listening[0], b"")
     with pytest.raises(UserError, match="another program listens there"):
@@ -59,7 +60,7 @@ def test_another_host_knows_another_program_by_its_silence(listening, monkeypatc
 
 
 def test_a_first_host_that_never_comes_ends_the_others_for_a_restart(monkeypatch, capsys):
-    monkeypatch.setattr(hosts, "FIRST_SECONDS", 0)
+    monkeypatch.setattr(arrival, "FIRST_SECONDS", 0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         environment(monkeypatch, free.getsockname()[1], 1)
@@ -72,11 +73,11 @@ def test_a_first_host_that_never_comes_ends_the_others_for_a_restart(monkeypatch
 def test_a_coordinator_of_jax_is_known(listening):
     """The frame is that of gRPC's servers: length 24, kind 4, settings."""
     thread = answer(listening[0], b"\0\0\x18\4\0\0\0\0\0" + bytes(24))
-    hosts._await_first("127.0.0.1", listening[1])
+    arrival._await_first("127.0.0.1", listening[1])
     thread.join()
 
 
-@pytest.mark.parametrize("address", ["", "here", "here:", ":80", "here:port"])
+@pytest.mark.parametrize("address", ["", "here", "here:", ":80", "here:port", "here:65536", "here:\u00b2"])
 def test_an_address_without_host_or_port_is_one_line(address, monkeypatch):
     environment(monkeypatch, 1, 0)
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)

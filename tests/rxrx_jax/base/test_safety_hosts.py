@@ -66,6 +66,7 @@ def test_only_the_first_host_does_what_the_first_does(monkeypatch):
         ({"JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES=None"),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "0 .. N-1"),
         ({"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES=two"),
+        ({"JAX_NUM_PROCESSES": "\u00b2", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES=\u00b2"),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "needs JAX_COORDINATOR_ADDRESS"),
     ],
 )
@@ -105,6 +106,43 @@ def test_a_cluster_is_joined_where_the_environment_or_the_flag_says_so(monkeypat
     assert called == ([{}] if joins else [])
     alone = variables.get("SLURM_NTASKS") == "2" and not joins
     assert ("this process is none of srun's, so it runs by itself" in capsys.readouterr().err) == alone
+
+
+ALONE = ("JAX_COORDINATOR_ADDRESS", "SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES")
+
+
+@pytest.mark.parametrize(
+    "variables, asked, words",
+    [
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1"},
+            False,
+            ["JAX_COORDINATOR_ADDRESS: ", "(Number of processes must be defined"],
+        ),
+        ({}, True, ["--multihost: ", "(coordinator_address should be defined"]),
+        ({"SLURM_NTASKS": "4(x2)"}, False, ["SLURM_NTASKS=4(x2): expected a number of tasks"]),
+        ({"SLURM_NTASKS": "-2"}, False, ["SLURM_NTASKS=-2: expected"]),
+        (STEP | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "two"}, False, ["SLURM_STEP_NUM_TASKS=two: expected"]),
+        (STEP | {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "x"}, False, ["SLURM_JOB_ID: "]),
+    ],
+)
+def test_half_of_what_a_scheduler_says_is_one_line(monkeypatch, variables, asked, words):
+    for name in ALONE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)  # as when a command starts
+    with pytest.raises(UserError) as told:
+        hosts.join(asked)
+    line = str(told.value)
+    assert line.startswith(words[0]) and words[-1] in line and "\n" not in line
+
+
+def test_an_empty_number_of_tasks_is_none(monkeypatch):
+    for name in ALONE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "")
+    hosts.join(False)
 
 
 def test_a_host_by_itself_raises_as_usual():

@@ -125,7 +125,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(plain, folder, datase
         ),
         ("plain", ["--block=0"], "--block=0: the model has blocks 1 to 4"),
         ("plain", ["--block=5"], "--block=5: the model has blocks 1 to 4"),
-        ("nowhere", [], "no checkpoint there"),
+        ("nowhere", [], "nowhere: no such file or folder, or give the workdir of a run"),
         (".", [], "no checkpoint there"),
         ("plain", ["--minibatch=0"], "--minibatch=0 does not divide"),
         ("plain", ["--data=/nowhere/data"], "/nowhere/data is not a folder"),

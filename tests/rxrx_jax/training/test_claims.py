@@ -5,11 +5,14 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 
 import pytest
 import tiny
 
 from rxrx_jax.base import command, lock
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.hosts import departure
 from rxrx_jax.training import claims, metrics, train
 
 pytestmark = pytest.mark.usefixtures("small_models")
@@ -53,6 +56,47 @@ def test_a_run_that_fails_before_it_begins_leaves_no_folder(folder, tmp_path, ca
     values = tiny.values("convnet.py", folder, **{"optim.name": "adamm"})
     assert "adamm" in told(values, tmp_path / "runs" / "a", capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def pointer(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("mirror", "foo", "mirror='foo': expected"),
+        ("mirror", "wandb", "wandb is not installed"),
+        ("init.path", None, "is a Git LFS pointer"),
+    ],
+)
+def test_what_is_refused_before_it_trains_leaves_nothing(
+    folder, tmp_path, pointer, key, value, words, others, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    workdir = tmp_path / "runs" / "a"
+    if others:
+        workdir.mkdir(parents=True)
+        (workdir / "notes.txt").write_text("mine")
+    values = tiny.values("convnet.py", folder, **{key: value or pointer})
+    assert words in told(values, workdir, capsys)
+    assert [path.name for path in tmp_path.rglob("*")] == ["model.safetensors"] or others
+    assert not others or [path.name for path in workdir.iterdir()] == ["notes.txt"]
+
+
+def test_the_lock_goes_with_a_host_that_ends_at_once(tmp_path):
+    with claims.alone(tmp_path / "a"):
+        (tmp_path / "a" / "config.json").write_text("{}")
+        departure._clean_up(UserError("refused"))
+        assert not (tmp_path / "a").exists()
+    with claims.alone(tmp_path / "a"):
+        (tmp_path / "a" / "config.json").write_text("{}")
+        departure._clean_up(OSError("lost"))  # and a restart finds what was there
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["config.json"]
 
 
 def test_where_files_cannot_be_locked_a_run_says_so_and_trains(tmp_path, monkeypatch, capsys):
@@ -126,6 +170,36 @@ def test_done_needs_the_checkpoint_that_it_names(copy, step, capsys):
     with open(workdir / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": step, "done": True}) + "\n")
     assert f"says done at step {step}, and checkpoints/2 is not there" in told(values, workdir, capsys)
+
+
+@pytest.mark.parametrize("edit", [{}, {"parameters_sha256": "0" * 64}, {"parameters_sha256": 1 << 70}])
+def test_done_needs_the_hash_of_the_parameters_that_it_ended_with(copy, edit, capsys):
+    workdir, values = copy
+    *before, last = metrics.read(workdir / "metrics.jsonl")
+    forged = last | edit if edit else {"step": last["step"], "done": True}
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*before, forged]))
+    line = told(values, workdir, capsys)
+    assert f"{workdir}/metrics.jsonl says done with parameters_sha256 " in line and "remove its last line" in line
+    no_longer_done(workdir)
+    assert train.run(values, workdir)["parameters_sha256"] == last["parameters_sha256"]
+
+
+@pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints"])
+@pytest.mark.parametrize("lr", [None, 0.5])
+def test_a_run_without_its_config_is_refused(copy, left, lr, capsys):
+    workdir, values = copy
+    (workdir / "config.json").unlink()
+    shutil.rmtree(workdir / "checkpoints") if left == "metrics.jsonl" else (workdir / "metrics.jsonl").unlink()
+    other = values | {"optim": values["optim"] | {"lr": lr}} if lr else values
+    assert f"{workdir} holds a run and its config.json is not there: put back a copy" in told(other, workdir, capsys)
+    assert not (workdir / "config.json").exists()
+
+
+def test_checkpoints_alone_are_a_run_of_their_config(copy, capsys):
+    workdir, values = copy
+    (workdir / "metrics.jsonl").unlink()
+    other = values | {"optim": values["optim"] | {"lr": 0.5}}
+    assert "holds a run with another config: optim.lr" in told(other, workdir, capsys)
 
 
 def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(copy, capsys):

@@ -19,7 +19,7 @@ def make_clone(folder: pathlib.Path) -> pathlib.Path:
     """A git clone with launch/, the stand-in for the trainer and one for jax."""
     (folder / "rxrx_jax" / "base").mkdir(parents=True)
     shutil.copytree(ROOT / "launch", folder / "launch", ignore=shutil.ignore_patterns("__pycache__"))
-    base = [f"base/{part}.py" for part in ("__init__", "errors", "command", "config", "config_flag")]
+    base = [f"base/{part}.py" for part in ("__init__", "errors", "command", "config", "config_flag", "plugins")]
     for name in ("__init__.py", *base):
         shutil.copy(ROOT / "rxrx_jax" / name, folder / "rxrx_jax" / name)
     shutil.copy(HERE / "trainer.py", folder / "rxrx_jax" / "main.py")

@@ -242,6 +242,23 @@ def test_a_host_whose_data_never_comes_is_named(folder, tmp_path):
     )
 
 
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_disk_that_is_full_for_one_host_is_told_by_both(folder, tmp_path, host):
+    fault = [(host, "faults:full_disk_after", 1)]
+    codes, hosts = finish(tmp_path / "run", quiet(folder), processes=2, faults=fault)
+    assert codes == [FIX, FIX]
+    for i in (0, 1):
+        first = "error: no room for " if i == host else f"error: host {host}: no room for "
+        assert hosts.log(i).splitlines()[-1].startswith(first) and "Traceback" not in hosts.log(i)
+    assert not (tmp_path / "run/lock").exists()
+
+
+def test_what_two_hosts_refuse_leaves_nothing(folder, tmp_path):
+    codes, hosts = finish(tmp_path / "run", quiet(folder, **{"augment.crop": 64}), processes=2)
+    assert codes == [FIX, FIX] and "augment.crop=64" in hosts.log(0).splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_error_of_one_host_ends_both(folder, tmp_path):
     fault = [(1, "faults:at_minibatch", 5, "fail", "the disk is gone")]
     codes, hosts = finish(tmp_path / "run", quiet(folder), processes=2, faults=fault)
