@@ -116,7 +116,7 @@ def test_the_fields_of_a_method_are_its_keys(own):
             r"MeanMatch.los is not a hook; the hooks are needs, read_by, init, mix, .*at_test$",
         ),
         (("class MeanMatch(Method)", "class MeanMatch"), "must define one Method, and defines 0$"),
-        (("import jax.numpy as jnp", "import jax.nunpy as jnp"), r"cannot be imported at line \d+ \(ModuleNotFoundError: "),
+        (("import jax.numpy as jnp", "import jax.nunpy as jnp"), r"cannot be imported at line \d+ \(ModuleNotFound"),
     ],
 )
 def test_a_file_that_is_not_a_method_is_one_line(own, change, message):
