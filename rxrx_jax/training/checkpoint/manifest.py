@@ -73,9 +73,7 @@ def load(folder: epath.Path, table: dict, like: dict, among: str = "", remedy: s
     for name in sorted(stored.keys() | wanted.keys()):
         if stored.get(name) != wanted.get(name):
             there, here = stored.get(name, "absent"), wanted.get(name, "absent")
-            raise UserError(
-                f"checkpoint {folder} does not fit: {name} is {there} there and {here} here; {remedy}"
-            )
+            raise UserError(f"checkpoint {folder} does not fit: {name} is {there} there and {here} here; {remedy}")
     tree = _on_all_hosts(lambda: _load(folder, {STATE: like})[STATE])
     if wrong := differing(tree, {name: int(arrays[name][-1], 16) for name in wanted}):
         raise Damaged(f"{wrong[0]}: digest differs" + f", and of {len(wrong) - 1} more" * (len(wrong) > 1))
