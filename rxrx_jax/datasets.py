@@ -17,14 +17,13 @@ import numpy as np
 from rxrx_jax import data
 from rxrx_jax.base import hosts
 from rxrx_jax.base.errors import UserError, shortened
-from rxrx_jax.base.spellings import MISSING, SPAN, canonical_well, is_missing
-from rxrx_jax.data import SPLITS, Dataset, Sites
+from rxrx_jax.base.spellings import MISSING, SPAN, SPLITS, WELL_TYPES, canonical_well, is_missing
+from rxrx_jax.data import Dataset, Sites
 from rxrx_jax.data.dataset import select
 
 __all__ = ["Dataset", "from_arrays", "minibatches", "open", "select"]
 
 MOST_SITES = 10**6
-WELL_TYPES = ("treatment", "positive_control", "negative_control")
 NEEDED = ("experiment", "plate", "well")
 UNSPECIFIED = "unspecified"  # cell type
 DEFAULTS = {"cell_type": UNSPECIFIED, "well_type": WELL_TYPES[0], "split": SPLITS[0], "perturbation": ""}

@@ -144,7 +144,7 @@ def details(folder: pathlib.Path) -> dict[str, Any]:
 
 def split_sizes(folder: pathlib.Path) -> dict[str, int]:
     """Returns the number of records of every split; 0 for a split that has none."""
-    from tfds_builders.common.types import SPLITS
+    from rxrx_jax.base.spellings import SPLITS
 
     sizes = dict.fromkeys(SPLITS, 0)
     try:

@@ -28,7 +28,8 @@ from rxrx_jax.base import command, files
 from rxrx_jax.base.command import cores
 from rxrx_jax.base.embeddings import NAME as EMBEDDINGS
 from rxrx_jax.base.errors import UserError
-from tfds_builders.common.types import SITE_COLUMNS, SPLITS
+from rxrx_jax.base.spellings import SPLITS
+from tfds_builders.common.types import SITE_COLUMNS
 
 SHOWN = 50  # differences that are printed; all are counted
 AGAIN = "copy the folder again, or rebuild the dataset"

@@ -1,8 +1,10 @@
-"""How tables spell the same thing: a well, and a cell that is missing."""
+"""The words of a table of sites, and how tables spell the same thing: a well, and a cell that is missing."""
 
 import functools
 import re
 
+SPLITS = ("train", "id_test", "val", "test")  # of the shards that hold the records; a record's role is a protocol's
+WELL_TYPES = ("treatment", "positive_control", "negative_control")
 ROWS = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "AA", "AB", "AC", "AD", "AE", "AF"]  # of a plate of 1,536 wells, top to bottom
 COLUMNS = 48
 SPAN = f"A01..{ROWS[-1]}{COLUMNS}"  # for messages

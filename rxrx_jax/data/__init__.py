@@ -1,5 +1,6 @@
 """Prepared datasets, or described ones, and minibatches of them. Only this folder knows of Grain and TFDS."""
 
+from rxrx_jax.base.spellings import SPLITS
 from rxrx_jax.data.dataset import (
     ARRAYS,
     Dataset,
@@ -14,7 +15,7 @@ from rxrx_jax.data.identity import pixel_digests
 from rxrx_jax.data.minibatches import describe_record, evaluation_minibatches, read_minibatch, training_minibatches
 from rxrx_jax.data.noise import Description, describe
 from rxrx_jax.data.roles import ROLES, Roles, hide_labels
-from rxrx_jax.data.sites import SPLITS, Sites
+from rxrx_jax.data.sites import Sites
 
 __all__ = ["ARRAYS", "ROLES", "SPLITS", "Dataset", "Description", "Roles", "Sites", "describe", "describe_record",
            "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler", "open_dataset", "pixel_digests",

@@ -12,11 +12,12 @@ import numpy as np
 
 from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.spellings import SPLITS
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.records import Records, allow_open_files
 from rxrx_jax.data.roles import Roles, hide_labels
 from rxrx_jax.data.sampler import PairSampler, Sampler
-from rxrx_jax.data.sites import SPLITS, Sites, read_sites
+from rxrx_jax.data.sites import Sites, read_sites
 
 ARRAYS = "arrays"  # `data.name` of a run that was trained on images in memory
 AGAIN = "copy the folder again, or rebuild the dataset"

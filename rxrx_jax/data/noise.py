@@ -8,12 +8,12 @@ import numpy as np
 
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import SPLITS
 from rxrx_jax.data.augment import Augment
 from rxrx_jax.data.batch import HELD_OUT, TRAIN
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.dataset import Dataset, open_dataset
 from rxrx_jax.data.images import ImageViews, checked
-from rxrx_jax.data.sites import SPLITS
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
 # are classes of their own, and the sites to train on where they are not all.

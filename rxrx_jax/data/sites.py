@@ -12,7 +12,6 @@ from rxrx_jax.base.errors import UserError, reason
 
 # Columns as they are read. Columns of few distinct values are read as codes: RxRx3's 2.2 million rows open in seconds.
 NAMES = pa.dictionary(pa.int32(), pa.string())
-SPLITS = ("train", "id_test", "val", "test")  # of the shards that hold the records; a record's role is a protocol's
 COLUMNS = {
     "split": NAMES,
     "site_id": pa.string(),

@@ -12,8 +12,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from rxrx_jax.base.spellings import SPLITS
 from tfds_builders.common import plates, repeats
-from tfds_builders.common.types import SITE_COLUMNS, SPLITS
+from tfds_builders.common.types import SITE_COLUMNS
 
 
 def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path, dataset: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfds_builders.common.types import SPLITS
+from rxrx_jax.base.spellings import SPLITS
 
 NAME = "repeats.csv"
 VARIED = 1 << 63  # set in the digest of a channel of several values; that of a constant channel is its value

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-SPLITS = ("train", "id_test", "val", "test")
 # The columns of sites.csv, the same for every dataset; a builder may add its own.
 SITE_COLUMNS = (
     "split",

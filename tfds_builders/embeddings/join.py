@@ -27,6 +27,7 @@ import tqdm
 from rxrx_jax.base import embeddings as embeddings_file
 from rxrx_jax.base import files as base_files
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import SPLITS
 from tfds_builders.common import types
 from tfds_builders.common.rows import plan as plan_lib
 from tfds_builders.common.rows import tables
@@ -165,9 +166,7 @@ def merge_sites(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[
     of_site = {*plan_lib.PRIVATE, "site_id", "site", "split"}
     merged, set_aside = [], []
     for well_id, sites in wells.items():
-        split = min(
-            ("train" if site["split"] == "id_test" else site["split"] for site in sites), key=types.SPLITS.index
-        )
+        split = min(("train" if site["split"] == "id_test" else site["split"] for site in sites), key=SPLITS.index)
         shared = [{key: value for key, value in site.items() if key not in of_site} for site in sites]
         if len({json.dumps(row) for row in shared}) > 1:  # as text: a blank concentration (NaN) equals another
             reason = "its sites disagree about what is in the well"
@@ -223,7 +222,7 @@ def _write(
     """Writes embeddings.parquet, set_aside.csv and unlisted.csv; returns the counts."""
     form = embeddings_file.schema(columns, store.dim)
     counts: dict[str, Any] = {"rows": 0, "set_aside": 0, "without_row": 0, "duplicates": 0}
-    counts["splits"] = dict.fromkeys(types.SPLITS, 0)
+    counts["splits"] = dict.fromkeys(SPLITS, 0)
     plates = sorted({*plan.plates(), *store.plates()})
     has: dict[tuple[str, int], set[str]] = {}  # the splits of every plate that was read once
     with contextlib.ExitStack() as stack:
@@ -234,7 +233,7 @@ def _write(
         for item in plan.set_aside():
             set_aside.writerow(item)
             counts["set_aside"] += 1
-        for split in types.SPLITS:
+        for split in SPLITS:
             for plate in plates:
                 if plate in has and split not in has[plate]:
                     continue

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rxrx_jax.base import page
-from tfds_builders.common.types import SPLITS
+from rxrx_jax.base.spellings import SPLITS, WELL_TYPES
 from tfds_builders.report import contents, gallery, pictures
 from tfds_builders.report.contents import LISTED, Contents
 
@@ -34,7 +34,6 @@ NOT_FACTS = (
     "facts",
     "sums",
 )
-WELL_TYPES = ("treatment", "positive_control", "negative_control")
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:

@@ -10,7 +10,7 @@ from builders_report_tools import LABELS, fake_pictures, make_page, screen, site
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.page import anchor
-from tfds_builders.common.types import SPLITS
+from rxrx_jax.base.spellings import SPLITS
 from tfds_builders.report import contents
 from tfds_builders.report import page as report
 

@@ -13,7 +13,8 @@ from composite_tools import CHANNELS
 from PIL import Image
 
 from rxrx_jax.base.page import anchor
-from tfds_builders.common.types import SITE_COLUMNS, SPLITS
+from rxrx_jax.base.spellings import SPLITS
+from tfds_builders.common.types import SITE_COLUMNS
 from tfds_builders.report import page as report
 from tfds_builders.report import pictures
 

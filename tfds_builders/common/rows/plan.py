@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import WELL_TYPES
 from tfds_builders.common.types import SetAside, Table
 
 PRIVATE = ("original", "where")  # keys of a row that say where it came from, not what it is
-WELL_TYPES = ("treatment", "positive_control", "negative_control")
 SCHEMA = """
 create table rows (
   line integer primary key, experiment text, plate, well text, site integer, chosen integer, content text

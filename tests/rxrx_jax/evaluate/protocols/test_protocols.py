@@ -262,7 +262,7 @@ def test_the_protocol_of_another_dataset_ends_a_run_in_one_line(folder, tmp_path
 
 
 def test_shards_are_named_in_one_place():
-    """Roles are asked, not shards: their names are in `data/sites.py`, and where the simulator draws its own."""
+    """Roles are asked, not shards: their names are in `base/spellings.py`, and where the simulator draws its own."""
     named = []
     for path in (ROOT / "rxrx_jax").rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
@@ -271,4 +271,4 @@ def test_shards_are_named_in_one_place():
         values = [ast.unparse(n.comparators[0]) for n in compared]
         if "id_test" in constants or any(value.strip("'") in data.SPLITS for value in values):
             named.append(path.relative_to(ROOT / "rxrx_jax").as_posix())
-    assert sorted(named) == ["data/sites.py", "simulate/design.py"]
+    assert sorted(named) == ["base/spellings.py", "simulate/design.py"]
