@@ -161,6 +161,12 @@ def test_the_picture_of_the_house_is_what_the_source_says(capsys):
     assert capsys.readouterr().out == page and len(commits) == 2
 
 
+def test_the_picture_of_the_house_is_of_today():
+    """Else print it again, with the newest commit as its second."""
+    page = (ROOT / "docs" / "house.md").read_text()
+    assert page.count("```mermaid") == 2 and tree.mermaid(tree.edges(ROOT)) in page
+
+
 def tracked() -> list[pathlib.PurePosixPath]:
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
