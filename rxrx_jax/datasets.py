@@ -238,7 +238,7 @@ def _repeats(images, total, squares, site_id, split) -> Iterator[str]:
     first: dict[bytes, int] = {}
     equal = []
     for i in np.flatnonzero(varied & (size[group.ravel()] > 1)):  # the only ones that can be equal
-        if (other := first.setdefault(hashlib.sha256(images[i].tobytes()).digest(), i)) != i:
+        if (other := first.setdefault(hashlib.sha256(images[i].tobytes()).digest(), int(i))) != i:
             equal.append((i, other))
     across = [(i, other) for i, other in equal if split[i] != split[other]]
     warning = "WARNING: images in one split that equal one in a different split, so that scores are partly memory"

@@ -74,9 +74,9 @@ def leaving(*passing: type[BaseException]):
             print(line, file=sys.stderr)
         if not several:
             raise SystemExit(code) from None
-        _clean_up(e)
         if code == FIX and to_the_user(e):
             _tell(_service(), to_the_user(e))
+        _clean_up(e)  # when the others write no more
         os._exit(code)
 
 
