@@ -68,6 +68,10 @@ def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[s
     needs, name = method.needs, config.adapt.name
     if needs.batch_norm and not has_batch_norm:
         raise UserError(f"adapt.name={name} needs a model with BatchNorm, and model.name={config.model.name} has none")
+    if needs.tokens and config.model.name != "vit":
+        raise UserError(
+            f"adapt.name={name} adds a token to patches, and model.name={config.model.name} has none: use vit"
+        )
     groups = config.data.groups_per_minibatch
     if needs.groups and not needs.groups[0] <= groups <= needs.groups[1]:
         low, high = needs.groups
@@ -94,6 +98,8 @@ def check_post_hoc(name: str, method: Method, has_batch_norm: bool) -> None:
     """Raises UserError where this method cannot be applied to a trained network, or would change nothing."""
     if type(method).at_test is Method.at_test:
         raise UserError(f"post_hoc.{name}: {type(method).__name__} only trains, it reads as without it; remove it")
+    if method.needs.tokens:
+        raise UserError(f"post_hoc.{name}: {type(method).__name__} has parameters of its own, which a run trains")
     if method.needs.batch_norm and not has_batch_norm:
         raise UserError(f"post_hoc.{name}: this model has no BatchNorm to re-estimate")
 

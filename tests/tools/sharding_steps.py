@@ -19,6 +19,7 @@ RUNS = {  # name: (task, changes)
     "resnet": ("resnet", {}),
     "cs_bn": ("cs_bn", {}),
     "arm_bn with controls": ("arm_bn with controls", {}),
+    "context token": ("context token", {}),
 }
 
 

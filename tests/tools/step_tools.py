@@ -38,6 +38,7 @@ CONFIGS = {
     "resnet": ("convnet.py:model=resnet50", {}),
     "cs_bn": ("convnet.py:method=cs_bn", {"model.widths": (4, 6), "data.control_minibatch": 16}),
     "arm_bn with controls": ("convnet.py:method=arm_bn", ARM_BN),
+    "context token": ("dann_vit.py:method=context_token", {}),
 }
 
 

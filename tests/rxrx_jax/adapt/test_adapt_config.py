@@ -75,7 +75,7 @@ def test_what_methods_of_statistics_need_is_set_and_refused():
         adapt.check(arm_bn, config("arm_bn", groups=4), True, ("train", "controls"))
     with pytest.raises(UserError, match="adapt.name=arm_bn needs data.groups_per_minibatch=2 or more, not 1"):
         adapt.check(arm_bn, config("arm_bn"), True, ("train",))
-    with pytest.raises(UserError, match="^adapt.context='control': expected all, controls or both$"):
+    with pytest.raises(UserError, match="^adapt.context='control': expected .*all.*controls.*or .*both"):
         adapt.make_method({"name": "cs_bn", "context": "control"}, SHARES)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from method_tools import SHARES, batch_of, draw, make
 from parameters import random_variables
+from step_tools import collections as of_step
 
 from rxrx_jax import data
 from rxrx_jax.adapt.method import Group, Method, Network
@@ -16,6 +17,7 @@ from rxrx_jax.adapt.statistics.adabn import AdaBN
 from rxrx_jax.adapt.statistics.arm_bn import ArmBN
 from rxrx_jax.adapt.statistics.batch_statistics import BatchStatistics
 from rxrx_jax.adapt.statistics.ben import BEN
+from rxrx_jax.adapt.statistics.context_token import ContextToken
 from rxrx_jax.adapt.statistics.cs_bn import CSBN
 from rxrx_jax.adapt.statistics.ttbna import TTBNA
 from rxrx_jax.base.sharding import make_mesh
@@ -24,6 +26,7 @@ from rxrx_jax.data.batch import CONTROLS, TRAIN
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.heads import Head
+from rxrx_jax.models.vit import Encoder, Size
 from rxrx_jax.tasks.classify import Classify
 
 
@@ -109,7 +112,7 @@ def test_the_loss_is_that_of_the_images_beside_the_controls():
     streams = {name: columns | {"plate": columns["experiment"]} for name, columns in streams.items()}
     task, batch = make(method, ConvNet((3,))), batch_of(streams)
     variables = random_variables(task.init, np.zeros((1, 4, 4, 2), np.float32))
-    collections = {"batch_stats": variables["batch_stats"], "carry": {}, "averages": {}}
+    collections = of_step(variables)
 
     @jax.jit
     def run(params):
@@ -121,6 +124,36 @@ def test_the_loss_is_that_of_the_images_beside_the_controls():
     errors = np.log(np.exp(logits).sum(1)) - logits[np.arange(8), streams[TRAIN]["label"]]
     close(loss, errors.mean(), rtol=1e-5)
     close(found["accuracy"], (logits.argmax(1) == streams[TRAIN]["label"]).mean())
+
+
+@pytest.mark.parametrize("name", ["adabn", "arm_bn", "cs_bn", "controls alone", "arm_bn of controls alone", "token"])
+def test_three_updates_lower_the_loss_and_names_of_domains_do_not_matter(name):
+    method = ContextToken(shares=SHARES, groups=1) if name == "token" else TRAINED[name][0]
+    task = make(method, Encoder(Size(8, 1, 16, 2), 4) if name == "token" else ConvNet((6,)))
+    streams = {TRAIN: draw(8, side=8), CONTROLS: draw(4, seed=1, side=8) | {"label": np.full(4, -1)}}
+    if not method.needs.streams:
+        del streams[CONTROLS]
+    variables = random_variables(task.init, np.zeros((1, 8, 8, 2), np.float32))
+
+    def losses(domain):
+        named = {
+            name: columns | {method.domain: np.full(len(columns["label"]), domain)} for name, columns in streams.items()
+        }
+        batch, params, collections, found = batch_of(named), variables["params"], of_step(variables), []
+
+        @jax.jit
+        def update(params, collections):
+            loss = lambda p: task.loss(p, collections, batch, jax.random.key(0), 0.5)  # noqa: E731
+            (value, (new, _)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+            return value, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), new
+
+        for _ in range(4):
+            value, params, collections = update(params, collections)
+            found.append(float(value))
+        return found
+
+    first = losses(0)
+    assert first[0] > first[1] > first[2] > first[3] and losses(1) == first
 
 
 # At test.

@@ -37,6 +37,7 @@ CONFIGS = (
     "convnet.py:method=ttbna",
     "convnet.py:method=dann,transductive=True,normalisation=image,layout=reshuffled",
     "dann_vit.py",
+    "dann_vit.py:method=context_token",
     "linear_probe.py",
     "channel_agnostic_mae.py",
     "linear_probe.py:encoder=channel_agnostic,blocks=True",
