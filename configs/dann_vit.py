@@ -2,14 +2,15 @@
 
     python -m rxrx_jax.main --config=dann_vit.py --config.init.path=runs/mae_vit
     python -m rxrx_jax.main --config=dann_vit.py:transductive=True --config.init.path=runs/mae_vit
+    python -m rxrx_jax.main --config=dann_vit.py:method=context_token --config.init.path=runs/mae_vit
     python -m rxrx_jax.main --config=dann_vit.py:encoder=channel_agnostic --config.init.path=runs/channel_agnostic_mae
     python -m rxrx_jax.main --config=dann_vit.py:rxrx1,variant=B/16 --config.init.path=gs://bucket/mae
 
 Without `init.path` it starts from fresh parameters; from a stage that kept an average of its parameters it takes the
 average (`--config.init.parameters=params`: the last ones). `encoder` is that of the stage before: plain, microscopy
-(with `:rxrx1` the default, as in mae_vit.py) or channel_agnostic. `transductive=True` shows the adversary unlabelled
-images of the held-out experiments (`data.unlabelled_roles`); `--config.adapt.grl_weight=0` is the control without
-reversal.
+(with `:rxrx1` the default, as in mae_vit.py) or channel_agnostic. `method` is another method of docs/methods.md in
+place of the adversary, one that does not need BatchNorm. `transductive=True` shows the adversary unlabelled images of
+the held-out experiments (`data.unlabelled_roles`); `--config.adapt.grl_weight=0` is the control without reversal.
 
 `:rxrx1` fine-tunes as the released code of MAE (He et al. 2022, arXiv 2111.06377, FINETUNE.md): AdamW, weight decay
 0.05, label smoothing 0.1, 5 epochs of warm-up, and for S and B learning rate 5e-4 at a minibatch of 256, layer decay
@@ -32,6 +33,7 @@ def get_config(argument=None):
         data="",
         paper=False,
         rxrx1=False,
+        method="dann",
         variant="",
         encoder="",
         normalisation="",
@@ -43,7 +45,7 @@ def get_config(argument=None):
     config.task = dict(name="classify", label_smoothing=0.1)
     config.model = encoder(arg)
     config.optim = dict(name="adamw", lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0)
-    adaptation(config, "dann", arg.transductive)
+    adaptation(config, arg.method, arg.transductive)
     config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
     if not at_paper_scale(arg):
         config.optim.warmup_percent = 10.0

@@ -73,15 +73,20 @@ class Context:
         """The outputs of a method's `at_test` for rows [n], in order."""
         sites = self.dataset.sites
         of = getattr(sites, method.read_by) if method.read_by else np.zeros(len(sites), np.int64)
-        groups = [(rows[of[rows] == g], np.flatnonzero(of == g)) for g in np.unique(of[rows])]
-        groups = groups or [(rows, rows)]
-        found = [method.at_test(self, self.network, Group(*group, self.minibatch)) for group in groups]
+        controls, groups = data.untreated(sites), []
+        for g in np.unique(of[rows]):
+            of_group = np.flatnonzero(of == g), self.minibatch, np.flatnonzero((of == g) & controls)
+            groups.append(Group(rows[of[rows] == g], *of_group))
+        groups = groups or [Group(rows, rows, self.minibatch, rows)]
+        found = [method.at_test(self, self.network, group) for group in groups]
         order = np.argsort(np.concatenate([f["row"] for f in found]), kind="stable")
         return {key: np.concatenate([f[key] for f in found])[order] for key in found[0]}
 
-    def __call__(self, network: Network, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs of the task by any network: each of `rows` [n] that can be read once, in order, and `row`."""
-        found, readable = self._collect(self._predict, rows, network.params, network.batch_stats)
+    def __call__(self, network: Network, rows: np.ndarray, tokens: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Outputs of the task by any network: each of `rows` [n] that can be read once, in order, and `row`. Args:
+        tokens [M, D], which every image gets beside its patches."""
+        given = {} if tokens is None else {"tokens": tokens}
+        found, readable = self._collect(self._predict, rows, network.params, network.batch_stats, given)
         if readable.all():
             return found | {"row": rows}
         return {key: values[readable] for key, values in found.items()} | {"row": rows[readable]}
@@ -100,6 +105,11 @@ class Context:
             if readable.any():
                 parts.append((int(readable.sum()), found))
         return average_statistics(parts) if parts else network.batch_stats
+
+    def patches(self, network: Network, rows: np.ndarray) -> np.ndarray:
+        """The mean of the patch tokens, before any block, of the images of rows [n]: [D]."""
+        found, readable = self._collect(self._patches, rows, network.params)
+        return found["patches"][readable].sum(0) / max(readable.sum(), 1)
 
     def of_images(self, function, rows: np.ndarray, *arguments) -> dict[str, np.ndarray]:
         """What function(images [B, S, S, C], *arguments), compiled here, gives for each of `rows` [n] once, in order: a
@@ -152,9 +162,17 @@ class Context:
 
     @functools.cached_property
     def _predict(self):
-        def run(params, batch_stats, minibatch, statistics):
+        def run(params, batch_stats, given, minibatch, statistics):
             images = self.augment.evaluation(minibatch, statistics)
-            return self.task.predict(params, batch_stats, images, minibatch["valid"]), minibatch["valid"]
+            return self.task.predict(params, batch_stats, images, minibatch["valid"], **given), minibatch["valid"]
+
+        return jax.jit(run, out_shardings=replicated(self.mesh))
+
+    @functools.cached_property
+    def _patches(self):
+        def run(params, minibatch, statistics):
+            images = self.augment.evaluation(minibatch, statistics)
+            return {"patches": self.task.patches(params, images)}, minibatch["valid"]
 
         return jax.jit(run, out_shardings=replicated(self.mesh))
 

@@ -173,11 +173,11 @@ def token(module: nn.Module, name: str, shape: tuple[int, ...]) -> jax.Array:
     return module.param(name, nn.initializers.normal(0.02), shape)
 
 
-def pool(tokens: jax.Array, style: Style) -> jax.Array:
-    """[B, N', D] -> [B, D] float32: the class token, or the mean of the patch tokens."""
+def pool(tokens: jax.Array, style: Style, more: int = 0) -> jax.Array:
+    """[B, N', D] -> [B, D] float32: the class token, or the mean of the patch tokens, which are not the `more` last."""
     if style.pool == "class":
         return tokens[:, 0].astype(jnp.float32)
-    return tokens[:, int(style.class_token) :].mean(axis=1, dtype=jnp.float32)
+    return tokens[:, int(style.class_token) : tokens.shape[1] - more].mean(axis=1, dtype=jnp.float32)
 
 
 class LayerScale(nn.Module):
@@ -244,8 +244,8 @@ class Blocks(nn.Module):
     """`size.depth` blocks scanned over stacked parameters, then, if the style has one, the final LayerNorm.
 
     Returns (tokens [B, N', D], {"blocks": output of every block [depth, B, N', D], "block_embeddings": these, pooled,
-    [depth, B, D] float32}). Under jit an unused intermediate costs nothing, in training or evaluation.
-    `remat` is "none" or a key of REMAT. Stochastic depth draws from the rng stream "drop_path".
+    [depth, B, D] float32}), without the `more` last tokens. Under jit an unused intermediate costs nothing, in training
+    or evaluation. `remat` is "none" or a key of REMAT. Stochastic depth draws from the rng stream "drop_path".
     """
 
     size: Size
@@ -254,13 +254,13 @@ class Blocks(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x, train=False, more=0):
         block = Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
         rates = np.linspace(0, self.style.drop_path, self.size.depth, dtype=np.float32)
 
         def run(block, x, rate):
             x = block(x, rate)
-            return x, {"blocks": x, "block_embeddings": pool(x, self.style)}
+            return x, {"blocks": x, "block_embeddings": pool(x, self.style, more)}
 
         scan = nn.scan(
             run,
@@ -282,9 +282,11 @@ class Encoder(nn.Module):
 
     `__call__(images [B, H, W, C] float, train, keep=[B, K] int32 or None)` returns (tokens [B, N', D], intermediates).
     The class token, if there is one, comes first. `keep` selects the visible patches of a masked autoencoder before any
-    block runs, so that masking saves compute; the class token always stays. Intermediates: those of `Blocks`,
-    "embedding" [B, D] float32, the pooled tokens, and, channel agnostic and without `keep`, "channel_embeddings"
-    [B, C, D] float32, the mean of each channel's tokens. Raises UserError for images that do not fit.
+    block runs, so that masking saves compute; the class token always stays. `tokens`, a function of the patch tokens
+    [B, N, D], gives more of them, [B, M, D], which come last and are not pooled. Intermediates: those of `Blocks`,
+    "embedding" [B, D] float32, the pooled tokens, "patches" [B, D] float32, the mean of the patch tokens before any
+    block, and, channel agnostic and without `keep`, "channel_embeddings" [B, C, D] float32, the mean of each channel's
+    tokens. Raises UserError for images that do not fit.
     """
 
     size: Size
@@ -294,7 +296,7 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images, train=False, mask=None, keep=None):
+    def __call__(self, images, train=False, mask=None, keep=None, tokens=None):
         del mask  # for networks with minibatch statistics
         (b, height, width, channels), style = images.shape, self.style
         if style.channel_agnostic and channels > MAX_CHANNELS:
@@ -309,12 +311,16 @@ class Encoder(nn.Module):
         x = (x + jnp.tile(places[:, first:], (1, x.shape[1] // (h * w), 1))).astype(self.dtype)  # [B, N, D]
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)  # [B, K, D]
+        patches, more = x.mean(axis=1, dtype=jnp.float32), 0
+        if tokens is not None:
+            given = tokens(x).astype(self.dtype)
+            x, more = jnp.concatenate([x, given], axis=1), given.shape[1]
         if style.class_token:
             one = token(self, "class_token", (1, 1, self.size.width)) + places[:, :1]
             x = jnp.concatenate([jnp.broadcast_to(one.astype(self.dtype), (b, *one.shape[1:])), x], axis=1)
-        x, intermediates = Blocks(self.size, style, self.remat, self.dtype, name="blocks")(x, train)
-        intermediates |= {"embedding": pool(x, style)}
+        x, intermediates = Blocks(self.size, style, self.remat, self.dtype, name="blocks")(x, train, more)
+        intermediates |= {"embedding": pool(x, style, more), "patches": patches}
         if style.channel_agnostic and keep is None:
-            by_channel = x[:, first:].reshape(b, channels, h * w, -1)
+            by_channel = x[:, first : x.shape[1] - more].reshape(b, channels, h * w, -1)
             intermediates |= {"channel_embeddings": by_channel.mean(axis=2, dtype=jnp.float32)}
         return x, intermediates

@@ -1,6 +1,7 @@
 """Perturbation classification: fine-tuning with a method of adaptation, or a linear probe of a frozen encoder."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -57,9 +58,12 @@ class Classify:
         targets = optax.smooth_labels(jax.nn.one_hot(labels, self.head.classes), self.label_smoothing)
         images, targets = self.method.mix(of_mix, batch.images, targets, domains)
 
-        def encode(images, average=False):
+        def encode(images, average=False, statistics=None, tokens=None):
             network = collections["averages"] if average else {"params": params, **collections}
-            return self._apply(network["params"], network["batch_stats"], images, None, train=True, key=batch.keys[0])
+            options = dict(mask=statistics, train=True, key=batch.keys[0])
+            if tokens:
+                options["tokens"] = functools.partial(tokens, network["params"].get("domain", {}))
+            return self._apply(network["params"], network["batch_stats"], images, **options)
 
         encoded, extra = self.method.forward(encode, images, batch)
         errors = jnp.where(labelled, optax.softmax_cross_entropy(encoded.logits, targets), 0)
@@ -69,9 +73,15 @@ class Classify:
         metrics = {"accuracy": right.sum() / batch.labelled, "class_loss": out.risk} | found
         return loss, (collections | {"batch_stats": encoded.batch_stats, "carry": carry}, metrics)
 
-    def predict(self, params, batch_stats, images, mask):
-        found = self._apply(params, batch_stats, images, mask, train=False)
+    def predict(self, params, batch_stats, images, mask, tokens=None):
+        """Args: tokens [M, D], which every image gets beside its patches."""
+        given = None if tokens is None else lambda x: jnp.broadcast_to(tokens, (len(x), *tokens.shape))
+        found = self._apply(params, batch_stats, images, mask, train=False, tokens=given)
         return {"embedding": found.features, "logits": found.logits}
+
+    def patches(self, params, images):
+        """The mean of each image's patch tokens before any block: [B, D]."""
+        return self.encoder.apply({"params": params["encoder"]}, images, train=False)[1]["patches"]
 
     def minibatch_statistics(self, params, batch_stats, images, mask):
         """BatchNorm statistics of exactly these images (where mask [B] is true): a tree like batch_stats."""
@@ -79,10 +89,11 @@ class Classify:
         pure = dataclasses.replace(self, encoder=self.encoder.clone(momentum=0.0))
         return pure._apply(params, batch_stats, images, mask, train=True).batch_stats
 
-    def _apply(self, params, batch_stats, images, mask, train, key=None) -> Encoded:
+    def _apply(self, params, batch_stats, images, mask, train, key=None, tokens=None) -> Encoded:
         variables = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
         rngs = None if key is None else {"drop_path": key}
         options = dict(train=train and not self.frozen, mask=mask, mutable=["batch_stats"], rngs=rngs)
+        options |= {"tokens": tokens} if tokens else {}
         (_, found), new = self.encoder.apply(variables, images, **options)
         features = found["embedding"]
         if self.frozen:

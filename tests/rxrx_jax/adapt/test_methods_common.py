@@ -14,6 +14,9 @@ from rxrx_jax.adapt.invariance.groupdro import GroupDRO
 from rxrx_jax.adapt.method import Method
 from rxrx_jax.adapt.mixing.lisa import Lisa
 from rxrx_jax.adapt.semi.mean_teacher import MeanTeacher
+from rxrx_jax.adapt.statistics.adabn import AdaBN
+from rxrx_jax.adapt.statistics.arm_bn import ArmBN
+from rxrx_jax.adapt.statistics.ttbna import TTBNA
 from rxrx_jax.data.batch import HELD_OUT, TRAIN, join
 from rxrx_jax.training.state import TrainState
 
@@ -34,6 +37,9 @@ EVERY = {
     "fish": Fish(shares=SHARES, groups=3, meta_rate=1.0),
     "lisa": Lisa(shares=SHARES),
     "mean_teacher": MeanTeacher(shares=SHARES),
+    "adabn": AdaBN(shares=SHARES, groups=1),
+    "arm_bn": ArmBN(shares=SHARES, groups=3),
+    "ttbna": TTBNA(shares=SHARES),
 }
 
 

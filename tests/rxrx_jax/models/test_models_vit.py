@@ -183,7 +183,7 @@ def plain():
 
 def test_every_intermediate_is_named(plain):
     params, _, (tokens, found), _ = plain
-    assert set(found) == {"blocks", "block_embeddings", "embedding"}
+    assert set(found) == {"blocks", "block_embeddings", "embedding", "patches"}
     assert tokens.shape == (2, 6, 16) and found["blocks"].shape == (2, 2, 6, 16)
     np.testing.assert_allclose(found["embedding"], np.mean(tokens, axis=1), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["block_embeddings"], np.mean(found["blocks"], axis=2), rtol=1e-5, atol=1e-6)
