@@ -2,12 +2,18 @@
 change; `adapt.name` names the file, in one of these folders or, as a path, anywhere."""
 
 import dataclasses
+import typing
+
+import numpy as np
 
 from rxrx_jax import adapt
 from rxrx_jax.adapt.method import Method, Needs
 from rxrx_jax.base import plugins
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.batch import CONTROLS, HELD_OUT, TRAIN
+from rxrx_jax.data.images import LENGTHS
+from rxrx_jax.data.roles import untreated
 
 OURS = ("shares", "groups")  # fields set by the run, not by a config
 
@@ -25,6 +31,11 @@ def method_class(name: str, key: str = "adapt.name") -> type[Method]:
     return found
 
 
+def keys_of(kind: type[Method]) -> dict[str, dataclasses.Field]:
+    """The fields of a method that are keys of a config, by name."""
+    return {f.name: f for f in dataclasses.fields(kind) if f.init and f.name not in OURS}
+
+
 def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: int = 0, key: str = "adapt") -> Method:
     """The method of a config's section.
 
@@ -36,7 +47,7 @@ def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: in
     """
     settings = dict(settings)
     kind = method_class(settings.pop("name"), f"{key}.name")
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in OURS}
+    fields = keys_of(kind)
     for name, value in settings.items():
         if name not in fields:
             raise UserError(f"{key}.{name}: {kind.__name__} takes {', '.join(fields)}")
@@ -44,10 +55,12 @@ def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: in
         if isinstance(default, (int, float)) and not isinstance(default, bool):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise UserError(f"{key}.{name}={value!r}: expected a number")
-    domain = settings.get("domain", fields["domain"].default)
-    if domain not in shares:
-        raise UserError(f"{key}.domain={domain!r}: expected {' or '.join(shares)}")
-    return kind(**settings, shares=shares[domain], groups=groups)
+        if (words := typing.get_args(fields[name].type)) and value not in words:
+            raise UserError(f"{key}.{name}={value!r}: expected {', '.join(words[:-1])} or {words[-1]}")
+    method = kind(**settings, groups=groups)
+    if method.domain not in shares:
+        raise UserError(f"{key}.domain={method.domain!r}: expected {' or '.join(shares)}")
+    return dataclasses.replace(method, shares=shares[method.domain])
 
 
 def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...]) -> None:
@@ -66,7 +79,11 @@ def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[s
     if needs.pairs and pairs != needs.pairs:
         raise UserError(f"adapt.name={name} needs data.pairs={needs.pairs}, not {pairs!r}")
     if missing := [stream for stream in needs.streams if stream not in streams]:
-        raise UserError(f"adapt.name={name} needs the stream {missing[0]}: set data.unlabelled_minibatch above 0")
+        key = LENGTHS.get(missing[0], LENGTHS[HELD_OUT])
+        raise UserError(f"adapt.name={name} needs the stream {missing[0]}: set {key} above 0")
+    for stream in streams:
+        if stream not in (TRAIN, *needs.streams) and (needs.groups or stream == CONTROLS):
+            raise UserError(f"adapt.name={name} has no use for the stream {stream}: set {LENGTHS.get(stream)} to 0")
     if needs.averages and not config.optim.get("ema_decay", 0.0):
         raise UserError(f"adapt.name={name} needs optim.ema_decay above 0, the average that it teaches with")
     if needs.whole_minibatch and config.get("accumulate", 1) > 1:
@@ -81,4 +98,16 @@ def check_post_hoc(name: str, method: Method, has_batch_norm: bool) -> None:
         raise UserError(f"post_hoc.{name}: this model has no BatchNorm to re-estimate")
 
 
-__all__ = ["Method", "Needs", "check", "check_post_hoc", "make_method", "method_class"]
+def check_controls(key: str, method: Method, dataset) -> None:
+    """Raises UserError where a method reads with untreated wells and an experiment or plate has none."""
+    if not method.needs.controls:
+        return
+    of, names = getattr(dataset.sites, method.read_by), getattr(dataset, f"{method.read_by}s")
+    if len(without := np.setdiff1d(of, of[untreated(dataset.sites)])):
+        raise UserError(
+            f"{key}: {type(method).__name__} needs untreated wells on every {method.read_by}, and {names[without[0]]} "
+            "has none"
+        )
+
+
+__all__ = ["Method", "Needs", "check", "check_controls", "check_post_hoc", "keys_of", "make_method", "method_class"]

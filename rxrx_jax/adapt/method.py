@@ -24,8 +24,8 @@ class Needs:
     groups: (fewest, most) domains that a training minibatch is drawn from, None for any. pairs: the kind of pairs
     (`data.pairs`). streams: beside the labelled one. views: random views of each image. averages: of the parameters
     (`optim.ema_decay`). batch_norm: a model with BatchNorm. transductive: unlabelled held-out images take part, in
-    training or at evaluation. whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be
-    accumulated in parts.
+    training or at evaluation. controls: it is used that wells of held-out experiments are untreated, and their images.
+    whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be accumulated in parts.
     """
 
     groups: tuple[int, int] | None = None
@@ -35,7 +35,13 @@ class Needs:
     averages: bool = False
     batch_norm: bool = False
     transductive: bool = False
+    controls: bool = False
     whole_minibatch: bool = False
+
+    def marks(self, untreated: np.ndarray) -> str:
+        """The marks of what is scored on wells, of which those in `untreated` [n] bool are controls: T where images of
+        them take part, C where labels of controls do."""
+        return "T" * bool(self.transductive or self.controls and untreated.any()) + "C" * self.controls
 
 
 class Encoded(NamedTuple):
@@ -79,11 +85,12 @@ class Network(NamedTuple):
 
 class Group(NamedTuple):
     """What is predicted together: the requested rows [n] of the dataset, and all `members` [m] of their domain, of
-    whichever split; `size`, rows per minibatch."""
+    whichever split; `size`, rows per minibatch; `controls` [c], the untreated members."""
 
     rows: np.ndarray
     members: np.ndarray
     size: int
+    controls: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +122,9 @@ class Method:
     def forward(self, encode: Callable[..., Encoded], images: jax.Array, batch: Batch) -> tuple[Encoded, dict]:
         """The network's outputs for the (mixed) images, and what `loss` needs besides.
 
-        Args: encode(images, average=False), the network in training mode, or the average of its past
-        (`Needs.averages`); batch, with `batch.views` other views of the same images.
+        Args: encode(images, average=False, statistics=None), the network in training mode, or the average of its past
+        (`Needs.averages`), statistics [B] bool the images that BatchNorm's are of; batch, with `batch.views` other
+        views of the same images.
         """
         return encode(images), {}
 

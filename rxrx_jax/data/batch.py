@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-TRAIN, HELD_OUT = "train", "held_out"  # the labelled stream, and unlabelled images of held-out experiments
+# The labelled stream, unlabelled images of held-out experiments, and untreated ones beside the labelled.
+TRAIN, HELD_OUT, CONTROLS = "train", "held_out", "controls"
 
 
 @dataclasses.dataclass(frozen=True)

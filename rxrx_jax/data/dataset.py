@@ -16,7 +16,7 @@ from rxrx_jax.base.spellings import SPLITS
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.records import Records, allow_open_files
 from rxrx_jax.data.roles import Roles, hide_labels
-from rxrx_jax.data.sampler import PairSampler, Sampler
+from rxrx_jax.data.sampler import ControlSampler, PairSampler, Sampler
 from rxrx_jax.data.sites import Sites, read_sites
 
 ARRAYS = "arrays"  # `data.name` of a run that was trained on images in memory
@@ -217,3 +217,11 @@ def make_sampler(
     if sampler.left_out:
         hosts.say(f"{sampler.left_out} of {len(rows)} training sites have no partner and are left out")
     return sampler
+
+
+def make_control_sampler(dataset: Dataset, sampler, rows: np.ndarray, size: int, group: str, seed: int):
+    """A ControlSampler over the untreated `rows`, beside a Sampler whose minibatches are drawn from groups."""
+    if getattr(sampler, "grouped", False):
+        names = [f"{group} {name}" for name in getattr(dataset, f"{group}s")]
+        return ControlSampler(sampler, rows, getattr(dataset.sites, group), names, size, seed)
+    raise UserError("data.control_minibatch needs minibatches of few groups: set data.groups_per_minibatch above 0")

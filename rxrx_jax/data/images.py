@@ -14,10 +14,10 @@ from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import dataset as datasets
 from rxrx_jax.data.augment import Augment, plate_statistics
-from rxrx_jax.data.batch import HELD_OUT, TRAIN
+from rxrx_jax.data.batch import CONTROLS, HELD_OUT, TRAIN
 from rxrx_jax.data.minibatches import KEYS, training_minibatches
 
-LENGTHS = {TRAIN: "data.minibatch", HELD_OUT: "data.unlabelled_minibatch"}
+LENGTHS = {TRAIN: "data.minibatch", HELD_OUT: "data.unlabelled_minibatch", CONTROLS: "data.control_minibatch"}
 SELECT = ("experiments", "cell_types", "well_types", "sites")
 
 
@@ -162,6 +162,11 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
         )
     else:
         c.get("unlabelled_roles")
+    if size := c.get("control_minibatch", 0):
+        rows = datasets.select_fitted(dataset, **selected | {"well_types": "negative_control"})
+        samplers[CONTROLS] = datasets.make_control_sampler(
+            dataset, samplers[TRAIN], rows, size, c.group, config.seed + 2
+        )
     return Images(
         augment=Augment(config.normalisation, **config.augment.as_kwargs()),
         sizes={name: sampler.size for name, sampler in samplers.items()},

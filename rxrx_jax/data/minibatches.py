@@ -16,6 +16,7 @@ import numpy as np
 
 from rxrx_jax.base.command import cores
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.batch import CONTROLS
 from rxrx_jax.data.dataset import Dataset
 from rxrx_jax.data.roles import hide_labels
 from rxrx_jax.data.sampler import Sampler
@@ -137,6 +138,8 @@ class _Steps:
             stand_in(minibatch, lanes, sampler.unit)
             streams[name] = {key: values[lanes] for key, values in minibatch.items() if key != "row"}
             first += len(part)
+            if name == CONTROLS:  # no loss is taken of them
+                streams[name]["label"] = np.full(len(part), -1, np.int32)
         return streams
 
 

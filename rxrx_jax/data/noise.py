@@ -10,10 +10,10 @@ from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.spellings import SPLITS
 from rxrx_jax.data.augment import Augment
-from rxrx_jax.data.batch import HELD_OUT, TRAIN
+from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.dataset import Dataset, open_dataset
-from rxrx_jax.data.images import ImageViews, checked
+from rxrx_jax.data.images import LENGTHS, ImageViews, checked
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
 # are classes of their own, and the sites to train on where they are not all.
@@ -165,12 +165,12 @@ def make(config: Config, guess: bool = False) -> Noise:
     c = config.data
     description = describe(c.name, c.builder.as_kwargs(), c.get("folder"), guess)
     c.as_kwargs(), checked(c.select.as_kwargs()), config.protocol.name  # read, though nothing is chosen
-    sizes = {TRAIN: c.minibatch} | ({HELD_OUT: c.unlabelled_minibatch} if c.unlabelled_minibatch else {})
+    sizes = {stream: c.get(key.removeprefix("data."), 0) for stream, key in LENGTHS.items()}
     shape = len(description.plates), description.image_shape[2]
     mean, std = 255 / 2, ((256**2 - 1) / 12) ** 0.5
     return Noise(
         augment=Augment(config.normalisation, **config.augment.as_kwargs()),
-        sizes=sizes,
+        sizes={stream: size for stream, size in sizes.items() if size or stream == TRAIN},
         image_shape=description.image_shape,
         constants={"mean": np.full(shape, mean, np.float32), "std": np.full(shape, std, np.float32)},
         description=description,

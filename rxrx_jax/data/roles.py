@@ -33,6 +33,11 @@ def hide_labels(sites: Sites, fit: np.ndarray) -> Sites:
     return dataclasses.replace(sites, label=label)
 
 
+def untreated(sites: Sites) -> np.ndarray:
+    """Which rows are of untreated wells, the negative controls: bool [n]."""
+    return np.asarray(sites.well_type == "negative_control")
+
+
 def held_out_rows(dataset) -> np.ndarray:
     """The scored rows of experiments that no fitted row is of, sorted int64 [n], of a dataset with sites and roles."""
     experiment, roles = dataset.sites.experiment, dataset.roles

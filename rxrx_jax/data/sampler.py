@@ -26,6 +26,7 @@ class Sampler:
             raise UserError("no example matches data.select; loosen it or check the dataset's report.html")
         if seed < 0:
             raise UserError(f"seed={seed}: use 0 or more")
+        self.grouped = groups_per_minibatch > 0
         if groups_per_minibatch == 0:
             group, groups_per_minibatch = np.zeros(len(rows), np.int64), 1
         names, sizes = np.unique(group, return_counts=True)
@@ -122,3 +123,38 @@ class PairSampler:
         other += other >= place  # skips the experiment of the first
         second = self._start[other] + random.integers(self._count[other])
         return self._rows[np.stack([first, second], 1)].reshape(self.steps_per_epoch, self.size)
+
+
+class ControlSampler:
+    """Draws untreated images beside each minibatch of a Sampler: of each of its groups as many, and in its order, drawn
+    at random without one twice.
+
+    Args: sampler, whose minibatches come from groups; rows [n], the untreated ones; group, of every row of the table;
+    names, of the groups; size, of a minibatch of all groups; seed, at least 0.
+    Raises UserError where a group has too few, naming it.
+    """
+
+    unit = 1
+
+    def __init__(self, sampler: Sampler, rows: np.ndarray, group: np.ndarray, names: list[str], size: int, seed: int):
+        each, rest = divmod(size, sampler.groups)
+        if rest or not each:
+            raise UserError(f"data.control_minibatch={size} is not a multiple of the {sampler.groups} groups beside it")
+        self.size, self.seed, self.drawn_from, self._sampler, self._group, self._each = (
+            size, seed, rows, sampler, group, each
+        )  # fmt: skip
+        self._of = {}
+        for g in np.unique(group[sampler.drawn_from]).tolist():
+            self._of[g] = rows[group[rows] == g]
+            if len(self._of[g]) < each:
+                raise UserError(
+                    f"{names[g]} has {len(self._of[g])} untreated images to train with, fewer than {each}: lower "
+                    "data.control_minibatch, or leave it out with data.select"
+                )
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows beside minibatch number `step` (0, 1, ...): [size]."""
+        random = np.random.default_rng([self.seed, step])
+        first = self._sampler.rows(step).reshape(self._sampler.groups, -1)[:, 0]
+        drawn = [random.choice(self._of[g], self._each, replace=False) for g in self._group[first].tolist()]
+        return np.concatenate(drawn)

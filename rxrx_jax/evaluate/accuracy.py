@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rxrx_jax.data import Sites
+from rxrx_jax.data import Sites, untreated
 from rxrx_jax.evaluate import intervals
 
 
@@ -18,7 +18,9 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
             out = context.predict(role, reading)
             if len(out["row"]):
                 if reading:
-                    yield f"marks/{prefix}{role}", context.marks(role, extra="T" * method.needs.transductive)
+                    rows = context.dataset.roles.scored[role]
+                    extra = method.needs.marks(untreated(context.dataset.sites)[rows])
+                    yield f"marks/{prefix}{role}", context.marks(role, extra=extra)
                 yield from summarise(f"{prefix}{role}", out["logits"], out["row"], context.dataset)
 
 

@@ -73,9 +73,12 @@ class Context:
         """The outputs of a method's `at_test` for rows [n], in order."""
         sites = self.dataset.sites
         of = getattr(sites, method.read_by) if method.read_by else np.zeros(len(sites), np.int64)
-        groups = [(rows[of[rows] == g], np.flatnonzero(of == g)) for g in np.unique(of[rows])]
-        groups = groups or [(rows, rows)]
-        found = [method.at_test(self, self.network, Group(*group, self.minibatch)) for group in groups]
+        controls, groups = data.untreated(sites), []
+        for g in np.unique(of[rows]):
+            of_group = np.flatnonzero(of == g), self.minibatch, np.flatnonzero((of == g) & controls)
+            groups.append(Group(rows[of[rows] == g], *of_group))
+        groups = groups or [Group(rows, rows, self.minibatch, rows)]
+        found = [method.at_test(self, self.network, group) for group in groups]
         order = np.argsort(np.concatenate([f["row"] for f in found]), kind="stable")
         return {key: np.concatenate([f[key] for f in found])[order] for key in found[0]}
 

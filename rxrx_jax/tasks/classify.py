@@ -57,9 +57,10 @@ class Classify:
         targets = optax.smooth_labels(jax.nn.one_hot(labels, self.head.classes), self.label_smoothing)
         images, targets = self.method.mix(of_mix, batch.images, targets, domains)
 
-        def encode(images, average=False):
+        def encode(images, average=False, statistics=None):
             network = collections["averages"] if average else {"params": params, **collections}
-            return self._apply(network["params"], network["batch_stats"], images, None, train=True, key=batch.keys[0])
+            options = dict(mask=statistics, train=True, key=batch.keys[0])
+            return self._apply(network["params"], network["batch_stats"], images, **options)
 
         encoded, extra = self.method.forward(encode, images, batch)
         errors = jnp.where(labelled, optax.softmax_cross_entropy(encoded.logits, targets), 0)

@@ -4,9 +4,9 @@ import dataclasses
 
 import ml_collections
 
-from rxrx_jax.adapt import OURS, method_class
+from rxrx_jax.adapt import keys_of, method_class
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.batch import HELD_OUT
+from rxrx_jax.data.batch import CONTROLS, HELD_OUT
 from rxrx_jax.models.vit import Style
 
 
@@ -136,15 +136,18 @@ def adaptation(config, name: str, transductive: bool = False) -> None:
 
     transductive: every minibatch also holds half as many unlabelled images of held-out experiments, for a method that
     does not require them. Call it when `config.data` and `config.optim` are complete."""
-    kind = method_class(name)
-    needs, fields = kind().needs, [f for f in dataclasses.fields(kind) if f.name not in OURS]
-    config.adapt = dict(name=name, **{f.name: f.default for f in fields})
+    method = method_class(name)()
+    needs = method.needs
+    config.adapt = dict(name=name, **{key: field.default for key, field in keys_of(type(method)).items()})
     if needs.groups:
         fewest, most = needs.groups
         config.data.groups_per_minibatch = min(max(fewest, 4), most)
+        config.data.group = method.domain
     if needs.pairs:
         config.data.pairs = needs.pairs
     if transductive or HELD_OUT in needs.streams:
         config.data.unlabelled_minibatch = config.data.minibatch // 2
+    if CONTROLS in needs.streams:
+        config.data.control_minibatch = 128 if config.data.name != "rxrx_sim" else 2  # of its four wells on a plate
     if needs.averages:
         config.optim.ema_decay = 0.999

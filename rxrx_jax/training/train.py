@@ -6,6 +6,7 @@ import functools
 import jax
 from etils import epath
 
+from rxrx_jax import adapt
 from rxrx_jax.base import files, hosts, seen, sharding
 from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
@@ -175,6 +176,8 @@ def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Pat
             [getattr(config.post_hoc, name).as_kwargs() for name in config.post_hoc]
         return [], None
     readings = make_readings(config, step.task.method, source.shares, has_batch_norm(step.task, step.arguments[0]))
+    for name, method in readings.items():
+        adapt.check_controls(f"post_hoc.{name}" if name else "adapt.name", method, source.dataset)
     unreadable, ledger = config.data.unreadable, None
     if not config.get("measure", ""):
         stage = f"{workdir.name} ({config.task.name})"

@@ -7,19 +7,10 @@ network has only ever seen statistics of one domain (Lin & Lu 2022, bioRxiv 2022
 
 import dataclasses
 
-from rxrx_jax.adapt.method import Method, Needs
+from rxrx_jax.adapt.statistics.batch_statistics import BatchStatistics, Read, Train
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaBN(Method):
-    @property
-    def needs(self):
-        return Needs(groups=(1, 1), batch_norm=True, transductive=True)
-
-    @property
-    def read_by(self):
-        return self.domain
-
-    def at_test(self, predict, network, group):
-        statistics = predict.batch_statistics(network, group.members)
-        return predict(network._replace(batch_stats=statistics), group.rows)
+class AdaBN(BatchStatistics):
+    train: Train = "experiment"
+    read: Read = "experiment"

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from rxrx_jax import data
-from rxrx_jax.adapt import Method
+from rxrx_jax.adapt import Method, Needs
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen, among, of_rows, unite
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
-from rxrx_jax.data.batch import TRAIN
+from rxrx_jax.data.batch import CONTROLS, TRAIN
 from rxrx_jax.data.roles import held_out_rows
 from rxrx_jax.training import checkpoint
 from rxrx_jax.training.provenance import former
@@ -33,8 +33,8 @@ def join(*marks: str) -> str:
 
 
 def of_run(config: Config, source, digests: np.ndarray, stage: str) -> Seen:
-    """What a run sees by itself: labels of its rows if its task uses them, images of these and of the held-out stream,
-    and all images whose statistics normalise."""
+    """What a run sees by itself: labels of its rows if its task uses them, images of these and of the other streams,
+    that controls are controls where they are a stream, and all images whose statistics normalise."""
     dataset, fitted = source.dataset, source.samplers[TRAIN].drawn_from
     images, table = [sampler.drawn_from for sampler in source.samplers.values()], np.arange(len(dataset.sites))
     if config.normalisation in TRANSDUCTIVE_NORMALISATIONS:
@@ -43,15 +43,16 @@ def of_run(config: Config, source, digests: np.ndarray, stage: str) -> Seen:
         images.append(data.select(dataset, splits="train"))
     by_label = config.task.name != "mae" or config.data.get("pairs")
     labels = fitted[dataset.sites.label[fitted] >= 0] if by_label else fitted[:0]
-    return of_rows(dataset, digests, stage, labels=labels, images=np.unique(np.concatenate(images)))
+    controls = source.samplers[CONTROLS].drawn_from if CONTROLS in source.samplers else fitted[:0]
+    return of_rows(dataset, digests, stage, labels=labels, images=np.unique(np.concatenate(images)), controls=controls)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
     """What the parameters have seen, against the rows of a dataset on which they are used.
 
-    digests: uint64 [n], of all rows of the dataset; fitted: rows on which this stage fits; needs: marks that the method
-    has whatever the rows are ("T" for one that adapts to the test images).
+    digests: uint64 [n], of all rows of the dataset; fitted: rows on which this stage fits; needs: of the method, which
+    may adapt to test images.
     """
 
     seen: Seen
@@ -59,7 +60,7 @@ class Ledger:
     digests: np.ndarray
     fitted: np.ndarray
     normalisation: str
-    needs: str = ""
+    needs: Needs = Needs()
 
     def hits(self, kind: str, rows: np.ndarray) -> np.ndarray:
         """Those of `rows` that were seen as `kind`. An image that lies among the fitted rows too (a blank or doubled
@@ -95,7 +96,7 @@ class Ledger:
         found = "?" if self.seen.unknown else ""
         for kind, mark in (("images", "T"), ("controls", "C"), ("labels", "X")):
             found += mark if len(self.hits(kind, rows)) else ""
-        return join(found, extra, self.needs)
+        return join(found, extra, self.needs.marks(data.untreated(self.dataset.sites)[rows]))
 
     @property
     def transductive(self) -> bool:
@@ -124,9 +125,8 @@ def open_ledger(config: Config, source, method: Method, stage: str, scores: bool
     if config.init.path and checkpoint.is_run(config.init.path):
         checkpoint.find_checkpoint(config.init.path, "init.path=")
     before = former.seen_by(config.init.path)
-    digests, needs = data.pixel_digests(source.dataset), "T" * method.needs.transductive
-    fitted = source.samplers[TRAIN].drawn_from
-    ledger = Ledger(before, source.dataset, digests, fitted, config.normalisation, needs)
+    digests, fitted = data.pixel_digests(source.dataset), source.samplers[TRAIN].drawn_from
+    ledger = Ledger(before, source.dataset, digests, fitted, config.normalisation, method.needs)
     if scores and not allowed:
         check_contamination(ledger, source.dataset.roles.scored.values(), f"init.path={config.init.path}",
                             "--config.init.contaminated=allow")  # fmt: skip
