@@ -19,4 +19,5 @@ from rxrx_jax.data.sites import Sites
 
 __all__ = ["ARRAYS", "ROLES", "SPLITS", "Dataset", "Description", "Roles", "Sites", "describe", "describe_record",
            "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler", "open_dataset", "pixel_digests",
-           "read_dataset", "read_minibatch", "select", "select_fitted", "training_minibatches", "untreated"]  # fmt: skip
+           "read_dataset", "read_minibatch", "select", "select_fitted", "training_minibatches",
+           "untreated"]  # fmt: skip
