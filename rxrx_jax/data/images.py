@@ -163,7 +163,9 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
     else:
         c.get("unlabelled_roles")
     if size := c.get("control_minibatch", 0):
-        rows = datasets.select_fitted(dataset, **selected | {"well_types": "negative_control"})
+        wells = dataset.sites.well_id  # all sites of those that the protocol shows
+        rows = datasets.select(dataset, **selected | {"well_types": "negative_control"})
+        rows = rows[np.isin(wells[rows], wells[dataset.roles.fit])]
         samplers[CONTROLS] = datasets.make_control_sampler(
             dataset, samplers[TRAIN], rows, size, c.group, config.seed + 2
         )

@@ -17,6 +17,8 @@ RUNS = {  # name: (task, changes)
     "distill": ("distill", {}),
     "classify": ("classify", {}),
     "resnet": ("resnet", {}),
+    "cs_bn": ("cs_bn", {}),
+    "arm_bn with controls": ("arm_bn with controls", {}),
 }
 
 
@@ -56,5 +58,5 @@ if __name__ == "__main__":
     whole, without_tensor = sharding.make_mesh(fsdp, tensor), sharding.make_mesh(fsdp)
     results = over_heads(whole)
     for name in names:
-        results |= train(name, without_tensor if name in ("classify", "resnet") else whole)
+        results |= train(name, without_tensor if "vit" not in step_tools.CONFIGS[RUNS[name][0]][0] else whole)
     np.savez(sys.argv[1], devices=jax.device_count(), **results)

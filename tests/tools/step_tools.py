@@ -29,12 +29,15 @@ PARALLEL = {
 PARALLEL |= {"model.qkv_bias": False, "task.normalise_target": True}
 AGNOSTIC = {"model.channel_agnostic": True, "model.final_norm": False, "task.fourier_weight": 0.1}
 SGD = dict(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01, clip_norm=1.0, warmup_steps=1)
+ARM_BN = {"model.widths": (4, 6), "data.control_minibatch": 16, "adapt.context": "controls"}
 CONFIGS = {
     "mae": ("mae_vit.py", PARALLEL | {"task.decoder": (8, 1, 2)}),
     "channel-agnostic mae": ("mae_vit.py", PARALLEL | AGNOSTIC | {"task.decoder": (8, 2, 2)}),
     "distill": ("distill_vit.py", {"task.head": (16, 8, 12)}),
     "classify": ("convnet.py:method=dann", {"model.widths": (4, 6)}),
     "resnet": ("convnet.py:model=resnet50", {}),
+    "cs_bn": ("convnet.py:method=cs_bn", {"model.widths": (4, 6), "data.control_minibatch": 16}),
+    "arm_bn with controls": ("convnet.py:method=arm_bn", ARM_BN),
 }
 
 

@@ -32,6 +32,7 @@ def values(config: str, folder, **changes) -> dict:
     named by dotted keys; a value of None removes the key."""
     found = load(config)
     found["data"] |= {"folder": str(folder), "minibatch": 8, "builder": found["data"]["builder"] | SCREEN}
+    found["data"]["groups_per_minibatch"] = min(found["data"]["groups_per_minibatch"], len(SCREEN["train"]))
     if found["data"]["unlabelled_minibatch"]:
         found["data"]["unlabelled_minibatch"] = 4
     if found["model"].get("widths"):

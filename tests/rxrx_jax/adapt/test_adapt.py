@@ -1,7 +1,6 @@
 """Domain adaptation: gradient reversal and its objective, statistics of a domain."""
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,9 @@ import pytest
 from parameters import random_variables
 from step_tools import batch, collections
 
-from rxrx_jax import data
 from rxrx_jax.adapt.invariance.dann import Dann, ramp, reverse_gradient
-from rxrx_jax.adapt.method import Method, Network, Outputs
-from rxrx_jax.adapt.statistics.adabn import AdaBN
-from rxrx_jax.base.sharding import make_mesh
-from rxrx_jax.data.augment import EPSILON, Augment
-from rxrx_jax.evaluate.predict import Context, average_statistics
+from rxrx_jax.adapt.method import Method, Outputs
+from rxrx_jax.evaluate.predict import average_statistics
 from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
@@ -262,38 +257,3 @@ def test_statistics_of_minibatches_leave_padding_out_and_old_statistics_behind(c
     y = windows @ kernel.reshape(-1, 4)
     np.testing.assert_allclose(found["encoder"]["norm0"]["mean"], y.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["encoder"]["norm0"]["var"], y.var(0), rtol=1e-4, atol=1e-5)
-
-
-def test_reading_a_domain_with_its_own_statistics(tmp_path):
-    """Of all images of the experiment, of whichever split; the last minibatch is padded."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (12, 4, 4, 2), dtype=np.uint8)
-    experiment = np.array([0, 1, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1], np.int32)  # seven images, and five
-    split = np.array(["test", "val"])[random.integers(0, 2, 12)]
-    table = {field.name: np.zeros(12, np.int32) for field in dataclasses.fields(data.Sites)}
-    index = np.where(split == "test", np.cumsum(split == "test"), np.cumsum(split == "val")) - 1
-    table |= {"split": split, "index": index, "experiment": experiment}
-    sources = {name: list(images[split == name]) for name in ("test", "val")}
-    dataset = data.Dataset(tmp_path, data.Sites(**table), ["A", "B"], ["A/1"], ["A"], ["x"], (4, 4, 2), {}, {}, sources)
-    dataset = dataclasses.replace(dataset, roles=data.Roles(scored={"cross_batch": np.flatnonzero(split == "test")}))
-    task = Classify(ConvNet((3,)), Head(2), Method(), 0.0)
-    variables = random_variables(task.init, np.zeros((1, 4, 4, 2), np.float32))
-    statistics = {"mean": np.full((1, 2), 120, np.float32), "std": np.full((1, 2), 70, np.float32)}
-    augment = Augment("dataset", 4, False, False, 0.0)
-    readings = {"": task.method, "adabn": AdaBN("experiment")}
-    context = Context(task, readings, dataset, augment, statistics, make_mesh(), 4, tmp_path, 0)
-    context.network = Network(variables["params"], variables["batch_stats"])
-
-    found = context.predict("cross_batch", "adabn")
-    np.testing.assert_array_equal(found["row"], np.flatnonzero(split == "test"))
-    encoder = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"]["encoder"])
-    x = np.tensordot((images - 120.0) / (70 + EPSILON), encoder["conv0"]["kernel"], 3)  # one window per image
-    for g in (0, 1):
-        mean, var = x[experiment == g].mean(0), x[experiment == g].var(0)
-        x[experiment == g] = (x[experiment == g] - mean) / np.sqrt(var + 1e-5)
-    embedding = np.maximum(x * encoder["norm0"]["scale"] + encoder["norm0"]["bias"], 0)
-    np.testing.assert_allclose(found["embedding"], embedding[split == "test"], rtol=1e-4, atol=1e-5)
-    assert np.abs(context.predict("cross_batch")["embedding"] - found["embedding"]).max() > 0.1  # not the running ones
-    context.readings = {"": AdaBN("experiment")}  # as the run's own method
-    context.use(types.SimpleNamespace(network=lambda: context.network))
-    np.testing.assert_array_equal(context.predict("cross_batch")["embedding"], found["embedding"])

@@ -1,12 +1,16 @@
 """What a config says of adaptation: methods by name, what they refuse, and what a network is read by post hoc."""
 
+import types
+
+import numpy as np
 import pytest
 
 from rxrx_jax import adapt
 from rxrx_jax.adapt.invariance.dann import Dann
 from rxrx_jax.adapt.method import Method
 from rxrx_jax.adapt.statistics.adabn import AdaBN
-from rxrx_jax.base.config import Config
+from rxrx_jax.adapt.statistics.cs_bn import CSBN
+from rxrx_jax.base.config import Config, load
 from rxrx_jax.base.errors import UserError
 
 SHARES = {"experiment": (1 / 12,) * 12, "plate": (1 / 48,) * 48}
@@ -19,7 +23,9 @@ def config(name, group="experiment", groups=1, model="convnet"):
 
 def test_methods_by_name():
     assert adapt.make_method({"name": "erm"}, SHARES) == Method("experiment", SHARES["experiment"])
-    assert adapt.make_method({"name": "adabn"}, SHARES, 1) == AdaBN("experiment", SHARES["experiment"], 1)
+    assert adapt.make_method({"name": "adabn"}, SHARES, 1) == AdaBN(SHARES["experiment"], 1)
+    ben = adapt.make_method({"name": "ben", "read": "experiment"}, SHARES, 1)
+    assert (ben.domain, ben.shares, ben.read_by) == ("plate", SHARES["plate"], "experiment")
     dann = {"name": "dann", "domain": "plate", "grl_weight": 0.5, "hidden": 32}
     assert adapt.make_method(dann, SHARES) == Dann("plate", SHARES["plate"], 0, 0.5, 32)
     for changes, message in (
@@ -42,6 +48,45 @@ def test_adabn_refuses_mixed_minibatches_and_other_groups():
         adapt.check(adabn, config("adabn", group="plate"), True, ("train",))
     with pytest.raises(UserError, match="adapt.name=adabn needs a model with BatchNorm, and model.name=vit has none"):
         adapt.check(adabn, config("adabn", model="vit"), False, ("train",))
+
+
+def test_what_methods_of_statistics_need_is_set_and_refused():
+    found = load("convnet.py:method=cs_bn")
+    drawn = {key: found["data"][key] for key in ("group", "groups_per_minibatch", "control_minibatch")}
+    assert drawn == {"group": "plate", "groups_per_minibatch": 1, "control_minibatch": 2}
+    assert load("convnet.py:method=cs_bn,rxrx1")["data"]["control_minibatch"] == 128
+    assert found["adapt"] == dict(name="cs_bn", train="plate", read="plate", context="both", support=64)
+    assert "control_minibatch" not in load("convnet.py:method=ben")["data"]
+
+    cs_bn, arm_bn = (
+        adapt.make_method({"name": name}, SHARES, groups) for name, groups in (("cs_bn", 1), ("arm_bn", 4))
+    )
+    given = config("cs_bn", "plate")
+    adapt.check(cs_bn, given, True, ("train", "controls"))
+    with pytest.raises(
+        UserError, match="adapt.name=cs_bn needs the stream controls: set data.control_minibatch above 0"
+    ):
+        adapt.check(cs_bn, given, True, ("train",))
+    with pytest.raises(
+        UserError, match="adapt.name=cs_bn has no use for the stream held_out: set data.unlabelled_mini"
+    ):
+        adapt.check(cs_bn, given, True, ("train", "controls", "held_out"))
+    with pytest.raises(UserError, match="adapt.name=arm_bn has no use for the stream controls: set data.control_minib"):
+        adapt.check(arm_bn, config("arm_bn", groups=4), True, ("train", "controls"))
+    with pytest.raises(UserError, match="adapt.name=arm_bn needs data.groups_per_minibatch=2 or more, not 1"):
+        adapt.check(arm_bn, config("arm_bn"), True, ("train",))
+    with pytest.raises(UserError, match="^adapt.context='control': expected all, controls or both$"):
+        adapt.make_method({"name": "cs_bn", "context": "control"}, SHARES)
+
+
+def test_a_plate_without_untreated_wells_is_named_where_they_are_read_with():
+    sites = types.SimpleNamespace(plate=np.array([0, 0, 1]), experiment=np.zeros(3, int))
+    sites.well_type = np.array(["treatment", "negative_control", "treatment"])
+    dataset = types.SimpleNamespace(sites=sites, plates=["A/1", "A/2"], experiments=["A"])
+    adapt.check_controls("post_hoc.x", AdaBN(), dataset)
+    adapt.check_controls("post_hoc.x", AdaBN(context="controls"), dataset)  # by experiment
+    with pytest.raises(UserError, match="^post_hoc.x: CSBN needs untreated wells on every plate, and A/2 has none$"):
+        adapt.check_controls("post_hoc.x", CSBN(), dataset)
 
 
 def test_a_network_without_batch_norm_is_read_by_no_other_statistics():

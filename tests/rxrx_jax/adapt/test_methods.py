@@ -9,12 +9,10 @@ from method_tools import CLASSES, SHARES, batch_of, draw, make, start
 
 from rxrx_jax.adapt.invariance.fish import Fish
 from rxrx_jax.adapt.invariance.groupdro import GroupDRO
-from rxrx_jax.adapt.method import Group, Method, Network
+from rxrx_jax.adapt.method import Method
 from rxrx_jax.adapt.mixing.lisa import Lisa, rectangle
 from rxrx_jax.adapt.semi.mean_teacher import MeanTeacher
-from rxrx_jax.adapt.statistics.arm_bn import ArmBN
 from rxrx_jax.data.batch import HELD_OUT, TRAIN, join
-from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.training.state import TrainState
 
 
@@ -199,53 +197,3 @@ def test_mean_teacher_pulls_the_held_out_predictions_to_those_of_the_average():
             return by_hand(params | {"head": {"linear": params["head"]["linear"] | {"kernel": kernel}}})
 
         close(gradients["kernel"][index], (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-5)
-
-
-# ARM-BN.
-
-
-def test_arm_bn_normalises_each_domain_by_its_own_images():
-    method = ArmBN(shares=SHARES, groups=2)
-    task = make(method, ConvNet((3,)))
-    random = np.random.default_rng(0)
-    minibatch = draw(8, side=4)
-    images = minibatch["image"] * np.repeat([1.0, 5.0], 4)[:, None, None, None]  # the second domain is brighter
-    params = task.init(jax.random.key(0), np.zeros((1, 4, 4, 2)))["params"]
-    params = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)), params)
-    stats = {"encoder": {"norm0": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}, "head": {}}
-
-    def encode(images, average=False):
-        return task._apply(params, stats, images, None, train=True)
-
-    found, extra = method.forward(encode, images, None)
-    kernel = np.asarray(params["encoder"]["conv0"]["kernel"])
-    scale, bias = (np.asarray(params["encoder"]["norm0"][name]) for name in ("scale", "bias"))
-    expected, means = [], []
-    for part in (images[:4], images[4:]):
-        x = np.tensordot(part, kernel, 3)
-        means.append(x.mean(0))
-        x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
-        expected.append(np.maximum(x * scale + bias, 0))
-    close(found.features, np.concatenate(expected), rtol=1e-4)
-    close(found.batch_stats["encoder"]["norm0"]["mean"], 0.1 * np.mean(means, axis=0), rtol=1e-4)  # momentum 0.9
-    assert extra == {}
-
-
-def test_arm_bn_reads_each_minibatch_of_a_domain_by_its_own_statistics():
-    class Predict:
-        """Notes which rows' statistics which rows were read with."""
-
-        def __init__(self):
-            self.read = []
-
-        def __call__(self, network, rows):
-            self.read.append((network.batch_stats, rows.tolist()))
-            return {"row": rows, "logits": np.zeros((len(rows), 2))}
-
-        def batch_statistics(self, network, rows):
-            return rows.tolist()
-
-    predict, rows = Predict(), np.array([3, 5, 6, 8, 9])
-    found = ArmBN(support=2).at_test(predict, Network({}, {}), Group(rows, np.arange(20), 4))
-    assert predict.read == [([3, 5], [3, 5]), ([6, 8], [6, 8]), ([8, 9], [9])]  # the last one is not alone
-    np.testing.assert_array_equal(found["row"], rows)

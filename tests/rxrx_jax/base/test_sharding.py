@@ -45,7 +45,7 @@ TASKS |= {
     "probe of convnet": Classify(ConvNet((4, 6)), Head(4, normalise=True), Method(), 0.0, frozen="encoder/"),
     "probe of handcrafted features": Classify(Handcrafted(), Head(4, normalise=True), Method(), 0.0, frozen="encoder/"),
 }
-ALONE = ("mae in parts", "classify")  # of sharding_steps.RUNS
+ALONE = ("mae in parts", "classify", "cs_bn", "arm_bn with controls")  # of sharding_steps.RUNS
 OPTIMISERS = {
     "adamw": dict(name="adamw", betas=(0.9, 0.95), weight_decay=0.1, clip_norm=1.0),
     "sgd": dict(name="sgd", momentum=0.9, weight_decay=0.1, clip_norm=0.0),

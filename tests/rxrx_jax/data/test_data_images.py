@@ -1,5 +1,6 @@
 """The source of images: which streams a config draws, from which rows, in which units."""
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -70,3 +71,62 @@ def test_units_are_those_of_the_samplers(make):
 def test_shares_are_of_the_images_that_are_trained_on(make):
     shares = make(**{"data.unlabelled_minibatch": 4}).shares["experiment"]
     assert shares[2:] == (0, 0, 0) and sum(shares) == pytest.approx(1)
+
+
+# Untreated images beside the labelled ones.
+
+PLATES = {"data.group": "plate", "data.groups_per_minibatch": 2, "data.control_minibatch": 4}
+
+
+def test_untreated_images_are_of_the_plates_of_the_labelled_ones(make):
+    source = make(**PLATES)
+    sites = source.dataset.sites
+    assert list(source.spec) == ["train", "controls"] and source.sizes == {"train": 8, "controls": 4}
+    seen = set()
+    for step in range(20):
+        rows, controls = (source.samplers[name].rows(step) for name in ("train", "controls"))
+        assert (sites.plate[rows].reshape(2, 4) == sites.plate[controls].reshape(2, 2)[:, :1]).all()
+        assert len(set(controls)) == 4 and set(sites.well_type[controls]) == {"negative_control"}
+        assert (sites.plate[controls].reshape(2, 2) == sites.plate[rows].reshape(2, 4)[:, :1]).all()
+        seen |= set(controls.tolist())
+        np.testing.assert_array_equal(controls, make(**PLATES).samplers["controls"].rows(step))  # by seed and step
+    fitted = sites.well_id[source.dataset.roles.fit]
+    known = (sites.well_type == "negative_control") & np.isin(sites.well_id, fitted)
+    assert seen == set(np.flatnonzero(known))  # both sites of every well that the protocol shows
+
+
+def test_untreated_images_are_drawn_whatever_else_is_selected(make):
+    source = make(**PLATES, **{"data.select": {"well_types": ("treatment",), "experiments": ("SIMA-01",)}})
+    sites = source.dataset.sites
+    assert set(sites.well_type[source.samplers["train"].drawn_from]) == {"treatment"}
+    assert {source.dataset.experiments[e] for e in sites.experiment[source.samplers["controls"].drawn_from]} == {
+        "SIMA-01"
+    }
+
+
+def test_labels_of_the_untreated_images_are_hidden_and_the_stream_is_whole_on_every_host(make, monkeypatch):
+    source = make(**PLATES)
+    whole = next(source.minibatches(3, 4))
+    assert (whole["controls"]["label"] == -1).all() and (whole["train"]["label"] >= 0).all()
+    parts = []
+    for host in (0, 1):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        parts.append(next(source.minibatches(3, 4)))
+    for stream, columns in whole.items():
+        for key, values in columns.items():
+            together = np.concatenate([part[stream][key] for part in parts])
+            np.testing.assert_array_equal(together, values, err_msg=f"{stream} {key}")
+
+
+def test_too_few_untreated_images_are_one_line_that_names_the_plate(make):
+    for changes, message in (
+        (
+            {"data.control_minibatch": 6},
+            "^plate SIMA-01/1 has 2 untreated images to train with, fewer than 3: lower data",
+        ),
+        ({"data.control_minibatch": 5}, "^data.control_minibatch=5 is not a multiple of the 2 groups beside it$"),
+        ({"data.groups_per_minibatch": 0}, "^data.control_minibatch needs .*: set data.groups_per_minibatch above 0$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make(**PLATES | changes)

@@ -167,7 +167,7 @@ def test_evaluation_raises_unless_it_may_go_on(whole, damage, capfd):
 
 def make_context(dataset, unreadable):
     task = Classify(ConvNet((4,)), Head(2), Method(), 0.0)
-    readings = {"": task.method, "adabn": AdaBN("experiment")}
+    readings = {"": task.method, "adabn": AdaBN()}
     mesh = sharding.make_mesh(1, 1)
     statistics = {key: np.full((len(dataset.plates), 6), value, np.float32) for key, value in (("mean", 9), ("std", 7))}
     augment = Augment("dataset", CROP, False, False, 0.0)
@@ -218,7 +218,7 @@ def test_statistics_of_an_experiment_are_of_what_can_be_read(whole, damage):
     less = dataclasses.replace(whole, sites=dataclasses.replace(sites, experiment=sites.experiment.copy()))
     less.sites.experiment[bad] = 99  # as if they were of no experiment that is predicted
     keep = ~np.isin(test, bad)
-    expected = make_context(less, 0)._read(AdaBN("experiment"), test[keep])
+    expected = make_context(less, 0)._read(AdaBN(), test[keep])
     context = make_context(damage(bad), len(bad))
     found = context.predict("cross_batch", "adabn")
     np.testing.assert_array_equal(found["row"], test[keep])

@@ -132,7 +132,7 @@ class Context:
 
     roles = Roles(scored={"in_batch": ROWS[:4], "validation": ROWS[:0], "cross_batch": ROWS[4:]})
     dataset = types.SimpleNamespace(**vars(DATASET), roles=roles)
-    readings = {"": Method(), "mine": AdaBN("plate")}
+    readings = {"": Method(), "mine": AdaBN(read="plate")}
 
     def __init__(self):
         self.asked = []
@@ -179,12 +179,15 @@ def test_methods_to_also_read_a_network_by_are_checked():
     make = lambda has_batch_norm=True, **post_hoc: make_readings(  # noqa: E731
         Config({"post_hoc": post_hoc}), Method(), shares, has_batch_norm
     )
-    found = make(mine={"name": "adabn", "domain": "plate"})
-    assert found == {"": Method(), "mine": AdaBN("plate", (1.0,))} and make() == {"": Method()}
+    found = make(mine={"name": "adabn", "read": "plate"})
+    assert found == {"": Method(), "mine": AdaBN((0.5, 0.5), read="plate")} and make() == {"": Method()}
     for post_hoc, message in (
-        ({"mine": {"name": "adabn", "domain": "well"}}, "post_hoc.mine.domain='well': expected experiment or plate"),
+        (
+            {"mine": {"name": "adabn", "read": "well"}},
+            "mine.read='well': expected minibatch, experiment or plate",
+        ),
         ({"mine": {"name": "coral"}}, "post_hoc.mine.name='coral'"),
-        ({"mine": {"name": "adabn", "x": 1}}, "post_hoc.mine.x: AdaBN takes domain"),
+        ({"mine": {"name": "adabn", "x": 1}}, "post_hoc.mine.x: AdaBN takes train, read, context, support"),
     ):
         with pytest.raises(UserError, match=message):
             make(**post_hoc)

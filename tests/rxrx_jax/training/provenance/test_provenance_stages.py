@@ -1,15 +1,18 @@
 """Held-out labels that reach a number through two configs are refused, and whatever was seen is marked."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
 
 import jax
+import numpy as np
 import pytest
 import tiny
 from paths import REFERENCE
 
 from rxrx_jax import data, embed, probe_embeddings, weights
+from rxrx_jax.adapt import Needs
 from rxrx_jax.base import command, embeddings, seen
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
@@ -121,6 +124,7 @@ def test_images_seen_by_the_stage_before_make_it_transductive(folder, tmp_path):
         ("convnet.py:normalisation=experiment", {}, "TTT"),
         ("convnet.py:normalisation=plate", {}, "TTT"),
         ("convnet.py:method=adabn", {}, "TTT"),
+        ("convnet.py:method=ttbna", {}, "TTT"),
         ("convnet.py:method=dann,normalisation=image", {}, "   "),
         ("convnet.py:method=dann,normalisation=image,transductive=True", {}, " TT"),
     ],
@@ -133,6 +137,25 @@ def test_whatever_sees_scored_images_is_marked_transductive(config, changes, exp
     ledger = marks.open_ledger(config, source, make_task(config, source).method, "a (b)", True, "")
     found = [ledger.marks(where) or " " for where in ("in_batch", "validation", "cross_batch")]
     assert "".join(found) == expected and ledger.transductive is ("T" in expected)
+
+
+def test_whatever_uses_that_held_out_wells_are_untreated_is_marked_c(folder, tmp_path):
+    from rxrx_jax.training.provenance import marks
+
+    for context in ("both", "controls"):
+        config = train.Config(tiny.values("convnet.py:method=cs_bn", folder, **{"adapt.context": context}))
+        source = tiny.source(config)
+        ledger = marks.open_ledger(config, source, make_task(config, source).method, "a (b)", True, "")
+        scored, untreated = source.dataset.roles.scored, data.untreated(source.dataset.sites)
+        for where in ("validation", "cross_batch"):
+            assert ledger.marks(where) == "TC"
+            treated = scored[where][~untreated[scored[where]]]  # of which the statistics of controls alone see none
+            assert ledger.marks(treated) == ("TC" if context == "both" else "C")
+        drawn = source.samplers["controls"].drawn_from
+        assert ledger.seen.count("controls") == len(drawn) and ledger.seen.hits("images", ledger.digests[drawn]).all()
+    labels = dataclasses.replace(ledger, needs=Needs())  # a later stage that scores what this one knew as untreated
+    rows = np.setdiff1d(drawn, ledger.fitted)
+    assert len(rows) and labels.marks(rows) == "TC"
 
 
 def test_an_evaluator_marks_what_it_corrects_with_test_images(folder, tmp_path):
