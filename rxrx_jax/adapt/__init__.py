@@ -1,5 +1,6 @@
 """Domain adaptation and generalisation, one file per method, in folders by family. `method.py` says what a method may
-change; `adapt.name` names the file, in one of these folders or, as a path, anywhere."""
+change; `adapt.name` names the file, in one of these folders or, as a path, anywhere. `correct/` has no methods but
+corrections of embeddings, numpy in, numpy out."""
 
 import dataclasses
 import typing
@@ -22,7 +23,7 @@ def method_class(name: str, key: str = "adapt.name") -> type[Method]:
     """The method of this name or file. Raises UserError for an unknown one, and for hooks that do not exist."""
     if name == "erm":
         return Method
-    found = plugins.only_class(plugins.load(name, adapt, key, "*/[a-z]*.py"), Method, key)
+    found = plugins.only_class(plugins.load(name, adapt, key, "*/[a-z]*.py", but="correct"), Method, key)
     hooks = [hook for hook in vars(Method) if not hook.startswith("_")]
     for hook in vars(found):
         if not hook.startswith("_") and hook not in hooks and hook not in found.__dataclass_fields__:

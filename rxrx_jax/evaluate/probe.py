@@ -6,30 +6,35 @@ import jax
 import numpy as np
 
 from rxrx_jax import data
+from rxrx_jax.adapt import correct
 from rxrx_jax.adapt.method import Network
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.accuracy import summarise
-from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
+from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
 from rxrx_jax.models.handcrafted import Handcrafted
 from rxrx_jax.models.vit import Encoder
 
+KEY = "evaluators.probe.corrections"
 
-def evaluate(context, blocks=False) -> Iterator[tuple[str, float]]:
+
+def evaluate(context, blocks=False, corrections=("none", "centre_scale_experiment")) -> Iterator[tuple[str, float]]:
     """`probe/ENCODER/CORRECTION/in_batch/site_accuracy` and so on: a logistic regression on embeddings of unaugmented
     train images, for ENCODER in pretrained (this run's), untrained (the same architecture, fresh parameters) and
-    handcrafted (image statistics, on the same normalised images), and CORRECTION in none and experiment (embeddings
-    standardised within each experiment; transductive).
+    handcrafted (image statistics, on the same normalised images), and each CORRECTION of `corrections`, names of
+    `adapt.correct`.
 
     blocks: True, or a tuple of block numbers from 1 to depth, for the metrics of `score_blocks` too.
     """
     numbers = block_numbers(context.task.encoder, blocks)
+    marks = {name: correct.find(name, KEY).marks for name in corrections}
     rows, pretrained = context.embeddings()
+    sites = context.dataset.sites
+    experiment = np.array(context.dataset.experiments)[sites.experiment[rows]]
+    plate = np.array(context.dataset.plates)[sites.plate[rows]]
     for encoder, features in [("pretrained", pretrained), *_baselines(context, rows)]:
-        for correction in ("none", "experiment"):
-            extra = ""
-            if correction == "experiment":
-                features, extra = standardise_by_group(features, context.dataset.sites.experiment[rows]), "T"
-            for name, value in score(f"probe/{encoder}/{correction}", features, rows, context.dataset):
+        for correction, extra in marks.items():
+            corrected = correct.correct(correction, features, experiment, plate, sites.well_type[rows], KEY)
+            for name, value in score(f"probe/{encoder}/{correction}", corrected, rows, context.dataset):
                 prefix, _, metric = name.rpartition("/")
                 if metric == "sites":  # the first of a split
                     where = prefix.rpartition("/")[2]
