@@ -99,15 +99,25 @@ def check_post_hoc(name: str, method: Method, has_batch_norm: bool) -> None:
         raise UserError(f"post_hoc.{name}: this model has no BatchNorm to re-estimate")
 
 
-def check_controls(key: str, method: Method, dataset) -> None:
-    """Raises UserError where a method reads with untreated wells and an experiment or plate has none."""
+def check_controls(key: str, method: Method, dataset, classifies: bool = True) -> None:
+    """Raises UserError where a method reads with untreated wells and an experiment or plate has none, or with a head,
+    or chooses on validation experiments, that a run has not."""
+    if method.needs.head and not classifies:
+        raise UserError(f"{key}: {type(method).__name__} moves what a classifier's head is given; this task has none")
+    if method.needs.validation and not len(dataset.roles.scored.get("validation", ())):
+        raise UserError(f"{key}: {type(method).__name__} chooses its penalty on validation experiments, and the "
+                        "protocol scores none; set penalty above 0")  # fmt: skip
+    if not getattr(method, "penalty", 0) >= 0:
+        raise UserError(
+            f"{key}: penalty={method.penalty} of {type(method).__name__} must be above 0, or 0 to choose it"
+        )
     if not method.needs.controls:
         return
-    of, names = getattr(dataset.sites, method.read_by), getattr(dataset, f"{method.read_by}s")
+    by = method.read_by or method.domain
+    of, names = getattr(dataset.sites, by), getattr(dataset, f"{by}s")
     if len(without := np.setdiff1d(of, of[untreated(dataset.sites)])):
         raise UserError(
-            f"{key}: {type(method).__name__} needs untreated wells on every {method.read_by}, and {names[without[0]]} "
-            "has none"
+            f"{key}: {type(method).__name__} needs untreated wells on every {by}, and {names[without[0]]} has none"
         )
 
 

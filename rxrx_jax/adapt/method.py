@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rxrx_jax.data import Roles, Sites
 from rxrx_jax.data.batch import TRAIN, Batch
 
 
@@ -25,7 +26,8 @@ class Needs:
     (`data.pairs`). streams: beside the labelled one. views: random views of each image. averages: of the parameters
     (`optim.ema_decay`). batch_norm: a model with BatchNorm. transductive: unlabelled held-out images take part, in
     training or at evaluation. controls: it is used that wells of held-out experiments are untreated, and their images.
-    whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be accumulated in parts.
+    whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be accumulated in parts. head: a
+    classifier, whose head is given other features at test. validation: validation experiments, to choose a setting on.
     """
 
     groups: tuple[int, int] | None = None
@@ -37,6 +39,8 @@ class Needs:
     transductive: bool = False
     controls: bool = False
     whole_minibatch: bool = False
+    head: bool = False
+    validation: bool = False
 
     def marks(self, untreated: np.ndarray) -> str:
         """The marks of what is scored on wells, of which those in `untreated` [n] bool are controls: T where images of
@@ -85,12 +89,16 @@ class Network(NamedTuple):
 
 class Group(NamedTuple):
     """What is predicted together: the requested rows [n] of the dataset, and all `members` [m] of their domain, of
-    whichever split; `size`, rows per minibatch; `controls` [c], the untreated members."""
+    whichever split; `size`, rows per minibatch; `controls` [c], the untreated members.
+    `sites`, the whole table, with the labels of control wells where the method needs controls and else with none, and
+    `roles`, what the protocol does with its rows."""
 
     rows: np.ndarray
     members: np.ndarray
     size: int
     controls: np.ndarray
+    sites: Sites | None = None
+    roles: Roles | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +157,8 @@ class Method:
         """The task's outputs, each [n, ...], with the `row` [n] of each, for the rows of a group.
 
         Args: predict(network, rows) returns them for any network; predict.batch_statistics(network, rows) the BatchNorm
-        statistics of exactly the images of these rows.
+        statistics of exactly the images of these rows; predict.logits(network, features) [n, K] those of the head for
+        any features [n, D]. Arrays named `chosen_*` [n] are settings that the method chose, and are metrics.
         """
         return predict(network, group.rows)
 

@@ -74,6 +74,11 @@ class Classify:
         found = self._apply(params, batch_stats, images, mask, train=False)
         return {"embedding": found.features, "logits": found.logits}
 
+    def logits(self, params, batch_stats, features):
+        """[n, K], of features [n, D] as `predict` gives them."""
+        variables = {"params": params["head"], "batch_stats": batch_stats["head"]}
+        return self.head.apply(variables, features, train=False)
+
     def minibatch_statistics(self, params, batch_stats, images, mask):
         """BatchNorm statistics of exactly these images (where mask [B] is true): a tree like batch_stats."""
         # With momentum 0 the running statistics become those of the minibatch.
