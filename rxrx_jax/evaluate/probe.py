@@ -21,12 +21,13 @@ def evaluate(context, blocks=False, corrections=("none", "centre_scale_experimen
     """`probe/ENCODER/CORRECTION/in_batch/site_accuracy` and so on: a logistic regression on embeddings of unaugmented
     train images, for ENCODER in pretrained (this run's), untrained (the same architecture, fresh parameters) and
     handcrafted (image statistics, on the same normalised images), and each CORRECTION of `corrections`, names of
-    `adapt.correct`.
+    `adapt.correct`. Where one of them uses controls, also without control wells, as `.../cross_batch/treatments/...`.
 
     blocks: True, or a tuple of block numbers from 1 to depth, for the metrics of `score_blocks` too.
     """
     numbers = block_numbers(context.task.encoder, blocks)
     marks = {name: correct.find(name, KEY).marks for name in corrections}
+    anchored = any("C" in mark for mark in marks.values())
     rows, pretrained = context.embeddings()
     sites = context.dataset.sites
     experiment = np.array(context.dataset.experiments)[sites.experiment[rows]]
@@ -34,10 +35,10 @@ def evaluate(context, blocks=False, corrections=("none", "centre_scale_experimen
     for encoder, features in [("pretrained", pretrained), *_baselines(context, rows)]:
         for correction, extra in marks.items():
             corrected = correct.correct(correction, features, experiment, plate, sites.well_type[rows], KEY)
-            for name, value in score(f"probe/{encoder}/{correction}", corrected, rows, context.dataset):
+            for name, value in score(f"probe/{encoder}/{correction}", corrected, rows, context.dataset, anchored):
                 prefix, _, metric = name.rpartition("/")
-                if metric == "sites":  # the first of a split
-                    where = prefix.rpartition("/")[2]
+                where = prefix.rpartition("/")[2]
+                if metric == "sites" and where in context.dataset.roles.scored:  # the first of a split
                     yield f"marks/{prefix}", context.marks(where, extra, trained=encoder == "pretrained")
                 yield name, value
     if numbers:
@@ -86,7 +87,9 @@ def block_numbers(encoder, blocks) -> tuple[int, ...]:
     return tuple(sorted(set(blocks)))
 
 
-def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float]]:
+def score(
+    name: str, features: np.ndarray, rows: np.ndarray, dataset, treatments: bool = False
+) -> Iterator[tuple[str, float]]:
     """`NAME/in_batch/...`, `NAME/validation/...`, `NAME/cross_batch/...`, for every scored role, of a logistic
     regression on the features [n, D] of the dataset's `rows` [n]; it is fitted to the protocol's fit rows alone."""
     labels = data.hide_labels(dataset.sites, dataset.roles.fit).label
@@ -97,6 +100,9 @@ def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterato
         if chosen.any():
             logits = log_probabilities(model, features[chosen], len(dataset.classes))
             yield from summarise(f"{name}/{role}", logits, rows[chosen], dataset)
+            if treatments:
+                treated = dataset.sites.well_type[rows[chosen]] == "treatment"
+                yield from summarise(f"{name}/{role}/treatments", logits[treated], rows[chosen][treated], dataset)
 
 
 def _baselines(context, rows):

@@ -15,9 +15,7 @@ def final(workdir):
     return next(line for line in metrics.read(workdir / "metrics.jsonl") if line.get("final"))
 
 
-@pytest.mark.parametrize(
-    "config", ["convnet.py:normalisation=image,post_hoc=control_mean", "dann_vit.py:normalisation=image"]
-)
+@pytest.mark.parametrize("config", ["convnet.py:post_hoc=control_mean", "dann_vit.py:normalisation=image"])
 def test_two_steps_read_by_every_anchor_and_its_control(config, folder, tmp_path):
     post_hoc = {name: {"name": name} for name in NAMES} | {f"{n}_not": {"name": n, "shuffled": True} for n in NAMES}
     changes = {"post_hoc": post_hoc, "evaluators": {"accuracy": {}}, "init.path": ""}
@@ -43,12 +41,8 @@ def test_it_is_refused_before_anything_is_trained(folder, tmp_path):
     post_hoc = {"post_hoc": {"mine": {"name": "control_mean"}}}
     values = tiny.values("convnet.py:normalisation=image", folder, **post_hoc)
     values["data"]["builder"] |= {"untreated_wells": 0}
-    with pytest.raises(
-        UserError, match="^post_hoc.mine: ControlMean needs untreated wells on every plate, and SIM.-../1"
-    ):
+    with pytest.raises(UserError, match="^post_hoc.mine: ControlMean needs untreated wells .* and SIM.-../1 has none$"):
         train.run(values, tmp_path / "bare")
-    with pytest.raises(
-        UserError, match="^post_hoc.mine: ControlMean moves what a classifier's head is given; this task"
-    ):
+    with pytest.raises(UserError, match="^post_hoc.mine: ControlMean moves what .*; this task has none$"):
         train.run(tiny.values("mae_vit.py", folder, **post_hoc), tmp_path / "mae")
     assert not (tmp_path / "bare" / "metrics.jsonl").exists()
