@@ -115,10 +115,13 @@ def check_controls(key: str, method: Method, dataset, classifies: bool = True) -
         return
     by = method.read_by or method.domain
     of, names = getattr(dataset.sites, by), getattr(dataset, f"{by}s")
-    if len(without := np.setdiff1d(of, of[untreated(dataset.sites)])):
+    bare = untreated(dataset.sites)
+    if len(without := np.setdiff1d(of, of[bare])):
         raise UserError(
             f"{key}: {type(method).__name__} needs untreated wells on every {by}, and {names[without[0]]} has none"
         )
+    if method.needs.head and not (bare & (dataset.sites.label >= 0))[dataset.roles.fit].any():
+        raise UserError(f"{key}: {type(method).__name__} moves controls to those of the training rows, which have none")
 
 
 __all__ = ["Method", "Needs", "check", "check_controls", "check_post_hoc", "keys_of", "make_method", "method_class"]

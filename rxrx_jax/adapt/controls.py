@@ -21,13 +21,12 @@ FOLDS = 5
 
 
 class Controls(NamedTuple):
-    """Images of control wells: features [m, D] and logits [m, K] float64; label, which they are said to have, and
-    untreated; domain; cell_type; fit and validation, whether the protocol fits or selects on them: [m] each."""
+    """Images of control wells: features [m, D] and logits [m, K] float64; label, which they are said to have;
+    domain; cell_type; fit and validation, whether the protocol fits or selects on them: [m] each."""
 
     features: np.ndarray
     logits: np.ndarray
     label: np.ndarray
-    untreated: np.ndarray
     domain: np.ndarray
     cell_type: np.ndarray
     fit: np.ndarray
@@ -53,9 +52,11 @@ class Anchored(Method):
     def needs(self):
         return Needs(controls=True, head=True)
 
-    def read(self, predict, network: Network, group: Group) -> tuple[dict[str, np.ndarray], Controls, np.ndarray]:
-        """(outputs of the group's rows; the controls of their domains, of the fit rows and of validation; the domain of
-        each row [n]). Raises UserError for a domain of which no control can be read."""
+    def read(
+        self, predict, network: Network, group: Group, only_untreated: bool = False
+    ) -> tuple[dict[str, np.ndarray], Controls, np.ndarray]:
+        """(outputs of the group's rows; controls of their domains, of the fit rows and, if needed, of validation; the
+        domain of each row [n]). Raises UserError for a domain of which no control can be read."""
         sites, roles = group.sites, group.roles
         domain, known = getattr(sites, self.domain), np.flatnonzero(sites.label >= 0)
         label, bare = sites.label.copy(), untreated(sites)
@@ -64,14 +65,15 @@ class Anchored(Method):
                 rows = known[domain[known] == number]
                 drawn = np.random.default_rng(int(number)).permutation(rows)
                 label[rows], bare[rows] = label[drawn], bare[drawn]
-        validation = np.isin(known, roles.scored.get("validation", ()))
+        known = known[bare[known]] if only_untreated else known
+        validation = np.isin(known, roles.scored["validation"] if self.needs.validation else ())
         fit = np.isin(known, roles.fit)
         wanted = known[fit | validation | np.isin(domain[known], domain[group.rows])]
         found = predict(network, np.union1d(group.rows, wanted))
         at = np.flatnonzero(np.isin(found["row"], known))
         rows = found["row"][at]
         place = np.searchsorted(known, rows)
-        columns = label[rows], bare[rows], domain[rows], sites.cell_type[rows], fit[place], validation[place]
+        columns = label[rows], domain[rows], sites.cell_type[rows], fit[place], validation[place]
         mine = np.isin(found["row"], group.rows)
         outputs = {key: values[mine] for key, values in found.items()}
         controls = Controls(*(found[key][at].astype(np.float64) for key in ("embedding", "logits")), *columns)

@@ -17,9 +17,9 @@ class ControlMean(Anchored):
     domain: str = "plate"
 
     def at_test(self, predict, network, group):
-        outputs, controls, domain = self.read(predict, network, group)
+        outputs, controls, domain = self.read(predict, network, group, only_untreated=True)
         moved = outputs["embedding"].astype(np.float64)
         for one in np.unique(domain):
-            here, there = controls.of(one) & controls.untreated, controls.reference(one) & controls.untreated
-            moved[domain == one] += controls.features[there].mean(0) - controls.features[here].mean(0)
+            here, there = controls.features[controls.of(one)], controls.features[controls.reference(one)]
+            moved[domain == one] += there.mean(0) - here.mean(0)
         return outputs | {"embedding": moved.astype(np.float32), "logits": predict.logits(network, moved)}

@@ -254,6 +254,9 @@ def test_what_cannot_be_anchored_is_one_line(context):
         adapt.check_controls("post_hoc.m", ControlAffine(), unselected)
     adapt.check_controls("post_hoc.m", ControlAffine(penalty=1.0), unselected)
     adapt.check_controls("post_hoc.m", AdaBN(), unselected)
+    treated = data.Roles(np.flatnonzero(dataset.sites.label < TREATMENTS), {})
+    with pytest.raises(UserError, match="^post_hoc.m: ControlMean moves controls to .* which have none$"):
+        adapt.check_controls("post_hoc.m", ControlMean(), dataclasses.replace(dataset, roles=treated))
     found = adapt.make_method({"name": "control_mean", "shuffled": True}, {"experiment": (1.0,), "plate": (0.5, 0.5)})
     assert found == ControlMean("plate", (0.5, 0.5), 0, True)
     for penalty in (-1.0, float("nan")):

@@ -1,9 +1,12 @@
 """Corrections of embeddings against independent formulas and libraries, and what they refuse in one line."""
 
+import ast
+
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+from paths import ROOT
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -233,6 +236,17 @@ def test_a_group_without_controls_is_one_line_that_names_it(screen, name):
         UserError, match=f"^--correct={name}: {group} has no untreated wells, and .* at least [123] there$"
     ):
         by_name(name, x, groups, is_control & (groups != "A-02"))
+
+
+def test_no_file_of_them_needs_jax_or_training():
+    known = {"numpy", "scipy", "harmonypy", "functools", "collections", "typing"}
+    for path in (ROOT / "rxrx_jax" / "adapt" / "correct").glob("*.py"):
+        nodes = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))
+        ]
+        names = [getattr(node, "module", None) or node.names[0].name for node in nodes]
+        for name in names:
+            assert name.split(".")[0] in known or name.startswith(("rxrx_jax.base.errors", "rxrx_jax.adapt.correct."))
 
 
 def test_mistakes_are_one_line(screen):
