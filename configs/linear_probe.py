@@ -42,5 +42,7 @@ def get_config(argument=None):
     config.augment.intensity_jitter = 0.0
     config.optim = dict(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, clip_norm=0.0, warmup_percent=10.0)
     config.total_epochs = 50.0 if at_paper_scale(arg) else 8.0
-    config.evaluators = dict(accuracy=dict(), probe=dict(blocks=arg.blocks))
+    config.evaluators = dict(
+        accuracy=dict(), probe=dict(blocks=arg.blocks, corrections=("none", "centre_scale_experiment"))
+    )
     return config

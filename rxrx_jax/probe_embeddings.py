@@ -1,6 +1,6 @@
 """Linear probe of published or own embeddings: how well a logistic regression classifies the perturbations.
 
-    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--per-experiment] [--protocol=NAME] [--contaminated=allow]
+    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--correct=NAME ...] [--protocol=NAME] [--contaminated=allow]
 
 FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run, whose protocol is then taken. It is
 fitted on the protocol's training rows alone; the accuracies are per row (a site, or a well where an embedding is of a
@@ -16,16 +16,20 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from rxrx_jax.adapt import correct
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import from_bytes, in_words
 from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.embeddings import as_dataset
-from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
+from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
 from rxrx_jax.training.provenance.marks import join
 
-TRANSDUCTIVE = "standardised within each experiment (transductive: it uses unlabelled embeddings of held-out ones)"
+USES = {
+    "T": "transductive: it uses unlabelled embeddings of held-out experiments",
+    "C": "control-anchored: it is told which wells of held-out experiments are untreated",
+}
 
 
 def check_contamination(path: pathlib.Path, columns: dict[str, np.ndarray], scored: Iterable[np.ndarray]) -> None:
@@ -53,13 +57,15 @@ def probe(
       embedding: [n, D].
       protocol: its name or path.
 
-    metrics: those of `accuracy.summarise` without the name of the role, and classes (that the fit distinguishes),
+    metrics: those of `accuracy.summarise` without the name of the role, treatments (the accuracy of treated wells
+    alone, NaN where none is known to be one), and classes (that the fit distinguishes),
     chance (1 / classes) and commonest (accuracy of always predicting the commonest class of the training rows).
     """
     dataset = as_dataset(columns)
     roles = protocols.roles(dataset, protocol)
     train = roles.fit[dataset.sites.label[roles.fit] >= 0]
     labels, count = np.unique(dataset.sites.label[train], return_counts=True)
+    told = "well_type" in columns
     try:
         model = fit_linear(embedding[train], dataset.sites.label[train])
     except MemoryError as error:
@@ -72,7 +78,10 @@ def probe(
         logits = log_probabilities(model, embedding[rows], len(dataset.classes))
         metrics = {key.removeprefix(f"{name}/"): value for key, value in summarise(name, logits, rows, dataset)}
         known = dataset.sites.label[rows][dataset.sites.label[rows] >= 0]
+        treated = (columns["well_type"][rows] == "treatment") & (dataset.sites.label[rows] >= 0) if told else rows < 0
+        right = logits.argmax(1)[treated] == dataset.sites.label[rows[treated]]
         metrics |= {
+            "treatments": float(right.mean()) if len(right) else np.nan,
             "classes": len(labels),
             "chance": 1 / len(labels),
             "commonest": float((known == labels[count.argmax()]).mean()),
@@ -86,7 +95,9 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m rxrx_jax.probe_embeddings", description="Linear probe of an embeddings file."
     )
     parser.add_argument("path", type=pathlib.Path, help="embeddings.parquet, or a folder that holds one")
-    parser.add_argument("--per-experiment", action="store_true", help=f"also {TRANSDUCTIVE}")
+    names = [name for name in correct.CORRECTIONS if name != "none"]
+    corrected = f"also corrected for the batch by {', '.join(names)}; more than one may be given"
+    parser.add_argument("--correct", action="append", default=[], choices=names, metavar="NAME", help=corrected)
     parser.add_argument("--protocol", help=f"name or path of one (default: the run's, else {protocols.DEFAULT})")
     parser.add_argument("--contaminated", choices=("allow",), help="score also rows whose labels were seen, marked X")
     flags = parser.parse_args(argv)
@@ -104,24 +115,35 @@ def main(argv: list[str] | None = None) -> None:
           f"{len(np.unique(labels)):,} classes", flush=True)  # fmt: skip
     print(words)
     _print("as they are", marks, probe(columns, embedding, protocol))
-    if flags.per_experiment:
-        standardised = standardise_by_group(embedding, dataset.sites.experiment)
-        _print(TRANSDUCTIVE, join(marks, "T"), probe(columns, standardised, protocol))
+    for name in flags.correct:
+        given = columns["experiment"], _plates(columns), columns.get("well_type")
+        corrected, mark = correct.correct(name, embedding, *given, "--correct"), correct.CORRECTIONS[name].marks
+        _print(f"{name} ({USES[mark]})", join(marks, mark), probe(columns, corrected, protocol))
+
+
+def _plates(columns: dict[str, np.ndarray]) -> np.ndarray | None:
+    """EXPERIMENT/PLATE of each row, object [n]; None where there is no such column."""
+    if "plate" not in columns:
+        return None
+    return np.array([f"{e}/{p}" for e, p in zip(columns["experiment"], columns["plate"])], object)
 
 
 def _print(title: str, marks: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
     print(f"\n{title}{f' [{marks}]' if marks else ''}")
-    print(f"{'':14} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'chance':>8} {'commonest':>10}")
+    print(
+        f"{'':14} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'treatments':>11} {'chance':>8} {'commonest':>10}"
+    )
     empty = True
     for name, m in found:
         empty = False
         low, high = m["site_accuracy_ci_low"], m["site_accuracy_ci_high"]
+        treated = f"{m['treatments']:.4f}" if np.isfinite(m["treatments"]) else "unknown"
         interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one experiment"
-        print(f"{name:14} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {m['chance']:8.4f} "
-              f"{m['commonest']:10.4f}", flush=True)  # fmt: skip
+        print(f"{name:14} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {treated:>11} "
+              f"{m['chance']:8.4f} {m['commonest']:10.4f}", flush=True)  # fmt: skip
     if not empty:
         print(
-            "interval: of the mean over experiments, stratified by cell type; "
+            "interval: of the mean over experiments, stratified by cell type; treatments: without control wells; "
             "commonest: always predicting the commonest training class"
         )
     else:

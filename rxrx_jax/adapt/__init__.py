@@ -1,5 +1,6 @@
 """Domain adaptation and generalisation, one file per method, in folders by family. `method.py` says what a method may
-change; `adapt.name` names the file, in one of these folders or, as a path, anywhere."""
+change; `adapt.name` names the file, in one of these folders or, as a path, anywhere. `correct/` has no methods but
+corrections of embeddings, numpy in, numpy out."""
 
 import dataclasses
 import typing
@@ -22,7 +23,7 @@ def method_class(name: str, key: str = "adapt.name") -> type[Method]:
     """The method of this name or file. Raises UserError for an unknown one, and for hooks that do not exist."""
     if name == "erm":
         return Method
-    found = plugins.only_class(plugins.load(name, adapt, key, "*/[a-z]*.py"), Method, key)
+    found = plugins.only_class(plugins.load(name, adapt, key, "*/[a-z]*.py", but="correct"), Method, key)
     hooks = [hook for hook in vars(Method) if not hook.startswith("_")]
     for hook in vars(found):
         if not hook.startswith("_") and hook not in hooks and hook not in found.__dataclass_fields__:
@@ -104,16 +105,29 @@ def check_post_hoc(name: str, method: Method, has_batch_norm: bool) -> None:
         raise UserError(f"post_hoc.{name}: this model has no BatchNorm to re-estimate")
 
 
-def check_controls(key: str, method: Method, dataset) -> None:
-    """Raises UserError where a method reads with untreated wells and an experiment or plate has none."""
+def check_controls(key: str, method: Method, dataset, classifies: bool = True) -> None:
+    """Raises UserError where a method reads with untreated wells and an experiment or plate has none, or with a head,
+    or chooses on validation experiments, that a run has not."""
+    if method.needs.head and not classifies:
+        raise UserError(f"{key}: {type(method).__name__} moves what a classifier's head is given; this task has none")
+    if method.needs.validation and not len(dataset.roles.scored.get("validation", ())):
+        raise UserError(f"{key}: {type(method).__name__} chooses its penalty on validation experiments, and the "
+                        "protocol scores none; set penalty above 0")  # fmt: skip
+    if not getattr(method, "penalty", 0) >= 0:
+        raise UserError(
+            f"{key}: penalty={method.penalty} of {type(method).__name__} must be above 0, or 0 to choose it"
+        )
     if not method.needs.controls:
         return
-    of, names = getattr(dataset.sites, method.read_by), getattr(dataset, f"{method.read_by}s")
-    if len(without := np.setdiff1d(of, of[untreated(dataset.sites)])):
+    by = method.read_by or method.domain
+    of, names = getattr(dataset.sites, by), getattr(dataset, f"{by}s")
+    bare = untreated(dataset.sites)
+    if len(without := np.setdiff1d(of, of[bare])):
         raise UserError(
-            f"{key}: {type(method).__name__} needs untreated wells on every {method.read_by}, and {names[without[0]]} "
-            "has none"
+            f"{key}: {type(method).__name__} needs untreated wells on every {by}, and {names[without[0]]} has none"
         )
+    if method.needs.head and not (bare & (dataset.sites.label >= 0))[dataset.roles.fit].any():
+        raise UserError(f"{key}: {type(method).__name__} moves controls to those of the training rows, which have none")
 
 
 __all__ = ["Method", "Needs", "check", "check_controls", "check_post_hoc", "keys_of", "make_method", "method_class"]

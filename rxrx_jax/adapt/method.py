@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rxrx_jax.data import Roles, Sites
 from rxrx_jax.data.batch import TRAIN, Batch
 
 
@@ -21,24 +22,30 @@ from rxrx_jax.data.batch import TRAIN, Batch
 class Needs:
     """What a method requires of a run, checked in one place (`adapt.check`).
 
-    groups: (fewest, most) domains that a training minibatch is drawn from, None for any. pairs: the kind of pairs
-    (`data.pairs`). streams: beside the labelled one. views: random views of each image. averages: of the parameters
-    (`optim.ema_decay`). batch_norm: a model with BatchNorm. tokens: one whose patches are tokens. transductive:
-    unlabelled held-out images take part, in training or at evaluation. controls: it is used that wells of held-out
-    experiments are untreated, and their images. whole_minibatch: the loss is not a mean over images, so that a
-    minibatch cannot be accumulated in parts.
+    Of its minibatches. groups: (fewest, most) domains that a training minibatch is drawn from, None for any. pairs: the
+    kind of pairs (`data.pairs`). streams: beside the labelled one. views: random views of each image. whole_minibatch:
+    the loss is not a mean over images, so that a minibatch cannot be accumulated in parts.
+
+    Of the network. averages: of the parameters (`optim.ema_decay`). batch_norm: a model with BatchNorm. tokens: one
+    whose patches are tokens. head: a classifier, whose head is given other features at test.
+
+    Of held-out experiments. transductive: unlabelled images of theirs take part, in training or at evaluation.
+    controls: it is used that wells of theirs are untreated, and their images. validation: that there are validation
+    experiments, to choose a setting on.
     """
 
     groups: tuple[int, int] | None = None
     pairs: str = ""
     streams: tuple[str, ...] = ()
     views: int = 1
+    whole_minibatch: bool = False
     averages: bool = False
     batch_norm: bool = False
     tokens: bool = False
+    head: bool = False
     transductive: bool = False
     controls: bool = False
-    whole_minibatch: bool = False
+    validation: bool = False
 
     def marks(self, untreated: np.ndarray) -> str:
         """The marks of what is scored on wells, of which those in `untreated` [n] bool are controls: T where images of
@@ -87,12 +94,16 @@ class Network(NamedTuple):
 
 class Group(NamedTuple):
     """What is predicted together: the requested rows [n] of the dataset, and all `members` [m] of their domain, of
-    whichever split; `size`, rows per minibatch; `controls` [c], the untreated members."""
+    whichever split; `size`, rows per minibatch; `controls` [c], the untreated members;
+    `sites`, the whole table, with the labels of control wells where the method needs controls and else with none, and
+    `roles`, what the protocol does with its rows."""
 
     rows: np.ndarray
     members: np.ndarray
     size: int
     controls: np.ndarray
+    sites: Sites | None = None
+    roles: Roles | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +164,9 @@ class Method:
 
         Args: predict(network, rows, tokens=None) returns them for any network, with tokens [M, D] beside the patches of
         every image; predict.batch_statistics(network, rows) the BatchNorm statistics of exactly the images of these
-        rows, predict.patches(network, rows) [D] the mean of their patch tokens.
+        rows, predict.patches(network, rows) [D] the mean of their patch tokens; predict.logits(network, features)
+        [n, K] those of the head for any features [n, D]. Arrays named `chosen_*` [n] are settings that the method
+        chose, and are metrics.
         """
         return predict(network, group.rows)
 

@@ -9,21 +9,22 @@ import types
 from rxrx_jax.base.errors import UserError
 
 
-def load(name: str, package: types.ModuleType, key: str, pattern: str = "[a-z]*.py") -> types.ModuleType:
+def load(name: str, package: types.ModuleType, key: str, pattern: str = "[a-z]*.py", but: str = "") -> types.ModuleType:
     """The module that a config key names.
 
     Args:
       name: `dann` for the file dann.py of the package, or the path of a Python file.
       package: where names are looked up.
       key: the config key, for messages.
-      pattern: which of its files can be named.
+      pattern, but: which of its files can be named, and the folder of it of which none can.
 
     Raises UserError where there is no such file, or where a user's file cannot be imported.
     """
     root = pathlib.Path(package.__file__).parent
     if name.endswith(".py"):
         return from_path(pathlib.Path(name).expanduser(), key)
-    files = {path.stem: path for path in sorted(root.glob(pattern), key=lambda path: path.stem)}
+    named = (path for path in root.glob(pattern) if path.parent.name != but)
+    files = {path.stem: path for path in sorted(named, key=lambda path: path.stem)}
     if name not in files:
         raise UserError(f"{key}={name!r}: expected {', '.join(files)}, or the path of a .py file")
     parts = files[name].relative_to(root).with_suffix("").parts

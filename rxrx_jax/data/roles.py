@@ -38,6 +38,14 @@ def untreated(sites: Sites) -> np.ndarray:
     return np.asarray(sites.well_type == "negative_control")
 
 
+def show_controls(sites: Sites, told: bool) -> Sites:
+    """The table as methods see it at test: with the labels of control wells alone, or, where it is not `told` which
+    wells are controls, with none and without types of wells."""
+    if told:
+        return hide_labels(sites, np.flatnonzero(np.asarray(sites.well_type != "treatment")))
+    return dataclasses.replace(hide_labels(sites, np.zeros(0, np.int64)), well_type=np.full(len(sites), ""))
+
+
 def held_out_rows(dataset) -> np.ndarray:
     """The scored rows of experiments that no fitted row is of, sorted int64 [n], of a dataset with sites and roles."""
     experiment, roles = dataset.sites.experiment, dataset.roles

@@ -11,7 +11,9 @@ from rxrx_jax.evaluate import intervals
 
 def evaluate(context) -> Iterator[tuple[str, float]]:
     """`in_batch/...`, `validation/...`, `cross_batch/...` accuracies of the task's logits, for every scored role; as
-    `NAME/cross_batch/...` also those of each method NAME of `config.post_hoc`."""
+    `NAME/cross_batch/...` also those of each method NAME of `config.post_hoc`. Where one uses controls, all of them
+    again without control wells, as `cross_batch/treatments/...`; what a method chose is `cross_batch/chosen_...`."""
+    anchored = any(method.needs.controls for method in context.readings.values())
     for reading, method in context.readings.items():
         prefix = f"{reading}/" if reading else ""
         for role in context.dataset.roles.scored:
@@ -22,6 +24,12 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
                     extra = method.needs.marks(untreated(context.dataset.sites)[rows])
                     yield f"marks/{prefix}{role}", context.marks(role, extra=extra)
                 yield from summarise(f"{prefix}{role}", out["logits"], out["row"], context.dataset)
+                for key in (key for key in out if key.startswith("chosen_")):
+                    yield f"{prefix}{role}/{key}", float(out[key][0])
+                if anchored:
+                    treated = context.dataset.sites.well_type[out["row"]] == "treatment"
+                    given = out["logits"][treated], out["row"][treated], context.dataset
+                    yield from summarise(f"{prefix}{role}/treatments", *given)
 
 
 def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float | str]]:

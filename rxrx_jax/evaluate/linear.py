@@ -31,14 +31,3 @@ def log_probabilities(model, features: np.ndarray, classes: int) -> np.ndarray:
     with np.errstate(divide="ignore"):  # a probability may underflow
         out[:, model.classes_] = np.log(model.predict_proba(features.astype(np.float64)))
     return out
-
-
-def standardise_by_group(features: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Each feature [n, D] with mean 0 and deviation 1 within each group [n]: the simplest batch correction of an
-    embedding. Transductive: it uses the unlabelled embeddings of held-out groups."""
-    out = np.empty_like(features, dtype=np.float64)
-    for g in np.unique(groups):
-        rows = groups == g
-        mean, std = features[rows].mean(0), features[rows].std(0)
-        out[rows] = (features[rows] - mean) / np.where(std > 1e-8, std, 1)
-    return out

@@ -13,6 +13,7 @@ from rxrx_jax.adapt.method import Group, Method, Network
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import replicated, to_device
 from rxrx_jax.data.augment import Augment
+from rxrx_jax.data.roles import show_controls
 
 
 @dataclasses.dataclass
@@ -74,10 +75,11 @@ class Context:
         sites = self.dataset.sites
         of = getattr(sites, method.read_by) if method.read_by else np.zeros(len(sites), np.int64)
         controls, groups = data.untreated(sites), []
+        table = show_controls(sites, told=method.needs.controls), self.dataset.roles
         for g in np.unique(of[rows]):
-            of_group = np.flatnonzero(of == g), self.minibatch, np.flatnonzero((of == g) & controls)
+            of_group = np.flatnonzero(of == g), self.minibatch, np.flatnonzero((of == g) & controls), *table
             groups.append(Group(rows[of[rows] == g], *of_group))
-        groups = groups or [Group(rows, rows, self.minibatch, rows)]
+        groups = groups or [Group(rows, rows, self.minibatch, rows, *table)]
         found = [method.at_test(self, self.network, group) for group in groups]
         order = np.argsort(np.concatenate([f["row"] for f in found]), kind="stable")
         return {key: np.concatenate([f[key] for f in found])[order] for key in found[0]}
@@ -110,6 +112,11 @@ class Context:
         """The mean of the patch tokens, before any block, of the images of rows [n]: [D]."""
         found, readable = self._collect(self._patches, rows, network.params)
         return found["patches"][readable].sum(0) / max(readable.sum(), 1)
+
+    def logits(self, network: Network, features: np.ndarray) -> np.ndarray:
+        """What the classifier's head gives for features [n, D] as `embedding` is: float32 [n, K]."""
+        features = np.asarray(features, np.float32)
+        return np.asarray(self._logits(network.params, network.batch_stats, features), np.float32)
 
     def of_images(self, function, rows: np.ndarray, *arguments) -> dict[str, np.ndarray]:
         """What function(images [B, S, S, C], *arguments), compiled here, gives for each of `rows` [n] once, in order: a
@@ -175,6 +182,10 @@ class Context:
             return {"patches": self.task.patches(params, images)}, minibatch["valid"]
 
         return jax.jit(run, out_shardings=replicated(self.mesh))
+
+    @functools.cached_property
+    def _logits(self):
+        return jax.jit(self.task.logits, out_shardings=replicated(self.mesh))
 
     @functools.cached_property
     def _statistics(self):

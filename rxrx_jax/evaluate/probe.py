@@ -6,33 +6,39 @@ import jax
 import numpy as np
 
 from rxrx_jax import data
+from rxrx_jax.adapt import correct
 from rxrx_jax.adapt.method import Network
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.accuracy import summarise
-from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
+from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
 from rxrx_jax.models.handcrafted import Handcrafted
 from rxrx_jax.models.vit import Encoder
 
+KEY = "evaluators.probe.corrections"
 
-def evaluate(context, blocks=False) -> Iterator[tuple[str, float]]:
+
+def evaluate(context, blocks=False, corrections=("none", "centre_scale_experiment")) -> Iterator[tuple[str, float]]:
     """`probe/ENCODER/CORRECTION/in_batch/site_accuracy` and so on: a logistic regression on embeddings of unaugmented
     train images, for ENCODER in pretrained (this run's), untrained (the same architecture, fresh parameters) and
-    handcrafted (image statistics, on the same normalised images), and CORRECTION in none and experiment (embeddings
-    standardised within each experiment; transductive).
+    handcrafted (image statistics, on the same normalised images), and each CORRECTION of `corrections`, names of
+    `adapt.correct`. Where one of them uses controls, also without control wells, as `.../cross_batch/treatments/...`.
 
     blocks: True, or a tuple of block numbers from 1 to depth, for the metrics of `score_blocks` too.
     """
     numbers = block_numbers(context.task.encoder, blocks)
+    marks = {name: correct.find(name, KEY).marks for name in corrections}
+    anchored = any("C" in mark for mark in marks.values())
     rows, pretrained = context.embeddings()
+    sites = context.dataset.sites
+    experiment = np.array(context.dataset.experiments)[sites.experiment[rows]]
+    plate = np.array(context.dataset.plates)[sites.plate[rows]]
     for encoder, features in [("pretrained", pretrained), *_baselines(context, rows)]:
-        for correction in ("none", "experiment"):
-            extra = ""
-            if correction == "experiment":
-                features, extra = standardise_by_group(features, context.dataset.sites.experiment[rows]), "T"
-            for name, value in score(f"probe/{encoder}/{correction}", features, rows, context.dataset):
+        for correction, extra in marks.items():
+            corrected = correct.correct(correction, features, experiment, plate, sites.well_type[rows], KEY)
+            for name, value in score(f"probe/{encoder}/{correction}", corrected, rows, context.dataset, anchored):
                 prefix, _, metric = name.rpartition("/")
-                if metric == "sites":  # the first of a split
-                    where = prefix.rpartition("/")[2]
+                where = prefix.rpartition("/")[2]
+                if metric == "sites" and where in context.dataset.roles.scored:  # the first of a split
                     yield f"marks/{prefix}", context.marks(where, extra, trained=encoder == "pretrained")
                 yield name, value
     if numbers:
@@ -81,7 +87,9 @@ def block_numbers(encoder, blocks) -> tuple[int, ...]:
     return tuple(sorted(set(blocks)))
 
 
-def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float]]:
+def score(
+    name: str, features: np.ndarray, rows: np.ndarray, dataset, treatments: bool = False
+) -> Iterator[tuple[str, float]]:
     """`NAME/in_batch/...`, `NAME/validation/...`, `NAME/cross_batch/...`, for every scored role, of a logistic
     regression on the features [n, D] of the dataset's `rows` [n]; it is fitted to the protocol's fit rows alone."""
     labels = data.hide_labels(dataset.sites, dataset.roles.fit).label
@@ -92,6 +100,9 @@ def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterato
         if chosen.any():
             logits = log_probabilities(model, features[chosen], len(dataset.classes))
             yield from summarise(f"{name}/{role}", logits, rows[chosen], dataset)
+            if treatments:
+                treated = dataset.sites.well_type[rows[chosen]] == "treatment"
+                yield from summarise(f"{name}/{role}/treatments", logits[treated], rows[chosen][treated], dataset)
 
 
 def _baselines(context, rows):

@@ -83,6 +83,11 @@ class Classify:
         """The mean of each image's patch tokens before any block: [B, D]."""
         return self.encoder.apply({"params": params["encoder"]}, images, train=False)[1]["patches"]
 
+    def logits(self, params, batch_stats, features):
+        """[n, K], of features [n, D] as `predict` gives them."""
+        variables = {"params": params["head"], "batch_stats": batch_stats["head"]}
+        return self.head.apply(variables, features, train=False)
+
     def minibatch_statistics(self, params, batch_stats, images, mask):
         """BatchNorm statistics of exactly these images (where mask [B] is true): a tree like batch_stats."""
         # With momentum 0 the running statistics become those of the minibatch.

@@ -177,7 +177,8 @@ def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Pat
         return [], None
     readings = make_readings(config, step.task.method, source.shares, has_batch_norm(step.task, step.arguments[0]))
     for name, method in readings.items():
-        adapt.check_controls(f"post_hoc.{name}" if name else "adapt.name", method, source.dataset)
+        key = f"post_hoc.{name}" if name else "adapt.name"
+        adapt.check_controls(key, method, source.dataset, classifies=hasattr(step.task, "logits"))
     unreadable, ledger = config.data.unreadable, None
     if not config.get("measure", ""):
         stage = f"{workdir.name} ({config.task.name})"

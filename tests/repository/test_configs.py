@@ -277,7 +277,9 @@ def test_the_simulated_configs_are_those_of_the_published_table():
     )
     assert (found["data"]["minibatch"], found["total_epochs"]) == (64, 5.0)
     found = config.load("linear_probe.py")
-    assert found["evaluators"] == dict(accuracy={}, probe=dict(blocks=False)) and found["total_epochs"] == 8.0
+    corrections = ("none", "centre_scale_experiment")
+    assert found["evaluators"] == dict(accuracy={}, probe=dict(blocks=False, corrections=corrections))
+    assert found["total_epochs"] == 8.0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from rxrx_jax import probe_embeddings
 from rxrx_jax.base import command, embeddings
+from rxrx_jax.base.seen import Seen
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +105,53 @@ def test_the_command(screen, saved, capsys):
         assert line.split()[-2:] == ["0.2500", f"{metrics['commonest']:.4f}"]
     assert "one experiment" in plain and " to " in plain  # val has one, test two
 
-    assert run(saved / "embeddings.parquet", "--per-experiment") == 0
+    assert run(saved / "embeddings.parquet", "--correct=centre_scale_experiment") == 0
     both = capsys.readouterr().out
-    assert both.startswith(plain) and "standardised within each experiment (transductive:" in both[len(plain) :]
+    assert both.startswith(plain) and "centre_scale_experiment (transductive:" in both[len(plain) :]
     line = next(line for line in both[len(plain) :].splitlines() if line.startswith("cross_batch"))
     assert float(line.split()[2]) > expected["cross_batch"]["site_accuracy"] + 0.1
+
+
+def test_corrections_by_name_with_their_marks(screen, tmp_path, capsys):
+    columns, embedding = screen
+    control = columns["perturbation_id"] == 0
+    columns = columns | {
+        "plate": np.ones(len(embedding), np.int32),
+        "well_type": np.where(control, "negative_control", "treatment").astype(object),
+    }
+    named = {name: values.astype(str) if values.dtype == object else values for name, values in columns.items()}
+    embeddings.write(tmp_path / "e.parquet", named, embedding, embeddings.provenance("", Seen().to_bytes()))
+    assert run(tmp_path / "e.parquet", "--correct=centre_plate_controls", "--correct=rank_inverse_normal") == 0
+    blocks = capsys.readouterr().out.split("\n\n")[1:]
+    titles = ["as they are", "centre_plate_controls (control-anchored: ", "rank_inverse_normal (transductive: "]
+    assert [block.partition("\n")[0][: len(title)] for block, title in zip(blocks, titles)] == titles
+    assert [block.partition("\n")[0][-4:] for block in blocks[1:]] == [" [C]", " [T]"]
+    shift = {e: embedding[(columns["experiment"] == e) & control].mean(0) for e in set(columns["experiment"])}
+    by_hand = embedding - np.array([shift[e] for e in columns["experiment"]])
+    expected = dict(probe_embeddings.probe(columns, by_hand))["cross_batch"]
+    line = next(line for line in blocks[1].splitlines() if line.startswith("cross_batch"))
+    assert float(line.split()[2]) == pytest.approx(expected["site_accuracy"], abs=1e-4)
+    assert float(line.split()[-3]) == pytest.approx(expected["treatments"], abs=1e-4)
+    rows, label = columns["split"] == "test", columns["perturbation_id"]
+    treated, known = rows & (label > 0), rows & (label >= 0)
+    right = expected["site_accuracy"] * known.sum() - expected["treatments"] * treated.sum()
+    assert 0 <= right <= (known & control).sum() and right == pytest.approx(round(right))
+
+
+def test_a_correction_that_cannot_be_applied_is_one_line(screen, saved, tmp_path, capsys):
+    columns, embedding = screen
+    assert run(saved, "--correct=tvn") == 2
+    assert "--correct=tvn needs to know the well_type of every embedding" in capsys.readouterr().err
+    named = {name: values.astype(str) if values.dtype == object else values for name, values in columns.items()}
+    control = (columns["perturbation_id"] == 0) & (columns["experiment"] != "B-02")
+    named |= {"plate": np.full(len(embedding), 3), "well_type": np.where(control, "negative_control", "treatment")}
+    embeddings.write(tmp_path / "e.parquet", named, embedding)
+    assert run(tmp_path / "e.parquet", "--correct=centre_plate_controls") == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: --correct=centre_plate_controls: B-02/3 has no untreated wells, and this correction needs at least 1 "
+        "there\n"
+    )
 
 
 def test_a_run_is_probed_under_its_own_protocol(screen, saved, capsys):

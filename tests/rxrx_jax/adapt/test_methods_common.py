@@ -9,6 +9,9 @@ import optax
 import pytest
 from method_tools import CLASSES, SHARES, batch_of, draw, make, start
 
+from rxrx_jax.adapt.anchors.control_affine import ControlAffine
+from rxrx_jax.adapt.anchors.control_bias import ControlBias
+from rxrx_jax.adapt.anchors.control_mean import ControlMean
 from rxrx_jax.adapt.invariance.fish import Fish
 from rxrx_jax.adapt.invariance.groupdro import GroupDRO
 from rxrx_jax.adapt.method import Method
@@ -40,6 +43,9 @@ EVERY = {
     "adabn": AdaBN(shares=SHARES, groups=1),
     "arm_bn": ArmBN(shares=SHARES, groups=3),
     "ttbna": TTBNA(shares=SHARES),
+    "control_mean": ControlMean("experiment", SHARES),
+    "control_affine": ControlAffine(shares=SHARES),
+    "control_bias": ControlBias(shares=SHARES),
 }
 
 

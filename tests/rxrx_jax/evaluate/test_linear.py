@@ -1,4 +1,4 @@
-"""The probes' logistic regression against scikit-learn and its own optimum, and the correction by group."""
+"""The probes' logistic regression against scikit-learn and its own optimum."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import scipy.optimize
 from sklearn.linear_model import LogisticRegression
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate.linear import fit_linear, log_probabilities, standardise_by_group
+from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +77,6 @@ def test_two_classes(data):
 def test_too_few_iterations_are_no_warning(data):
     features, labels = data
     assert np.isfinite(log_probabilities(fit_linear(features, labels, iterations=1), features, 4)).all()
-
-
-def test_standardise_by_group():
-    random = np.random.default_rng(1)
-    groups = random.permutation(np.repeat([3, 0, 8], [40, 25, 10]))
-    features = (random.normal(size=(75, 4)) * (groups[:, None] + 1) + 10 * groups[:, None]).astype(np.float32)
-    features[:, 3] = 5  # a constant feature: zero, not nan
-    found = standardise_by_group(features, groups)
-    assert found.dtype == np.float64
-    for g in (0, 3, 8):
-        x = features[groups == g].astype(np.float64)
-        expected = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1)
-        np.testing.assert_allclose(found[groups == g], expected, atol=1e-5)
-    np.testing.assert_array_equal(standardise_by_group(features[:1], groups[:1]), 0)  # a group of one
 
 
 def test_one_class_is_refused():

@@ -120,6 +120,28 @@ def test_without_blocks_there_are_none_and_the_others_stay():
     assert found == pytest.approx(dict(probe.evaluate(make_context(PLANTED)[0], blocks=())), nan_ok=True)
 
 
+def test_corrections_by_name():
+    context, _ = make_context(PLANTED)
+    kinds = np.where(LABEL == 0, "negative_control", "treatment")
+    sites = dataclasses.replace(context.dataset.sites, well_type=kinds)
+    context.dataset = dataclasses.replace(context.dataset, sites=sites)
+    found = dict(probe.evaluate(context, corrections=("none", "centre_experiment_controls")))
+    assert found["marks/probe/pretrained/centre_experiment_controls/cross_batch"] == "C"
+    assert found["marks/probe/pretrained/none/cross_batch"] == ""
+    rows, embedding = context.embeddings()
+    for one in range(4):
+        here = sites.experiment == one
+        embedding[here] -= embedding[here & (LABEL == 0)].mean(0)
+    model, test = fit_linear(embedding[SPLIT == "train"], LABEL[SPLIT == "train"]), SPLIT == "test"
+    right = model.predict(embedding.astype(np.float64)) == LABEL
+    start = "probe/pretrained/centre_experiment_controls/cross_batch"
+    assert found[f"{start}/site_accuracy"] == pytest.approx(right[test].mean(), abs=1.5 / 25)
+    treated = right[test & (LABEL > 0)].mean()
+    assert found[f"{start}/treatments/site_accuracy"] == pytest.approx(treated, abs=1.5 / 16)
+    with pytest.raises(UserError, match="evaluators.probe.corrections='tvnn': expected none, "):
+        dict(probe.evaluate(context, corrections=("tvnn",)))
+
+
 def test_chosen_blocks_alone():
     context, _ = make_context(PLANTED)
     found = dict(probe.evaluate(context, blocks=(4, 3)))

@@ -53,7 +53,11 @@ TABLE = Table(
         Row(("MAE, then DANN", "image"), "dann"),
         Row(("linear probe trained by SGD: MAE", "image"), "probe"),
         Row(("linear probe: MAE", "image"), "probe", "probe/pretrained/none/"),
-        Row(("linear probe: MAE, standardised per experiment", "image"), "probe", "probe/pretrained/experiment/"),
+        Row(
+            ("linear probe: MAE, standardised per experiment", "image"),
+            "probe",
+            "probe/pretrained/centre_scale_experiment/",
+        ),
         Row(("linear probe: MAE, then DANN", "plate"), "probe_dann", "probe/pretrained/none/"),
     ],
     columns=[
@@ -216,7 +220,7 @@ def test_marks_say_who_used_held_out_images(out):
     for name, workdir in workdirs(out).items():
         found = {key: mark for key, mark in final(workdir).items() if key.startswith("marks/")}
         plate = name == "probe_dann"
-        assert found and found == {key: "T" if plate or "/experiment/" in key else "" for key in found}
+        assert found and found == {key: "T" if plate or "/centre_scale_experiment/" in key else "" for key in found}
         assert metrics.finished(workdir / metrics.NAME)["transductive"] is plate
 
 

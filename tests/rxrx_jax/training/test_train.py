@@ -94,7 +94,7 @@ def test_every_config_runs_two_steps(config, folder, mae, tmp_path, request):
         assert any(name.startswith("adabn/") for name in evaluation) == ("post_hoc" in config)
     if config.startswith("linear_probe"):
         for encoder in ("pretrained", "untrained", "handcrafted"):
-            for correction in ("none", "experiment"):
+            for correction in ("none", "centre_scale_experiment"):
                 assert f"probe/{encoder}/{correction}/cross_batch/site_accuracy" in evaluation
     assert ("probe/block_2/cross_batch/site_accuracy" in evaluation) == ("blocks" in config)
     resolved = json.loads((tmp_path / "config.json").read_text())

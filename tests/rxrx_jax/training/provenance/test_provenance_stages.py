@@ -168,7 +168,7 @@ def test_an_evaluator_marks_what_it_corrects_with_test_images(folder, tmp_path):
     train.run(values("linear_probe.py", folder, evaluators={"probe": {}}), tmp_path / "probe")
     final = next(line for line in metrics.read(tmp_path / "probe/metrics.jsonl") if line.get("final"))
     for encoder in ("pretrained", "untrained", "handcrafted"):
-        assert final[f"marks/probe/{encoder}/experiment/cross_batch"] == "T"
+        assert final[f"marks/probe/{encoder}/centre_scale_experiment/cross_batch"] == "T"
         assert final[f"marks/probe/{encoder}/none/cross_batch"] == ""
 
 
