@@ -2,6 +2,7 @@
 change; `adapt.name` names the file, in one of these folders or, as a path, anywhere."""
 
 import dataclasses
+import typing
 
 from rxrx_jax import adapt
 from rxrx_jax.adapt.method import Method, Needs
@@ -9,7 +10,8 @@ from rxrx_jax.base import plugins
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 
-OURS = ("shares", "groups")  # fields set by the run, not by a config
+FACTS = ("classes", "cell_types")  # fields set by the run where a method has them
+OURS = ("shares", "groups", *FACTS)  # fields set by the run, not by a config
 
 
 def method_class(name: str, key: str = "adapt.name") -> type[Method]:
@@ -25,13 +27,16 @@ def method_class(name: str, key: str = "adapt.name") -> type[Method]:
     return found
 
 
-def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: int = 0, key: str = "adapt") -> Method:
+def make_method(
+    settings: dict, shares: dict[str, tuple[float, ...]], groups: int = 0, key: str = "adapt", **facts
+) -> Method:
     """The method of a config's section.
 
     Args:
       settings: `name` and the method's own fields.
       shares: by kind of domain, the share of each domain in the training images.
       groups: domains that a minibatch is drawn from, 0 = all.
+      facts: of FACTS, for a method that has fields of these names; cell_types is by kind of domain.
     Raises UserError naming the key.
     """
     settings = dict(settings)
@@ -40,14 +45,31 @@ def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: in
     for name, value in settings.items():
         if name not in fields:
             raise UserError(f"{key}.{name}: {kind.__name__} takes {', '.join(fields)}")
-        default = fields[name].default
-        if isinstance(default, (int, float)) and not isinstance(default, bool):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UserError(f"{key}.{name}={value!r}: expected a number")
+        if wanted := _wanted(fields[name], value):
+            raise UserError(f"{key}.{name}={value!r}: expected {wanted}")
     domain = settings.get("domain", fields["domain"].default)
     if domain not in shares:
         raise UserError(f"{key}.domain={domain!r}: expected {' or '.join(shares)}")
-    return kind(**settings, shares=shares[domain], groups=groups)
+    own = {name: facts[name] for name in facts if name in kind.__dataclass_fields__}
+    if "cell_types" in own:
+        own["cell_types"] = own["cell_types"][domain]
+    return kind(**settings, shares=shares[domain], groups=groups, **own)
+
+
+def _wanted(field: dataclasses.Field, value) -> str:
+    """What a method's key must be, "" where this value will do."""
+    if typing.get_origin(field.type) is typing.Literal:
+        choices = typing.get_args(field.type)
+        return "" if value in choices else " or ".join(map(repr, choices))
+    if not isinstance(field.default, (int, float)) or isinstance(field.default, bool):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "a number"
+    if field.type is int and (value < 0 or not isinstance(value, int)):
+        return "a whole number, 0 or more"
+    if field.name.endswith(("decay", "smoothing")) and not 0 <= value < 1:
+        return "a number from 0 to below 1"
+    return "0 or more" if field.name.endswith("weight") and not 0 <= value < float("inf") else ""
 
 
 def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...]) -> None:
@@ -62,6 +84,13 @@ def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[s
         raise UserError(f"adapt.name={name} needs data.groups_per_minibatch={wanted}, not {groups}")
     if needs.groups and config.data.group != method.domain:
         raise UserError(f"adapt.name={name} needs data.group={method.domain}, its domain, not {config.data.group}")
+    if needs.per_domain > 1 and (each := config.data.minibatch // groups) < needs.per_domain:
+        raise UserError(
+            f"adapt.name={name} needs {needs.per_domain} or more images of each {method.domain} in a minibatch: "
+            f"data.minibatch={config.data.minibatch} from data.groups_per_minibatch={groups} has {each}"
+        )
+    if needs.cell_types and (-1 in method.cell_types or not method.cell_types):
+        raise UserError(f"adapt.name={name} needs one cell type in each {method.domain}: set adapt.within to nothing")
     pairs = config.data.get("pairs", "")
     if needs.pairs and pairs != needs.pairs:
         raise UserError(f"adapt.name={name} needs data.pairs={needs.pairs}, not {pairs!r}")

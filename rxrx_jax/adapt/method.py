@@ -21,7 +21,8 @@ from rxrx_jax.data.batch import TRAIN, Batch
 class Needs:
     """What a method requires of a run, checked in one place (`adapt.check`).
 
-    groups: (fewest, most) domains that a training minibatch is drawn from, None for any. pairs: the kind of pairs
+    groups: (fewest, most) domains that a training minibatch is drawn from, None for any. per_domain: fewest images of
+    each of these in it. cell_types: that no domain has several. pairs: the kind of pairs
     (`data.pairs`). streams: beside the labelled one. views: random views of each image. averages: of the parameters
     (`optim.ema_decay`). batch_norm: a model with BatchNorm. transductive: unlabelled held-out images take part, in
     training or at evaluation. whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be
@@ -29,6 +30,8 @@ class Needs:
     """
 
     groups: tuple[int, int] | None = None
+    per_domain: int = 1
+    cell_types: bool = False
     pairs: str = ""
     streams: tuple[str, ...] = ()
     views: int = 1
@@ -52,7 +55,7 @@ class Outputs:
 
     features [B, D]; logits [B, K]; losses [B], the cross-entropy of each image, 0 where it has no label; labels [B], -1
     where unknown; labelled [B] bool; domains [B]; batch, what they were computed from; extra, what the method's
-    own `forward` added.
+    own `forward` added; targets [B, K], of the losses: smoothed and mixed.
     """
 
     features: jax.Array
@@ -63,6 +66,7 @@ class Outputs:
     domains: jax.Array
     batch: Batch
     extra: dict
+    targets: jax.Array
 
     @property
     def risk(self) -> jax.Array:
@@ -89,7 +93,11 @@ class Group(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Method:
     """Empirical risk minimisation. Fields that no config sets: shares, of each domain in the training images, 0 for one
-    that is held out; groups, that each training minibatch is drawn from (0 = all)."""
+    that is held out; groups, that each training minibatch is drawn from (0 = all). A method that has fields `classes`
+    and `cell_types` gets K, and the index of each domain's cell type (-1 for several).
+
+    What a config may set is known by its field: one of a `Literal`'s values; an `int` and what ends in "weight" are at
+    least 0; what ends in "decay" or "smoothing" is at least 0 and below 1."""
 
     domain: str = "experiment"
     shares: tuple[float, ...] = ()

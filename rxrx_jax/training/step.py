@@ -218,6 +218,9 @@ def flops_per_image(config: Config, source, update, arguments) -> float:
 class _Nothing:
     """An optimiser whose update is the gradient: of FLOPs, only those of the passes count."""
 
+    def init(self, params):
+        return {}
+
     def update(self, gradients, state, params):
         return gradients, state
 

@@ -12,8 +12,9 @@ from rxrx_jax.base.errors import UserError
 SHARES = {"experiment": (1 / 12,) * 12, "plate": (1 / 48,) * 48}
 
 
-def config(name, group="experiment", groups=1, model="convnet"):
-    values = {"data": {"group": group, "groups_per_minibatch": groups}, "model": {"name": model}}
+def config(name, group="experiment", groups=1, model="convnet", minibatch=64):
+    data = {"group": group, "groups_per_minibatch": groups, "minibatch": minibatch}
+    values = {"data": data, "model": {"name": model}}
     return Config({"adapt": {"name": name}} | values)
 
 
@@ -24,9 +25,9 @@ def test_methods_by_name():
     assert adapt.make_method(dann, SHARES) == Dann("plate", SHARES["plate"], 0, 0.5, 32)
     for changes, message in (
         ({"domain": "well"}, "adapt.domain='well'.*experiment or plate"),
-        ({"name": "coral"}, "adapt.name='coral'"),
-        ({"weight": 0.0}, "adapt.weight: Dann takes domain, grl_weight, hidden$"),
-        ({"shares": ()}, "adapt.shares: Dann takes domain, grl_weight, hidden$"),
+        ({"name": "corall"}, "adapt.name='corall'"),
+        ({"weight": 0.0}, "adapt.weight: Dann takes domain, grl_weight, hidden, schedule, within, smoothing$"),
+        ({"shares": ()}, "adapt.shares: Dann takes domain, grl_weight, hidden, .*smoothing$"),
         ({"grl_weight": "0"}, "adapt.grl_weight='0': expected a number"),
     ):
         with pytest.raises(UserError, match=message):
@@ -50,7 +51,57 @@ def test_a_network_without_batch_norm_is_read_by_no_other_statistics():
         adapt.check_post_hoc("mine", AdaBN(), False)
 
 
-@pytest.mark.parametrize("name", ["erm", "lisa", "mean_teacher"])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"name": "coral", "weight": -0.1}, "adapt.weight=-0.1: expected 0 or more"),
+        ({"name": "irm", "weight": float("nan")}, "adapt.weight=nan: expected 0 or more"),
+        ({"name": "dann", "grl_weight": -1}, "adapt.grl_weight=-1: expected 0 or more"),
+        ({"name": "coral", "form": "tllib"}, "adapt.form='tllib': expected 'wilds' or 'sun'"),
+        ({"name": "vrex", "warm_up": -1}, "adapt.warm_up=-1: expected a whole number, 0 or more"),
+        ({"name": "vrex", "warm_up": 0.5}, "adapt.warm_up=0.5: expected a whole number, 0 or more"),
+        ({"name": "fishr", "ema_decay": 1.0}, "adapt.ema_decay=1.0: expected a number from 0 to below 1"),
+        ({"name": "cdan", "smoothing": 1.5}, "adapt.smoothing=1.5: expected a number from 0 to below 1"),
+        ({"name": "dann", "schedule": "cosine"}, "adapt.schedule='cosine': expected 'ramp' or 'constant' or 'altern"),
+        ({"name": "cdan", "classes": 3}, "adapt.classes: Cdan takes domain, .*projected$"),
+    ],
+)
+def test_a_value_that_a_key_cannot_have_is_one_line(settings, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        adapt.make_method(settings, SHARES)
+
+
+@pytest.mark.parametrize("name", ["coral", "mmd", "irm", "vrex", "ib_erm", "fishr"])
+def test_penalties_between_domains_refuse_minibatches_of_one(name):
+    method = adapt.make_method({"name": name}, SHARES)
+    for groups in (0, 1):
+        with pytest.raises(
+            UserError, match=f"adapt.name={name} needs data.groups_per_minibatch=2 or more, not {groups}"
+        ):
+            adapt.check(method, config(name, groups=groups), False, ("train",))
+    few = config(name, groups=4, minibatch=4)
+    if name == "mmd":
+        adapt.check(method, few, False, ("train",))
+        return
+    with pytest.raises(
+        UserError, match="needs 2 or more images of each experiment in a minibatch: data.minibatch=4 from"
+    ):
+        adapt.check(method, few, False, ("train",))
+
+
+def test_facts_of_the_run_reach_the_methods_that_have_fields_for_them():
+    facts = dict(classes=7, cell_types={"experiment": (0, 1), "plate": (0, 0, 1, -1)})
+    cdan = adapt.make_method({"name": "cdan", "domain": "plate"}, SHARES, **facts)
+    assert (cdan.classes, cdan.cell_types) == (7, (0, 0, 1, -1))
+    adapt.check(cdan, config("cdan"), False, ("train",))  # of no interest without `within`
+    for domain, given in (("plate", facts), ("experiment", {})):
+        method = adapt.make_method({"name": "dann", "domain": domain, "within": "cell_type"}, SHARES, **given)
+        with pytest.raises(UserError, match=f"^adapt.name=dann needs one cell type in each {domain}: set adapt.within"):
+            adapt.check(method, config("dann"), False, ("train",))
+    assert adapt.make_method({"name": "fishr"}, SHARES, **facts).classes == 7
+
+
+@pytest.mark.parametrize("name", ["erm", "lisa", "mean_teacher", "coral", "cdan"])
 def test_a_method_that_only_trains_reads_nothing_post_hoc(name):
     method = adapt.make_method({"name": name}, SHARES)
     with pytest.raises(UserError, match=f"post_hoc.mine: {type(method).__name__} only trains, it reads as without it"):

@@ -1,5 +1,7 @@
 """The source of images: which streams a config draws, from which rows, in which units."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny
@@ -70,3 +72,16 @@ def test_units_are_those_of_the_samplers(make):
 def test_shares_are_of_the_images_that_are_trained_on(make):
     shares = make(**{"data.unlabelled_minibatch": 4}).shares["experiment"]
     assert shares[2:] == (0, 0, 0) and sum(shares) == pytest.approx(1)
+
+
+def test_the_cell_type_of_each_domain(make):
+    source = make()
+    assert source.cell_types["experiment"] == (0, 0, 0, 1, 1)
+    sites = source.dataset.sites
+    assert source.cell_types["plate"] == tuple(
+        sites.cell_type[sites.plate == p][0] for p in range(len(source.dataset.plates))
+    )
+    changed = sites.cell_type.copy()
+    changed[np.flatnonzero(sites.experiment == 1)[0]] = 1
+    dataset = dataclasses.replace(source.dataset, sites=dataclasses.replace(sites, cell_type=changed))
+    assert dataclasses.replace(source, dataset=dataset).cell_types["experiment"] == (0, -1, 0, 1, 1)
