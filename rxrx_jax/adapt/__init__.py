@@ -72,8 +72,11 @@ def _wanted(field: dataclasses.Field, value) -> str:
     return "0 or more" if field.name.endswith("weight") and not 0 <= value < float("inf") else ""
 
 
-def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...]) -> None:
-    """Raises UserError where a run does not provide what its method needs. The only place that checks this."""
+def check(
+    method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...], steps: int | None = None
+) -> None:
+    """Raises UserError where a run, of this many steps, does not provide what its method needs. The only place that
+    checks this."""
     needs, name = method.needs, config.adapt.name
     if needs.batch_norm and not has_batch_norm:
         raise UserError(f"adapt.name={name} needs a model with BatchNorm, and model.name={config.model.name} has none")
@@ -91,6 +94,8 @@ def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[s
         )
     if needs.cell_types and (-1 in method.cell_types or not method.cell_types):
         raise UserError(f"adapt.name={name} needs one cell type in each {method.domain}: set adapt.within to nothing")
+    if steps is not None and steps < needs.steps:
+        raise UserError(f"adapt.name={name} needs {needs.steps} or more steps to begin, and the run has {steps}")
     pairs = config.data.get("pairs", "")
     if needs.pairs and pairs != needs.pairs:
         raise UserError(f"adapt.name={name} needs data.pairs={needs.pairs}, not {pairs!r}")

@@ -22,7 +22,7 @@ class Needs:
     """What a method requires of a run, checked in one place (`adapt.check`).
 
     groups: (fewest, most) domains that a training minibatch is drawn from, None for any. per_domain: fewest images of
-    each of these in it. cell_types: that no domain has several. pairs: the kind of pairs
+    each of these in it. cell_types: that no domain has several. steps: the shortest run. pairs: the kind of pairs
     (`data.pairs`). streams: beside the labelled one. views: random views of each image. averages: of the parameters
     (`optim.ema_decay`). batch_norm: a model with BatchNorm. transductive: unlabelled held-out images take part, in
     training or at evaluation. whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be
@@ -32,6 +32,7 @@ class Needs:
     groups: tuple[int, int] | None = None
     per_domain: int = 1
     cell_types: bool = False
+    steps: int = 0
     pairs: str = ""
     streams: tuple[str, ...] = ()
     views: int = 1

@@ -46,7 +46,7 @@ class LatePenalty(Method):
 
     @property
     def needs(self):
-        return Needs(groups=(2, 10**6), per_domain=2, whole_minibatch=True)
+        return Needs(groups=(2, 10**6), per_domain=2, steps=self.warm_up + 1, whole_minibatch=True)
 
     def init(self, key, features):
         return {}, {"step": jnp.int32(0)}

@@ -27,7 +27,8 @@ class Mmd(Method):
     def loss(self, params, carry, out, progress, key):
         parts = features_by_domain(out, self.groups)
         features = jnp.concatenate(parts)
-        kernels = sum(jnp.exp(-gamma * squared_distances(features)) for gamma in GAMMAS)
+        distances = squared_distances(features)
+        kernels = sum(jnp.exp(-gamma * distances) for gamma in GAMMAS)
         of = jax.scipy.linalg.block_diag(*(jnp.full((1, len(part)), 1 / len(part)) for part in parts))  # [domains, B]
         means = jnp.einsum("gi,ij,hj->gh", of, kernels, of, precision="highest")
         pairs = len(parts) * (len(parts) - 1) / 2

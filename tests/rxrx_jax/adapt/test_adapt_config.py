@@ -89,6 +89,13 @@ def test_penalties_between_domains_refuse_minibatches_of_one(name):
         adapt.check(method, few, False, ("train",))
 
 
+def test_a_penalty_that_never_begins_is_one_line():
+    vrex = adapt.make_method({"name": "vrex", "warm_up": 20}, SHARES)
+    adapt.check(vrex, config("vrex", groups=4), False, ("train",), 21)
+    with pytest.raises(UserError, match="adapt.name=vrex needs 21 or more steps to begin, and the run has 20"):
+        adapt.check(vrex, config("vrex", groups=4), False, ("train",), 20)
+
+
 def test_facts_of_the_run_reach_the_methods_that_have_fields_for_them():
     facts = dict(classes=7, cell_types={"experiment": (0, 1), "plate": (0, 0, 1, -1)})
     cdan = adapt.make_method({"name": "cdan", "domain": "plate"}, SHARES, **facts)

@@ -48,7 +48,9 @@ def test_two_steps_of_a_run(name, folder, tmp_path):
 def test_the_step_of_a_vit_is_traced(name):
     kind = method_class(name)
     fields = {f.name: f.default for f in dataclasses.fields(kind) if f.name not in OURS}
-    changes = {"adapt": {"name": name} | fields, "data.groups_per_minibatch": 2}
+    own = {key: value for key, value in RUNS[name].items() if key != "transductive"}
+    changes = {"adapt": {"name": name} | fields | own, "data.groups_per_minibatch": 2}
+    changes["model.remat"] = "dots" if name == "irm" else "none"  # whose FLOPs are counted without the optimiser
     values = tiny.values("dann_vit.py", "", **{"augment.crop": step_tools.SIDE, "model.variant": "XXS/4"} | changes)
     found, mesh = Config(values), sharding.make_mesh()
     with jax.set_mesh(mesh):

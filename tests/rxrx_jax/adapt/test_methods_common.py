@@ -47,7 +47,7 @@ EVERY = {
     "irm": Irm(shares=SHARES, groups=3, warm_up=0),
     "vrex": Vrex(shares=SHARES, groups=3, warm_up=0),
     "ib_erm": IbErm(shares=SHARES, groups=3, warm_up=0),
-    "fishr": Fishr(shares=SHARES, groups=3, warm_up=0, weight=1.0, classes=CLASSES),
+    "fishr": Fishr(shares=SHARES, groups=3, warm_up=0, weight=1.0, ema_decay=0.0, classes=CLASSES),
 }
 # Their discriminators have a parameter for each domain: test_invariance_adversaries.py renames these too.
 ADVERSARIES = {
