@@ -10,6 +10,7 @@ from rxrx_jax.base import sharding
 
 ADAMW = dict(name="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, clip_norm=1.0, warmup_steps=1)
 LION = ADAMW | dict(name="lion", lr=1e-4)
+FISHR = dict(name="fishr", domain="experiment", weight=1.0, warm_up=1, ema_decay=0.9)
 RUNS = {  # name: (task, changes)
     "mae in parts": ("mae", {"accumulate": 2}),
     "mae adamw": ("mae", {"optim": ADAMW | {"ema_decay": 0.9}}),
@@ -17,6 +18,7 @@ RUNS = {  # name: (task, changes)
     "distill": ("distill", {}),
     "classify": ("classify", {}),
     "resnet": ("resnet", {}),
+    "fishr": ("classify", {"adapt": FISHR, "data.groups_per_minibatch": 4}),
 }
 
 
@@ -56,5 +58,5 @@ if __name__ == "__main__":
     whole, without_tensor = sharding.make_mesh(fsdp, tensor), sharding.make_mesh(fsdp)
     results = over_heads(whole)
     for name in names:
-        results |= train(name, without_tensor if name in ("classify", "resnet") else whole)
+        results |= train(name, without_tensor if name in ("classify", "resnet", "fishr") else whole)
     np.savez(sys.argv[1], devices=jax.device_count(), **results)
