@@ -2,6 +2,7 @@
 change; `adapt.name` names the file, in one of these folders or, as a path, anywhere."""
 
 import dataclasses
+import math
 import typing
 
 from rxrx_jax import adapt
@@ -9,6 +10,8 @@ from rxrx_jax.adapt.method import Method, Needs
 from rxrx_jax.base import plugins
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.batch import TRAIN
+from rxrx_jax.data.images import LENGTHS
 
 FACTS = ("classes", "cell_types")  # fields set by the run where a method has them
 OURS = ("shares", "groups", *FACTS)  # fields set by the run, not by a config
@@ -58,22 +61,21 @@ def make_method(
 
 def _wanted(field: dataclasses.Field, value) -> str:
     """What a method's key must be, "" where this value will do."""
-    if typing.get_origin(field.type) is typing.Literal:
-        choices = typing.get_args(field.type)
-        return "" if value in choices else " or ".join(map(repr, choices))
+    if words := typing.get_args(field.type):
+        words = [str(word) or "nothing" for word in words]
+        return "" if (value or "nothing") in words else f"{', '.join(words[:-1])} or {words[-1]}"
     if not isinstance(field.default, (int, float)) or isinstance(field.default, bool):
         return ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "a number"
-    if field.type is int and (value < 0 or not isinstance(value, int)):
-        return "a whole number, 0 or more"
-    if field.name.endswith(("decay", "smoothing")) and not 0 <= value < 1:
-        return "a number from 0 to below 1"
-    return "0 or more" if field.name.endswith("weight") and not 0 <= value < float("inf") else ""
+    least, most = field.metadata.get("range", (0, math.inf))
+    if not (least <= value <= most and math.isfinite(value)):
+        return f"a number from {least:g}" + ("" if most == math.inf else f" to {most:g}")
+    return "a whole number" if field.type is int and not isinstance(value, int) else ""
 
 
 def check(
-    method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...], steps: int | None = None
+    method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...], *, steps: int = 10**9
 ) -> None:
     """Raises UserError where a run, of this many steps, does not provide what its method needs. The only place that
     checks this."""
@@ -94,13 +96,16 @@ def check(
         )
     if needs.cell_types and (-1 in method.cell_types or not method.cell_types):
         raise UserError(f"adapt.name={name} needs one cell type in each {method.domain}: set adapt.within to nothing")
-    if steps is not None and steps < needs.steps:
+    if steps < needs.steps:
         raise UserError(f"adapt.name={name} needs {needs.steps} or more steps to begin, and the run has {steps}")
     pairs = config.data.get("pairs", "")
     if needs.pairs and pairs != needs.pairs:
         raise UserError(f"adapt.name={name} needs data.pairs={needs.pairs}, not {pairs!r}")
     if missing := [stream for stream in needs.streams if stream not in streams]:
         raise UserError(f"adapt.name={name} needs the stream {missing[0]}: set data.unlabelled_minibatch above 0")
+    for stream in streams:
+        if needs.groups and stream not in (TRAIN, *needs.streams, *needs.uses):
+            raise UserError(f"adapt.name={name} has no use for the stream {stream}: set {LENGTHS.get(stream)} to 0")
     if needs.averages and not config.optim.get("ema_decay", 0.0):
         raise UserError(f"adapt.name={name} needs optim.ema_decay above 0, the average that it teaches with")
     if needs.whole_minibatch and config.get("accumulate", 1) > 1:

@@ -23,10 +23,10 @@ class Needs:
 
     groups: (fewest, most) domains that a training minibatch is drawn from, None for any. per_domain: fewest images of
     each of these in it. cell_types: that no domain has several. steps: the shortest run. pairs: the kind of pairs
-    (`data.pairs`). streams: beside the labelled one. views: random views of each image. averages: of the parameters
-    (`optim.ema_decay`). batch_norm: a model with BatchNorm. transductive: unlabelled held-out images take part, in
-    training or at evaluation. whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be
-    accumulated in parts.
+    (`data.pairs`). streams: beside the labelled one. uses: streams that may be there besides, with `groups`. views:
+    random views of each image. averages: of the parameters (`optim.ema_decay`). batch_norm: a model with BatchNorm.
+    transductive: unlabelled held-out images take part, in training or at evaluation. whole_minibatch: the loss is not a
+    mean over images, so that a minibatch cannot be accumulated in parts.
     """
 
     groups: tuple[int, int] | None = None
@@ -35,6 +35,7 @@ class Needs:
     steps: int = 0
     pairs: str = ""
     streams: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
     views: int = 1
     averages: bool = False
     batch_norm: bool = False
@@ -97,8 +98,8 @@ class Method:
     that is held out; groups, that each training minibatch is drawn from (0 = all). A method that has fields `classes`
     and `cell_types` gets K, and the index of each domain's cell type (-1 for several).
 
-    What a config may set is known by its field: one of a `Literal`'s values; an `int` and what ends in "weight" are at
-    least 0; what ends in "decay" or "smoothing" is at least 0 and below 1."""
+    What a config may set a field to: the values of a `Literal`; numbers from 0, or those that `number` says, and whole
+    ones for an `int`."""
 
     domain: str = "experiment"
     shares: tuple[float, ...] = ()
@@ -153,6 +154,11 @@ class Method:
         statistics of exactly the images of these rows.
         """
         return predict(network, group.rows)
+
+
+def number(default: float, least: float, most: float):
+    """A field of a method that takes numbers from `least` to `most`; any other takes those from 0."""
+    return dataclasses.field(default=default, metadata={"range": (least, most)})
 
 
 def by_group(minibatch: dict, groups: int) -> list[dict]:

@@ -71,7 +71,7 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
     variables = jax.eval_shape(task.init, keys["init"], source.view)
     if "adapt" in config:
         has_norm = _has_batch_norm(task, variables.get("batch_stats", {}))
-        adapt.check(task.method, config, has_norm, tuple(source.spec), total_steps)
+        adapt.check(task.method, config, has_norm, tuple(source.spec), steps=total_steps)
     schedule = optim.make_schedule(config.optim, total_steps, _size(source.spec[TRAIN]), source.examples)
     optimiser = optim.make_optimiser(config.optim, schedule, variables["params"], task.frozen)
     ema_decay = optim.ema_decay(config.optim)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rxrx_jax.adapt.method import Method, Needs
 from rxrx_jax.adapt.penalty import between, features_by_domain
+from rxrx_jax.data.batch import HELD_OUT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Coral(Method):
 
     @property
     def needs(self):
-        return Needs(groups=(2, 10**6), per_domain=2, whole_minibatch=True)
+        return Needs(groups=(2, 10**6), uses=(HELD_OUT,), per_domain=2, whole_minibatch=True)
 
     def loss(self, params, carry, out, progress, key):
         means, covariances = zip(*(moments(part) for part in features_by_domain(out, self.groups)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rxrx_jax.adapt.method import Method, Needs, Outputs
+from rxrx_jax.adapt.method import Method, Needs, Outputs, number
 from rxrx_jax.models.heads import Discriminator
 
 
@@ -52,7 +52,7 @@ class Dann(Method):
     hidden: int = 128
     schedule: Literal["ramp", "constant", "alternating"] = "ramp"
     within: Literal["", "cell_type"] = ""
-    smoothing: float = 0.0
+    smoothing: float = number(0.0, 0, 1)
     cell_types: tuple[int, ...] = ()
 
     @property

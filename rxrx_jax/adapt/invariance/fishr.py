@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from rxrx_jax.adapt.method import number
 from rxrx_jax.adapt.penalty import LatePenalty, by_domain
 
 
@@ -22,7 +23,7 @@ class Fishr(LatePenalty):
 
     weight: float = 1000.0
     warm_up: int = 1500
-    ema_decay: float = 0.95
+    ema_decay: float = number(0.95, 0, 0.9999)
     classes: int = 0
 
     def init(self, key, features):

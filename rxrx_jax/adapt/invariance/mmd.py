@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rxrx_jax.adapt.method import Method, Needs
 from rxrx_jax.adapt.penalty import features_by_domain
+from rxrx_jax.data.batch import HELD_OUT
 
 GAMMAS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 
@@ -22,7 +23,7 @@ class Mmd(Method):
 
     @property
     def needs(self):
-        return Needs(groups=(2, 10**6), whole_minibatch=True)
+        return Needs(groups=(2, 10**6), uses=(HELD_OUT,), whole_minibatch=True)
 
     def loss(self, params, carry, out, progress, key):
         parts = features_by_domain(out, self.groups)

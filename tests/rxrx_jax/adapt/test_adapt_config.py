@@ -54,15 +54,16 @@ def test_a_network_without_batch_norm_is_read_by_no_other_statistics():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"name": "coral", "weight": -0.1}, "adapt.weight=-0.1: expected 0 or more"),
-        ({"name": "irm", "weight": float("nan")}, "adapt.weight=nan: expected 0 or more"),
-        ({"name": "dann", "grl_weight": -1}, "adapt.grl_weight=-1: expected 0 or more"),
-        ({"name": "coral", "form": "tllib"}, "adapt.form='tllib': expected 'wilds' or 'sun'"),
-        ({"name": "vrex", "warm_up": -1}, "adapt.warm_up=-1: expected a whole number, 0 or more"),
-        ({"name": "vrex", "warm_up": 0.5}, "adapt.warm_up=0.5: expected a whole number, 0 or more"),
-        ({"name": "fishr", "ema_decay": 1.0}, "adapt.ema_decay=1.0: expected a number from 0 to below 1"),
-        ({"name": "cdan", "smoothing": 1.5}, "adapt.smoothing=1.5: expected a number from 0 to below 1"),
-        ({"name": "dann", "schedule": "cosine"}, "adapt.schedule='cosine': expected 'ramp' or 'constant' or 'altern"),
+        ({"name": "coral", "weight": -0.1}, "adapt.weight=-0.1: expected a number from 0$"),
+        ({"name": "irm", "weight": float("nan")}, "adapt.weight=nan: expected a number from 0$"),
+        ({"name": "dann", "grl_weight": -1}, "adapt.grl_weight=-1: expected a number from 0$"),
+        ({"name": "coral", "form": "tllib"}, "adapt.form='tllib': expected wilds or sun$"),
+        ({"name": "vrex", "warm_up": -1}, "adapt.warm_up=-1: expected a number from 0$"),
+        ({"name": "vrex", "warm_up": 0.5}, "adapt.warm_up=0.5: expected a whole number$"),
+        ({"name": "fishr", "ema_decay": 1.0}, "adapt.ema_decay=1.0: expected a number from 0 to 0.9999$"),
+        ({"name": "cdan", "smoothing": 1.5}, "adapt.smoothing=1.5: expected a number from 0 to 1$"),
+        ({"name": "dann", "schedule": "cosine"}, "adapt.schedule='cosine': expected ramp, constant or alternating$"),
+        ({"name": "cdan", "within": "plate"}, "adapt.within='plate': expected nothing or cell_type$"),
         ({"name": "cdan", "classes": 3}, "adapt.classes: Cdan takes domain, .*projected$"),
     ],
 )
@@ -89,11 +90,23 @@ def test_penalties_between_domains_refuse_minibatches_of_one(name):
         adapt.check(method, few, False, ("train",))
 
 
+def test_a_stream_that_a_method_by_groups_would_not_see_is_refused():
+    for name, seen in (("coral", True), ("mmd", True), ("vrex", False), ("fish", False)):
+        method, streams = adapt.make_method({"name": name}, SHARES, 4), ("train", "held_out")
+        if seen:
+            adapt.check(method, config(name, groups=4), False, streams)
+            continue
+        with pytest.raises(
+            UserError, match=f"adapt.name={name} has no use for the stream held_out: set data.unlabelled"
+        ):
+            adapt.check(method, config(name, groups=4), False, streams)
+
+
 def test_a_penalty_that_never_begins_is_one_line():
     vrex = adapt.make_method({"name": "vrex", "warm_up": 20}, SHARES)
-    adapt.check(vrex, config("vrex", groups=4), False, ("train",), 21)
+    adapt.check(vrex, config("vrex", groups=4), False, ("train",), steps=21)
     with pytest.raises(UserError, match="adapt.name=vrex needs 21 or more steps to begin, and the run has 20"):
-        adapt.check(vrex, config("vrex", groups=4), False, ("train",), 20)
+        adapt.check(vrex, config("vrex", groups=4), False, ("train",), steps=20)
 
 
 def test_facts_of_the_run_reach_the_methods_that_have_fields_for_them():

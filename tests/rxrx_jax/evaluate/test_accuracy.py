@@ -183,7 +183,7 @@ def test_methods_to_also_read_a_network_by_are_checked():
     assert found == {"": Method(), "mine": AdaBN("plate", (1.0,))} and make() == {"": Method()}
     for post_hoc, message in (
         ({"mine": {"name": "adabn", "domain": "well"}}, "post_hoc.mine.domain='well': expected experiment or plate"),
-        ({"mine": {"name": "coral"}}, "post_hoc.mine.name='coral'"),
+        ({"mine": {"name": "corall"}}, "post_hoc.mine.name='corall'"),
         ({"mine": {"name": "adabn", "x": 1}}, "post_hoc.mine.x: AdaBN takes domain"),
     ):
         with pytest.raises(UserError, match=message):
