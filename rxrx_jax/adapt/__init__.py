@@ -3,6 +3,7 @@ change; `adapt.name` names the file, in one of these folders or, as a path, anyw
 corrections of embeddings, numpy in, numpy out."""
 
 import dataclasses
+import math
 import typing
 
 import numpy as np
@@ -16,7 +17,8 @@ from rxrx_jax.data.batch import CONTROLS, HELD_OUT, TRAIN
 from rxrx_jax.data.images import LENGTHS
 from rxrx_jax.data.roles import untreated
 
-OURS = ("shares", "groups")  # fields set by the run, not by a config
+FACTS = ("classes", "cell_types")  # fields set by the run where a method has them
+OURS = ("shares", "groups", *FACTS)  # fields set by the run, not by a config
 
 
 def method_class(name: str, key: str = "adapt.name") -> type[Method]:
@@ -37,13 +39,16 @@ def keys_of(kind: type[Method]) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(kind) if f.init and f.name not in OURS}
 
 
-def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: int = 0, key: str = "adapt") -> Method:
+def make_method(
+    settings: dict, shares: dict[str, tuple[float, ...]], groups: int = 0, key: str = "adapt", **facts
+) -> Method:
     """The method of a config's section.
 
     Args:
       settings: `name` and the method's own fields.
       shares: by kind of domain, the share of each domain in the training images.
       groups: domains that a minibatch is drawn from, 0 = all.
+      facts: of FACTS, for a method that has fields of these names; cell_types is by kind of domain.
     Raises UserError naming the key.
     """
     settings = dict(settings)
@@ -52,20 +57,40 @@ def make_method(settings: dict, shares: dict[str, tuple[float, ...]], groups: in
     for name, value in settings.items():
         if name not in fields:
             raise UserError(f"{key}.{name}: {kind.__name__} takes {', '.join(fields)}")
-        default = fields[name].default
-        if isinstance(default, (int, float)) and not isinstance(default, bool):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UserError(f"{key}.{name}={value!r}: expected a number")
-        if (words := typing.get_args(fields[name].type)) and value not in words:
-            raise UserError(f"{key}.{name}={value!r}: expected {', '.join(words[:-1])} or {words[-1]}")
-    method = kind(**settings, groups=groups)
+        if wanted := _wanted(fields[name], value):
+            raise UserError(f"{key}.{name}={value!r}: expected {wanted}")
+    own = {name: facts[name] for name in facts if name in kind.__dataclass_fields__}
+    method = kind(**settings, groups=groups, **own)
     if method.domain not in shares:
         raise UserError(f"{key}.domain={method.domain!r}: expected {' or '.join(shares)}")
+    if "cell_types" in own:
+        method = dataclasses.replace(method, cell_types=own["cell_types"][method.domain])
     return dataclasses.replace(method, shares=shares[method.domain])
 
 
-def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...]) -> None:
-    """Raises UserError where a run does not provide what its method needs. The only place that checks this."""
+def _wanted(field: dataclasses.Field, value) -> str:
+    """What a method's key must be, "" where this value will do."""
+    if typing.get_origin(field.type) is typing.Literal:
+        allowed = typing.get_args(field.type)
+        words = [word or "nothing" for word in allowed]
+        return "" if value in allowed else f"{', '.join(words[:-1])} or {words[-1]}"
+    if isinstance(field.default, bool):
+        return "" if isinstance(value, bool) else "True or False"
+    if not isinstance(field.default, (int, float)):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "a number"
+    least, most = field.metadata.get("range", (0, math.inf))
+    if not (least <= value <= most and math.isfinite(value)):
+        return f"a number from {least:g}" + ("" if most == math.inf else f" to {most:g}")
+    return "a whole number" if field.type is int and not isinstance(value, int) else ""
+
+
+def check(
+    method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...], *, steps: int = 10**9
+) -> None:
+    """Raises UserError where a run, of this many steps, does not provide what its method needs. The only place that
+    checks this."""
     needs, name = method.needs, config.adapt.name
     if needs.batch_norm and not has_batch_norm:
         raise UserError(f"adapt.name={name} needs a model with BatchNorm, and model.name={config.model.name} has none")
@@ -80,6 +105,15 @@ def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[s
         raise UserError(f"adapt.name={name} needs data.groups_per_minibatch={wanted}, not {groups}")
     if needs.groups and config.data.group != method.domain:
         raise UserError(f"adapt.name={name} needs data.group={method.domain}, its domain, not {config.data.group}")
+    if needs.per_domain > 1 and (each := config.data.minibatch // groups) < needs.per_domain:
+        raise UserError(
+            f"adapt.name={name} needs {needs.per_domain} or more images of each {method.domain} in a minibatch: "
+            f"data.minibatch={config.data.minibatch} from data.groups_per_minibatch={groups} has {each}"
+        )
+    if needs.cell_types and (-1 in method.cell_types or not method.cell_types):
+        raise UserError(f"adapt.name={name} needs one cell type in each {method.domain}: set adapt.within to nothing")
+    if steps < needs.steps:
+        raise UserError(f"adapt.name={name} needs {needs.steps} or more steps to begin, and the run has {steps}")
     pairs = config.data.get("pairs", "")
     if needs.pairs and pairs != needs.pairs:
         raise UserError(f"adapt.name={name} needs data.pairs={needs.pairs}, not {pairs!r}")
@@ -87,7 +121,7 @@ def check(method: Method, config: Config, has_batch_norm: bool, streams: tuple[s
         key = LENGTHS.get(missing[0], LENGTHS[HELD_OUT])
         raise UserError(f"adapt.name={name} needs the stream {missing[0]}: set {key} above 0")
     for stream in streams:
-        if stream not in (TRAIN, *needs.streams) and (needs.groups or stream == CONTROLS):
+        if stream not in (TRAIN, *needs.streams, *needs.uses) and (needs.groups or stream == CONTROLS):
             raise UserError(f"adapt.name={name} has no use for the stream {stream}: set {LENGTHS.get(stream)} to 0")
     if needs.averages and not config.optim.get("ema_decay", 0.0):
         raise UserError(f"adapt.name={name} needs optim.ema_decay above 0, the average that it teaches with")
@@ -113,10 +147,6 @@ def check_controls(key: str, method: Method, dataset, classifies: bool = True) -
     if method.needs.validation and not len(dataset.roles.scored.get("validation", ())):
         raise UserError(f"{key}: {type(method).__name__} chooses its penalty on validation experiments, and the "
                         "protocol scores none; set penalty above 0")  # fmt: skip
-    if not getattr(method, "penalty", 0) >= 0:
-        raise UserError(
-            f"{key}: penalty={method.penalty} of {type(method).__name__} must be above 0, or 0 to choose it"
-        )
     if not method.needs.controls:
         return
     by = method.read_by or method.domain

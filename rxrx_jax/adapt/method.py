@@ -22,12 +22,16 @@ from rxrx_jax.data.batch import TRAIN, Batch
 class Needs:
     """What a method requires of a run, checked in one place (`adapt.check`).
 
-    Of its minibatches. groups: (fewest, most) domains that a training minibatch is drawn from, None for any. pairs: the
-    kind of pairs (`data.pairs`). streams: beside the labelled one. views: random views of each image. whole_minibatch:
-    the loss is not a mean over images, so that a minibatch cannot be accumulated in parts.
+    Of its minibatches. groups: (fewest, most) domains that a training minibatch is drawn from, None for any.
+    per_domain: fewest images of each of these in it. pairs: the kind of pairs (`data.pairs`). streams: beside the
+    labelled one. uses: streams that may be there besides, with `groups`. views: random views of each image.
+    whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be accumulated in parts.
 
-    Of the network. averages: of the parameters (`optim.ema_decay`). batch_norm: a model with BatchNorm. tokens: one
-    whose patches are tokens. head: a classifier, whose head is given other features at test.
+    Of the run. steps: the shortest one. cell_types: that no domain has several. averages: of the parameters
+    (`optim.ema_decay`).
+
+    Of the network. batch_norm: a model with BatchNorm. tokens: one whose patches are tokens. head: a classifier, whose
+    head is given other features at test.
 
     Of held-out experiments. transductive: unlabelled images of theirs take part, in training or at evaluation.
     controls: it is used that wells of theirs are untreated, and their images. validation: that there are validation
@@ -35,10 +39,14 @@ class Needs:
     """
 
     groups: tuple[int, int] | None = None
+    per_domain: int = 1
     pairs: str = ""
     streams: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
     views: int = 1
     whole_minibatch: bool = False
+    steps: int = 0
+    cell_types: bool = False
     averages: bool = False
     batch_norm: bool = False
     tokens: bool = False
@@ -67,7 +75,7 @@ class Outputs:
 
     features [B, D]; logits [B, K]; losses [B], the cross-entropy of each image, 0 where it has no label; labels [B], -1
     where unknown; labelled [B] bool; domains [B]; batch, what they were computed from; extra, what the method's
-    own `forward` added.
+    own `forward` added; targets [B, K], of the losses: smoothed and mixed.
     """
 
     features: jax.Array
@@ -78,6 +86,7 @@ class Outputs:
     domains: jax.Array
     batch: Batch
     extra: dict
+    targets: jax.Array
 
     @property
     def risk(self) -> jax.Array:
@@ -109,7 +118,11 @@ class Group(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Method:
     """Empirical risk minimisation. Fields that no config sets: shares, of each domain in the training images, 0 for one
-    that is held out; groups, that each training minibatch is drawn from (0 = all)."""
+    that is held out; groups, that each training minibatch is drawn from (0 = all). A method that has fields `classes`
+    and `cell_types` gets K, and the index of each domain's cell type (-1 for several).
+
+    What a config may set a field to: the values of a `Literal`; numbers from 0, or those that `number` says, and whole
+    ones for an `int`."""
 
     domain: str = "experiment"
     shares: tuple[float, ...] = ()
@@ -169,6 +182,11 @@ class Method:
         chose, and are metrics.
         """
         return predict(network, group.rows)
+
+
+def number(default: float, least: float, most: float):
+    """A field of a method that takes numbers from `least` to `most`; any other takes those from 0."""
+    return dataclasses.field(default=default, metadata={"range": (least, most)})
 
 
 def by_group(minibatch: dict, groups: int) -> list[dict]:

@@ -89,6 +89,17 @@ class Images(ImageViews):
             found[kind] = tuple((counts / counts.sum()).tolist())
         return found
 
+    @property
+    def cell_types(self) -> dict[str, tuple[int, ...]]:
+        """By kind of domain, the cell type of each domain, -1 for one with several."""
+        found, sites = {}, self.dataset.sites
+        for kind, names in (("experiment", self.dataset.experiments), ("plate", self.dataset.plates)):
+            low, high = np.full(len(names), len(self.dataset.cell_types)), np.full(len(names), -1)
+            np.minimum.at(low, getattr(sites, kind), sites.cell_type)
+            np.maximum.at(high, getattr(sites, kind), sites.cell_type)
+            found[kind] = tuple(np.where(low == high, low, -1).tolist())
+        return found
+
     @functools.cached_property
     def fingerprint(self) -> str:  # hashes the side tables: once
         return datasets.fingerprint(self.dataset)

@@ -135,6 +135,11 @@ class Noise(ImageViews):
         equal = lambda domains: (1 / len(domains),) * len(domains)  # noqa: E731
         return {"experiment": equal(self.description.experiments), "plate": equal(self.description.plates)}
 
+    @property
+    def cell_types(self) -> dict[str, tuple[int, ...]]:
+        alternate = lambda domains: tuple(i % len(self.description.cell_types) for i in domains)  # noqa: E731
+        return {"experiment": alternate(self.description.experiments), "plate": alternate(self.description.plates)}
+
     def minibatches(self, start: int, steps: int):
         """One random minibatch, again and again."""
         random = np.random.default_rng([self.seed, jax.process_index()])

@@ -15,8 +15,9 @@ fingerprint                  a text that must be equal on all hosts
 rows(step)                   JSON-able descriptions of what a minibatch was made of
 without(step, instead)       the source with minibatch `instead` in the place of `step`
 
-Tasks may require more of it: those of images need `classes` and `shares`, evaluators `dataset`. One that says
-`only_measures = True`, as noise, is trained on for its speed: nothing is evaluated or kept.
+Tasks may require more of it: those of images need `classes` and `shares`, methods with `within=cell_type` need
+`cell_types`, evaluators `dataset`. One that says `only_measures = True`, as noise, is trained on for its speed:
+nothing is evaluated or kept.
 """
 
 import sys

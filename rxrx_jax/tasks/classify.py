@@ -67,7 +67,7 @@ class Classify:
 
         encoded, extra = self.method.forward(encode, images, batch)
         errors = jnp.where(labelled, optax.softmax_cross_entropy(encoded.logits, targets), 0)
-        out = Outputs(encoded.features, encoded.logits, errors, labels, labelled, domains, batch, extra)
+        out = Outputs(encoded.features, encoded.logits, errors, labels, labelled, domains, batch, extra, targets)
         loss, carry, found = self.method.loss(params.get("domain", {}), collections["carry"], out, progress, of_loss)
         right = jnp.where(labelled, encoded.logits.argmax(-1) == labels, False)
         metrics = {"accuracy": right.sum() / batch.labelled, "class_loss": out.risk} | found

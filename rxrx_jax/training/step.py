@@ -70,7 +70,8 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
     keys = jax.eval_shape(lambda: make_keys(config.seed))
     variables = jax.eval_shape(task.init, keys["init"], source.view)
     if "adapt" in config:
-        adapt.check(task.method, config, _has_batch_norm(task, variables.get("batch_stats", {})), tuple(source.spec))
+        has_norm = _has_batch_norm(task, variables.get("batch_stats", {}))
+        adapt.check(task.method, config, has_norm, tuple(source.spec), steps=total_steps)
     schedule = optim.make_schedule(config.optim, total_steps, _size(source.spec[TRAIN]), source.examples)
     optimiser = optim.make_optimiser(config.optim, schedule, variables["params"], task.frozen)
     ema_decay = optim.ema_decay(config.optim)
@@ -217,6 +218,9 @@ def flops_per_image(config: Config, source, update, arguments) -> float:
 
 class _Nothing:
     """An optimiser whose update is the gradient: of FLOPs, only those of the passes count."""
+
+    def init(self, params):
+        return {}
 
     def update(self, gradients, state, params):
         return gradients, state

@@ -4,8 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from rxrx_jax.data.batch import Batch, join, label_count
+from rxrx_jax.adapt.method import Outputs
+from rxrx_jax.data.batch import TRAIN, Batch, join, label_count
 from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
 
@@ -50,3 +52,34 @@ def start(task, seed=1):
     collections = {key: variables.get(key, {}) for key in ("batch_stats", "carry", "averages")}
     collections["carry"] = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), collections["carry"])
     return params, collections
+
+
+def finite_differences(function, x, step=1e-6):
+    """The gradient of a function of numpy arrays."""
+    gradient = np.empty_like(x)
+    for i in np.ndindex(x.shape):
+        up, down = x.copy(), x.copy()
+        up[i] += step
+        down[i] -= step
+        gradient[i] = (function(up) - function(down)) / (2 * step)
+    return gradient
+
+
+def outputs(features, logits, labels, domains, held_out=0, smoothing=0.0):
+    """What a method's loss gets, of a network that gave these features and logits; the last `held_out` images are the
+    second stream."""
+    labels, domains, n = np.asarray(labels), np.asarray(domains), len(labels)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), smoothing)
+    losses = jnp.where(labels >= 0, optax.softmax_cross_entropy(logits, targets), 0)
+    streams = {TRAIN: slice(0, n - held_out)} | ({"held_out": slice(n - held_out, n)} if held_out else {})
+    batch = Batch((np.zeros(n),), {"label": labels}, None, streams, max((labels >= 0).sum(), 1))
+    return Outputs(features, logits, losses, labels, labels >= 0, domains, batch, {}, targets)
+
+
+def discriminate(params, y):
+    """The logits of models.heads.Discriminator, in numpy."""
+    for i in range(2):
+        y = y @ params[f"hidden{i}"]["kernel"] + params[f"hidden{i}"]["bias"]
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
+        y = np.maximum(y * params[f"norm{i}"]["scale"] + params[f"norm{i}"]["bias"], 0)
+    return y @ params["domains"]["kernel"] + params["domains"]["bias"]

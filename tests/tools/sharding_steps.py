@@ -10,6 +10,7 @@ from rxrx_jax.base import sharding
 
 ADAMW = dict(name="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, clip_norm=1.0, warmup_steps=1)
 LION = ADAMW | dict(name="lion", lr=1e-4)
+FISHR = dict(name="fishr", domain="experiment", weight=1.0, warm_up=1, ema_decay=0.9)
 RUNS = {  # name: (task, changes)
     "mae in parts": ("mae", {"accumulate": 2}),
     "mae adamw": ("mae", {"optim": ADAMW | {"ema_decay": 0.9}}),
@@ -20,6 +21,7 @@ RUNS = {  # name: (task, changes)
     "cs_bn": ("cs_bn", {}),
     "arm_bn with controls": ("arm_bn with controls", {}),
     "context token": ("context token", {}),
+    "fishr": ("classify", {"adapt": FISHR, "data.groups_per_minibatch": 4}),
 }
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_tools import discriminate, finite_differences
 from parameters import random_variables
 from step_tools import batch, collections
 
@@ -55,24 +56,9 @@ def test_ramp():
 # The whole objective.
 
 
-def finite_differences(function, x, step=1e-6):
-    gradient = np.empty_like(x)
-    for i in np.ndindex(x.shape):
-        up, down = x.copy(), x.copy()
-        up[i] += step
-        down[i] -= step
-        gradient[i] = (function(up) - function(down)) / (2 * step)
-    return gradient
-
-
 def discriminator_loss(params, features):
     """Mean cross-entropy of the discriminator, in numpy."""
-    y = features
-    for i in range(2):
-        y = y @ params[f"hidden{i}"]["kernel"] + params[f"hidden{i}"]["bias"]
-        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
-        y = np.maximum(y * params[f"norm{i}"]["scale"] + params[f"norm{i}"]["bias"], 0)
-    y = y @ params["domains"]["kernel"] + params["domains"]["bias"]
+    y = discriminate(params, features)
     return (np.log(np.exp(y).sum(-1)) - y[np.arange(len(y)), DOMAINS]).mean()
 
 
@@ -80,7 +66,8 @@ def outputs(features, losses=0.0):
     """What a method's loss gets, of images in DOMAINS: their losses are given."""
     n = len(DOMAINS)
     losses, labels = jnp.full(n, losses), jnp.zeros(n, int)
-    return Outputs(features, None, losses, labels, labels >= 0, DOMAINS, batch(jnp.zeros(n), KEYS, label=labels), {})
+    minibatch = batch(jnp.zeros(n), KEYS, label=labels)
+    return Outputs(features, None, losses, labels, labels >= 0, DOMAINS, minibatch, {}, None)
 
 
 def test_dann_teaches_a_linear_encoder_the_reversed_gradient():

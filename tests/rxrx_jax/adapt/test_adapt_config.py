@@ -16,8 +16,9 @@ from rxrx_jax.base.errors import UserError
 SHARES = {"experiment": (1 / 12,) * 12, "plate": (1 / 48,) * 48}
 
 
-def config(name, group="experiment", groups=1, model="convnet"):
-    values = {"data": {"group": group, "groups_per_minibatch": groups}, "model": {"name": model}}
+def config(name, group="experiment", groups=1, model="convnet", minibatch=64):
+    data = {"group": group, "groups_per_minibatch": groups, "minibatch": minibatch}
+    values = {"data": data, "model": {"name": model}}
     return Config({"adapt": {"name": name}} | values)
 
 
@@ -30,9 +31,9 @@ def test_methods_by_name():
     assert adapt.make_method(dann, SHARES) == Dann("plate", SHARES["plate"], 0, 0.5, 32)
     for changes, message in (
         ({"domain": "well"}, "adapt.domain='well'.*experiment or plate"),
-        ({"name": "coral"}, "adapt.name='coral'"),
-        ({"weight": 0.0}, "adapt.weight: Dann takes domain, grl_weight, hidden$"),
-        ({"shares": ()}, "adapt.shares: Dann takes domain, grl_weight, hidden$"),
+        ({"name": "corall"}, "adapt.name='corall'"),
+        ({"weight": 0.0}, "adapt.weight: Dann takes domain, grl_weight, hidden, schedule, within, smoothing$"),
+        ({"shares": ()}, "adapt.shares: Dann takes domain, grl_weight, hidden, .*smoothing$"),
         ({"grl_weight": "0"}, "adapt.grl_weight='0': expected a number"),
     ):
         with pytest.raises(UserError, match=message):
@@ -75,8 +76,6 @@ def test_what_methods_of_statistics_need_is_set_and_refused():
         adapt.check(arm_bn, config("arm_bn", groups=4), True, ("train", "controls"))
     with pytest.raises(UserError, match="adapt.name=arm_bn needs data.groups_per_minibatch=2 or more, not 1"):
         adapt.check(arm_bn, config("arm_bn"), True, ("train",))
-    with pytest.raises(UserError, match="^adapt.context='control': expected .*all.*controls.*or .*both"):
-        adapt.make_method({"name": "cs_bn", "context": "control"}, SHARES)
 
 
 def test_a_plate_without_untreated_wells_is_named_where_they_are_read_with():
@@ -95,7 +94,82 @@ def test_a_network_without_batch_norm_is_read_by_no_other_statistics():
         adapt.check_post_hoc("mine", AdaBN(), False)
 
 
-@pytest.mark.parametrize("name", ["erm", "lisa", "mean_teacher"])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"name": "coral", "weight": -0.1}, "adapt.weight=-0.1: expected a number from 0$"),
+        ({"name": "irm", "weight": float("nan")}, "adapt.weight=nan: expected a number from 0$"),
+        ({"name": "dann", "grl_weight": -1}, "adapt.grl_weight=-1: expected a number from 0$"),
+        ({"name": "coral", "form": "tllib"}, "adapt.form='tllib': expected wilds or sun$"),
+        ({"name": "vrex", "warm_up": -1}, "adapt.warm_up=-1: expected a number from 0$"),
+        ({"name": "vrex", "warm_up": 0.5}, "adapt.warm_up=0.5: expected a whole number$"),
+        ({"name": "fishr", "ema_decay": 1.0}, "adapt.ema_decay=1.0: expected a number from 0 to 0.9999$"),
+        ({"name": "cdan", "smoothing": 1.5}, "adapt.smoothing=1.5: expected a number from 0 to 1$"),
+        ({"name": "dann", "schedule": "cosine"}, "adapt.schedule='cosine': expected ramp, constant or alternating$"),
+        ({"name": "cdan", "within": "nothing"}, "adapt.within='nothing': expected nothing or cell_type$"),
+        ({"name": "cs_bn", "context": "control"}, "adapt.context='control': expected all, controls or both$"),
+        ({"name": "control_bias", "penalty": -1.0}, "adapt.penalty=-1.0: expected a number from 0$"),
+        ({"name": "control_affine", "penalty": float("nan")}, "adapt.penalty=nan: expected a number from 0$"),
+        ({"name": "control_mean", "shuffled": "no"}, "adapt.shuffled='no': expected True or False$"),
+        ({"name": "cdan", "within": "plate"}, "adapt.within='plate': expected nothing or cell_type$"),
+        ({"name": "cdan", "classes": 3}, "adapt.classes: Cdan takes domain, .*projected$"),
+    ],
+)
+def test_a_value_that_a_key_cannot_have_is_one_line(settings, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        adapt.make_method(settings, SHARES)
+
+
+@pytest.mark.parametrize("name", ["coral", "mmd", "irm", "vrex", "ib_erm", "fishr"])
+def test_penalties_between_domains_refuse_minibatches_of_one(name):
+    method = adapt.make_method({"name": name}, SHARES)
+    for groups in (0, 1):
+        with pytest.raises(
+            UserError, match=f"adapt.name={name} needs data.groups_per_minibatch=2 or more, not {groups}"
+        ):
+            adapt.check(method, config(name, groups=groups), False, ("train",))
+    few = config(name, groups=4, minibatch=4)
+    if name == "mmd":
+        adapt.check(method, few, False, ("train",))
+        return
+    with pytest.raises(
+        UserError, match="needs 2 or more images of each experiment in a minibatch: data.minibatch=4 from"
+    ):
+        adapt.check(method, few, False, ("train",))
+
+
+def test_a_stream_that_a_method_by_groups_would_not_see_is_refused():
+    for name, seen in (("coral", True), ("mmd", True), ("vrex", False), ("fish", False)):
+        method, streams = adapt.make_method({"name": name}, SHARES, 4), ("train", "held_out")
+        if seen:
+            adapt.check(method, config(name, groups=4), False, streams)
+            continue
+        with pytest.raises(
+            UserError, match=f"adapt.name={name} has no use for the stream held_out: set data.unlabelled"
+        ):
+            adapt.check(method, config(name, groups=4), False, streams)
+
+
+def test_a_penalty_that_never_begins_is_one_line():
+    vrex = adapt.make_method({"name": "vrex", "warm_up": 20}, SHARES)
+    adapt.check(vrex, config("vrex", groups=4), False, ("train",), steps=21)
+    with pytest.raises(UserError, match="adapt.name=vrex needs 21 or more steps to begin, and the run has 20"):
+        adapt.check(vrex, config("vrex", groups=4), False, ("train",), steps=20)
+
+
+def test_facts_of_the_run_reach_the_methods_that_have_fields_for_them():
+    facts = dict(classes=7, cell_types={"experiment": (0, 1), "plate": (0, 0, 1, -1)})
+    cdan = adapt.make_method({"name": "cdan", "domain": "plate"}, SHARES, **facts)
+    assert (cdan.classes, cdan.cell_types) == (7, (0, 0, 1, -1))
+    adapt.check(cdan, config("cdan"), False, ("train",))  # of no interest without `within`
+    for domain, given in (("plate", facts), ("experiment", {})):
+        method = adapt.make_method({"name": "dann", "domain": domain, "within": "cell_type"}, SHARES, **given)
+        with pytest.raises(UserError, match=f"^adapt.name=dann needs one cell type in each {domain}: set adapt.within"):
+            adapt.check(method, config("dann"), False, ("train",))
+    assert adapt.make_method({"name": "fishr"}, SHARES, **facts).classes == 7
+
+
+@pytest.mark.parametrize("name", ["erm", "lisa", "mean_teacher", "coral", "cdan"])
 def test_a_method_that_only_trains_reads_nothing_post_hoc(name):
     method = adapt.make_method({"name": name}, SHARES)
     with pytest.raises(UserError, match=f"post_hoc.mine: {type(method).__name__} only trains, it reads as without it"):

@@ -12,8 +12,16 @@ from method_tools import CLASSES, SHARES, batch_of, draw, make, start
 from rxrx_jax.adapt.anchors.control_affine import ControlAffine
 from rxrx_jax.adapt.anchors.control_bias import ControlBias
 from rxrx_jax.adapt.anchors.control_mean import ControlMean
+from rxrx_jax.adapt.invariance.cdan import Cdan
+from rxrx_jax.adapt.invariance.coral import Coral
+from rxrx_jax.adapt.invariance.dann import Dann
 from rxrx_jax.adapt.invariance.fish import Fish
+from rxrx_jax.adapt.invariance.fishr import Fishr
 from rxrx_jax.adapt.invariance.groupdro import GroupDRO
+from rxrx_jax.adapt.invariance.ib_erm import IbErm
+from rxrx_jax.adapt.invariance.irm import Irm
+from rxrx_jax.adapt.invariance.mmd import Mmd
+from rxrx_jax.adapt.invariance.vrex import Vrex
 from rxrx_jax.adapt.method import Method
 from rxrx_jax.adapt.mixing.lisa import Lisa
 from rxrx_jax.adapt.semi.mean_teacher import MeanTeacher
@@ -46,6 +54,18 @@ EVERY = {
     "control_mean": ControlMean("experiment", SHARES),
     "control_affine": ControlAffine(shares=SHARES),
     "control_bias": ControlBias(shares=SHARES),
+    "coral": Coral(shares=SHARES, groups=3),
+    "mmd": Mmd(shares=SHARES, groups=3),
+    "irm": Irm(shares=SHARES, groups=3, warm_up=0),
+    "vrex": Vrex(shares=SHARES, groups=3, warm_up=0),
+    "ib_erm": IbErm(shares=SHARES, groups=3, warm_up=0),
+    "fishr": Fishr(shares=SHARES, groups=3, warm_up=0, weight=1.0, ema_decay=0.0, classes=CLASSES),
+}
+# Their discriminators have a parameter for each domain: test_invariance_adversaries.py renames these too.
+ADVERSARIES = {
+    "dann": Dann(shares=SHARES, hidden=6),
+    "dann_alternating": Dann(shares=SHARES, hidden=6, schedule="alternating"),
+    "cdan": Cdan(shares=SHARES, hidden=6, projected=16, classes=CLASSES),
 }
 
 
@@ -63,7 +83,7 @@ def test_renaming_the_domains_changes_nothing(name):
         minibatch = {TRAIN: part} | ({HELD_OUT: held_out} if name == "mean_teacher" else {})
         method = dataclasses.replace(task.method, shares=tuple(np.array(SHARES)[np.argsort(rename)]))
         renamed = dataclasses.replace(task, method=method)
-        again = collections | {"carry": renamed.method.init(jax.random.key(0), None)[1]}
+        again = collections | {"carry": renamed.method.init(jax.random.key(0), np.zeros((1, 8)))[1]}
 
         def differentiate(params, collections, part):
             columns, _ = join(part)
@@ -79,9 +99,9 @@ def test_renaming_the_domains_changes_nothing(name):
     jax.tree.map(close, update(np.arange(4)), update(np.array([3, 0, 2, 1])))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY | ADVERSARIES)
 def test_three_updates_lower_the_loss(name):
-    task = make(EVERY[name])
+    task = make((EVERY | ADVERSARIES)[name])
     params, collections = start(task)
     if name == "mean_teacher":
         collections["averages"] = {"params": params, "batch_stats": {"encoder": {}, "head": {}}}

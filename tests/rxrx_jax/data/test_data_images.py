@@ -1,5 +1,7 @@
 """The source of images: which streams a config draws, from which rows, in which units."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -130,3 +132,16 @@ def test_too_few_untreated_images_are_one_line_that_names_the_plate(make):
     ):
         with pytest.raises(UserError, match=message):
             make(**PLATES | changes)
+
+
+def test_the_cell_type_of_each_domain(make):
+    source = make()
+    assert source.cell_types["experiment"] == (0, 0, 0, 1, 1)
+    sites = source.dataset.sites
+    assert source.cell_types["plate"] == tuple(
+        sites.cell_type[sites.plate == p][0] for p in range(len(source.dataset.plates))
+    )
+    changed = sites.cell_type.copy()
+    changed[np.flatnonzero(sites.experiment == 1)[0]] = 1
+    dataset = dataclasses.replace(source.dataset, sites=dataclasses.replace(sites, cell_type=changed))
+    assert dataclasses.replace(source, dataset=dataset).cell_types["experiment"] == (0, -1, 0, 1, 1)

@@ -186,7 +186,7 @@ def test_methods_to_also_read_a_network_by_are_checked():
             {"mine": {"name": "adabn", "read": "well"}},
             "mine.read='well': expected minibatch, experiment or plate",
         ),
-        ({"mine": {"name": "coral"}}, "post_hoc.mine.name='coral'"),
+        ({"mine": {"name": "corall"}}, "post_hoc.mine.name='corall'"),
         ({"mine": {"name": "adabn", "x": 1}}, "post_hoc.mine.x: AdaBN takes train, read, context, support"),
     ):
         with pytest.raises(UserError, match=message):
