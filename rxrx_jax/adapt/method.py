@@ -23,7 +23,8 @@ class Needs:
 
     groups: (fewest, most) domains that a training minibatch is drawn from, None for any. pairs: the kind of pairs
     (`data.pairs`). streams: beside the labelled one. views: random views of each image. averages: of the parameters
-    (`optim.ema_decay`). batch_norm: a model with BatchNorm. transductive: unlabelled held-out images take part, in
+    (`optim.ema_decay`). batch_norm: a model with BatchNorm. stem: a convolutional network, whose feature map after the
+    stem `encode(..., after_stem=function)` changes. transductive: unlabelled held-out images take part, in
     training or at evaluation. whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be
     accumulated in parts.
     """
@@ -34,6 +35,7 @@ class Needs:
     views: int = 1
     averages: bool = False
     batch_norm: bool = False
+    stem: bool = False
     transductive: bool = False
     whole_minibatch: bool = False
 
@@ -109,14 +111,15 @@ class Method:
         return {}, {}
 
     def mix(self, key: jax.Array, images: jax.Array, targets: jax.Array, domains: jax.Array):
-        """(images [B, S, S, C], targets [B, K]) to train on in place of these."""
+        """(images [B, S, S, C], targets [B, K]) to train on in place of these; an unlabelled one's target is 0."""
         return images, targets
 
     def forward(self, encode: Callable[..., Encoded], images: jax.Array, batch: Batch) -> tuple[Encoded, dict]:
         """The network's outputs for the (mixed) images, and what `loss` needs besides.
 
-        Args: encode(images, average=False), the network in training mode, or the average of its past
-        (`Needs.averages`); batch, with `batch.views` other views of the same images.
+        Args: encode(images, average=False, after_stem=None), the network in training mode, or the average of its past
+        (`Needs.averages`), and after_stem(x [b, h, w, D]) -> the same, what changes its feature map (`Needs.stem`);
+        batch, with `batch.views` other views of the same images and `batch.key` for what is drawn here.
         """
         return encode(images), {}
 
@@ -137,6 +140,17 @@ class Method:
         found |= {"gradient_norm": optax.tree.norm(gradients)}
         return optax.apply_updates(state.params, updates), collections, opt_state, found
 
+    def averaged(self, step: jax.Array, total_steps: int) -> jax.Array | None:
+        """The share of the parameters' average so far that step number `step` (0, 1, ...) keeps; the rest of it is the
+        new parameters. None: this method has no average. It is what is evaluated and published (`TrainState.network`).
+        """
+        return None
+
+    def finished(self, predict, network: Network, rows: np.ndarray) -> Network:
+        """The network to evaluate and publish, made of it after the last step. Args: predict, as for `at_test`; rows
+        [n], those trained on."""
+        return network
+
     def at_test(self, predict, network: Network, group: Group) -> dict[str, np.ndarray]:
         """The task's outputs, each [n, ...], with the `row` [n] of each, for the rows of a group.
 
@@ -144,6 +158,11 @@ class Method:
         statistics of exactly the images of these rows.
         """
         return predict(network, group.rows)
+
+
+def number(default: float, least: float, most: float):
+    """A field of a method that takes numbers from `least` to `most`; any other takes those from 0."""
+    return dataclasses.field(default=default, metadata={"range": (least, most)})
 
 
 def by_group(minibatch: dict, groups: int) -> list[dict]:

@@ -38,7 +38,8 @@ def make_task(config: Config, source):
     method = adapt.Method()
     if "adapt" in config:
         shares, groups = source.shares, config.data.groups_per_minibatch
-        method = adapt.make_method(config.adapt.as_kwargs(), shares, groups)
+        facts = {name: getattr(source, name) for name in adapt.FACTS if hasattr(source, name)}
+        method = adapt.make_method(config.adapt.as_kwargs(), shares, groups, **facts)
     if name.endswith(".py"):
         return plugins.load(name, sys.modules[__name__], "task.name").make(config, source, method)
     if name not in TASKS:

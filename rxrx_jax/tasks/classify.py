@@ -55,17 +55,19 @@ class Classify:
         labelled = labels >= 0
         of_mix, of_loss = jax.random.split(batch.keys[0])
         targets = optax.smooth_labels(jax.nn.one_hot(labels, self.head.classes), self.label_smoothing)
+        targets = jnp.where(labelled[:, None], targets, 0)
         images, targets = self.method.mix(of_mix, batch.images, targets, domains)
 
-        def encode(images, average=False):
+        def encode(images, average=False, after_stem=None):
             network = collections["averages"] if average else {"params": params, **collections}
-            return self._apply(network["params"], network["batch_stats"], images, None, train=True, key=batch.keys[0])
+            options = dict(train=True, key=batch.keys[0], after_stem=after_stem)
+            return self._apply(network["params"], network["batch_stats"], images, None, **options)
 
         encoded, extra = self.method.forward(encode, images, batch)
         errors = jnp.where(labelled, optax.softmax_cross_entropy(encoded.logits, targets), 0)
         out = Outputs(encoded.features, encoded.logits, errors, labels, labelled, domains, batch, extra)
         loss, carry, found = self.method.loss(params.get("domain", {}), collections["carry"], out, progress, of_loss)
-        right = jnp.where(labelled, encoded.logits.argmax(-1) == labels, False)
+        right = jnp.where(labelled, encoded.logits.argmax(-1) == targets.argmax(-1), False)
         metrics = {"accuracy": right.sum() / batch.labelled, "class_loss": out.risk} | found
         return loss, (collections | {"batch_stats": encoded.batch_stats, "carry": carry}, metrics)
 
@@ -79,10 +81,11 @@ class Classify:
         pure = dataclasses.replace(self, encoder=self.encoder.clone(momentum=0.0))
         return pure._apply(params, batch_stats, images, mask, train=True).batch_stats
 
-    def _apply(self, params, batch_stats, images, mask, train, key=None) -> Encoded:
+    def _apply(self, params, batch_stats, images, mask, train, key=None, after_stem=None) -> Encoded:
         variables = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
         rngs = None if key is None else {"drop_path": key}
         options = dict(train=train and not self.frozen, mask=mask, mutable=["batch_stats"], rngs=rngs)
+        options |= {"after_stem": after_stem} if after_stem else {}
         (_, found), new = self.encoder.apply(variables, images, **options)
         features = found["embedding"]
         if self.frozen:
