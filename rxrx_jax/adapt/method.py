@@ -111,7 +111,7 @@ class Method:
         return {}, {}
 
     def mix(self, key: jax.Array, images: jax.Array, targets: jax.Array, domains: jax.Array):
-        """(images [B, S, S, C], targets [B, K]) to train on in place of these; an unlabelled one's target is 0."""
+        """(images [B, S, S, C], targets [B, K]) to train on in place of these; an unlabelled one's target is level."""
         return images, targets
 
     def forward(self, encode: Callable[..., Encoded], images: jax.Array, batch: Batch) -> tuple[Encoded, dict]:

@@ -55,7 +55,6 @@ class Classify:
         labelled = labels >= 0
         of_mix, of_loss = jax.random.split(batch.keys[0])
         targets = optax.smooth_labels(jax.nn.one_hot(labels, self.head.classes), self.label_smoothing)
-        targets = jnp.where(labelled[:, None], targets, 0)
         images, targets = self.method.mix(of_mix, batch.images, targets, domains)
 
         def encode(images, average=False, after_stem=None):

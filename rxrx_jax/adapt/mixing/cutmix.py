@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rxrx_jax.adapt.method import Method, number
-from rxrx_jax.adapt.mixing.mixup import partners
+from rxrx_jax.adapt.mixing.mixup import has_label, partners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class CutMix(Method):
         lam = jax.random.beta(of_lambda, self.alpha, self.alpha, (len(images),))
         middle = jax.random.uniform(of_place, (2, len(images)))
         inside = rectangle(lam, middle, *images.shape[1:3])
-        other = partners(of_other, targets.any(-1))
+        other = partners(of_other, has_label(targets))
         share = inside.mean((1, 2))[:, None]  # of the other's
         mixed = jnp.where(inside[..., None], images[other], images)
         return mixed, targets + share * (targets[other] - targets)

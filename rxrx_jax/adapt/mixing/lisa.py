@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rxrx_jax.adapt.method import Method, Needs, number
 from rxrx_jax.adapt.mixing.cutmix import rectangle
+from rxrx_jax.adapt.mixing.mixup import has_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,6 @@ class Lisa(Method):
         of_lambda, of_place = jax.random.split(key)
         lam = jax.random.beta(of_lambda, self.alpha, self.alpha, (pairs,))
         middle = jax.random.uniform(of_place, (2, pairs))
-        inside = jnp.repeat(rectangle(lam, middle, h, w), 2, axis=0) & targets.any(-1)[:, None, None]
+        inside = jnp.repeat(rectangle(lam, middle, h, w), 2, axis=0) & has_label(targets)[:, None, None]
         other = images.reshape(pairs, 2, *images.shape[1:])[:, ::-1].reshape(images.shape)
         return jnp.where(inside[..., None], other, images), targets

@@ -20,9 +20,14 @@ class Mixup(Method):
     def mix(self, key, images, targets, domains):
         of_lambda, of_other = jax.random.split(key)
         lam = jax.random.beta(of_lambda, self.alpha, self.alpha, (len(images),))
-        other = partners(of_other, targets.any(-1))
+        other = partners(of_other, has_label(targets))
         blend = lambda x: x[other] + jnp.expand_dims(lam, range(1, x.ndim)) * (x - x[other])  # noqa: E731
         return blend(images), blend(targets)
+
+
+def has_label(targets: jax.Array) -> jax.Array:
+    """Which targets [B, K] favour a class: bool [B]; those of unlabelled images are the same for all classes."""
+    return targets.max(-1) > targets.min(-1)
 
 
 def partners(key: jax.Array, labelled: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from rxrx_jax.adapt.mixing.cutmix import CutMix, rectangle
 from rxrx_jax.adapt.mixing.dsu import DSU, drawn_styles
 from rxrx_jax.adapt.mixing.lisa import Lisa
 from rxrx_jax.adapt.mixing.mixstyle import MixStyle, mixed_styles, moments
-from rxrx_jax.adapt.mixing.mixup import Mixup, partners
+from rxrx_jax.adapt.mixing.mixup import Mixup, has_label, partners
 from rxrx_jax.data.batch import HELD_OUT, TRAIN
 from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.densenet import DenseNet
@@ -31,10 +31,10 @@ def close(found, expected, rtol=1e-6):
 
 
 def pictures(n=6, side=(16, 12), unlabelled=()):
-    """Random images and one-hot targets, 0 for those without a label."""
+    """Random images and smoothed one-hot targets, level for those without a label."""
     random = np.random.default_rng(0)
-    targets = np.eye(CLASSES)[random.integers(0, CLASSES, n)]
-    targets[list(unlabelled)] = 0
+    targets = 0.9 * np.eye(CLASSES)[random.integers(0, CLASSES, n)] + 0.1 / CLASSES
+    targets[list(unlabelled)] = 0.1 / CLASSES
     return jnp.asarray(random.normal(size=(n, *side, 2))), jnp.asarray(targets)
 
 
@@ -60,7 +60,8 @@ def test_mixup_is_the_convex_combination():
     mixed, found = mix(Mixup(alpha=0.7), images, targets)
     of_lambda, of_other = jax.random.split(KEY)
     lam = np.asarray(jax.random.beta(of_lambda, 0.7, 0.7, (6,)))
-    other = np.asarray(partners(of_other, targets.any(-1)))
+    other = np.asarray(partners(of_other, has_label(targets)))
+    np.testing.assert_array_equal(has_label(targets), np.arange(6) != 4)
     for i in range(6):
         close(mixed[i], lam[i] * images[i] + (1 - lam[i]) * images[other[i]])
         close(found[i], lam[i] * targets[i] + (1 - lam[i]) * targets[other[i]])
@@ -80,7 +81,7 @@ def test_the_loss_of_a_mixture_is_the_mixture_of_losses():
 
     targets = jnp.eye(CLASSES)[jnp.maximum(batch.columns["label"], 0)] * (batch.columns["label"] >= 0)[:, None]
     of_lambda, of_other = jax.random.split(jax.random.split(batch.keys[0])[0])
-    lam, other = jax.random.beta(of_lambda, 1.0, 1.0, (7,)), np.asarray(partners(of_other, targets.any(-1)))
+    lam, other = jax.random.beta(of_lambda, 1.0, 1.0, (7,)), np.asarray(partners(of_other, has_label(targets)))
     images, label = batch.images, batch.columns["label"]
 
     def by_hand(params):
@@ -102,7 +103,7 @@ def test_cutmix_cuts_a_rectangle_and_its_share_of_the_label():
     of_lambda, of_place, of_other = jax.random.split(KEY, 3)
     lam = np.asarray(jax.random.beta(of_lambda, 1.0, 1.0, (6,)))
     middle = np.asarray(jax.random.uniform(of_place, (2, 6)))
-    other = np.asarray(partners(of_other, targets.any(-1)))
+    other = np.asarray(partners(of_other, has_label(targets)))
     for i in range(6):
         h, w = int(16 * np.sqrt(1 - lam[i])), int(12 * np.sqrt(1 - lam[i]))
         top, left = int(middle[0, i] * 16) - h // 2, int(middle[1, i] * 12) - w // 2
