@@ -113,7 +113,7 @@ def test_the_average_of_a_short_run_is_its_last_network():
 
 
 def values(folder, name, config="convnet.py", **changes):
-    own = {"evaluators": {}, "augment.crop": 16, "data.minibatch": 4} | changes
+    own = {"evaluators": {}, "augment.crop": 16, "data.minibatch": 4, "model.widths": (4,)} | changes
     return tiny.values(f"{config}:method={name},normalisation=image", folder, **own)
 
 
@@ -191,6 +191,7 @@ def vit(folder, name):
     return found | {"adapt": own["adapt"], "data": own["data"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixup", "cutmix", "swa", "arcface", "fixmatch"])
 def test_two_steps_of_the_vit(name, folder, small_models, tmp_path):
     assert train.run(vit(folder, name), tmp_path)["done"]
