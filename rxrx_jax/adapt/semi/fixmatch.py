@@ -36,9 +36,9 @@ class FixMatch(Method):
         return Encoded(features[:n], logits[:n], stats), {"strong": logits[n:]}
 
     def loss(self, params, carry, out, progress, key):
-        weak = jax.lax.stop_gradient(jax.nn.softmax(out.batch.of(HELD_OUT, out.logits)))
+        weak = jax.nn.softmax(out.batch.of(HELD_OUT, out.logits))
         confident = weak.max(-1) >= self.tau
-        each = optax.softmax_cross_entropy_with_integer_labels(out.extra["strong"], weak.argmax(-1))
+        each = optax.softmax_cross_entropy_with_integer_labels(out.extra["strong"], weak.argmax(-1))  # no gradient
         consistency = (confident * each).mean()
         metrics = {"consistency": consistency, "confident": confident.mean()}
         return out.risk + self.weight * consistency, carry, metrics
