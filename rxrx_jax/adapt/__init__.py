@@ -87,14 +87,26 @@ def _wanted(field: dataclasses.Field, value) -> str:
 
 
 def check(
-    method: Method, config: Config, has_batch_norm: bool, streams: tuple[str, ...], *, steps: int = 10**9
+    method: Method,
+    config: Config,
+    has_batch_norm: bool,
+    streams: tuple[str, ...],
+    *,
+    has_stem: bool = False,
+    has_tokens: bool = False,
+    steps: int = 10**9,
 ) -> None:
     """Raises UserError where a run, of this many steps, does not provide what its method needs. The only place that
     checks this."""
     needs, name = method.needs, config.adapt.name
     if needs.batch_norm and not has_batch_norm:
         raise UserError(f"adapt.name={name} needs a model with BatchNorm, and model.name={config.model.name} has none")
-    if needs.tokens and config.model.name != "vit":
+    if needs.stem and not has_stem:
+        raise UserError(
+            f"adapt.name={name} changes the feature map after a convolutional stem, and model.name={config.model.name} "
+            "has none: use convnet, resnet50 or densenet161"
+        )
+    if needs.tokens and not has_tokens:
         raise UserError(
             f"adapt.name={name} adds a token to patches, and model.name={config.model.name} has none: use vit"
         )
@@ -125,8 +137,15 @@ def check(
             raise UserError(f"adapt.name={name} has no use for the stream {stream}: set {LENGTHS.get(stream)} to 0")
     if needs.averages and not config.optim.get("ema_decay", 0.0):
         raise UserError(f"adapt.name={name} needs optim.ema_decay above 0, the average that it teaches with")
+    if averages(method) and config.optim.get("ema_decay", 0.0):
+        raise UserError(f"adapt.name={name} has an average of its own; set optim.ema_decay to 0")
     if needs.whole_minibatch and config.get("accumulate", 1) > 1:
         raise UserError(f"adapt.name={name}: its loss is not a mean over images, so accumulate must be 1")
+
+
+def averages(method: Method) -> bool:
+    """Whether a method averages the parameters (`Method.averaged`)."""
+    return type(method).averaged is not Method.averaged
 
 
 def check_post_hoc(name: str, method: Method, has_batch_norm: bool) -> None:

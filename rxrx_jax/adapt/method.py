@@ -30,8 +30,9 @@ class Needs:
     Of the run. steps: the shortest one. cell_types: that no domain has several. averages: of the parameters
     (`optim.ema_decay`).
 
-    Of the network. batch_norm: a model with BatchNorm. tokens: one whose patches are tokens. head: a classifier, whose
-    head is given other features at test.
+    Of the network. batch_norm: a model with BatchNorm. stem: a convolutional network, whose feature map after the stem
+    `encode(..., after_stem=function)` changes. tokens: one whose patches are tokens. head: a classifier, whose head is
+    given other features at test.
 
     Of held-out experiments. transductive: unlabelled images of theirs take part, in training or at evaluation.
     controls: it is used that wells of theirs are untreated, and their images. validation: that there are validation
@@ -49,6 +50,7 @@ class Needs:
     cell_types: bool = False
     averages: bool = False
     batch_norm: bool = False
+    stem: bool = False
     tokens: bool = False
     head: bool = False
     transductive: bool = False
@@ -142,16 +144,17 @@ class Method:
         return {}, {}
 
     def mix(self, key: jax.Array, images: jax.Array, targets: jax.Array, domains: jax.Array):
-        """(images [B, S, S, C], targets [B, K]) to train on in place of these."""
+        """(images [B, S, S, C], targets [B, K]) to train on in place of these; an unlabelled one's target is level."""
         return images, targets
 
     def forward(self, encode: Callable[..., Encoded], images: jax.Array, batch: Batch) -> tuple[Encoded, dict]:
         """The network's outputs for the (mixed) images, and what `loss` needs besides.
 
-        Args: encode(images, average=False, statistics=None, tokens=None), the network in training mode, or the average
-        of its past (`Needs.averages`); statistics [B] bool, the images that BatchNorm's are of; tokens(params of the
+        Args: encode(images, average=False, statistics=None, after_stem=None, tokens=None), the network in training
+        mode, or the average of its past (`Needs.averages`); statistics [B] bool, the images that BatchNorm's are of;
+        after_stem(x [b, h, w, D]) -> the same, what changes its feature map (`Needs.stem`); tokens(params of the
         method, patch tokens [B, N, D]) -> [B, M, D] more tokens (`Needs.tokens`). batch, with `batch.views` other views
-        of the same images.
+        of the same images and `batch.key` for what is drawn here.
         """
         return encode(images), {}
 
@@ -171,6 +174,17 @@ class Method:
         updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
         found |= {"gradient_norm": optax.tree.norm(gradients)}
         return optax.apply_updates(state.params, updates), collections, opt_state, found
+
+    def averaged(self, step: jax.Array, total_steps: int) -> jax.Array | None:
+        """The share of the parameters' average so far that step number `step` (0, 1, ...) keeps; the rest of it is the
+        new parameters. None: this method has no average. It is what is evaluated and published (`TrainState.network`).
+        """
+        return None
+
+    def finished(self, predict, network: Network, rows: np.ndarray) -> Network:
+        """The network to evaluate and publish, made of it after the last step. Args: predict, as for `at_test`; rows
+        [n], those trained on."""
+        return network
 
     def at_test(self, predict, network: Network, group: Group) -> dict[str, np.ndarray]:
         """The task's outputs, each [n, ...], with the `row` [n] of each, for the rows of a group.

@@ -29,6 +29,11 @@ class Batch:
     def images(self) -> jax.Array:
         return self.views[0]
 
+    @property
+    def key(self) -> jax.Array:
+        """One for what a method draws in the forward pass: no example's, and not those of its other hooks."""
+        return jax.random.fold_in(self.keys[0], 2)
+
     def of(self, stream: str, values: jax.Array) -> jax.Array:
         """The part of `values` [B, ...] that belongs to a stream."""
         return values[self.streams[stream]]

@@ -9,7 +9,8 @@ class ConvNet(nn.Module):
 
     `__call__(images [B, H, W, C], train, mask [B] or None)` -> (features [B, h, w, D], {"embedding": [B, D]}).
     With `train` BatchNorm uses this minibatch's statistics (of the images where mask is true, over all devices:
-    under jit they are global) and updates the running ones.
+    under jit they are global) and updates the running ones. after_stem(x [B, h, w, D]) -> the same, if given, changes
+    the feature map after the stem.
     """
 
     widths: tuple[int, ...] = (48, 96, 192)
@@ -17,7 +18,7 @@ class ConvNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images, train: bool, mask=None):
+    def __call__(self, images, train: bool, mask=None, after_stem=None):
         x = images.astype(self.dtype)
         if mask is not None:
             mask = mask[:, None, None, None].astype(bool)
@@ -28,4 +29,6 @@ class ConvNet(nn.Module):
                 use_running_average=not train, momentum=self.momentum, dtype=self.dtype, name=f"norm{i}"
             )
             x = nn.relu(norm(x, mask=mask if mask is None else jnp.broadcast_to(mask, x.shape)))
+            if i == 0 and after_stem:
+                x = after_stem(x)
         return x, {"embedding": x.mean(axis=(1, 2)).astype(jnp.float32)}

@@ -40,7 +40,7 @@ class DenseNet(nn.Module):
     `__call__(images [B, H, W, C] float, train, mask [B] or None)` -> (features [B, h, w, D], {"embedding": [B, D]
     float32, the mean over positions, "stem" and "stage1", "stage2", ...: the output of the stem and of each dense
     block, [B, h, w, D]}), with h about H/32 and D 2208 for DenseNet-161. `resnet.batch_norm` says what `train` and
-    `mask` do.
+    `mask` do; after_stem(x [B, h, w, D]) -> the same, if given, changes the output of the stem.
     """
 
     depths: tuple[int, ...] = (6, 12, 36, 24)  # layers of each dense block
@@ -50,11 +50,12 @@ class DenseNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images, train: bool, mask=None):
+    def __call__(self, images, train: bool, mask=None, after_stem=None):
         norm = batch_norm(train, mask, self.momentum, self.dtype)
         conv = lambda *args: convolution(*args, self.dtype, KAIMING_FAN_IN)  # noqa: E731
         x = conv(self.width, 7, 2, "stem_conv")(images)
         x = stem_pool(nn.relu(norm(x, "stem_norm")))
+        x = after_stem(x) if after_stem else x
         found = {"stem": x}
         for stage, depth in enumerate(self.depths, 1):
             if stage > 1:

@@ -68,7 +68,8 @@ class ResNet(nn.Module):
 
     `__call__(images [B, H, W, C] float, train, mask [B] or None)` -> (features [B, h, w, D], {"embedding": [B, D]
     float32, the mean over positions, "stem" and "stage1", "stage2", ...: the output of each, [B, h, w, D]}), with h
-    about H/32 and D 2048 for ResNet-50. `batch_norm` says what `train` and `mask` do.
+    about H/32 and D 2048 for ResNet-50. `batch_norm` says what `train` and `mask` do; after_stem(x [B, h, w, D]) -> the
+    same, if given, changes the output of the stem.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks of each stage
@@ -77,10 +78,11 @@ class ResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images, train: bool, mask=None):
+    def __call__(self, images, train: bool, mask=None, after_stem=None):
         norm = batch_norm(train, mask, self.momentum, self.dtype)
         x = convolution(self.width, 7, 2, "stem_conv", self.dtype)(images)
         x = stem_pool(nn.relu(norm(x, "stem_norm")))
+        x = after_stem(x) if after_stem else x
         found = {"stem": x}
         for stage, depth in enumerate(self.depths):
             for i in range(depth):

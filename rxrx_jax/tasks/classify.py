@@ -58,9 +58,9 @@ class Classify:
         targets = optax.smooth_labels(jax.nn.one_hot(labels, self.head.classes), self.label_smoothing)
         images, targets = self.method.mix(of_mix, batch.images, targets, domains)
 
-        def encode(images, average=False, statistics=None, tokens=None):
+        def encode(images, average=False, statistics=None, after_stem=None, tokens=None):
             network = collections["averages"] if average else {"params": params, **collections}
-            options = dict(mask=statistics, train=True, key=batch.keys[0])
+            options = dict(mask=statistics, train=True, key=batch.keys[0], after_stem=after_stem)
             if tokens:
                 options["tokens"] = functools.partial(tokens, network["params"].get("domain", {}))
             return self._apply(network["params"], network["batch_stats"], images, **options)
@@ -69,7 +69,7 @@ class Classify:
         errors = jnp.where(labelled, optax.softmax_cross_entropy(encoded.logits, targets), 0)
         out = Outputs(encoded.features, encoded.logits, errors, labels, labelled, domains, batch, extra, targets)
         loss, carry, found = self.method.loss(params.get("domain", {}), collections["carry"], out, progress, of_loss)
-        right = jnp.where(labelled, encoded.logits.argmax(-1) == labels, False)
+        right = jnp.where(labelled, encoded.logits.argmax(-1) == targets.argmax(-1), False)
         metrics = {"accuracy": right.sum() / batch.labelled, "class_loss": out.risk} | found
         return loss, (collections | {"batch_stats": encoded.batch_stats, "carry": carry}, metrics)
 
@@ -94,11 +94,12 @@ class Classify:
         pure = dataclasses.replace(self, encoder=self.encoder.clone(momentum=0.0))
         return pure._apply(params, batch_stats, images, mask, train=True).batch_stats
 
-    def _apply(self, params, batch_stats, images, mask, train, key=None, tokens=None) -> Encoded:
+    def _apply(self, params, batch_stats, images, mask, train, key=None, after_stem=None, tokens=None) -> Encoded:
         variables = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
         rngs = None if key is None else {"drop_path": key}
         options = dict(train=train and not self.frozen, mask=mask, mutable=["batch_stats"], rngs=rngs)
-        options |= {"tokens": tokens} if tokens else {}
+        given = {"after_stem": after_stem, "tokens": tokens}
+        options |= {name: function for name, function in given.items() if function}  # not every encoder has both
         (_, found), new = self.encoder.apply(variables, images, **options)
         features = found["embedding"]
         if self.frozen:

@@ -44,6 +44,7 @@ class Loop:
 
     evaluators: list  # of (name, function, settings)
     context: Context | None  # None without evaluators
+    finish: Callable | None  # state -> state after the last step, before it is kept
     checkpoints: Checkpoints | None
     writer: metrics.Writer
     clock: metrics.Clock
@@ -133,6 +134,9 @@ class Loop:
         self.watchdog.at("saving", self.step)
         self.writer.flush()
         with self.clock.pause(self.state):
+            if self.finish and self.step == self.total_steps:
+                self.context.between = lambda: self.watchdog.at(EVALUATING, self.step)
+                self.state = self.finish(self.state)
             self.checkpoints.save(self.state, self.clock.carry() | self.guard.carry())
         self._saved = self.step
 

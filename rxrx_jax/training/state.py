@@ -31,3 +31,13 @@ class TrainState:
         if averages := self.collections["averages"]:
             return averages["params"], averages["batch_stats"]
         return self.params, self.collections["batch_stats"]
+
+    def with_network(self, params: Any, batch_stats: Any) -> "TrainState":
+        """The state with that part replaced; what is new lies where the old one does."""
+        new = {"params": params, "batch_stats": batch_stats}
+        old = dict(zip(new, self.network()))
+        new = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), new, old)
+        if self.collections["averages"]:
+            return dataclasses.replace(self, collections=self.collections | {"averages": new})
+        collections = self.collections | {"batch_stats": new["batch_stats"]}
+        return dataclasses.replace(self, params=new["params"], collections=collections)

@@ -1,6 +1,7 @@
 """The train step of a config and everything it needs except data: for the trainer, and for compiling it elsewhere."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 
@@ -71,20 +72,17 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
     variables = jax.eval_shape(task.init, keys["init"], source.view)
     if "adapt" in config:
         has_norm = _has_batch_norm(task, variables.get("batch_stats", {}))
-        adapt.check(task.method, config, has_norm, tuple(source.spec), steps=total_steps)
+        has = {"has_stem": _takes(task, "after_stem"), "has_tokens": _takes(task, "tokens")}
+        adapt.check(task.method, config, has_norm, tuple(source.spec), **has, steps=total_steps)
     schedule = optim.make_schedule(config.optim, total_steps, _size(source.spec[TRAIN]), source.examples)
     optimiser = optim.make_optimiser(config.optim, schedule, variables["params"], task.frozen)
-    ema_decay = optim.ema_decay(config.optim)
-    if ema_decay and "averages" in variables:
-        raise UserError(
-            f"optim.ema_decay={ema_decay}: task.name={config.task.name} has an average of its own; set it to 0"
-        )
+    kept = _kept(config, task, variables, total_steps)
 
     def initialise(key):
         variables = task.init(key, jnp.zeros(source.view.shape, source.view.dtype))
         params = variables["params"]
         collections = {name: variables.get(name, {}) for name in COLLECTIONS}
-        if ema_decay:
+        if kept:
             averaged = {"params": params, "batch_stats": collections["batch_stats"]}
             collections["averages"] = jax.tree.map(jnp.copy, averaged)
         return TrainState(jnp.int32(0), params, collections, optimiser.init(params))
@@ -97,11 +95,10 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
         if accumulate > 1:
             differentiate = _accumulated(differentiate, accumulate, source.units)
         params, collections, opt_state, found = task.method.update(differentiate, optimiser, state, minibatch)
-        if ema_decay:
-            # Early on a shorter average, or the first values would stay in it (as TensorFlow's with num_updates).
-            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        if kept:
             latest = {"params": params, "batch_stats": collections["batch_stats"]}
-            collections = collections | {"averages": optim.ema_update(state.collections["averages"], latest, decay)}
+            averages = optim.ema_update(state.collections["averages"], latest, kept(state.step))
+            collections = collections | {"averages": averages}
         # Examples that another one stands in for, because they could not be read, on all hosts.
         unreadable = sum((~columns["valid"]).sum() for columns in minibatch.values() if "valid" in columns)
         found |= {"learning_rate": schedule(state.step), "unreadable": jnp.int32(unreadable), "stop": stop.sum()}
@@ -130,6 +127,24 @@ def has_batch_norm(task, state: TrainState) -> bool:
 
 def _has_batch_norm(task, batch_stats: dict) -> bool:
     return bool(jax.tree.leaves(batch_stats.get("encoder", {}))) and not task.frozen
+
+
+def _takes(task, name: str) -> bool:
+    """Whether the task's encoder lets a method in there: at its "tokens", or the feature map "after_stem"."""
+    encoder = getattr(task, "encoder", None)
+    return encoder is not None and name in inspect.signature(type(encoder).__call__).parameters
+
+
+def _kept(config: Config, task, variables: dict, total_steps: int) -> Callable | None:
+    """kept(step): the share of the parameters' average that a step keeps, as the method or `optim.ema_decay` says; None
+    for no average. Raises UserError where the task has one of its own."""
+    decay = optim.ema_decay(config.optim)
+    if decay and "averages" in variables:
+        raise UserError(f"optim.ema_decay={decay}: task.name={config.task.name} has an average of its own; set it to 0")
+    if adapt.averages(task.method):
+        return lambda step: task.method.averaged(step, total_steps)
+    # Early on a shorter average, or the first values would stay in it (as TensorFlow's with num_updates).
+    return (lambda step: jnp.minimum(decay, (1 + step) / (10 + step))) if decay else None
 
 
 def _differentiate(task, source, constants, keys, progress) -> Callable:

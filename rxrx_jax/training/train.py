@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 
 import jax
 from etils import epath
 
 from rxrx_jax import adapt
+from rxrx_jax.adapt.method import Method, Network
 from rxrx_jax.base import files, hosts, seen, sharding
 from rxrx_jax.base.config import Config, duration, to_json
 from rxrx_jax.base.errors import UserError
@@ -77,6 +79,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     every = Every(log=steps("log"), checkpoint=steps("checkpoint"), evaluate=steps("evaluate"))
     the_step = make_step(config, source, mesh, total_steps)
     evaluators, context = make_evaluation(config, source, the_step, mesh, workdir)
+    finish = make_finish(config, source, the_step, context)
 
     # Everything in the config must have been read by now; the workdir is claimed, or its finished run returned.
     settings, made_by = settings_of(config), facts.facts(source)
@@ -112,6 +115,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
         mesh=mesh,
         evaluators=evaluators,
         context=context,
+        finish=finish,
         checkpoints=None if only_measures(source) else checkpoints,
         writer=writer,
         clock=metrics.Clock(minibatch, total_steps, carried, the_step.flops_per_image, flops.peak()),
@@ -198,6 +202,22 @@ def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Pat
         ledger=ledger,
     )
     return evaluators, context
+
+
+def make_finish(config: Config, source, step: Step, context: Context | None) -> Callable | None:
+    """`Method.finished` as a function of the state; None where the method has nothing to do then. Raises UserError
+    where the source has no dataset whose images it could read."""
+    method = step.task.method
+    if type(method).finished is Method.finished or only_measures(source):
+        return None
+    if context is None:
+        raise UserError(f"adapt.name={config.adapt.name} reads training images at the end, and this source has none")
+
+    def finish(state: TrainState) -> TrainState:
+        network = method.finished(context, Network(*state.network()), source.samplers[TRAIN].drawn_from)
+        return state.with_network(*network)
+
+    return finish
 
 
 def starting_state(config: Config, step: Step, checkpoints, workdir, ledger) -> tuple[TrainState, dict]:

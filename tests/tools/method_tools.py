@@ -15,10 +15,11 @@ CLASSES, SHARES = 3, (0.25, 0.5, 0.0, 0.25)
 
 
 class Pixels(nn.Module):
-    """An encoder that changes nothing: [B, S, S, C] -> [B, S*S*C]."""
+    """An encoder that changes nothing: [B, S, S, C] -> [B, S*S*C]; its stem does nothing either."""
 
     @nn.compact
-    def __call__(self, images, train=False, mask=None):
+    def __call__(self, images, train=False, mask=None, after_stem=None):
+        images = after_stem(images) if after_stem else images
         x = images.reshape(len(images), -1)
         return x, {"embedding": x}
 

@@ -6,16 +6,19 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rxrx_jax.adapt.method import Method, Needs
+from rxrx_jax.adapt.method import Method, Needs, number
+from rxrx_jax.adapt.mixing.cutmix import rectangle
+from rxrx_jax.adapt.mixing.mixup import has_label
 
 
 @dataclasses.dataclass(frozen=True)
 class Lisa(Method):
     """Each image gets a rectangle of its pair's other image (CutMix, Yun et al. 2019, arXiv 1905.04899), of a share of
     the area 1 - lambda with lambda ~ Beta(alpha, alpha). Both have one label, so targets stay. Images of a minibatch
-    lie in pairs, 2i and 2i+1, whose two images share their lambda and rectangle."""
+    lie in pairs, 2i and 2i+1, of one perturbation and cell type in two experiments, whose two images share their
+    lambda and rectangle (in the authors' code all of a minibatch do). Unlabelled images are in no pair and stay."""
 
-    alpha: float = 2.0
+    alpha: float = number(2.0, 0.01, 100)
 
     @property
     def needs(self):
@@ -26,19 +29,6 @@ class Lisa(Method):
         of_lambda, of_place = jax.random.split(key)
         lam = jax.random.beta(of_lambda, self.alpha, self.alpha, (pairs,))
         middle = jax.random.uniform(of_place, (2, pairs))
-        inside = jnp.repeat(rectangle(lam, middle, h, w), 2, axis=0)[..., None]
+        inside = jnp.repeat(rectangle(lam, middle, h, w), 2, axis=0) & has_label(targets)[:, None, None]
         other = images.reshape(pairs, 2, *images.shape[1:])[:, ::-1].reshape(images.shape)
-        return jnp.where(inside, other, images), targets
-
-
-def rectangle(lam: jax.Array, middle: jax.Array, height: int, width: int) -> jax.Array:
-    """CutMix's rectangles: bool [n, height, width]. Args: lam [n], the share of the area outside; middle [2, n], its
-    middle as a share of height and width; where it crosses the border it is cut."""
-    side = jnp.sqrt(1 - lam)
-
-    def along(size, place):
-        low = jnp.floor(place * size) - jnp.floor(side * size) // 2
-        at = jnp.arange(size)
-        return (at >= low[:, None]) & (at < (low + jnp.floor(side * size))[:, None])
-
-    return along(height, middle[0])[:, :, None] & along(width, middle[1])[:, None, :]
+        return jnp.where(inside[..., None], other, images), targets

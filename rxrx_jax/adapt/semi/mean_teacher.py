@@ -6,19 +6,20 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rxrx_jax.adapt.method import Method, Needs
+from rxrx_jax.adapt.method import Method, Needs, number
 from rxrx_jax.data.batch import HELD_OUT
 
 
 @dataclasses.dataclass(frozen=True)
 class MeanTeacher(Method):
     """The loss gains weight * ramp * the mean squared difference of student's and teacher's class probabilities on the
-    held-out images, of which each sees its own view. The teacher is the run's moving average
-    (`optim.ema_decay`), which is also what is evaluated. ramp: exp(-5 (1 - t)^2) over the share `ramp_up` of the run,
-    as in the paper's code."""
+    held-out images (over images and classes), of which each sees its own view. The teacher is the run's moving average
+    (`optim.ema_decay`, .999 here and in the paper), which is also what is evaluated; as in the paper's code it is in
+    training mode. ramp: exp(-5 (1 - t)^2) over the share `ramp_up` of the run, as there, where the weight is 100 for
+    ten classes."""
 
     weight: float = 1.0
-    ramp_up: float = 0.25
+    ramp_up: float = number(0.25, 0.001, 1)
 
     @property
     def needs(self):

@@ -136,8 +136,8 @@ def test_what_it_needs_is_one_line():
         with pytest.raises(UserError, match=f"adds a token to patches, and model.name={model} has none: use vit$"):
             adapt.check(ContextToken(), config, True, (TRAIN,))
     config = Config(values | {"model": {"name": "vit"}})
-    adapt.check(ContextToken(), config, False, (TRAIN,))
+    adapt.check(ContextToken(), config, False, (TRAIN,), has_tokens=True)
     with pytest.raises(UserError, match="context_token has no use for the stream held_out: set data.unlabelled_minib"):
-        adapt.check(ContextToken(), config, False, (TRAIN, "held_out"))
+        adapt.check(ContextToken(), config, False, (TRAIN, "held_out"), has_tokens=True)
     with pytest.raises(UserError, match="^post_hoc.x: ContextToken has parameters of its own, which a run trains$"):
         adapt.check_post_hoc("x", ContextToken(), False)

@@ -10,7 +10,6 @@ from method_tools import CLASSES, SHARES, batch_of, draw, make, start
 from rxrx_jax.adapt.invariance.fish import Fish
 from rxrx_jax.adapt.invariance.groupdro import GroupDRO
 from rxrx_jax.adapt.method import Method
-from rxrx_jax.adapt.mixing.lisa import Lisa, rectangle
 from rxrx_jax.adapt.semi.mean_teacher import MeanTeacher
 from rxrx_jax.data.batch import HELD_OUT, TRAIN, join
 from rxrx_jax.training.state import TrainState
@@ -132,39 +131,6 @@ def test_fish_steps_through_the_domains_and_moves_part_of_the_way():
     first = one_update(alone, params, collections, {TRAIN: parts[0]}, optax.sgd(0.2))[0]
     second = one_update(plain, params, collections, {TRAIN: parts[0]}, optax.sgd(0.2))[0]
     jax.tree.map(close, first, second)
-
-
-# LISA.
-
-
-def test_lisa_cuts_a_rectangle_of_the_pairs_other_image():
-    method = Lisa(alpha=2.0)
-    random = np.random.default_rng(0)
-    images = jnp.asarray(random.normal(size=(6, 16, 12, 2)))
-    targets = jnp.asarray(random.normal(size=(6, CLASSES)))
-    mixed, same = jax.jit(method.mix, static_argnums=3)(jax.random.key(3), images, targets, None)
-    close(same, targets)
-    of_lambda, of_place = jax.random.split(jax.random.key(3))
-    lam = jax.random.beta(of_lambda, 2.0, 2.0, (3,))
-    middle = jax.random.uniform(of_place, (2, 3))
-    changed = 0
-    for i in range(6):
-        share = float(lam[i // 2])
-        h, w = int(16 * np.sqrt(1 - share)), int(12 * np.sqrt(1 - share))
-        top = int(float(middle[0, i // 2]) * 16) - h // 2
-        left = int(float(middle[1, i // 2]) * 12) - w // 2
-        expected = np.array(images[i])
-        rows, columns = slice(max(top, 0), max(top + h, 0)), slice(max(left, 0), max(left + w, 0))
-        expected[rows, columns] = images[i ^ 1][rows, columns]  # its pair's other one
-        np.testing.assert_array_equal(mixed[i], expected)
-        changed += (expected != images[i]).any()
-    assert changed >= 4
-
-
-def test_rectangles_have_the_area_that_lambda_says():
-    lam = jnp.array([0.0, 0.75, 1.0])
-    found = rectangle(lam, jnp.full((2, 3), 0.5), 40, 20)
-    np.testing.assert_array_equal(found.sum((1, 2)), [800, 200, 0])
 
 
 # Mean teacher.

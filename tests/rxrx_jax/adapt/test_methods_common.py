@@ -23,7 +23,14 @@ from rxrx_jax.adapt.invariance.irm import Irm
 from rxrx_jax.adapt.invariance.mmd import Mmd
 from rxrx_jax.adapt.invariance.vrex import Vrex
 from rxrx_jax.adapt.method import Method
+from rxrx_jax.adapt.mixing.arcface import ArcFace
+from rxrx_jax.adapt.mixing.cutmix import CutMix
+from rxrx_jax.adapt.mixing.dsu import DSU
 from rxrx_jax.adapt.mixing.lisa import Lisa
+from rxrx_jax.adapt.mixing.mixstyle import MixStyle
+from rxrx_jax.adapt.mixing.mixup import Mixup
+from rxrx_jax.adapt.mixing.swa import SWA
+from rxrx_jax.adapt.semi.fixmatch import FixMatch
 from rxrx_jax.adapt.semi.mean_teacher import MeanTeacher
 from rxrx_jax.adapt.statistics.adabn import AdaBN
 from rxrx_jax.adapt.statistics.arm_bn import ArmBN
@@ -60,6 +67,13 @@ EVERY = {
     "vrex": Vrex(shares=SHARES, groups=3, warm_up=0),
     "ib_erm": IbErm(shares=SHARES, groups=3, warm_up=0),
     "fishr": Fishr(shares=SHARES, groups=3, warm_up=0, weight=1.0, ema_decay=0.0, classes=CLASSES),
+    "mixup": Mixup(shares=SHARES, alpha=1.0),
+    "cutmix": CutMix(shares=SHARES),
+    "mixstyle": MixStyle(shares=SHARES, p=1.0),
+    "dsu": DSU(shares=SHARES, p=1.0),
+    "swa": SWA(shares=SHARES),
+    "arcface": ArcFace(shares=SHARES, classes=CLASSES),
+    "fixmatch": FixMatch(shares=SHARES, tau=0.0),
 }
 # Their discriminators have a parameter for each domain: test_invariance_adversaries.py renames these too.
 ADVERSARIES = {
@@ -73,14 +87,14 @@ ADVERSARIES = {
 def test_renaming_the_domains_changes_nothing(name):
     task = make(EVERY[name])
     params, collections = start(task)
-    if name == "mean_teacher":
+    if task.method.needs.averages:
         collections["averages"] = {"params": params, "batch_stats": {"encoder": {}, "head": {}}}
     train, held_out = draw(12), draw(4, seed=1) | {"label": np.full(4, -1)}
     train["experiment"] = np.repeat([0, 1, 3], 4)
 
     def update(rename):
         part = train | {"experiment": rename[train["experiment"]]}
-        minibatch = {TRAIN: part} | ({HELD_OUT: held_out} if name == "mean_teacher" else {})
+        minibatch = {TRAIN: part} | ({HELD_OUT: held_out} if task.method.needs.streams else {})
         method = dataclasses.replace(task.method, shares=tuple(np.array(SHARES)[np.argsort(rename)]))
         renamed = dataclasses.replace(task, method=method)
         again = collections | {"carry": renamed.method.init(jax.random.key(0), np.zeros((1, 8)))[1]}
@@ -103,13 +117,13 @@ def test_renaming_the_domains_changes_nothing(name):
 def test_three_updates_lower_the_loss(name):
     task = make((EVERY | ADVERSARIES)[name])
     params, collections = start(task)
-    if name == "mean_teacher":
+    if task.method.needs.averages:
         collections["averages"] = {"params": params, "batch_stats": {"encoder": {}, "head": {}}}
     train = draw(12)
     train["experiment"] = np.repeat([0, 1, 3], 4)
     train["label"] = np.repeat(np.arange(6) % CLASSES, 2)  # pairs have one label
     minibatch = {TRAIN: train}
-    if name == "mean_teacher":
+    if task.method.needs.streams:
         minibatch[HELD_OUT] = draw(4, seed=1) | {"label": np.full(4, -1)}
 
     def differentiate(params, collections, part):
