@@ -32,9 +32,7 @@ CONFIGS = (
     "distill_vit.py",
     "convnet.py",
     "convnet.py:method=adabn,normalisation=plate",
-    "convnet.py:method=arm_bn",
     "convnet.py:method=cs_bn",
-    "convnet.py:method=ttbna",
     "convnet.py:method=dann,transductive=True,normalisation=image,layout=reshuffled",
     "dann_vit.py",
     "dann_vit.py:method=context_token",
@@ -44,6 +42,9 @@ CONFIGS = (
     "dann_vit.py:encoder=channel_agnostic,transductive=True",
     "convnet.py:normalisation=plate,post_hoc=adabn",
 )
+MORE = [
+    pytest.param(config, marks=pytest.mark.slow) for config in ("convnet.py:method=arm_bn", "convnet.py:method=ttbna")
+]
 
 pytestmark = pytest.mark.usefixtures("small_models")
 
@@ -67,7 +68,7 @@ def channel_agnostic_mae(folder, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", [*CONFIGS, *MORE])
 def test_every_config_runs_two_steps(config, folder, mae, tmp_path, request):
     former = request.getfixturevalue("channel_agnostic_mae") if "encoder=channel_agnostic" in config else mae
     changes = {"init.path": str(former)} if config.startswith(("dann_vit", "linear_probe")) else {}

@@ -27,7 +27,9 @@ RUNS = {
 pytestmark = pytest.mark.usefixtures("small_models")
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("fishr", "cdan") else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
 def test_two_steps_of_a_run(name, folder, tmp_path):
     own = dict(RUNS[name])
     arguments = f"convnet.py:method={name},normalisation=image,transductive={own.pop('transductive', False)}"

@@ -15,7 +15,10 @@ def final(workdir):
     return next(line for line in metrics.read(workdir / "metrics.jsonl") if line.get("final"))
 
 
-@pytest.mark.parametrize("config", ["convnet.py:post_hoc=control_mean", "dann_vit.py:normalisation=image"])
+@pytest.mark.parametrize(
+    "config",
+    ["convnet.py:post_hoc=control_mean", pytest.param("dann_vit.py:normalisation=image", marks=pytest.mark.slow)],
+)
 def test_two_steps_read_by_every_anchor_and_its_control(config, folder, tmp_path):
     post_hoc = {name: {"name": name} for name in NAMES} | {f"{n}_not": {"name": n, "shuffled": True} for n in NAMES}
     changes = {"post_hoc": post_hoc, "evaluators": {"accuracy": {}}, "init.path": ""}
@@ -29,6 +32,7 @@ def test_two_steps_read_by_every_anchor_and_its_control(config, folder, tmp_path
         assert (found.get(f"{reading}/cross_batch/chosen_penalty", 0) > 0) == ("mean" not in reading)
 
 
+@pytest.mark.slow
 def test_as_the_method_of_a_run(folder, tmp_path):
     values = tiny.values("convnet.py:method=control_affine,normalisation=image", folder, **{"adapt.penalty": 0.5})
     assert train.run(values | {"evaluators": {"accuracy": {}, "embeddings": {}}}, tmp_path)["done"]

@@ -172,10 +172,10 @@ def test_a_run_that_is_stopped_in_its_last_step_has_these_statistics_too(
 
 # In the trainer.
 
-CONVNET = ("mixup", "cutmix", "lisa", "mixstyle", "dsu", "arcface", "fixmatch", "mean_teacher")
+QUICK, SLOW = ("mixstyle", "fixmatch"), ("mixup", "cutmix", "lisa", "dsu", "arcface", "mean_teacher")
 
 
-@pytest.mark.parametrize("name", CONVNET)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_two_steps_of_the_convnet(name, folder, small_models, tmp_path):
     last = train.run(values(folder, name), tmp_path)
     (line,) = [line for line in metrics.read(tmp_path / "metrics.jsonl") if "loss" in line]
