@@ -179,4 +179,14 @@ def check_controls(key: str, method: Method, dataset, classifies: bool = True) -
         raise UserError(f"{key}: {type(method).__name__} moves controls to those of the training rows, which have none")
 
 
-__all__ = ["Method", "Needs", "check", "check_controls", "check_post_hoc", "keys_of", "make_method", "method_class"]
+__all__ = [
+    "Method",
+    "Needs",
+    "averages",
+    "check",
+    "check_controls",
+    "check_post_hoc",
+    "keys_of",
+    "make_method",
+    "method_class",
+]
