@@ -1,4 +1,4 @@
-"""DSU: the style of an image, moments of its feature maps, drawn anew with the minibatch's spread of them (Li et al.
+"""DSU: the style of an image, moments of its feature maps, drawn again with the minibatch's spread of them (Li et al.
 2022, arXiv 2202.03958, equations 2 to 8)."""
 
 import dataclasses
