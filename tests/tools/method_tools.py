@@ -12,6 +12,7 @@ from rxrx_jax.models.heads import Head
 from rxrx_jax.tasks.classify import Classify
 
 CLASSES, SHARES = 3, (0.25, 0.5, 0.0, 0.25)
+SMALL = {"evaluators": {}, "augment.crop": 16, "data.minibatch": 4, "model.widths": (4,)}  # changes for `tiny.values`
 
 
 class Pixels(nn.Module):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import step_tools
 import tiny
+from method_tools import SMALL
 
 from rxrx_jax.adapt import keys_of, method_class
 from rxrx_jax.base import sharding
@@ -35,7 +36,7 @@ def test_two_steps_of_a_run(name, folder, tmp_path):
     arguments = f"convnet.py:method={name},normalisation=image,transductive={own.pop('transductive', False)}"
     changes = {f"adapt.{key}": value for key, value in own.items()}
     grouped = {"data.groups_per_minibatch": 2} if name not in ("dann", "cdan") else {}
-    last = train.run(tiny.values(arguments, folder, evaluators={}, **changes, **grouped), tmp_path)
+    last = train.run(tiny.values(arguments, folder, **SMALL, **changes, **grouped), tmp_path)
     line = next(x for x in metrics.read(tmp_path / "metrics.jsonl") if "loss" in x)
     assert last["done"] and last["transductive"] is (name == "coral")
     assert all(np.isfinite(line[key]) for key in ("loss", "gradient_norm"))

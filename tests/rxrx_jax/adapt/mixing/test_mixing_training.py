@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import step_tools
 import tiny
-from method_tools import CLASSES, SHARES, batch_of, draw, make, start
+from method_tools import CLASSES, SHARES, SMALL, batch_of, draw, make, start
 
 from rxrx_jax import adapt, data
 from rxrx_jax.adapt.mixing.arcface import ArcFace, with_margin
@@ -113,8 +113,7 @@ def test_the_average_of_a_short_run_is_its_last_network():
 
 
 def values(folder, name, config="convnet.py", **changes):
-    own = {"evaluators": {}, "augment.crop": 16, "data.minibatch": 4, "model.widths": (4,)} | changes
-    return tiny.values(f"{config}:method={name},normalisation=image", folder, **own)
+    return tiny.values(f"{config}:method={name},normalisation=image", folder, **SMALL | changes)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +201,7 @@ def test_two_steps_of_the_vit(name, folder, small_models, tmp_path):
 @pytest.mark.parametrize("name", ["mixstyle", "dsu"])
 def test_a_vit_has_no_stem_to_change(name, folder, small_models, tmp_path):
     with pytest.raises(
-        UserError, match=f"^adapt.name={name} changes the feature map.*model.name=vit has none; use conv"
+        UserError, match=f"^adapt.name={name} changes the feature map.*model.name=vit has none: use conv"
     ):
         train.run(vit(folder, name), tmp_path)
 

@@ -1,0 +1,11 @@
+"""Runs of all methods are of one tiny dataset."""
+
+import pathlib
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """As for a module elsewhere: where runs find their prepared datasets, which the first of them makes."""
+    return tmp_path_factory.mktemp("data")
