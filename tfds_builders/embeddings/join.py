@@ -61,9 +61,16 @@ class Store:
     def __init__(self, folder: pathlib.Path, blocks: Iterable[vectors.Block]):
         """Stores all rows of all blocks. A name that says no plate goes to experiment '', plate 0."""
         self.base = sqlite3.connect(folder / "vectors.sqlite")
-        self.base.execute(SCHEMA)
         self.key, self.dim, self.size = "", 0, 0
-        with (folder / "vectors.float32").open("wb") as file, self.base:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.base.close)  # unless all goes well
+            self._fill(folder / "vectors.float32", blocks)
+            self.file = (folder / "vectors.float32").open("rb")
+            stack.pop_all()
+
+    def _fill(self, path: pathlib.Path, blocks: Iterable[vectors.Block]) -> None:
+        self.base.execute(SCHEMA)
+        with path.open("wb") as file, self.base:
             for block in blocks:
                 self.key, self.dim = block.key, len(block.names)
                 file.write(block.values.tobytes())
@@ -74,7 +81,6 @@ class Store:
                 self.base.executemany("insert into vectors values (?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 self.size += len(block.ids)
             self.base.execute("create index plates on vectors (experiment, plate)")
-        self.file = (folder / "vectors.float32").open("rb")
 
     def close(self) -> None:
         """Closes the files."""
