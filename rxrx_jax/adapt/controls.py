@@ -83,6 +83,17 @@ class Anchored(Method):
         return outputs, controls, domain[outputs["row"]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Penalised(Anchored):
+    """penalty: above 0; 0 to choose it on validation experiments."""
+
+    penalty: float = 0.0
+
+    @property
+    def needs(self):
+        return dataclasses.replace(super().needs, validation=not self.penalty)
+
+
 def left_out(controls: Controls) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(domain, which controls are kept, which are left out), bool [m] each: every control class of every validation
     domain is left out once, in `FOLDS` parts."""

@@ -11,20 +11,11 @@ import dataclasses
 
 import numpy as np
 
-from rxrx_jax.adapt.controls import Anchored, choose
-from rxrx_jax.adapt.method import Needs
+from rxrx_jax.adapt.controls import Penalised, choose
 
 
 @dataclasses.dataclass(frozen=True)
-class ControlAffine(Anchored):
-    """penalty: above 0; 0 to choose it."""
-
-    penalty: float = 0.0
-
-    @property
-    def needs(self):
-        return Needs(controls=True, head=True, validation=not self.penalty)
-
+class ControlAffine(Penalised):
     def at_test(self, predict, network, group):
         outputs, controls, domain = self.read(predict, network, group)
 
