@@ -18,7 +18,7 @@ def load(name: str, package: types.ModuleType, key: str, pattern: str = "[a-z]*.
       key: the config key, for messages.
       pattern, but: which of its files can be named, and the folder of it of which none can.
 
-    Raises UserError where there is no such file, or where a user's file cannot be imported.
+    Raises UserError if the file does not exist, or if a user's file cannot be imported.
     """
     root = pathlib.Path(package.__file__).parent
     if name.endswith(".py"):

@@ -167,8 +167,8 @@ def trained_to(found: Found) -> list[float]:
 
 
 def training_accuracy(found: Found, column: Column) -> Cell:
-    """The accuracy on training minibatches at the end, or that it stayed too low in a seed, and how low. Blank where
-    there is none."""
+    """The accuracy on training minibatches at the end, or that it stayed too low in a seed, and how low. Blank for
+    rows without one."""
     if not (by_seed := trained_to(found)):
         return Cell()
     value, lowest = float(np.mean(by_seed)), min(by_seed)

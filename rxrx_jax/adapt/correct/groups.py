@@ -51,7 +51,7 @@ def principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     variances, axes = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
     kept = np.flatnonzero(variances > variances[-1] * len(variances) * np.finfo(float).eps)[::-1]
     if not len(kept) or variances[-1] <= (TINY * np.abs(x).max()) ** 2:
-        raise UserError("the untreated wells all have the same embedding; there is no variation to correct by")
+        raise UserError("the untreated wells all have the same embedding, so their variation cannot be estimated")
     return mean, variances[kept], axes[:, kept]
 
 

@@ -20,7 +20,7 @@ def tvn(x: np.ndarray, groups: np.ndarray, is_control: np.ndarray) -> np.ndarray
 
     Args: groups [n], experiments as a rule; is_control [n] bool, the untreated wells.
     Returns float64 [n, r], r the directions in which controls vary.
-    Raises UserError for a group with fewer than two controls, and where there are no more controls than features.
+    Raises UserError for a group with fewer than two controls, and unless there are more controls than features.
     """
     x, groups, is_control = prepared(x, groups, is_control)
     parts, (count, size) = with_controls(groups, is_control, least=2), x[is_control].shape

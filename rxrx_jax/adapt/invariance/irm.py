@@ -14,8 +14,8 @@ class Irm(LatePenalty):
     averaged over the domains; its unbiased estimate is the product of the gradients of the domain's even and odd
     images, which may be negative (appendix D there; WILDS, Koh et al. 2021, arXiv 2012.07421, and DomainBed).
 
-    Weight 1 is WILDS' on RxRx1 (100 elsewhere and in DomainBed). Before step `warm_up` there is no penalty here, and
-    weight 1 in both libraries.
+    The default weight, 1, is that of WILDS on RxRx1 (100 on its other datasets and in DomainBed). Before step `warm_up`
+    the penalty is off; both libraries give it weight 1 there.
     """
 
     def _penalty(self, carry, out):

@@ -27,7 +27,7 @@ def load_parameters(path: epath.PathLike, subtree: str, shapes, source: str = "p
 
     Args: path, that run's workdir or one of its checkpoint folders; shapes, a tree of ShapeDtypeStruct with shardings;
     source, the part of the state that holds them, one of PARTS.
-    Raises UserError naming the path and the parameter when there is no checkpoint, a shape does not fit, or the
+    Raises UserError naming the path and the parameter when no checkpoint is found, a shape does not fit, or the
     checkpoint is damaged.
     """
     folder = find_checkpoint(path)
@@ -96,7 +96,7 @@ def is_run(path: epath.PathLike) -> bool:
 
 def find_checkpoint(path: epath.PathLike, given: str = "") -> epath.Path:
     """The newest complete checkpoint folder of a workdir, or `path` itself when it is one. Args: given, what stands
-    before the path where the user named it, as `init.path=`. Raises UserError when there is none."""
+    before the path where the user named it, as `init.path=`. Raises UserError if none is found."""
     root = files.locate(path)
     if root.name.isdecimal() and root.is_dir() and not (root / "checkpoints").is_dir():  # not a workdir called `3`
         return root
