@@ -17,7 +17,16 @@ import numpy as np
 from rxrx_jax import data
 from rxrx_jax.base import hosts
 from rxrx_jax.base.errors import UserError, shortened
-from rxrx_jax.base.spellings import MISSING, SPAN, SPLITS, WELL_TYPES, canonical_well, is_missing
+from rxrx_jax.base.spellings import (
+    MISSING,
+    SPAN,
+    SPLITS,
+    TREATMENT,
+    UNSPECIFIED,
+    WELL_TYPES,
+    canonical_well,
+    is_missing,
+)
 from rxrx_jax.data import Dataset, Sites
 from rxrx_jax.data.dataset import select
 
@@ -25,8 +34,7 @@ __all__ = ["Dataset", "from_arrays", "minibatches", "open", "select"]
 
 MOST_SITES = 10**6
 NEEDED = ("experiment", "plate", "well")
-UNSPECIFIED = "unspecified"  # cell type
-DEFAULTS = {"cell_type": UNSPECIFIED, "well_type": WELL_TYPES[0], "split": SPLITS[0], "perturbation": ""}
+DEFAULTS = {"cell_type": UNSPECIFIED, "well_type": TREATMENT, "split": SPLITS[0], "perturbation": ""}
 
 
 def open(name: str | os.PathLike, folder: str | os.PathLike | None = None, **settings) -> Dataset:
@@ -61,7 +69,7 @@ def minibatches(
       crop: side in pixels of the centre that is taken; None for whole images.
 
     Yields dicts of "image" [B, H, W, C] uint8; "row" int64 [B], the place in `dataset.sites`; and int32 [B]: "label"
-    (the perturbation, -1 where there is none), "experiment", "plate", "cell_type", the places in `dataset.classes`,
+    (the perturbation, -1 if unlabelled), "experiment", "plate", "cell_type", the places in `dataset.classes`,
     `dataset.experiments` and so on. Raises UserError for a record that cannot be read.
     """
     rows = np.arange(len(dataset.sites)) if rows is None else np.asarray(rows)

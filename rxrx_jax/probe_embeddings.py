@@ -20,6 +20,7 @@ from rxrx_jax.adapt import correct
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import from_bytes, in_words
+from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.embeddings import as_dataset
@@ -78,7 +79,7 @@ def probe(
         logits = log_probabilities(model, embedding[rows], len(dataset.classes))
         metrics = {key.removeprefix(f"{name}/"): value for key, value in summarise(name, logits, rows, dataset)}
         known = dataset.sites.label[rows][dataset.sites.label[rows] >= 0]
-        treated = (columns["well_type"][rows] == "treatment") & (dataset.sites.label[rows] >= 0) if told else rows < 0
+        treated = (columns["well_type"][rows] == TREATMENT) & (dataset.sites.label[rows] >= 0) if told else rows < 0
         right = logits.argmax(1)[treated] == dataset.sites.label[rows[treated]]
         metrics |= {
             "treatments": float(right.mean()) if len(right) else np.nan,
@@ -122,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _plates(columns: dict[str, np.ndarray]) -> np.ndarray | None:
-    """EXPERIMENT/PLATE of each row, object [n]; None where there is no such column."""
+    """EXPERIMENT/PLATE of each row, object [n]; None if the plate column is missing."""
     if "plate" not in columns:
         return None
     return np.array([f"{e}/{p}" for e, p in zip(columns["experiment"], columns["plate"])], object)

@@ -4,7 +4,8 @@ import functools
 import re
 
 SPLITS = ("train", "id_test", "val", "test")  # of the shards that hold the records; a record's role is a protocol's
-WELL_TYPES = ("treatment", "positive_control", "negative_control")
+WELL_TYPES = TREATMENT, POSITIVE_CONTROL, NEGATIVE_CONTROL = ("treatment", "positive_control", "negative_control")
+UNSPECIFIED = "unspecified"  # a cell type that a table does not say
 ROWS = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "AA", "AB", "AC", "AD", "AE", "AF"]  # of a plate of 1,536 wells, top to bottom
 COLUMNS = 48
 SPAN = f"A01..{ROWS[-1]}{COLUMNS}"  # for messages

@@ -12,7 +12,7 @@ import numpy as np
 
 from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError, shortened
-from rxrx_jax.base.spellings import SPLITS
+from rxrx_jax.base.spellings import SPLITS, WELL_TYPES
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.records import Records, allow_open_files
 from rxrx_jax.data.roles import Roles, hide_labels
@@ -189,7 +189,7 @@ def select(
     apply("splits", splits, table.split, SPLITS)
     apply("experiments", experiments, names(dataset.experiments, table.experiment), dataset.experiments)
     apply("cell_types", cell_types, names(dataset.cell_types, table.cell_type), dataset.cell_types)
-    apply("well_types", well_types, table.well_type, ("treatment", "positive_control", "negative_control"))
+    apply("well_types", well_types, table.well_type, WELL_TYPES)
     apply("sites", sites, table.site, sorted(set(table.site.tolist())))
     return np.flatnonzero(keep)
 

@@ -12,6 +12,7 @@ import numpy as np
 from rxrx_jax.base import hosts
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL
 from rxrx_jax.data import dataset as datasets
 from rxrx_jax.data.augment import Augment, plate_statistics
 from rxrx_jax.data.batch import CONTROLS, HELD_OUT, TRAIN
@@ -175,7 +176,7 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
         c.get("unlabelled_roles")
     if size := c.get("control_minibatch", 0):
         wells = dataset.sites.well_id  # all sites of those that the protocol shows
-        rows = datasets.select(dataset, **selected | {"well_types": "negative_control"})
+        rows = datasets.select(dataset, **selected | {"well_types": NEGATIVE_CONTROL})
         rows = rows[np.isin(wells[rows], wells[dataset.roles.fit])]
         samplers[CONTROLS] = datasets.make_control_sampler(
             dataset, samplers[TRAIN], rows, size, c.group, config.seed + 2

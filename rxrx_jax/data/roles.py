@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, TREATMENT
 from rxrx_jax.data.sites import Sites
 
 # The scored roles as metrics are named, in the order they are printed, and in words.
@@ -35,14 +36,14 @@ def hide_labels(sites: Sites, fit: np.ndarray) -> Sites:
 
 def untreated(sites: Sites) -> np.ndarray:
     """Which rows are of untreated wells, the negative controls: bool [n]."""
-    return np.asarray(sites.well_type == "negative_control")
+    return np.asarray(sites.well_type == NEGATIVE_CONTROL)
 
 
 def show_controls(sites: Sites, told: bool) -> Sites:
     """The table as methods see it at test: with the labels of control wells alone, or, where it is not `told` which
     wells are controls, with none and without types of wells."""
     if told:
-        return hide_labels(sites, np.flatnonzero(np.asarray(sites.well_type != "treatment")))
+        return hide_labels(sites, np.flatnonzero(np.asarray(sites.well_type != TREATMENT)))
     return dataclasses.replace(hide_labels(sites, np.zeros(0, np.int64)), well_type=np.full(len(sites), ""))
 
 

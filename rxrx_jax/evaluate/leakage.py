@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.evaluate.linear import fit_linear
 
 
@@ -32,7 +33,7 @@ def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterato
     group can be scored."""
     sites = dataset.sites
     experiment, well, label = sites.experiment[rows], sites.well_id[rows], sites.label[rows]
-    every, control = np.ones(len(rows), bool), sites.well_type[rows] != "treatment"
+    every, control = np.ones(len(rows), bool), sites.well_type[rows] != TREATMENT
     for batch, target, given, used in (
         ("experiment", experiment, sites.cell_type[rows], every),
         ("plate", sites.plate[rows], experiment, control),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rxrx_jax.base.errors import UserError, shortened
-from rxrx_jax.base.spellings import SPAN, canonical_well, is_missing
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, SPAN, UNSPECIFIED, canonical_well, is_missing
 from tfds_builders.common.rows import splits, tables, treatments
 from tfds_builders.common.types import SetAside, Table
 from tfds_builders.own.source import Found
@@ -32,7 +32,6 @@ KNOWN = {
 ROW, COLUMN = ("row", "wellrow"), ("column", "col", "wellcolumn", "wellcol")  # in place of a well
 NEEDED = ("experiment", "plate", "well")
 VALUES_SHOWN = 5  # of a column, those of most rows
-UNSPECIFIED = "unspecified"  # cell type
 NO_SPLITS = (
     "Without splits.csv and --held-out no experiment is held out: every site is in train. To score across batches, "
     "prepare with --held-out=EXPERIMENT,... or --splits=FILE (columns experiment,split)."
@@ -227,7 +226,7 @@ def _describe(cells: dict[str, str], found: Columns, controls: list[tuple[str, s
     missing = is_missing(name)
     if any(cells[column] == value for column, value in controls):
         name = treatments.UNTREATED if missing else name
-        return {"well_type": "negative_control", "perturbation": name, "perturbation_id": None}
+        return {"well_type": NEGATIVE_CONTROL, "perturbation": name, "perturbation_id": None}
     if missing:
         return {"well_type": "treatment", "perturbation": "", "perturbation_id": -1}
     return {"well_type": "treatment", "perturbation": name, "perturbation_id": None}
