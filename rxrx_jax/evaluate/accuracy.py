@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.data import Sites, untreated
 from rxrx_jax.evaluate import intervals
 
@@ -23,22 +24,22 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
                     rows = context.dataset.roles.scored[role]
                     extra = method.needs.marks(untreated(context.dataset.sites)[rows])
                     yield f"marks/{prefix}{role}", context.marks(role, extra=extra)
-                yield from summarise(f"{prefix}{role}", out["logits"], out["row"], context.dataset)
+                given = out["logits"], out["row"], context.dataset
+                yield from summarise(f"{prefix}{role}", *given, treatments=anchored)
                 for key in (key for key in out if key.startswith("chosen_")):
                     yield f"{prefix}{role}/{key}", float(out[key][0])
-                if anchored:
-                    treated = context.dataset.sites.well_type[out["row"]] == "treatment"
-                    given = out["logits"][treated], out["row"][treated], context.dataset
-                    yield from summarise(f"{prefix}{role}/treatments", *given)
 
 
-def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float | str]]:
+def summarise(
+    name: str, logits: np.ndarray, rows: np.ndarray, dataset, treatments: bool = False
+) -> Iterator[tuple[str, float | str]]:
     """Accuracies of logits [n, classes] for the dataset's `rows` [n]; rows whose label is unknown are left out.
 
     A well's prediction is the mean of its sites' class probabilities. Names: NAME/site_accuracy, NAME/well_accuracy,
     each also with /CELL_TYPE and /EXPERIMENT; NAME/site_accuracy_ci_low, .._ci_high and, in words, .._ci: the interval
     of the mean over experiments, each weighing the same, stratified by cell type (`intervals.over_experiments`);
-    NAME/sites, NAME/wells; NAME/experiments, JSON of {cell type: [experiment]}.
+    NAME/sites, NAME/wells; NAME/experiments, JSON of {cell type: [experiment]}. With `treatments` all of them again
+    without control wells, as NAME/treatments/...
     """
     sites: Sites = dataset.sites
     known = sites.label[rows] >= 0
@@ -57,6 +58,9 @@ def summarise(name: str, logits: np.ndarray, rows: np.ndarray, dataset) -> Itera
     np.add.at(summed, well, probabilities)
     yield f"{name}/wells", len(wells)
     yield from _by_group(f"{name}/well_accuracy", summed.argmax(1) == sites.label[rows[first]], rows[first], dataset)
+    if treatments:
+        treated = sites.well_type[rows] == TREATMENT
+        yield from summarise(f"{name}/treatments", logits[treated], rows[treated], dataset)
 
 
 def _experiments(rows, dataset) -> dict[str, list[str]]:

@@ -99,10 +99,7 @@ def score(
         chosen = np.isin(rows, members)
         if chosen.any():
             logits = log_probabilities(model, features[chosen], len(dataset.classes))
-            yield from summarise(f"{name}/{role}", logits, rows[chosen], dataset)
-            if treatments:
-                treated = dataset.sites.well_type[rows[chosen]] == "treatment"
-                yield from summarise(f"{name}/{role}/treatments", logits[treated], rows[chosen][treated], dataset)
+            yield from summarise(f"{name}/{role}", logits, rows[chosen], dataset, treatments)
 
 
 def _baselines(context, rows):
