@@ -41,6 +41,15 @@ def batch_of(minibatch, views=None):
     return Batch(views or (images,), columns, keys, streams, label_count(minibatch))
 
 
+def close(found, expected, rtol=1e-6):
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-9)
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
 def make(method, encoder=None, smoothing=0.0):
     return Classify(encoder or Pixels(), Head(CLASSES), method, smoothing)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from method_tools import CLASSES, SHARES, batch_of, draw, make, start
+from method_tools import CLASSES, SHARES, batch_of, close, draw, make, softmax, start
 
 from rxrx_jax.adapt.invariance.fish import Fish
 from rxrx_jax.adapt.invariance.groupdro import GroupDRO
@@ -14,10 +14,7 @@ from rxrx_jax.adapt.semi.mean_teacher import MeanTeacher
 from rxrx_jax.data.batch import HELD_OUT, TRAIN, join
 from rxrx_jax.training.state import TrainState
 
-
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def linear(params, images):
@@ -34,16 +31,6 @@ def gradient(params, columns, weights):
     x = columns["image"].reshape(len(columns["label"]), -1)
     d = (softmax(linear(params, columns["image"])) - np.eye(CLASSES)[columns["label"]]) * weights[:, None]
     return x.T @ d, d.sum(0)
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
-
-
-def close(found, expected, rtol=1e-6):
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-9)
 
 
 def value_and_gradient(task, params, collections, batch, progress=0.5):

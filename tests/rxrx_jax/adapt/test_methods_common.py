@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from method_tools import CLASSES, SHARES, batch_of, draw, make, start
+from method_tools import CLASSES, SHARES, batch_of, close, draw, make, start
 
 from rxrx_jax.adapt.anchors.control_affine import ControlAffine
 from rxrx_jax.adapt.anchors.control_bias import ControlBias
@@ -38,15 +38,7 @@ from rxrx_jax.adapt.statistics.ttbna import TTBNA
 from rxrx_jax.data.batch import HELD_OUT, TRAIN, join
 from rxrx_jax.training.state import TrainState
 
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
-
-
-def close(found, expected, rtol=1e-6):
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-9)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 EVERY = {

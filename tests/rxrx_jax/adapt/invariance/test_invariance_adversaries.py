@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from method_tools import CLASSES, SHARES, batch_of, discriminate, draw, finite_differences, make, outputs, start
+from method_tools import (
+    CLASSES,
+    SHARES,
+    batch_of,
+    discriminate,
+    draw,
+    finite_differences,
+    make,
+    outputs,
+    softmax,
+    start,
+)
 from parameters import random_variables
 
 from rxrx_jax.adapt.invariance.cdan import Cdan
@@ -16,25 +27,16 @@ from rxrx_jax.adapt.invariance.dann import Dann, smoothed
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.training.state import TrainState
 
+pytestmark = pytest.mark.usefixtures("double")
+
 CELL_TYPES = (0, 1, 1, 0)  # of the four domains
 LABELS, DOMAINS = np.array([0, 2, 1, 1, 0, -1]), np.array([0, 3, 2, 1, 0, 1])
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(scope="module")
 def drawn():
     random = np.random.default_rng(0)
     return random.normal(size=(6, 4)), random.normal(size=(6, CLASSES)) * 2
-
-
-def softmax(z):
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 def domain_losses(logits, within, smoothing):

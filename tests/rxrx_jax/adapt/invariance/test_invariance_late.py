@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from method_tools import SHARES, batch_of, draw, finite_differences, make, outputs, start
+from method_tools import SHARES, batch_of, draw, finite_differences, make, outputs, softmax, start
 
 from rxrx_jax.adapt.invariance.fishr import Fishr
 from rxrx_jax.adapt.invariance.ib_erm import IbErm
@@ -17,13 +17,9 @@ from rxrx_jax.adapt.method import Method
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.training.state import TrainState
 
+pytestmark = pytest.mark.usefixtures("double")
+
 LABELS, DOMAINS = np.array([0, 2, 1, 1, 2, 0, -1, 2, 1, 0, 0, 2]), np.repeat([0, 1, 3], 4)
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +27,6 @@ def drawn():
     """(features [12, 4], kernel [4, 3]) of a linear head."""
     random = np.random.default_rng(0)
     return random.normal(size=(12, 4)), random.normal(size=(4, 3))
-
-
-def softmax(z):
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 def targets(smoothing):

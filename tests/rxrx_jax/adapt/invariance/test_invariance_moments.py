@@ -11,11 +11,7 @@ from method_tools import SHARES, finite_differences, outputs
 from rxrx_jax.adapt.invariance.coral import Coral
 from rxrx_jax.adapt.invariance.mmd import Mmd
 
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def coral(x, y, form):

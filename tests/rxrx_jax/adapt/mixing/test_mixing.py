@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_tools import CLASSES, SHARES, batch_of, draw, make, start
+from method_tools import CLASSES, SHARES, batch_of, close, draw, make, start
 
 from rxrx_jax.adapt.method import Method
 from rxrx_jax.adapt.mixing.cutmix import CutMix, rectangle
@@ -17,17 +17,9 @@ from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.densenet import DenseNet
 from rxrx_jax.models.resnet import ResNet
 
+pytestmark = pytest.mark.usefixtures("double")
+
 KEY = jax.random.key(3)
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
-
-
-def close(found, expected, rtol=1e-6):
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-9)
 
 
 def pictures(n=6, side=(16, 12), unlabelled=()):

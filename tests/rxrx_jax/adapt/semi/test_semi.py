@@ -4,21 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_tools import CLASSES, SHARES, batch_of, draw, make, start
+from method_tools import CLASSES, SHARES, batch_of, close, draw, make, start
 
 from rxrx_jax.adapt.semi.fixmatch import FixMatch, strong_views
 from rxrx_jax.data.batch import HELD_OUT, TRAIN, join
 from rxrx_jax.models.convnet import ConvNet
 
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
-
-
-def close(found, expected, rtol=1e-6):
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-9)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def log_softmax(x):

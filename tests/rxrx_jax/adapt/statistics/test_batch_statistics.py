@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_tools import SHARES, batch_of, draw, make
+from method_tools import SHARES, batch_of, close, draw, make
 from parameters import random_variables
 from step_tools import collections as of_step
 
@@ -28,10 +28,6 @@ from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.heads import Head
 from rxrx_jax.models.vit import Encoder, Size
 from rxrx_jax.tasks.classify import Classify
-
-
-def close(found, expected, rtol=1e-6):
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-9)
 
 
 def test_the_table_of_settings():
