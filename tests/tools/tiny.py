@@ -4,6 +4,7 @@ python tests/tools/tiny.py CONFIG WORKDIR FOLDER KEY=VALUE ...
 """
 
 import ast
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -50,6 +51,26 @@ def values(config: str, folder, **changes) -> dict:
         else:
             node[last] = value
     return found
+
+
+@contextlib.contextmanager
+def interrupted(call: int):
+    """Ctrl-C where the `call`th minibatch (1, 2, ...) goes to the device, which has to come."""
+    import pytest
+
+    from rxrx_jax.base import sharding
+
+    original, calls = sharding.to_device, []
+
+    def stop(minibatch, mesh):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return original(minibatch, mesh)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sharding, "to_device", stop)
+        yield
 
 
 def under_protocol(dataset, name: str = "held_out_experiments"):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tiny
 
-from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import noise
@@ -38,19 +37,10 @@ def test_a_run_a_probe_of_it_and_no_label_outside_the_train_split(folder, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_that_stops_continues_with_the_same_bits(folder, tmp_path, monkeypatch):
+def test_a_run_that_stops_continues_with_the_same_bits(folder, tmp_path):
     changes = dict(total_steps=5, checkpoint_steps=2, evaluators={})
     whole = train.run(values(folder, **changes), tmp_path / "whole")
-    original, calls = sharding.to_device, []
-
-    def stop(minibatch, mesh):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return original(minibatch, mesh)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sharding, "to_device", stop)
+    with tiny.interrupted(4):
         train.run(values(folder, **changes), tmp_path / "stopped")
     assert metrics.finished(tmp_path / "stopped" / "metrics.jsonl") is None
     continued = train.run(values(folder, **changes), tmp_path / "stopped")

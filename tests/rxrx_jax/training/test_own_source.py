@@ -103,21 +103,12 @@ def losses(workdir):
     return [line["loss"] for line in metrics.read(workdir / "metrics.jsonl") if "loss" in line]
 
 
-def test_a_source_and_a_task_of_ones_own_train_and_resume(values, tmp_path, monkeypatch):
+def test_a_source_and_a_task_of_ones_own_train_and_resume(values, tmp_path):
     last = train.run(values, tmp_path / "whole")
     found = losses(tmp_path / "whole")
     assert last["done"] and last["data"] == "lines 1" and found[0] > 1 > 0.001 > found[-1]
     assert last["flops_per_image"] == 2 * 2 * 3  # the weights' gradient and the product itself, no input's
-    original, calls = sharding.to_device, []
-
-    def stop(minibatch, mesh):
-        calls.append(1)
-        if len(calls) == 45:
-            raise KeyboardInterrupt
-        return original(minibatch, mesh)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sharding, "to_device", stop)
+    with tiny.interrupted(45):
         train.run(values, tmp_path / "stopped")
     again = train.run(values, tmp_path / "stopped")
     assert again["parameters_sha256"] == last["parameters_sha256"]
