@@ -12,12 +12,13 @@ from jax.experimental import multihost_utils
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError, to_the_user
 from rxrx_jax.base.hosts.arrival import join, part
-from rxrx_jax.base.hosts.departure import AGAIN, STATUS, before_exit, is_away, is_lost, leaving
+from rxrx_jax.base.hosts.departure import AGAIN, STATUS, before_exit, go_last, is_away, is_lost, leaving
 
 __all__ = [
     "AGAIN",
     "STATUS",
     "before_exit",
+    "go_last",
     "check_equal_across_hosts",
     "exchange",
     "is_away",

@@ -31,9 +31,9 @@ LOST = (
 NETWORK = ("aiohttp", "requests")
 BUSY = ("408", "429", "500", "502", "503", "504")
 STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-# Where a host that ends by itself leaves, in the coordination service, what the user can fix; how long the others have
-# to raise the same by themselves, and it waits for them.
-FAILED, TOGETHER_SECONDS, LEAVE_SECONDS = "rxrx_jax/failed", 1.0, 10.0
+# Where a host that ends by itself leaves, in the coordination service, what the user can fix, and where each says that
+# it is gone; how long the others have to raise the same by themselves, and it waits for them.
+FAILED, GONE, TOGETHER_SECONDS, LEAVE_SECONDS = "rxrx_jax/failed", "rxrx_jax/gone", 1.0, 10.0
 DAY = 24 * 60 * 60 * 1000  # in ms
 
 _ending = threading.Lock()  # of the thread that says why this process ends, and ends it
@@ -114,8 +114,8 @@ def _tell(service, line: str) -> None:
         service.key_value_set(FAILED, f"{jax.process_index()} {line}")
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # one is lost
         for i in range(jax.process_count()):
-            service.blocking_key_value_get(f"{FAILED}/{i}", max(int(1000 * (end - time.monotonic())), 1))
-    _let_others_go()
+            service.blocking_key_value_get(f"{FAILED}/{i}", _ms_until(end))
+    go_last()
 
 
 def heed() -> None:
@@ -139,14 +139,28 @@ def _heed(service) -> None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         service.key_value_set(f"{FAILED}/{jax.process_index()}", "")
     if alone:
-        _let_others_go()
+        go_last()
         os._exit(FIX)
 
 
-def _let_others_go() -> None:
-    """The first host goes last: without the service, which it has, jax aborts the others."""
-    if jax.process_index() == 0:
-        time.sleep(TOGETHER_SECONDS)
+def go_last(seconds: float = LEAVE_SECONDS) -> None:
+    """Before a host ends at the same time as the others. The first one goes last, or after `seconds`: without the
+    service of keys, which it has, jax aborts the others."""
+    if not jax.distributed.is_initialized():
+        return
+    _ending.acquire(blocking=False)  # that the others go is no error to report
+    service, end = _service(), time.monotonic() + seconds
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # one is lost
+        if jax.process_index() > 0:
+            service.key_value_set(f"{GONE}/{jax.process_index()}", "")
+            return
+        for i in range(1, jax.process_count()):
+            service.blocking_key_value_get(f"{GONE}/{i}", _ms_until(end))
+        time.sleep(TOGETHER_SECONDS)  # from the key to the end of the process
+
+
+def _ms_until(end: float) -> int:
+    return max(int(1000 * (end - time.monotonic())), 1)
 
 
 def is_lost(error: BaseException) -> bool:

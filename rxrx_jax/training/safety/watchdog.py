@@ -13,7 +13,7 @@ from etils import epath
 from rxrx_jax.base import files
 from rxrx_jax.base.command import FIX
 from rxrx_jax.base.errors import to_the_user
-from rxrx_jax.base.hosts import AGAIN
+from rxrx_jax.base.hosts import AGAIN, go_last
 
 EVALUATING = "evaluating"
 PROBE = 1 << 20  # characters to which stacks are filled up with blanks, so that a full disk is noticed
@@ -78,7 +78,7 @@ class Watchdog:
         return min(10.0, self._seconds / 8)
 
     def _stop(self):
-        exit_anyway = threading.Timer(self._pause + 5, os._exit, (AGAIN,))  # when the file system hangs too
+        exit_anyway = threading.Timer(3 * self._pause + 5, os._exit, (AGAIN,))  # when the file system hangs too
         exit_anyway.daemon = True
         exit_anyway.start()
         stack, line, code = stacks(), f"{self._line()}; start again", AGAIN
@@ -90,6 +90,7 @@ class Watchdog:
             line, code = (to_the_user(error), FIX) if files.lack_of_room(error.__cause__ or error) else (line, code)
         with contextlib.suppress(OSError):  # where the output goes the disk may be full too
             print(f"{stack}error: {line}", file=sys.stderr, flush=True)
+        go_last(2 * self._pause)  # all watch alike, and see it within a pause of each other
         os._exit(code)
 
     def _line(self) -> str:

@@ -14,6 +14,7 @@ from rxrx_jax.data.augment import Augment
 from rxrx_jax.evaluate import predict
 from rxrx_jax.training import train
 from rxrx_jax.training.provenance import facts
+from rxrx_jax.training.safety import watchdog
 
 
 def bad_images(*bad_rows):
@@ -88,6 +89,17 @@ def in_evaluation(name):
         return original(*arguments)
 
     predict.Context.predict = predicting
+
+
+def slow_to_stop(seconds):
+    """Where the watchdog ends this host, it takes so long to say why."""
+    original = watchdog.stacks
+
+    def stacks():
+        time.sleep(seconds)
+        return original()
+
+    watchdog.stacks = stacks
 
 
 def slow_disk(seconds):

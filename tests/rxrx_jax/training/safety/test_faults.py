@@ -234,8 +234,8 @@ def test_a_host_that_stands_still_is_named_by_the_other(folder, tmp_path):
 
 
 def test_a_host_whose_data_never_comes_is_named(folder, tmp_path):
-    fault = [(1, "faults:at_minibatch", 5, "sleep", 600)]
-    codes, hosts = finish(tmp_path / "run", quiet(folder, watchdog_timeout_seconds=24.0), processes=2, faults=fault)
+    faults = [(1, "faults:at_minibatch", 5, "sleep", 600), (1, "faults:slow_to_stop", 2)]
+    codes, hosts = finish(tmp_path / "run", quiet(folder, watchdog_timeout_seconds=24.0), processes=2, faults=faults)
     assert codes == [AGAIN, AGAIN]
     assert any(
         "error: host 1 (" in hosts.log(i) and ") has been reading data at step 5" in hosts.log(i) for i in (0, 1)
