@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import pathlib
 import pickle
+import signal
 
 import pytest
 
@@ -20,6 +21,10 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # a flag that XLA has not ends the process
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 gc.set_threshold(200_000, 50, 100)
+# In the background of a script and under nohup signals are ignored, by every process started from there.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 QUICK = "not slow and not full"  # the expression of pyproject.toml
 
