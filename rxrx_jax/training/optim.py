@@ -56,9 +56,11 @@ def one_cycle(peak: float, warmup: int, total_steps: int) -> optax.Schedule:
 def make_optimiser(
     config: Config, schedule: optax.Schedule, params, frozen: str | None
 ) -> optax.GradientTransformation:
-    """AdamW, Lion (Chen et al. 2023, arXiv 2302.06675) or SGD with Nesterov momentum, all of optax. Weight decay is
-    decoupled from the gradient's moments, except in SGD. Gradients are first clipped to a global norm of `clip_norm`,
-    if that is above 0; `moment_dtype` bfloat16 halves the memory of the first moment; `layer_decay`: `decay_by_layer`.
+    """AdamW, Lion (Chen et al. 2023, arXiv 2302.06675), SGD with Nesterov momentum or adam_l2, all of optax. Weight decay
+    is decoupled from the gradient's moments and of kernels alone; in SGD it is part of the gradient. adam_l2 is what
+    `torch.optim.Adam(weight_decay=...)` does: it is part of the gradient, and of every parameter, biases and norms too.
+    Gradients are first clipped to a global norm of `clip_norm`, if that is above 0; `moment_dtype` bfloat16 halves the
+    memory of the first moment; `layer_decay`: `decay_by_layer`.
 
     Args: params, the parameters or their shapes; frozen, a regular expression: parameters whose path it matches from
     its start get no update and no optimiser state. Raises UserError for an unknown value.
@@ -69,13 +71,18 @@ def make_optimiser(
         b1, b2 = config.betas
         settings = dict(mu_dtype=moment_dtype(config), weight_decay=config.weight_decay, mask=kernels)
         inner = make(schedule, b1, b2, **settings)
+    elif config.name == "adam_l2":
+        b1, b2 = config.betas
+        inner = optax.chain(
+            optax.add_decayed_weights(config.weight_decay), optax.adam(schedule, b1, b2, mu_dtype=moment_dtype(config))
+        )
     elif config.name == "sgd":
         inner = optax.chain(
             optax.add_decayed_weights(config.weight_decay, mask=kernels),
             optax.sgd(schedule, momentum=config.momentum, nesterov=True),
         )
     else:
-        raise UserError(f"optim.name={config.name!r}: expected adamw, lion or sgd")
+        raise UserError(f"optim.name={config.name!r}: expected adamw, adam_l2, lion or sgd")
     if config.clip_norm > 0:
         inner = optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
     if (layer_decay := config.get("layer_decay", 1.0)) != 1:
@@ -86,7 +93,7 @@ def make_optimiser(
 
 
 def moment_dtype(config: Config):
-    """The dtype in which AdamW and Lion keep their first moment."""
+    """The dtype in which AdamW, Adam and Lion keep their first moment."""
     name = config.get("moment_dtype", "float32")
     if name not in MOMENT_DTYPES:
         raise UserError(f"optim.moment_dtype={name!r}: expected {' or '.join(MOMENT_DTYPES)}")

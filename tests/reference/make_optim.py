@@ -21,7 +21,7 @@ SHAPES |= {"norm.scale": (3,), "head.kernel": (3, 2)}
 # optimiser, schedule, layer decay, norm to clip to: gradients have norms of 4 to 20, so that some steps are clipped.
 CASES = [
     (name, schedule, layer_decay, clip)
-    for name in ("adamw", "lion", "sgd")
+    for name in ("adamw", "adam_l2", "lion", "sgd")
     for schedule, layer_decay, clip in (("cosine", 1.0, 0.0), ("onecycle", 1.0, 8.0), ("cosine", 0.7, 8.0))
 ]
 

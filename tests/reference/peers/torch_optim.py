@@ -32,13 +32,13 @@ def layer_of(name, depth):
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1
 
 
-def parameter_groups(params, lr, weight_decay, layer_decay, depth):
-    """One group for each parameter, with its own peak learning rate; only kernels decay."""
+def parameter_groups(params, lr, weight_decay, layer_decay, depth, every=False):
+    """One group for each parameter, with its own peak learning rate; only kernels decay, or `every` one."""
     return [
         {
             "params": [p],
             "lr": lr * layer_decay ** (depth + 1 - layer_of(name, depth)),
-            "weight_decay": weight_decay if name.endswith("kernel") else 0.0,
+            "weight_decay": weight_decay if every or name.endswith("kernel") else 0.0,
         }
         for name, p in params.items()
     ]
@@ -47,6 +47,8 @@ def parameter_groups(params, lr, weight_decay, layer_decay, depth):
 def make_optimiser(name, groups, betas, momentum):
     if name == "adamw":
         return torch.optim.AdamW(groups, betas=betas)
+    if name == "adam_l2":
+        return torch.optim.Adam(groups, betas=betas)
     if name == "lion":
         return Lion(groups, lr=0.0, betas=betas, weight_decay=0.0)
     return torch.optim.SGD(groups, momentum=momentum, nesterov=True)
@@ -71,7 +73,8 @@ def make_schedule(name, optimiser, warmup, total_steps):
 def train(weights, gradients, depth, optimiser, schedule, layer_decay, settings):
     """The parameters (numpy, float64) after one update for each of `gradients`, and the rates of the last group."""
     params = {name: torch.tensor(w, dtype=torch.float64, requires_grad=True) for name, w in weights.items()}
-    groups = parameter_groups(params, settings["lr"], settings["weight_decay"], layer_decay, depth)
+    every = optimiser == "adam_l2"  # the defaults of torch.optim.Adam(params, weight_decay=...)
+    groups = parameter_groups(params, settings["lr"], settings["weight_decay"], layer_decay, depth, every)
     optimiser = make_optimiser(optimiser, groups, settings["betas"], settings["momentum"])
     schedule = make_schedule(schedule, optimiser, settings["warmup_steps"], settings["total_steps"])
     rates = []

@@ -16,13 +16,14 @@ from rxrx_jax.training.optim import decays, ema_decay, ema_update, make_optimise
 
 STORED = REFERENCE / "optim.npz"
 ADAMW = dict(name="adamw", betas=(0.9, 0.95), weight_decay=0.1, clip_norm=0.0)
+ADAM_L2 = ADAMW | {"name": "adam_l2"}
 LION = ADAMW | {"name": "lion"}
 SGD = dict(name="sgd", momentum=0.9, weight_decay=0.1, clip_norm=0.0)
 # As SETTINGS, DEPTH and CASES of reference/make_optim.py, which needs PyTorch to be imported.
 LR, WARMUP, TOTAL, DEPTH = 0.05, 3, 11, 3
 CASES = [
     (name, schedule, layer_decay, clip)
-    for name in ("adamw", "lion", "sgd")
+    for name in ("adamw", "adam_l2", "lion", "sgd")
     for schedule, layer_decay, clip in (("cosine", 1.0, 0.0), ("onecycle", 1.0, 8.0), ("cosine", 0.7, 8.0))
 ]
 
@@ -142,7 +143,7 @@ def test_a_parameter_that_no_rule_matches_is_an_error_even_when_frozen(frozen):
 def train(case, weights, gradients):
     """The parameters after one update for each of `gradients`, whose arrays are stacked along the first axis."""
     name, schedule, layer_decay, clip = case
-    config = {"adamw": ADAMW, "lion": LION, "sgd": SGD}[name] | {"clip_norm": clip, "layer_decay": layer_decay}
+    config = {c["name"]: c for c in (ADAMW, ADAM_L2, LION, SGD)}[name] | {"clip_norm": clip, "layer_decay": layer_decay}
     schedule = schedule_of(TOTAL, lr=LR, warmup_steps=WARMUP, schedule=schedule)
     params, gradients = jax.tree.map(jnp.asarray, (to_tree(weights), to_tree(gradients, axis=1)))
     optimiser = make_optimiser(Config(config), schedule, params, None)
@@ -201,7 +202,16 @@ def test_only_kernels_decay(config):
             assert not np.any(update), path
 
 
-@pytest.mark.parametrize("config", [ADAMW | {"clip_norm": 2.0}, LION, SGD], ids=str)
+def test_coupled_decay_is_part_of_the_gradient_of_every_parameter():
+    """Adam's first step is the sign of what it is given, whose size it does not see."""
+    params = jax.tree.map(jnp.asarray, draw(0))
+    optimiser = make_optimiser(Config(ADAM_L2), lambda step: 0.5, params, None)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimiser.update(zero, optimiser.init(params), params)
+    jax.tree.map(lambda u, p: np.testing.assert_allclose(u, -0.5 * np.sign(p), rtol=1e-4), updates, draw(0))
+
+
+@pytest.mark.parametrize("config", [ADAMW | {"clip_norm": 2.0}, ADAM_L2, LION, SGD], ids=str)
 def test_frozen_parameters_get_no_update_and_no_state(config):
     params, gradient = (jax.tree.map(jnp.asarray, draw(seed)) for seed in (0, 1))
     optimiser = make_optimiser(Config(config), lambda step: 0.5, params, "encoder/")
@@ -227,7 +237,7 @@ def test_frozen_is_matched_from_the_start_of_the_path():
 
 
 def test_an_unknown_optimiser_is_an_error():
-    with pytest.raises(UserError, match="optim.name='lamb': expected adamw, lion or sgd"):
+    with pytest.raises(UserError, match="optim.name='lamb': expected adamw, adam_l2, lion or sgd"):
         make_optimiser(Config({"name": "lamb"}), lambda step: 0.1, {}, None)
 
 
@@ -276,7 +286,7 @@ def test_layer_decay_without_blocks_is_an_error():
         make_optimiser(Config(SGD | {"layer_decay": 0.5}), lambda step: 0.1, {"encoder": {"kernel": jnp.ones(2)}}, None)
 
 
-@pytest.mark.parametrize("config", [ADAMW, LION], ids=str)
+@pytest.mark.parametrize("config", [ADAMW, ADAM_L2, LION], ids=str)
 def test_the_first_moment_in_bfloat16_is_half_as_large_and_nearly_the_same(config):
     params, gradient = (jax.tree.map(jnp.float32, draw(seed)) for seed in (0, 1))
     found = {}
