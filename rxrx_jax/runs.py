@@ -22,7 +22,7 @@ from rxrx_jax import embed, tasks, weights
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError, shortened
-from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS, plain
+from rxrx_jax.data.augment import OF_IMAGES, TRANSDUCTIVE_NORMALISATIONS, plain
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.weights import export
 
@@ -113,7 +113,7 @@ class Run:
     def _statistics(self, images: np.ndarray, plate, normalisation: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """(number of each image's plate, int32 [B], {"mean", "std"}, float32 [plates, C])."""
         index = np.zeros(len(images), np.int32)
-        if normalisation == "image":
+        if normalisation in OF_IMAGES:
             return index, {key: np.zeros((1, images.shape[3]), np.float32) for key in ("mean", "std")}  # not read
         if normalisation not in TRANSDUCTIVE_NORMALISATIONS:
             found = self.config if "mean" in self.config else export.dataset_statistics(self.config)

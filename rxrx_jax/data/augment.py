@@ -11,7 +11,9 @@ import numpy as np
 
 from rxrx_jax.base.errors import UserError
 
-NORMALISATIONS = ("dataset", "image", "experiment", "plate")
+NORMALISATIONS = ("dataset", "image", "image_unbiased", "experiment", "plate")
+OF_IMAGES = ("image", "image_unbiased")  # each image has statistics of its own
+WINDOWS = ("random", "centre")
 TRANSDUCTIVE_NORMALISATIONS = ("experiment", "plate")  # their statistics come from unlabelled held-out images too
 EPSILON = 1e-3  # of a standard deviation in pixel units: a black channel stays zero
 IMAGE_EPSILON = 1e-5  # of an image's own variance, in units of 255^2
@@ -20,10 +22,13 @@ IMAGE_EPSILON = 1e-5  # of an image's own variance, in units of 255^2
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """normalisation: one of NORMALISATIONS; crop: side in pixels of the views, which data/ cuts; intensity_jitter:
-    standard deviation of the random gain and offset that each channel of each training image gets after normalisation.
+    standard deviation of the random gain and offset that each channel of each training image gets after normalisation;
+    window: one of WINDOWS, where in an image a training view lies ("centre" is where those of evaluation lie).
 
     Normalisation "image" is the self-standardisation of the Phenom models (Kraus et al. 2024, arXiv 2404.10242):
     (x / 255 - mean) / sqrt(variance of x / 255 + 1e-5), by image and channel, with the biased variance.
+    "image_unbiased" is that of WILDS (examples/transforms.py): (x - mean) / deviation, `torch.std`'s, of n - 1 degrees
+    of freedom; a constant channel is divided by 1.
 
     `statistics` of the methods are those of `plate_statistics`: arguments, not constants, so that one compiled step
     serves every dataset of the same shape."""
@@ -33,8 +38,11 @@ class Augment:
     flips: bool
     rot90: bool
     intensity_jitter: float
+    window: str = "random"
 
     def __post_init__(self):
+        if self.window not in WINDOWS:
+            raise UserError(f"augment.window={self.window!r}: expected {' or '.join(WINDOWS)}")
         if self.normalisation not in NORMALISATIONS:
             raise UserError(f"normalisation={self.normalisation!r}: expected one of {', '.join(NORMALISATIONS)}")
 
@@ -69,6 +77,10 @@ class Augment:
             x = x / 255
             mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
             return (x - mean) / jnp.sqrt(variance + IMAGE_EPSILON)
+        if self.normalisation == "image_unbiased":
+            constant = x.min((1, 2), keepdims=True) == x.max((1, 2), keepdims=True)
+            std = x.std((1, 2), keepdims=True, ddof=1)
+            return (x - x.mean((1, 2), keepdims=True)) / jnp.where(constant, 1, std)
         mean = statistics["mean"][minibatch["plate"]][:, None, None, :]  # [B, 1, 1, C]
         std = statistics["std"][minibatch["plate"]][:, None, None, :]
         return (x - mean) / (std + EPSILON)
@@ -84,15 +96,14 @@ def plate_statistics(dataset, normalisation: str) -> dict[str, np.ndarray]:
     plate's own, its experiment's or the dataset's (of the train split)."""
     sites = dataset.sites
     _, first = np.unique(sites.plate, return_index=True)  # one site of each plate
+    source = "dataset" if normalisation in OF_IMAGES else normalisation  # of images it is not used
     group = {
         "dataset": np.zeros_like(sites.plate),
-        "image": np.zeros_like(sites.plate),  # not used: each image has its own
         "experiment": sites.experiment,
         "plate": sites.plate,
-    }[normalisation][first]
-    source = "dataset" if normalisation == "image" else normalisation
+    }[source][first]
     found = {"mean": dataset.mean[source][group], "std": dataset.std[source][group]}
-    if normalisation != "image" and not np.isfinite(found["mean"]).all():
+    if normalisation not in OF_IMAGES and not np.isfinite(found["mean"]).all():
         raise UserError(
             f"normalisation={normalisation!r}: {dataset.folder or 'the table'} has no training site to take it from"
         )

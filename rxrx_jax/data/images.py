@@ -106,7 +106,8 @@ class Images(ImageViews):
         return datasets.fingerprint(self.dataset)
 
     def minibatches(self, start: int, steps: int):
-        return training_minibatches(self.dataset, self.samplers, steps, start, self.augment.crop, self.seed)
+        how = self.augment.crop, self.seed, self.augment.window
+        return training_minibatches(self.dataset, self.samplers, steps, start, *how)
 
     def rows(self, step: int) -> list[dict]:
         sites, data = self.dataset.sites, self.dataset

@@ -45,7 +45,7 @@ def read_minibatch(
     *whole, channels = dataset.image_shape
     height, width = (crop, crop) if crop else whole
     if corners is None:
-        corners = np.broadcast_to([(whole[0] - height) // 2, (whole[1] - width) // 2], (len(rows), 2))
+        corners = np.broadcast_to(centre(dataset.image_shape, height, width), (len(rows), 2))
     image = np.empty((size, height, width, channels), np.uint8)
     image[len(rows) :] = 0
     valid = np.arange(size) < len(rows)
@@ -78,6 +78,11 @@ def read_minibatch(
     minibatch["row"] = np.full(size, -1, np.int64)
     minibatch["row"][: len(rows)] = rows
     return minibatch
+
+
+def centre(image_shape: tuple, height: int, width: int) -> tuple[int, int]:
+    """The corner (top, left) of the window in the middle of an image."""
+    return (image_shape[0] - height) // 2, (image_shape[1] - width) // 2
 
 
 def describe_record(dataset: Dataset, row: int) -> str:
@@ -116,8 +121,9 @@ def crop_corners(seed: int, step: int, count: int, image_shape: tuple, crop: int
 class _Steps:
     """A Grain random-access source whose element number i is this host's part of minibatch number i."""
 
-    def __init__(self, dataset: Dataset, samplers: dict[str, Sampler], steps: int, crop: int, seed: int):
+    def __init__(self, dataset: Dataset, samplers: dict[str, Sampler], steps: int, crop: int, seed: int, window: str):
         self.dataset, self.samplers, self.steps, self.crop, self.seed = dataset, samplers, steps, crop, seed
+        self.window = window
         self.sites = hide_labels(dataset.sites, dataset.roles.fit)
 
     def __len__(self):
@@ -127,7 +133,7 @@ class _Steps:
         step = int(step)
         rows = [sampler.rows(step) for sampler in self.samplers.values()]
         total = sum(map(len, rows))
-        corners = crop_corners(self.seed, step, total, self.dataset.image_shape, self.crop)
+        corners = self._corners(step, total)
         of_sampler = np.split(corners, np.cumsum([len(r) for r in rows])[:-1])
         here, corners = (list(map(host_part, parts)) for parts in (rows, of_sampler))
         rows, corners = np.concatenate(here), np.concatenate(corners)
@@ -141,6 +147,12 @@ class _Steps:
             if name == CONTROLS:  # no loss is taken of them
                 streams[name]["label"] = np.full(len(part), -1, np.int32)
         return streams
+
+    def _corners(self, step: int, total: int) -> np.ndarray:
+        shape = self.dataset.image_shape
+        if self.window == "centre":
+            return np.tile(centre(shape, self.crop, self.crop), (total, 1))
+        return crop_corners(self.seed, step, total, shape, self.crop)
 
 
 def host_part(rows: np.ndarray) -> np.ndarray:
@@ -167,15 +179,24 @@ def stand_in(minibatch: dict[str, np.ndarray], lanes: slice, unit: int) -> None:
             values[lost] = values[following]
 
 
-def training_minibatches(dataset: Dataset, samplers: dict[str, Sampler], steps: int, start: int, crop: int, seed: int):
+def training_minibatches(
+    dataset: Dataset,
+    samplers: dict[str, Sampler],
+    steps: int,
+    start: int,
+    crop: int,
+    seed: int,
+    window: str = "random",
+):
     """Iterator over this host's part of minibatches start, start+1, .. steps-1: {stream: {name: [n, ...]}}, each stream
-    from its own sampler, of each record a random window of `crop` x `crop` pixels (`crop_corners`).
+    from its own sampler, of each record a window of `crop` x `crop` pixels: a random one (`crop_corners`), or with
+    window="centre" that of evaluation.
 
     Labels outside the protocol's fit rows are hidden here, before anything else sees a minibatch. In place of a
     record that cannot be read, reported on stderr, stands another of this host's part (`stand_in`), with `valid`
     False: the sum of that over all hosts is how many are missing.
     """
-    return _read_ahead(_Steps(dataset, samplers, steps, crop, seed), start)
+    return _read_ahead(_Steps(dataset, samplers, steps, crop, seed, window), start)
 
 
 def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: int | None = None, go_on: bool = False):

@@ -37,7 +37,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
     config.protocol = dict(name="held_out_experiments" if real else "held_out_wells")
     # By default what encoders of that kind are published with; the simulated screen has whole plates to normalise by.
     config.normalisation = arg.normalisation or ("image" if real else "plate")
-    config.augment = dict(crop=256 if large else 64, flips=True, rot90=True, intensity_jitter=0.1)
+    config.augment = dict(crop=256 if large else 64, window="random", flips=True, rot90=True, intensity_jitter=0.1)
     # The stage before: its workdir, or weights; the part of its state, params or averages, "" = the one it published.
     config.init = dict(path="", parameters="", contaminated="")
     config.accumulate = 1  # parts of a minibatch whose gradients are summed one after the other

@@ -56,9 +56,10 @@ def one_cycle(peak: float, warmup: int, total_steps: int) -> optax.Schedule:
 def make_optimiser(
     config: Config, schedule: optax.Schedule, params, frozen: str | None
 ) -> optax.GradientTransformation:
-    """AdamW, Lion (Chen et al. 2023, arXiv 2302.06675), SGD with Nesterov momentum or adam_l2, all of optax. Weight decay
-    is decoupled from the gradient's moments and of kernels alone; in SGD it is part of the gradient. adam_l2 is what
-    `torch.optim.Adam(weight_decay=...)` does: it is part of the gradient, and of every parameter, biases and norms too.
+    """AdamW, Lion (Chen et al. 2023, arXiv 2302.06675), SGD with Nesterov momentum or adam_l2, all of optax.
+
+    Weight decay is of kernels alone and decoupled from the gradient's moments, in SGD part of the gradient. adam_l2 is
+    what `torch.optim.Adam(weight_decay=...)` does: part of the gradient, and of every parameter, biases and norms too.
     Gradients are first clipped to a global norm of `clip_norm`, if that is above 0; `moment_dtype` bfloat16 halves the
     memory of the first moment; `layer_decay`: `decay_by_layer`.
 

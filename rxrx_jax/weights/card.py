@@ -162,6 +162,7 @@ def _normalisation(about: dict) -> str:
     name = about["normalisation"]
     return {
         "image": "each channel of each image by its own mean and deviation, (x / 255 - mean) / sqrt(variance + 1e-5)",
+        "image_unbiased": "each channel of each image by its own mean and deviation, of n - 1 degrees of freedom",
         "dataset": "by the mean and deviation of the training images, in config.json",
     }.get(name, f"by the mean and deviation of each {name}, which `mean` and `std` give")
 

@@ -44,7 +44,8 @@ def load(folder):
 
     images: uint8 [B, H, W, C], sides a multiple of the patch's, best those of `crop` in config.json. mean, std: float
     [C] or [B, C] in pixel units, to normalise with where the model was trained with statistics of each experiment or
-    plate; otherwise they are in config.json or, as "image" says, each image's own. Returns float32 [B, D].
+    plate; otherwise they are in config.json or, as "image" and "image_unbiased" say, each image's own. Returns float32
+    [B, D].
     """
     folder = pathlib.Path(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -69,6 +70,10 @@ def normalise(images, config, mean, std):
     if config["normalisation"] == "image":
         x = x / 255
         return (x - x.mean((1, 2), keepdims=True)) / jnp.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+    if config["normalisation"] == "image_unbiased":
+        constant = x.min((1, 2), keepdims=True) == x.max((1, 2), keepdims=True)
+        std = jnp.where(constant, 1, x.std((1, 2), keepdims=True, ddof=1))
+        return (x - x.mean((1, 2), keepdims=True)) / std
     mean, std = config.get("mean") if mean is None else mean, config.get("std") if std is None else std
     if mean is None or std is None:
         raise ValueError(f"the model was trained with statistics of each {config['normalisation']}: pass mean and std")

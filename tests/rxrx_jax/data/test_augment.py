@@ -5,6 +5,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from paths import REFERENCE
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import EPSILON, NORMALISATIONS, Augment, plate_statistics
@@ -49,6 +50,8 @@ def test_normalisation_in_float64(normalisation):
     x = IMAGES.astype(np.float64)
     if normalisation == "image":
         expected = self_standardise(x)
+    elif normalisation == "image_unbiased":
+        expected = (x - x.mean((1, 2), keepdims=True)) / x.std((1, 2), keepdims=True, ddof=1)
     else:
         group = {"dataset": np.zeros(6, int), "experiment": EXPERIMENT_OF_PLATE[PLATE], "plate": PLATE}[normalisation]
         mean, std = (
@@ -77,8 +80,24 @@ def test_self_standardisation_of_dim_images_has_the_published_epsilon():
     assert np.abs(found - plain).max() > 0.03
 
 
+def test_images_are_standardised_as_wilds_does_it():
+    """Against the stored values of PyTorch (reference/make_wilds.py), where one channel is black and one constant."""
+    with np.load(REFERENCE / "wilds.npz") as stored:
+        images, expected = stored["images"], stored["standardised"]
+    assert not images[1, ..., 2].any() and np.ptp(images[2, ..., 0]) == 0
+    found = evaluation(make("image_unbiased", crop=10), {"image": images, "plate": PLATE[:4]})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    biased = (images - images.mean((1, 2), keepdims=True)) / np.maximum(images.std((1, 2), keepdims=True), 1e-3)
+    assert np.abs(found - biased).max() > 1e-3
+
+
+def test_an_unknown_window_is_an_error():
+    with pytest.raises(UserError, match="augment.window='left': expected random or centre"):
+        Augment("image", 12, False, False, 0.0, "left")
+
+
 def test_an_unknown_normalisation_is_an_error():
-    with pytest.raises(UserError, match="normalisation='well'.*dataset, image, experiment, plate"):
+    with pytest.raises(UserError, match="normalisation='well'.*dataset, image, image_unbiased, experiment, plate"):
         make("well")
 
 
@@ -86,7 +105,7 @@ def test_a_dataset_without_training_sites_has_no_statistics_of_its_own():
     unknown = dataset(MEAN | {"dataset": np.full((1, 3), np.nan)}, STD | {"dataset": np.full((1, 3), np.nan)})
     with pytest.raises(UserError, match="normalisation='dataset': data/rxrx has no training site"):
         plate_statistics(unknown, "dataset")
-    for other in ("image", "experiment", "plate"):
+    for other in ("image", "image_unbiased", "experiment", "plate"):
         plate_statistics(unknown, other)
 
 

@@ -106,13 +106,13 @@ def test_a_minibatch_is_a_function_of_seed_and_step_on_any_number_of_hosts(datas
         assert sorted(both) == sorted(whole[step]) and len(parts[0][step]) == 6
 
 
-def minibatches(dataset, steps=3, start=0, crop=20, seed=0, sizes=(8, 4)):
+def minibatches(dataset, steps=3, start=0, crop=20, seed=0, sizes=(8, 4), **window):
     """The streams of each minibatch in one piece, and `row` [B] as the samplers say it."""
     samplers = {
         stream: data.make_sampler(dataset, data.select(dataset, splits=split), size, "plate", 0, seed)
         for size, (stream, split) in zip(sizes, (("train", "train"), ("held_out", "val")))
     }
-    found = list(data.training_minibatches(dataset, samplers, steps, start, crop, seed))
+    found = list(data.training_minibatches(dataset, samplers, steps, start, crop, seed, **window))
     for number, streams in enumerate(found):
         joined = {key: np.concatenate([part[key] for part in streams.values()]) for key in streams["train"]}
         rows = [host_part(sampler.rows(start + number)) for sampler in samplers.values()]
@@ -141,6 +141,14 @@ def test_training_crops_are_windows_of_their_records_on_any_number_of_hosts(data
         for part, minibatch in zip(minibatches(dataset, seed=5), found, strict=True):
             for key, value in part.items():
                 np.testing.assert_array_equal(value, minibatch[key][lanes])
+
+
+def test_centre_crops_of_training_are_those_of_evaluation(dataset):
+    for minibatch in minibatches(dataset, window="centre"):
+        assert minibatch["image"].shape == (12, 20, 20, 6)
+        found = data.read_minibatch(dataset, dataset.sites, minibatch["row"], crop=20)["image"]
+        np.testing.assert_array_equal(minibatch["image"], found)
+        np.testing.assert_array_equal(found, whole_images(dataset, minibatch["row"])[:, 6:26, 6:26])
 
 
 def test_a_crop_of_the_whole_image_is_the_image(dataset):

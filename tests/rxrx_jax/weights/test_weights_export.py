@@ -20,7 +20,7 @@ from rxrx_jax.base import command
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import parameters_sha256
-from rxrx_jax.data.augment import Augment
+from rxrx_jax.data.augment import OF_IMAGES, Augment
 from rxrx_jax.training.checkpoint import LAYOUT
 from rxrx_jax.weights import export, standalone
 from tfds_builders import prepare
@@ -103,6 +103,15 @@ def test_embed_py_equals_the_encoder(tmp_path, name):
             embed(images[..., :5])
     with pytest.raises(ValueError, match="images are float32"):
         embed(images.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_embed_py_normalises_images_as_training_does(name):
+    images = images_of()
+    images[0, ..., 1] = 7
+    expected = Augment(name, 16, False, False, 0.0).evaluation({"image": images}, {})
+    found = standalone.normalise(images, {"normalisation": name}, None, None)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_statistics_of_plates_are_arguments_of_embed_py(plain):
