@@ -46,25 +46,33 @@ KEY = b"rxrx_jax"  # of the Parquet file's metadata: what made the embeddings, a
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An encoder with its parameters and how its images were prepared; crop in pixels; and what the
-    parameters have seen."""
+    """An encoder with its parameters and how its images were prepared; crop in pixels; what the parameters have seen;
+    and channels, those that it takes of the images that it was opened for, () = all."""
 
     encoder: Encoder
     params: dict
     crop: int
     normalisation: str
     seen: Seen
+    channels: tuple[int, ...] = ()
 
 
 def open_model(path: str, channels: int, source: str | None = None) -> Model:
-    """The encoder of a run's workdir or checkpoint, of a folder that weights.export wrote, or of a file of weights, for
-    images of `channels`. `source` is the part of a run's state to take, one of checkpoint.PARTS, or which of several
-    sets of tensors in a file; None for the one that the run was evaluated with, or the teacher. Raises UserError naming
-    what does not fit."""
+    """The encoder of a run's workdir or checkpoint, of a folder that weights.export wrote, or of a file of weights.
+
+    Args:
+      channels: of the images, of which it takes those that it was trained on (`data.channels`).
+      source: the part of a run's state to take, one of checkpoint.PARTS, or which of several sets of tensors in a file;
+        None for the one that the run was evaluated with, or the teacher.
+
+    Raises UserError naming what does not fit.
+    """
     if checkpoint.is_run(path):
         folder = checkpoint.find_checkpoint(path)
         run = checkpoint.read_config(folder)
         encoder, crop = export.make_encoder(run, folder.parent.parent), run["augment"]["crop"]
+        chosen = data.channels_for(tuple(run["data"].get("channels", ())), channels, path)
+        channels = len(chosen) or channels
         source = source or checkpoint.published_part(str(folder))
         stored = checkpoint.stored_shapes(str(folder), source).get("encoder")
         if stored and not encoder.style.channel_agnostic:
@@ -74,14 +82,16 @@ def open_model(path: str, channels: int, source: str | None = None) -> Model:
         place = sharding.one_device()
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
         params = checkpoint.load_parameters(str(folder), "encoder", shapes, source)
-        return Model(encoder, params, crop, run["normalisation"], former.seen_by(path))
+        return Model(encoder, params, crop, run["normalisation"], former.seen_by(path), chosen)
+    chosen = data.channels_for(tuple(weights.about(path).get("data_channels", ())), channels, path)
+    channels = len(chosen) or channels
     imported = weights.load(path, channels, part=source or "")
     if imported.channels is not None:
         _check_channels(path, imported.channels, channels)
     for note in imported.notes:
         print(f"{path}: {note}", file=sys.stderr)
     seen = weights.seen(path)
-    return Model(imported.encoder, imported.params["encoder"], imported.crop, imported.normalisation, seen)
+    return Model(imported.encoder, imported.params["encoder"], imported.crop, imported.normalisation, seen, chosen)
 
 
 def _check_channels(path: str, expected: int, given: int) -> None:
@@ -143,6 +153,7 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
         raise UserError(f"{dataset.folder} holds no sites; there is nothing to embed")
     mesh = sharding.make_mesh()
     sharding.check_minibatch(mesh, minibatch, "--minibatch")
+    dataset = data.with_channels(dataset, model.channels)
     embed = make_embed(model, dataset.image_shape, pool, block)
     statistics = plate_statistics(dataset, model.normalisation)
     dataset = dataclasses.replace(dataset, roles=protocols.roles(dataset, protocols.DEFAULT))
@@ -159,6 +170,7 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
         "block": block,
         "sites_sha256": hashlib.sha256("\n".join(dataset.sites.site_id).encode()).hexdigest(),
     }
+    job |= {"channels": model.channels} if model.channels else {}
     job |= {} if names == exchange.NAMES[0] else {"names": names}
     job, parts = json.dumps(job, sort_keys=True), out.with_name(out.name + ".parts")
     if out.exists():

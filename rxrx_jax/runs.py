@@ -22,6 +22,7 @@ from rxrx_jax import embed, tasks, weights
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.data import channels_for
 from rxrx_jax.data.augment import OF_IMAGES, TRANSDUCTIVE_NORMALISATIONS, plain
 from rxrx_jax.training import checkpoint, metrics
 from rxrx_jax.weights import export
@@ -40,14 +41,16 @@ class Run:
         """Embeddings as `python -m rxrx_jax.embed` makes them: of a larger image the mean over tiles.
 
         Args:
-          images: uint8 [B, H, W, C].
+          images: uint8 [B, H, W, C], of the channels that the run read, or of all those of which it read some
+            (`data.channels`).
           plate: [B], the plate of each image, any names: where training normalised by the statistics of each plate or
             experiment, those of the images with the same name are taken, so that all of its images should be given.
           minibatch: images at a time.
 
         Returns float32 [B, D]. Raises UserError for images that do not fit, and for a network other than a ViT.
         """
-        model, function = self._embedder(_checked(images).shape[1:])
+        images = self._channels(images)
+        model, function = self._embedder(images.shape[1:])
         plates, statistics = self._statistics(images, plate, model.normalisation)
         return _in_parts(functools.partial(function, model.params), images, plates, statistics, minibatch)
 
@@ -60,7 +63,8 @@ class Run:
         a classifier, and where the method of a run reads the images of a plate or experiment together.
         """
         function = self._predictor
-        crop, (height, width) = self.config["augment"]["crop"], _checked(images).shape[1:3]
+        images = self._channels(images)
+        crop, (height, width) = self.config["augment"]["crop"], images.shape[1:3]
         if min(height, width) < crop:
             raise UserError(f"the run was trained on {crop} pixels and the images have {height}x{width}")
         plates, statistics = self._statistics(images, plate, self.config["normalisation"])
@@ -73,6 +77,12 @@ class Run:
             raise UserError(
                 f"{self.path} takes images of another number of channels than {images.shape[3]}: {why}"
             ) from error
+
+    def _channels(self, images: np.ndarray) -> np.ndarray:
+        data = self.config.get("data")  # an exported folder's is the name
+        trained = data.get("channels", ()) if isinstance(data, dict) else self.config.get("data_channels", ())
+        chosen = channels_for(tuple(trained), _checked(images).shape[3], self.path)
+        return images[..., list(chosen)] if chosen else images
 
     @functools.cached_property
     def _embedder(self) -> Callable:

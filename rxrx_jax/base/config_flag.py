@@ -130,8 +130,9 @@ def prepare(config: ml_collections.ConfigDict, argv: list[str]) -> list[str]:
     """Fits the keys of a config to the overrides in argv, and returns argv without those that are then done.
 
     A length replaces the one of another unit (`total_steps` that of `total_epochs`); an evaluator or all of them may be
-    False; criteria of `data.select` are values with commas between them; another `data.name` leaves the builder's
-    settings of the first. Raises UserError for a key that does not exist, naming the nearest and those that do.
+    False; criteria of `data.select` and `data.channels` are values with commas between them; another `data.name` leaves
+    the builder's settings of the first. Raises UserError for a key that does not exist, naming the nearest and those
+    that do.
     """
     kept, rest = [], list(argv)
     while rest:
@@ -155,7 +156,7 @@ def prepare(config: ml_collections.ConfigDict, argv: list[str]) -> list[str]:
             config.evaluators = ml_collections.ConfigDict()
         elif key == "data.name" and text != section.name:
             section.name, section.builder = text, ml_collections.ConfigDict()
-        elif parents == ["data", "select"] and text is not None:
+        elif (parents == ["data", "select"] or key == "data.channels") and text is not None:
             section[last] = _values(text)
         else:
             _make_room(section, last)

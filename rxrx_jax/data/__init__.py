@@ -4,12 +4,14 @@ from rxrx_jax.base.spellings import SPLITS
 from rxrx_jax.data.dataset import (
     ARRAYS,
     Dataset,
+    channels_for,
     fingerprint,
     make_sampler,
     open_dataset,
     read_dataset,
     select,
     select_fitted,
+    with_channels,
 )
 from rxrx_jax.data.identity import pixel_digests
 from rxrx_jax.data.minibatches import describe_record, evaluation_minibatches, read_minibatch, training_minibatches
@@ -17,7 +19,8 @@ from rxrx_jax.data.noise import Description, describe
 from rxrx_jax.data.roles import ROLES, Roles, hide_labels, untreated
 from rxrx_jax.data.sites import Sites
 
-__all__ = ["ARRAYS", "ROLES", "SPLITS", "Dataset", "Description", "Roles", "Sites", "describe", "describe_record",
+__all__ = ["ARRAYS", "ROLES", "SPLITS", "Dataset", "Description", "Roles", "Sites", "channels_for", "describe",
+           "describe_record",
            "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler", "open_dataset", "pixel_digests",
            "read_dataset", "read_minibatch", "select", "select_fitted", "training_minibatches",
-           "untreated"]  # fmt: skip
+           "untreated", "with_channels"]  # fmt: skip

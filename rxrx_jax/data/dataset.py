@@ -14,7 +14,7 @@ from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.base.spellings import SPLITS, WELL_TYPES
 from rxrx_jax.data.builders import builders
-from rxrx_jax.data.records import Records, allow_open_files
+from rxrx_jax.data.records import Chosen, Records, allow_open_files
 from rxrx_jax.data.roles import Roles, hide_labels
 from rxrx_jax.data.sampler import ControlSampler, PairSampler, Sampler
 from rxrx_jax.data.sites import Sites, read_sites
@@ -37,12 +37,13 @@ class Dataset:
     plates: list[str]  # "EXPERIMENT/PLATE"
     cell_types: list[str]
     classes: list[str]  # name of each perturbation id, "" where the source does not say
-    image_shape: tuple[int, int, int]  # [H, W, C] of the records
+    image_shape: tuple[int, int, int]  # [H, W, C] of an image
     mean: dict[str, np.ndarray]  # by statistics name: [1 or experiments or plates, C] float32, pixel units
     std: dict[str, np.ndarray]
     sources: dict  # by split: `sources[split][index][rows, columns]` is a window of an image
     roles: Roles = Roles()
     means: np.ndarray | None = None  # of arrays, by row: [n, C] float64; a folder has them in manifest.csv
+    channels: tuple[int, ...] = ()  # of the records, those that images have (`with_channels`); () = all
     digest: str = ""  # of arrays, what `fingerprint` gives of a folder
 
 
@@ -114,6 +115,44 @@ def read_dataset(path: pathlib.Path) -> Dataset:
         std=std,
         sources=sources,
     )
+
+
+def with_channels(dataset: Dataset, channels: tuple[int, ...]) -> Dataset:
+    """The dataset with these channels of its images, from 0 and in this order, and of its statistics; () = all.
+
+    What identifies an image (`pixel_digests`) stays that of all channels. Raises UserError as `chosen_channels`."""
+    if not (channels := chosen_channels(channels, dataset.image_shape[2])):
+        return dataset
+    recorded = tuple((dataset.channels or range(dataset.image_shape[2]))[i] for i in channels)
+    images = {split: x.images if isinstance(x, Chosen) else x for split, x in dataset.sources.items()}
+    mean, std = ({name: x[:, list(channels)] for name, x in found.items()} for found in (dataset.mean, dataset.std))
+    return dataclasses.replace(
+        dataset,
+        image_shape=(*dataset.image_shape[:2], len(channels)),
+        mean=mean,
+        std=std,
+        sources={split: Chosen(source, recorded) for split, source in images.items()},
+        channels=recorded,
+    )
+
+
+def chosen_channels(channels: tuple[int, ...], count: int, key: str = "data.channels") -> tuple[int, ...]:
+    """`channels` of images that have `count`. Raises UserError naming the key for a number that is none of theirs or
+    that stands there twice."""
+    for i, channel in enumerate(channels):
+        if type(channel) is not int or not 0 <= channel < count:
+            raise UserError(f"{key}={channels}: expected numbers from 0 to {count - 1}, as the images have {count}")
+        if channel in channels[:i]:
+            raise UserError(f"{key}={channels}: channel {channel} is there twice; name each once")
+    return tuple(channels)
+
+
+def channels_for(trained: tuple[int, ...], count: int, path: str) -> tuple[int, ...]:
+    """The channels to take of images of `count` for a network that was trained on `trained` (() = all) of its own;
+    images that have these channels and no others are taken as they are. Raises UserError where one is not there."""
+    if len(trained) == count <= max(trained, default=0):
+        return ()
+    return chosen_channels(trained, count, f"{path}: data.channels")
 
 
 @contextlib.contextmanager

@@ -17,12 +17,15 @@ def pixel_digests(dataset) -> np.ndarray:
 
     Raises UserError for a folder without these columns, or with another number of rows.
     """
-    names = [f"mean_w{channel + 1}" for channel in range(dataset.image_shape[2])]
     if dataset.folder is None:
         return _digests([[float(f"{value:.6g}") for value in column] for column in dataset.means.T])
     path = dataset.folder / "manifest.csv"
-    types = dict.fromkeys(names, pa.float64())
     try:
+        with csv.open_csv(path) as file:  # of all channels, whichever the images of `with_channels` have
+            names = [name for name in file.schema.names if name.startswith("mean_w")]
+        if len(names) < dataset.image_shape[2]:
+            raise pa.ArrowKeyError(f"{len(names)} columns mean_w for images of {dataset.image_shape[2]} channels")
+        types = dict.fromkeys(names, pa.float64())
         table = csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=names, column_types=types))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read ({reason(error)}); rebuild the dataset") from error

@@ -153,7 +153,8 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
 
     Raises UserError for what cannot be drawn."""
     named = config.data.name, config.data.builder.as_kwargs(), config.data.get("folder")
-    find = functools.cache(lambda: dataset or datasets.open_dataset(*named))
+    channels = config.data.get("channels", ())
+    find = functools.cache(lambda: datasets.with_channels(dataset or datasets.open_dataset(*named), channels))
     hosts.on_first_host(lambda: find() and None)
     dataset = hosts.on_all_hosts(lambda: dataclasses.replace(find(), roles=roles(find())))
     c = config.data

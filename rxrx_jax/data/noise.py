@@ -12,7 +12,7 @@ from rxrx_jax.base.spellings import SPLITS
 from rxrx_jax.data.augment import Augment
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.builders import builders
-from rxrx_jax.data.dataset import Dataset, open_dataset
+from rxrx_jax.data.dataset import Dataset, chosen_channels, open_dataset
 from rxrx_jax.data.images import LENGTHS, ImageViews, checked
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
@@ -169,6 +169,8 @@ def make(config: Config, guess: bool = False) -> Noise:
     """Noise in the shape of `config.data`'s dataset; nothing is read or prepared. Args: guess, as of `describe`."""
     c = config.data
     description = describe(c.name, c.builder.as_kwargs(), c.get("folder"), guess)
+    if chosen := chosen_channels(c.get("channels", ()), description.image_shape[2]):
+        description = dataclasses.replace(description, image_shape=(*description.image_shape[:2], len(chosen)))
     c.as_kwargs(), checked(c.select.as_kwargs()), config.protocol.name  # read, though nothing is chosen
     sizes = {stream: c.get(key.removeprefix("data."), 0) for stream, key in LENGTHS.items()}
     shape = len(description.plates), description.image_shape[2]

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import resource
 import stat
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -19,17 +20,45 @@ READER = {"max_parallelism": "0"}
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """An image [H, W, C] in a record's encoding: `encoded[rows, columns]`, slices, decodes no more than it needs, and
-    raises ValueError where the bytes are not such an image. A feature with an encoding of its own has
-    `decode_window(data, window)`; any other holds the image's plain bytes."""
+    """An image [H, W, C] in a record's encoding: `encoded[rows, columns]`, slices, or `encoded[rows, columns,
+    channels]` with a slice or list of these, decodes no more than it needs, and raises ValueError where the bytes are not such an
+    image. A feature with an encoding of its own has `decode_window(data, window)`; any other holds plain bytes."""
 
     feature: object
     data: bytes | memoryview
 
-    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+    def __getitem__(self, window: tuple) -> np.ndarray:
         if hasattr(self.feature, "decode_window"):
             return self.feature.decode_window(self.data, window)
         return np.frombuffer(self.data, self.feature.np_dtype).reshape(self.feature.shape)[window]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Images of a split with some of their channels: `chosen[i][rows, columns]` is
+    `images[i][rows, columns, channels]`."""
+
+    images: Any
+    channels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> "ChosenImage":
+        first, last = self.channels[0], self.channels[-1]
+        neighbours = self.channels == tuple(range(first, last + 1))
+        return ChosenImage(self.images[index], slice(first, last + 1) if neighbours else list(self.channels))
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenImage:
+    """An image of `Chosen`."""
+
+    image: Any
+    channels: slice | list[int]
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        return self.image[(*window, self.channels)]
 
 
 class Records:

@@ -46,4 +46,6 @@ def evaluate(context, images=6) -> Iterator[tuple[str, float]]:
         if role == list(scored)[-1]:
             titles = [str(context.dataset.sites.site_id[r]) for r in rows[valid][:images]]
             path, pictures = context.workdir / "reconstruction.png", [x[:images] for x in pictures]
-            hosts.on_first_host(functools.partial(save_reconstructions, path, *pictures, titles))
+            hosts.on_first_host(
+                functools.partial(save_reconstructions, path, *pictures, titles, context.dataset.channels)
+            )

@@ -18,16 +18,21 @@ COLOURS = np.array([(19, 0, 249), (42, 255, 31), (255, 0, 25), (45, 255, 252), (
 TILE, GAP, LETTERS = 208, 6, 20  # pixels of a picture in a sheet of reconstructions, between two, and of its text
 
 
-def composite(images: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def composite(images: np.ndarray, low: np.ndarray, high: np.ndarray, channels: tuple[int, ...] = ()) -> np.ndarray:
     """[..., H, W, C] to RGB [..., H, W, 3] in 0..1; low and high, numbers or [C], are drawn black and at full colour.
-    Channels beyond the sixth have no colour and are not drawn."""
+    Channels beyond the sixth have no colour and are not drawn. Args: channels, of the data's, those that the images
+    have; () = the first C."""
     share = np.clip((images - low) / np.maximum(high - low, 1e-6), 0, 1)
-    return np.clip(share[..., : len(COLOURS)] @ COLOURS[: images.shape[-1]] / 255, 0, 1)
+    drawn = [(i, c) for i, c in enumerate(channels or range(images.shape[-1])) if c < len(COLOURS)]
+    places, colours = [i for i, _ in drawn], COLOURS[[c for _, c in drawn]]
+    return np.clip(share[..., places] @ colours / 255, 0, 1)
 
 
-def save_reconstructions(path: epath.PathLike, images, mask, prediction, titles: list[str]) -> None:
+def save_reconstructions(
+    path: epath.PathLike, images, mask, prediction, titles: list[str], channels: tuple[int, ...] = ()
+) -> None:
     """Writes a PNG with one column per site: the image, what the encoder saw, the reconstruction (visible
-    patches kept as they are). Arrays [n, H, W, C]; mask 1 = hidden."""
+    patches kept as they are). Arrays [n, H, W, C]; mask 1 = hidden; channels, as `composite` takes them."""
     low, high = np.quantile(images, [0.02, 0.998], axis=(0, 1, 2))
     size = (TILE, round(TILE * images.shape[1] / images.shape[2]))
     step, left, top = (size[0] + GAP, size[1] + GAP), 150, 30
@@ -38,11 +43,11 @@ def save_reconstructions(path: epath.PathLike, images, mask, prediction, titles:
     for column, title in enumerate(titles):
         x, m, p = images[column], mask[column], prediction[column]
         hidden = m.astype(bool)  # in a channel-agnostic model one channel by itself may be, which is then black
-        seen = composite(np.where(hidden, low, x), low, high)
+        seen = composite(np.where(hidden, low, x), low, high, channels)
         rows = (
-            composite(x, low, high),
+            composite(x, low, high, channels),
             np.where(hidden.all(-1, keepdims=True), 0.15, seen),
-            composite(np.where(hidden, p, x), low, high),
+            composite(np.where(hidden, p, x), low, high, channels),
         )
         for row, picture in enumerate(rows):
             tile = Image.fromarray(np.rint(255 * picture).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)

@@ -25,6 +25,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
         # The simulated world: its seed, and which treatments share a plate (fixed or reshuffled).
         builder=dict() if real else dict(seed=arg.seed, layout=arg.layout),
         folder=ml_collections.config_dict.placeholder(str),  # of prepared datasets; None is TFDS's usual place
+        channels=(),  # of the images, numbers from 0 in the order in which they are read; () = all
         minibatch=256 if large else 64,
         group="experiment",
         groups_per_minibatch=0,  # 0 = drawn from all

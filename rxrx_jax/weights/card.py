@@ -26,6 +26,8 @@ def write(run: dict, about: dict, records: list[dict], evaluated: str, before: S
     simulated = run["data"]["name"] == "rxrx_sim"
     name = run["model"].get("variant", run["model"]["name"])
     channels = "any 1 to 11 channels" if about["channels"] is None else f"{about['channels']} channels"
+    if chosen := about.get("data_channels"):
+        channels += f" (trained on {', '.join(f'w{i + 1}' for i in chosen)} of the data's)"
     lines = [
         *_front_matter(run, data["license"], form),
         f"# {name} trained on {run['data']['name']}",

@@ -93,7 +93,7 @@ def make_encoder(run: dict, workdir: epath.PathLike) -> Encoder:
 def describe(run: dict, encoder: Encoder, params: dict, before: seen.Seen) -> dict:
     """config.json: `encoder` holds every size and Style; `model` the keys of config.model to train on with it;
     `transductive` whether images of the run's held-out experiments took part, None where that is unknown; `seen` how
-    many sites were seen as what."""
+    many sites were seen as what; `data_channels` those of the data's that were trained on, where they were chosen."""
     rows = params["encoder"]["embed"]["kernel"].shape[0]
     fields = dataclasses.asdict(encoder.size) | {"patch": encoder.patch} | dataclasses.asdict(encoder.style)
     about = {
@@ -107,16 +107,20 @@ def describe(run: dict, encoder: Encoder, params: dict, before: seen.Seen) -> di
         "provenance": run["resolved"].get("provenance"),
         "data": run["data"]["name"],
     }
+    if chosen := run["data"].get("channels"):
+        about["data_channels"] = list(chosen)
     return about | (dataset_statistics(run) if run["normalisation"] == "dataset" else {})
 
 
 def dataset_statistics(run: dict) -> dict:
-    """{"mean", "std"} [C] of the training images in pixel units, from the prepared dataset."""
+    """{"mean", "std"} [C] of the training images in pixel units, of the channels that the run read, from the prepared
+    dataset."""
     data = run["data"]
     path = builders().find(data["name"], data.get("folder"), **data["builder"]) / "statistics.json"
     try:
         found = json.loads(path.read_text())["dataset"]
-        return {key: found[key] for key in ("mean", "std")}
+        chosen = data.get("channels") or range(len(found["mean"]))
+        return {key: [found[key][i] for i in chosen] for key in ("mean", "std")}
     except (OSError, ValueError, LookupError) as error:
         raise UserError(f"{path} has the mean and deviation to normalise with and cannot be read ({error})") from error
 

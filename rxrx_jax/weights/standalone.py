@@ -42,7 +42,8 @@ def read_safetensors(path, prefix=""):
 def load(folder):
     """Returns `embed(images, mean=None, std=None)`.
 
-    images: uint8 [B, H, W, C], sides a multiple of the patch's, best those of `crop` in config.json. mean, std: float
+    images: uint8 [B, H, W, C], of the model's channels or of all those that it was trained on some of ("data_channels"
+    in config.json), sides a multiple of the patch's, best those of `crop` in config.json. mean, std: float
     [C] or [B, C] in pixel units, to normalise with where the model was trained with statistics of each experiment or
     plate; otherwise they are in config.json or, as "image" and "image_unbiased" say, each image's own. Returns float32
     [B, D].
@@ -57,6 +58,9 @@ def load(folder):
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 [B, H, W, C]")
+        chosen = config.get("data_channels")
+        if chosen and images.shape[3] > max(chosen):
+            images = images[..., chosen]
         if config["channels"] not in (None, images.shape[3]):
             raise ValueError(f"images have {images.shape[3]} channels, the model takes {config['channels']}")
         return np.asarray(run(params, normalise(images, config, mean, std)))

@@ -32,9 +32,9 @@ def make_run(
     times the parameters. Returns the parameters."""
     values = tiny.values("mae_vit.py", folder, **{"augment.crop": crop, "model.variant": "XXS/8"} | changes)
     transductive = values["normalisation"] in ("experiment", "plate")
-    encoder = models.make_encoder(Config(values["model"]))
+    encoder, channels = models.make_encoder(Config(values["model"])), len(values["data"]["channels"]) or CHANNELS
     params = {
-        "encoder": random_variables(encoder.init, jnp.zeros((1, crop, crop, CHANNELS)), seed=seed)["params"],
+        "encoder": random_variables(encoder.init, jnp.zeros((1, crop, crop, channels)), seed=seed)["params"],
         "pixels": {"kernel": jnp.arange(12.0).reshape(3, 4), "bias": jnp.ones(4)},
     }
     clock = {"train_seconds": 3600.0, "cpu_seconds": 5400.0}

@@ -70,10 +70,11 @@ def encode_delta(image: np.ndarray, scratch: np.ndarray | None = None) -> bytes:
 
 
 def decode_delta(
-    data: bytes, shape: tuple[int, int, int], dtype: Any, window: tuple[slice, slice] = (slice(None), slice(None))
+    data: bytes, shape: tuple[int, int, int], dtype: Any, window: tuple = (slice(None), slice(None))
 ) -> np.ndarray:
     """Returns the image [C, H, W] of shape [H, W, C] that `encode_delta` compressed, or a window of its rows and
-    columns (slices of step 1, a view): differences are undone only where it needs them. ValueError if it is not one."""
+    columns (slices of step 1, a view) and, third, channels (a slice or list): differences are undone only where it
+    needs them. ValueError if it is not one."""
     height, width, channels = shape
     dtype = np.dtype(dtype)
     flat = np.empty(channels * height * width * dtype.itemsize, np.uint8)
@@ -85,7 +86,7 @@ def decode_delta(
         raise ValueError(str(error)) from error
     if dtype.itemsize == 2:
         flat = np.ascontiguousarray(flat.reshape(2, -1).T).view("<u2").astype(np.uint16, copy=False)
-    image = flat.reshape(channels, height, width)
+    image = flat.reshape(channels, height, width)[window[2] if len(window) > 2 else slice(None)]
     (top, bottom, _), (left, right, _) = window[0].indices(height), window[1].indices(width)
     first = top // STRIP * STRIP  # the window's first row counts from there
     start_of_rows = image[:, first:bottom, :right]
@@ -119,9 +120,9 @@ class _EncodedImage(tfds.features.FeatureConnector):
     def to_json_content(self) -> dict[str, Any]:
         return {"shape": list(self._shape), "dtype": self._dtype.name}
 
-    def decode_window(self, data: bytes, window: tuple[slice, slice]) -> np.ndarray:
-        """Returns a window (slices of rows and columns) of the image, [h, w, C]. Raises ValueError where the bytes are
-        not such an image."""
+    def decode_window(self, data: bytes, window: tuple) -> np.ndarray:
+        """Returns a window (slices of rows and columns and, if there is a third, of channels, or a list of these) of
+        the image, [h, w, C]. Raises ValueError where the bytes are not such an image."""
         return self.decode_example_np(data)[window]
 
     @classmethod
@@ -136,8 +137,8 @@ class DeltaImage(_EncodedImage):
         """Returns [H, W, C], a view of planes [C, H, W]."""
         return decode_delta(example_data, self._shape, self._dtype).transpose(1, 2, 0)
 
-    def decode_window(self, data: bytes, window: tuple[slice, slice]) -> np.ndarray:
-        """Returns a window (slices of rows and columns) of the image, [h, w, C], decoding no more than it needs."""
+    def decode_window(self, data: bytes, window: tuple) -> np.ndarray:
+        """As the base class, decoding no more than it needs."""
         return decode_delta(data, self._shape, self._dtype, window).transpose(1, 2, 0)
 
 

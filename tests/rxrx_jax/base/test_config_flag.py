@@ -52,6 +52,11 @@ def test_a_selection_is_set(text, value):
     assert Config(read(f"--config.data.select.cell_types={text}")).data.select.as_kwargs() == {"cell_types": value}
 
 
+@pytest.mark.parametrize("text, value", [("0,1,2", (0, 1, 2)), ("(4, 0)", (4, 0)), ("3", (3,)), ("()", ())])
+def test_channels_are_set(text, value):
+    assert Config(read(f"--config.data.channels={text}")).data.channels == value
+
+
 def test_another_dataset_leaves_the_settings_of_the_first():
     assert read()["data"]["builder"] == {"seed": 0, "layout": "fixed"}
     found = read("--config.data.name=rxrx19a")["data"]

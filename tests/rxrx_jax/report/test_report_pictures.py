@@ -62,6 +62,13 @@ def test_composites_need_no_matplotlib():
     np.testing.assert_allclose(only_w2, np.array([42, 255, 31]) / 255 / 2)
 
 
+def test_chosen_channels_keep_their_colours():
+    pixels = np.random.default_rng(0).uniform(0, 255, (5, 6))
+    whole = pictures.composite(np.where(np.isin(np.arange(6), [4, 1]), pixels, 0), 0, 200)
+    np.testing.assert_allclose(pictures.composite(pixels[:, [4, 1]], 0, 200, (4, 1)), whole)
+    assert not pictures.composite(pixels[:, :1], 0, 200, (7,)).any()  # which has no colour
+
+
 def test_composites_have_any_number_of_channels():
     """The first six are drawn."""
     nine = np.array([0, 100, 0, 0, 0, 0, 200, 200, 200])
