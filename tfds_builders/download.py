@@ -52,6 +52,12 @@ CONFIRMED = {
 }
 PAGES = {name: f"https://www.rxrx.ai/{name}#Download" for name in OBJECTS}
 MANUAL = {
+    "rxrx1_wilds": """\
+RxRx1 as WILDS ships it, three channels of 256x256 pixels (7.4 GB), is fetched by its own package:
+  pip install wilds
+  python -c "import wilds; wilds.get_dataset('rxrx1', root_dir='{to}', download=True)"
+That gives rxrx1_v1.0 in {to}, which holds metadata.csv and images/: the folder to give to prepare as --source.
+By hand, unpack https://worksheets.codalab.org/rest/bundles/0x6b7a05a3056a434498f0bb1252eb8440/contents/blob/ there.""",
     "rxrx3": """\
 RxRx3 is available after signing in and accepting Recursion's non-commercial licence. Fetch by hand, from
 https://rxrx3.rxrx.ai/downloads, into DIR = {to}:
@@ -68,6 +74,8 @@ That gives DIR = {to}:
   data/train-*.parquet                        the images
   OpenPhenom_rxrx3_core_embeddings.parquet    embeddings""",
 }
+
+INSIDE = {"rxrx1_wilds": "rxrx1_v1.0"}  # the folder of one that brings its own, and has no embeddings
 
 
 def urls(name: str, part: str) -> list[str]:
@@ -148,8 +156,10 @@ def main(argv: list[str] | None = None) -> int:
     else:
         download(flags.name, to, parts)
     for module, needs in (("prepare", "images"), ("prepare_embeddings", "embeddings")):
-        if needs in parts:
-            print(f"then       python -m tfds_builders.{module} {flags.name} --source={to}")
+        if needs in parts and (flags.name not in INSIDE or needs == "images"):
+            print(
+                f"then       python -m tfds_builders.{module} {flags.name} --source={to / INSIDE.get(flags.name, '')}"
+            )
     return 2 if flags.name in MANUAL else 0
 
 

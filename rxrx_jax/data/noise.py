@@ -19,6 +19,7 @@ from rxrx_jax.data.images import LENGTHS, ImageViews, checked
 # are classes of their own, and the sites to train on where they are not all.
 PAGES = {
     "rxrx1": {"pixels": 512, "controls": 1, "train_images": 40_612},  # WILDS rxrx1_v1.0: site 1 of 33 experiments
+    "rxrx1_wilds": {"pixels": 256, "controls": 1, "train_images": 40_612},
     "rxrx2": {"pixels": 1024, "controls": 1},
     "rxrx19a": {"pixels": 1024, "controls": 1},
     "rxrx19b": {"pixels": 2048, "controls": 1},
@@ -72,7 +73,7 @@ def describe(name: str, settings: dict | None = None, folder: str | None = None,
         classes=range(page["perturbations"] + page["controls"]),
         experiments=range(page["experiments"]),
         plates=range(page["plates"]),
-        cell_types=range(4 if name == "rxrx1" else 1),
+        cell_types=range(4 if name in ("rxrx1", "rxrx1_wilds") else 1),
         train_images=page.get("train_images", page.get("sites")),
         guessed=tuple(missing),
     )

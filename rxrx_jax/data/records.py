@@ -21,8 +21,9 @@ READER = {"max_parallelism": "0"}
 @dataclasses.dataclass(frozen=True)
 class Encoded:
     """An image [H, W, C] in a record's encoding: `encoded[rows, columns]`, slices, or `encoded[rows, columns,
-    channels]` with a slice or list of these, decodes no more than it needs, and raises ValueError where the bytes are not such an
-    image. A feature with an encoding of its own has `decode_window(data, window)`; any other holds plain bytes."""
+    channels]` with a slice or list of these, decodes no more than it needs, and raises ValueError where the bytes are
+    not such an image. A feature with an encoding of its own has `decode_window(data, window)`; any other holds the
+    image's plain bytes."""
 
     feature: object
     data: bytes | memoryview

@@ -67,5 +67,6 @@ def test_every_page_of_docs_is_linked():
 def test_the_datasets_it_names_have_builders():
     from tfds_builders import prepare
 
-    named = re.findall(r"RxRx\w+(?:-core)?", re.search(r"There are builders for (.*?);", README, re.S)[1])
+    sentence = re.search(r"There are builders for (.*?);", README, re.S)[1].replace("WILDS'", "RxRx1-WILDS")
+    named = re.findall(r"RxRx\w+(?:-core|-WILDS)?", sentence)
     assert {name.lower().replace("-", "_") for name in named} == set(prepare.names()) - {"rxrx_sim"}

@@ -62,7 +62,7 @@ def test_says_what_the_user_should_know_about_a_source(tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["rxrx9"], ["'rxrx9'", "rxrx1, rxrx19a, rxrx19b, rxrx2, rxrx3, rxrx3_core, rxrx_sim"]),
+        (["rxrx9"], ["'rxrx9'", "rxrx1, rxrx19a, rxrx19b, rxrx1_wilds, rxrx2, rxrx3, rxrx3_core, rxrx_sim"]),
         (
             ["rxrx1"],
             ["rxrx1-images.zip", "rxrx1-metadata.zip", "python -m tfds_builders.prepare rxrx1 --source=DIR"],

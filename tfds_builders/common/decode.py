@@ -1,4 +1,4 @@
-"""Decodes one channel: the bytes of a PNG or JPEG 2000 file to [H, W] grey values, or BadSite with the reason.
+"""Decodes one file: the bytes of a PNG or JPEG 2000 file to [H, W] grey values, or BadSite with the reason.
 
 Size and depth are read from the header and compared before anything is allocated, so that a file that claims
 (or inflates to) far more than its image costs no memory. PNG has checksums: no damage passes. JPEG 2000 has
@@ -44,23 +44,26 @@ def header(data: bytes) -> tuple[int, int, int, str]:
     return found.height, found.width, found.bits, found.format
 
 
-def decode(data: bytes, size: tuple[int, int], bits: int, out: np.ndarray | None = None) -> np.ndarray:
-    """Decodes one channel.
+def decode(
+    data: bytes, size: tuple[int, int], bits: int, out: np.ndarray | None = None, colour: str = "grey"
+) -> np.ndarray:
+    """Decodes one channel, or the three of a colour image.
 
     Args:
       data: a whole PNG or JPEG 2000 (JP2 or bare codestream) file.
       size: (H, W) that it must have.
       bits: 8 or 16; no other depth is converted.
       out: where to put the values, [H, W] of their type: new memory is slow to touch; a new array if None.
+      colour: "grey", or "RGB" for a PNG file of three channels.
 
     Returns:
-      The grey values, [H, W] uint8 or uint16; `out` if it was given.
+      The values, [H, W] or (RGB) [H, W, 3], uint8 or uint16; `out` if it was given.
     """
     if data.startswith(PNG):
         check_png(data)
     found = read_header(data)
-    if (found.bits, found.colour) != (bits, "grey"):
-        raise BadSite(f"{found.bits}-bit {found.colour} in place of {bits}-bit grey")
+    if (found.bits, found.colour) != (bits, colour):
+        raise BadSite(f"{found.bits}-bit {found.colour} in place of {bits}-bit {colour}")
     if (found.height, found.width) != tuple(size):
         raise BadSite(f"{found.width}x{found.height} pixels in place of {size[1]}x{size[0]}")
     try:
@@ -71,7 +74,9 @@ def decode(data: bytes, size: tuple[int, int], bits: int, out: np.ndarray | None
             pixels = imagecodecs.jpeg2k_decode(data, numthreads=1, out=out)
     except (RuntimeError, ValueError) as error:  # the codecs' own errors are RuntimeErrors
         raise BadSite(f"corrupt {found.format} ({error})") from error
-    if pixels.shape != tuple(size) or pixels.dtype != (np.uint8 if bits == 8 else np.uint16):
+    if pixels.shape != (*size, *((3,) if colour == "RGB" else ())) or pixels.dtype != (
+        np.uint8 if bits == 8 else np.uint16
+    ):
         raise BadSite(f"decoded to {pixels.dtype}{pixels.shape}")
     return pixels
 

@@ -63,6 +63,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     bits = 8  # of the published images
     extra_columns: dict[str, type] = {}  # of a row, beyond types.SITE_COLUMNS or of another type: str, int or float
     published: dict[str, int] = {}  # counts of the published design
+    reader_type: type = reading.FileReader  # of sites that are files
 
     def read_table(self) -> types.Table:
         """Returns every site of the source, before any image is read."""
@@ -94,7 +95,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if size is None:
             raise UserError(f"{self.source}: no image there can be read{seen.cause(self.source)}")
         folders = (self.source, *sorted(path for path in self.source.iterdir() if path.is_dir()))
-        reader = reading.FileReader(
+        reader = self.reader_type(
             source, len(self.channels), size, self.bits, self.builder_config.records.bits, tuple(map(str, folders))
         )
         return reader, size

@@ -92,7 +92,7 @@ def full_colour(found: Contents) -> tuple[np.ndarray, str]:
 
     RxRx1 has published values; other screens are brighter or darker, and take theirs from all of their pixels.
     """
-    if found.info["name"] == "rxrx1":
+    if found.info["name"] in ("rxrx1", "rxrx1_wilds"):
         high = np.array(pictures.RANGES)[pictures.stains(found.channels)]
         words = "from 0 to the published values"
     else:

@@ -12,11 +12,12 @@ from rxrx_jax.base.errors import UserError
 from tfds_builders import prepare
 from tfds_builders.common.types import SITE_COLUMNS
 
-NAMES = ("rxrx1", "rxrx2", "rxrx19a", "rxrx19b", "rxrx3", "rxrx3_core")
+NAMES = ("rxrx1", "rxrx1_wilds", "rxrx2", "rxrx19a", "rxrx19b", "rxrx3", "rxrx3_core")
 every = pytest.mark.parametrize("name", NAMES)
 SIX = ("nucleus", "endoplasmic reticulum", "actin", "nucleolus and RNA", "mitochondria", "Golgi")
 TABLES = {
     "rxrx1": [test_builders_metadata.HEADER, test_builders_metadata.GOOD],
+    "rxrx1_wilds": [test_builders_metadata.HEADER, test_builders_metadata.GOOD],
     **{module.__name__.split(".")[2]: [header, f"{test_builders_rxrx2.START},{test_builders_rxrx2.GOOD[module]}"]
        for module, header in test_builders_rxrx2.HEADERS.items()},
     "rxrx3": [test_builders_rxrx3.HEADER, test_builders_rxrx3.CRISPR, test_builders_rxrx3.COMPOUND],
@@ -42,7 +43,7 @@ def test_rows_have_the_columns_that_the_builder_promises(name, tmp_path):
 @every
 def test_what_a_builder_says(name):
     kind = prepare.builder_class(name)
-    assert kind.channels == (SIX if name != "rxrx19a" else SIX[:4] + SIX[5:])
+    assert kind.channels == {"rxrx19a": SIX[:4] + SIX[5:], "rxrx1_wilds": SIX[:3]}.get(name, SIX)
     assert kind.bits == (16 if name == "rxrx3" else 8)
     assert all(kind.about[key].strip() for key in ("description", "homepage", "license", "citation"))
     owner = {
@@ -50,7 +51,9 @@ def test_what_a_builder_says(name):
         "rxrx19a": "CC BY 4.0",
         "rxrx1": "CC BY-NC-SA 4.0",
     }
-    expected = owner[{"rxrx2": "rxrx1", "rxrx19b": "rxrx19a", "rxrx3_core": "rxrx3"}.get(name, name)]
+    expected = owner[
+        {"rxrx1_wilds": "rxrx1", "rxrx2": "rxrx1", "rxrx19b": "rxrx19a", "rxrx3_core": "rxrx3"}.get(name, name)
+    ]
     assert kind.about["license"].startswith(expected)
     assert kind.published.keys() <= {"sites", "experiments", "plates", "perturbations"}
 

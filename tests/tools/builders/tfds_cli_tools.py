@@ -10,6 +10,7 @@ import sys
 import numpy as np
 from builders_tools import SCREEN, records
 from paths import ROOT
+from wilds_tools import write_wilds
 
 from rxrx_jax.simulate import layouts
 from rxrx_jax.simulate import screen as simulate
@@ -18,6 +19,7 @@ from tfds_builders import prepare
 STORED = ROOT / "tests/reference/stored/tfds_build.json"
 WRITERS = {
     "rxrx1": simulate.write_published,
+    "rxrx1_wilds": write_wilds,
     "rxrx2": layouts.write_rxrx2,
     "rxrx19a": layouts.write_rxrx19a,
     "rxrx19b": layouts.write_rxrx19b,

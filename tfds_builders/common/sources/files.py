@@ -20,6 +20,7 @@ Key = tuple[str, int, int]  # well, site, channel
 WELL = "[A-Z]{1,2}[0-9]{2}"
 NUMBER = "[1-9][0-9]{0,5}"
 PNG_NAME = re.compile(f"({WELL})_s({NUMBER})_w({NUMBER})\\.png")
+COLOUR_NAME = re.compile(f"({WELL})_s({NUMBER})\\.png")  # of WILDS, three channels in a file
 # of RxRx3-core, whose channel has no w: gene-001/Plate1/A01_s1_1, whatever folders are above
 PLATE_PATH = re.compile(r"(?:.*/)?([^./][^/]*)/Plate([0-9]{1,6})/[^/]*")
 KEY_NAME = f"({WELL})_s({NUMBER})_w?({NUMBER})"

@@ -1,10 +1,12 @@
-"""Images as files: images/EXPERIMENT/PlateN/WELL_sS_wC.png, and Kaggle's train/ and test/ in place of images/."""
+"""Images as files: images/EXPERIMENT/PlateN/WELL_sS_wC.png, or WELL_sS.png with the channels as colours, and Kaggle's
+train/ and test/ in place of images/."""
 
 import contextlib
 import dataclasses
 import functools
 import itertools
 import pathlib
+import re
 from collections.abc import Iterator
 
 from tfds_builders.common import decode
@@ -17,10 +19,18 @@ PLATE = r"Plate(\d+)"
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """The published tree, or Kaggle's two. See `sources` for the methods."""
+    """The published tree, or Kaggle's two. See `sources` for the methods.
+
+    colour: a file is a site, WELL_sS.png, and stands as its channel 1.
+    """
 
     root: pathlib.Path
     follow_links: bool = False
+    colour: bool = False
+
+    @property
+    def _name(self) -> re.Pattern:
+        return lib.COLOUR_NAME if self.colour else lib.PNG_NAME
 
     def __post_init__(self):
         if not self._trees():
@@ -47,24 +57,25 @@ class Folders:
     def _add(self, files: lib.PlateFiles, folder: str, name: str) -> None:
         inside = lib.within(self.root, self._trees(), self.follow_links)
         for entry in lib.entries(folder):
-            match = lib.PNG_NAME.fullmatch(entry.name)
+            match = self._name.fullmatch(entry.name)
             if not match:
                 files.add_other(f"{name}/{entry.name}")
                 continue
             load = functools.partial(lib.read_file, entry.path)
             if lib.leads_out(entry, inside):
                 load = functools.partial(lib.refuse, lib.OUTSIDE)
-            files.add((match[1], int(match[2]), int(match[3])), f"{name}/{entry.name}", load)
+            channel = 1 if self.colour else int(match[3])
+            files.add((match[1], int(match[2]), channel), f"{name}/{entry.name}", load)
 
     def size(self) -> tuple[int, int] | None:
         found = [item for item in self._find() if item.plate is not None and not item.reason]
-        headers = functools.partial(_headers, self.follow_links)
+        headers = functools.partial(_headers, self.follow_links, self._name)
         return lib.vote(itertools.chain.from_iterable(map(headers, lib.spread(found, lib.PROBES))))
 
 
-def _headers(follow_links: bool, found: lib.Found) -> Iterator[bytes]:
+def _headers(follow_links: bool, name: re.Pattern, found: lib.Found) -> Iterator[bytes]:
     try:
-        names = (entry for entry in lib.entries(found.path) if lib.PNG_NAME.fullmatch(entry.name))
+        names = (entry for entry in lib.entries(found.path) if name.fullmatch(entry.name))
         images = [entry for entry in names if follow_links or not entry.is_symlink()]
     except OSError:
         return

@@ -72,11 +72,11 @@ def read(source: pathlib.Path | None, classes: int = UNTREATED_ID + 1) -> Table:
     split_of = functools.partial(splits.by_site, splits.WILDS if kinds is None else kinds)
     describe = functools.partial(_describe, classes, label_space == "published")
     lines = tables.blanked(lines, ("sirna", "sirna_id"), notes)
-    table.rows = _examined(tables.sites(lines, tables.SITE_COLUMNS, tables.WELLS_384, split_of, describe), table)
+    table.rows = examined(tables.sites(lines, tables.SITE_COLUMNS, tables.WELLS_384, split_of, describe), table)
     return table
 
 
-def _examined(rows: Iterable[dict | SetAside], table: Table) -> Iterator[dict | SetAside]:
+def examined(rows: Iterable[dict | SetAside], table: Table) -> Iterator[dict | SetAside]:
     """Passes the rows on, then adds to the table what only all of them determine."""
     layouts: design.Layouts = {}
     held_out: dict[str, bool] = {}
