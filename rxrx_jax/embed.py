@@ -86,6 +86,8 @@ def open_model(path: str, channels: int, source: str | None = None) -> Model:
     chosen = data.channels_for(tuple(weights.about(path).get("data_channels", ())), channels, path)
     channels = len(chosen) or channels
     imported = weights.load(path, channels, part=source or "")
+    if not isinstance(imported.encoder, Encoder):
+        raise UserError(f"{path} holds a convolutional network: only a vit can embed a dataset")
     if imported.channels is not None:
         _check_channels(path, imported.channels, channels)
     for note in imported.notes:

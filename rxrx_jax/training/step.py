@@ -43,17 +43,29 @@ class Step:
         """One for each purpose; not made before they are asked for, as a mesh of described devices holds no arrays."""
         return make_keys(self.seed)
 
-    def warm_start(self, state: TrainState, part) -> TrainState:
-        """The fresh state with the former stage's `part` of the parameters, wherever it is kept."""
-        name, collections = self.task.inherits, state.collections
+    def inherited(self) -> tuple:
+        """The shapes of what a stage takes over from the one before: (parameters, BatchNorm statistics, {} without)."""
+        state, name = self.arguments[0], self.task.inherits
+        return state.params[name], state.collections["batch_stats"].get(name, {})
+
+    def warm_start(self, state: TrainState, part, statistics) -> TrainState:
+        """The fresh state with the former stage's `part` of the parameters, and of the statistics, wherever it is
+        kept."""
+        name, new = self.task.inherits, {"params": part} | ({"batch_stats": statistics} if statistics else {})
+        own = {"params": state.params, "batch_stats": state.collections["batch_stats"]}
+        collections = state.collections | {"batch_stats": _with(own, name, new)["batch_stats"]}
         if averages := collections["averages"]:
-            params = averages["params"] | {name: jax.tree.map(jnp.copy, part)}
-            collections = collections | {"averages": averages | {"params": params}}
-        return dataclasses.replace(state, params=state.params | {name: part}, collections=collections)
+            collections |= {"averages": _with(averages, name, jax.tree.map(jnp.copy, new))}
+        return dataclasses.replace(state, params=_with(own, name, new)["params"], collections=collections)
 
     def compile(self):
         """The update compiled for these arguments: jax.stages.Compiled."""
         return self.update.lower(*self.arguments).compile()
+
+
+def _with(network: dict, name: str, new: dict) -> dict:
+    """{"params", "batch_stats"} with what is new of the part `name`."""
+    return {kind: tree | ({name: new[kind]} if kind in new else {}) for kind, tree in network.items()}
 
 
 def make_keys(seed: int) -> dict[str, jax.Array]:

@@ -238,9 +238,7 @@ def starting_state(config: Config, step: Step, checkpoints, workdir, ledger) -> 
             raise UserError(
                 f"init.path={path}: task.name={config.task.name} does not start from another stage; remove it"
             )
-        like = shapes.params[step.task.inherits]
-        part = former.encoder(path, parameters, config, step.task, like)
-        state = step.warm_start(state, part)
+        state = step.warm_start(state, *former.encoder(path, parameters, config, step.task, *step.inherited()))
     return state, {}
 
 

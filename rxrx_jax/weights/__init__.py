@@ -5,10 +5,12 @@ tokens, found = imported.encoder.apply({"params": imported.params["encoder"]}, i
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +21,7 @@ from rxrx_jax.base.seen import Seen
 from rxrx_jax.base.seen import read as read_seen
 from rxrx_jax.base.sharding import named_leaves, parameters_sha256, place_like
 from rxrx_jax.models.vit import Encoder, Size, Style
-from rxrx_jax.weights import hub, openphenom, timm, wrappers
+from rxrx_jax.weights import convnets, hub, openphenom, timm, wrappers
 from rxrx_jax.weights.layout import Imported, finite, model_keys
 from rxrx_jax.weights.read import read_saved, read_tensors
 
@@ -32,9 +34,11 @@ def load(path: str | pathlib.Path, channels: int | None = None, side: int | None
     """Weights of a file or folder, recognised by the names of its tensors.
 
     Args:
-      path: a file (safetensors or torch.save) of an OpenPhenom kind of model or of a timm ViT, a folder that holds one
-        as model.safetensors, a folder that rxrx_jax.weights.export wrote, or hf://owner/name for any of these.
-      channels: of the images it will see; a timm file with another number is adapted, the others are as they are.
+      path: a file (safetensors or torch.save) of an OpenPhenom kind of model, of a timm ViT, or of a ResNet or DenseNet
+        of torchvision or timm, a folder that holds one as model.safetensors, a folder that rxrx_jax.weights.export
+        wrote, or hf://owner/name for any of these.
+      channels: of the images it will see; a file of timm or torchvision with another number is adapted, the others are
+        as they are.
       side: patches along a side of these images; learned positions of a timm file are interpolated.
       part: which of several sets of tensors in the file, as "student"; "" = the only one, or the teacher.
 
@@ -43,12 +47,21 @@ def load(path: str | pathlib.Path, channels: int | None = None, side: int | None
     return _convert(*_read(path), channels, side, part)
 
 
-def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None = None, part: str = "") -> dict:
-    """The encoder's parameters of a file or exported folder, for a model of these `shapes`.
+def encoder_parameters(path: str | pathlib.Path, shapes, encoder=None, part: str = "") -> dict:
+    """The first of what `encoder_network` gives, of a network without BatchNorm."""
+    return encoder_network(path, shapes, {}, encoder, part)[0]
+
+
+def encoder_network(
+    path: str | pathlib.Path, shapes, statistics, encoder: nn.Module | None = None, part: str = ""
+) -> tuple[dict, dict]:
+    """The encoder's parameters of a file or exported folder, and its BatchNorm statistics, for a model of these shapes.
 
     Args:
-      path: as `load` takes it. A timm file is adapted to the channels and positions of `shapes`, which stderr tells.
+      path: as `load` takes it. A file of timm or torchvision is adapted to the channels, and learned positions, of
+        `shapes`, which stderr tells.
       shapes: tree of arrays or ShapeDtypeStruct; where one has a sharding, the parameter gets it.
+      statistics: the same of the statistics, {} without BatchNorm.
       encoder: the module, to compare also what shapes do not show: heads and epsilon.
       part: as `load` takes it.
 
@@ -58,14 +71,14 @@ def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None
     file, saved = _read(path)
     imported = _convert(file, saved, None, None, part)
     if imported.channels:
-        imported = _convert(file, saved, *_view(wanted, imported.encoder.patch), part)
+        imported = _convert(file, saved, *_view(wanted, imported.encoder), part)
     found = named_leaves(imported.params["encoder"])
     keys = _advice(imported.encoder, encoder)
     for name in sorted(found.keys() | wanted.keys()):
         there, here = (tuple(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
         if there != here:
             raise UserError(f"{path} does not fit: {name} is {there} there and {here} in this model; set {keys}")
-    if encoder:
+    if isinstance(encoder, Encoder):
         for name, there, here in (
             ("heads", imported.encoder.size.heads, encoder.size.heads),
             ("epsilon", imported.encoder.style.epsilon, encoder.style.epsilon),
@@ -74,7 +87,9 @@ def encoder_parameters(path: str | pathlib.Path, shapes, encoder: Encoder | None
                 raise UserError(f"{path} does not fit: {name} is {there} there and {here} in this model; set {keys}")
     for note in imported.notes:
         print(f"{path}: {note}", file=sys.stderr)
-    return jax.tree.map(place_like, imported.params["encoder"], shapes)
+    of_norm = imported.batch_stats["encoder"] if statistics else {}  # whose names are among the parameters'
+    place = functools.partial(jax.tree.map, place_like)
+    return place(imported.params["encoder"], shapes), place(of_norm, statistics)
 
 
 def seen(path: str | pathlib.Path) -> Seen:
@@ -100,10 +115,13 @@ def about(path: str | pathlib.Path) -> dict:
     return found if "encoder" in found else {}
 
 
-def _advice(there: Encoder, here: Encoder | None) -> str:
+def _advice(there: nn.Module, here: nn.Module | None) -> str:
     """The keys of config.model that make the encoder `there`, those that `here` has otherwise or, where `here` is no
     vit, those that are not the default. Weights say nothing about stochastic depth."""
     keys = model_keys(there)
+    if not isinstance(there, Encoder):
+        other = f"another model: none here has its {' + '.join(map(str, there.depths))} blocks"
+        return f"--config.model.name={keys['name']}" if keys else other
     if isinstance(here, Encoder):
         present = dataclasses.asdict(here.style) | {"drop_path": there.style.drop_path}
         style = {key: value for key, value in dataclasses.asdict(there.style).items() if value != present[key]}
@@ -116,8 +134,11 @@ def _advice(there: Encoder, here: Encoder | None) -> str:
     return said + ("" if "variant" in keys else none)
 
 
-def _view(shapes: dict, patch: int) -> tuple[int | None, int | None]:
-    """(channels, patches along a side) of the images of an encoder with these shapes; None if unknown."""
+def _view(shapes: dict, encoder: nn.Module) -> tuple[int | None, int | None]:
+    """(channels, patches along a side) of the images of a model like `encoder` with these shapes; None if unknown."""
+    if not isinstance(encoder, Encoder):
+        return (shapes["stem_conv/kernel"].shape[2] if "stem_conv/kernel" in shapes else None), None
+    patch = encoder.patch
     rows = shapes["embed/kernel"].shape[0] if "embed/kernel" in shapes else 0
     patches = shapes["positions"].shape[1] - ("class_token" in shapes) if "positions" in shapes else 0
     side = math.isqrt(patches)
@@ -139,6 +160,11 @@ def _convert(path: pathlib.Path, saved, channels: int | None, side: int | None, 
         if part:
             raise UserError(f"{path} is an exported run, which has no part {part!r}; leave it out")
         return _load_ours(path, tensors)
+    for mark in convnets.MARKS:
+        found, more = wrappers.encoder(path, tensors, mark, part)
+        if found:
+            imported = convnets.convert(path, found, channels)
+            return dataclasses.replace(imported, notes=(*notes, *more, *imported.notes))
     for mark in (f"{openphenom.BACKBONE}{openphenom.MARK}", openphenom.MARK, timm.MARK):
         found, more = wrappers.encoder(path, tensors, mark, part)
         if found:
@@ -146,7 +172,8 @@ def _convert(path: pathlib.Path, saved, channels: int | None, side: int | None, 
             imported = timm.convert(path, found, channels, side) if of_timm else openphenom.convert(path, found)
             return dataclasses.replace(imported, notes=(*notes, *more, *imported.notes))
     names = ", ".join(map(shortened, sorted(tensors)[:3]))
-    raise UserError(f"{path}: no known kind of model has tensors like {names}; expected OpenPhenom or a timm ViT")
+    raise UserError(f"{path}: no known kind of model has tensors like {names}; expected OpenPhenom, a timm ViT, "
+                    "or a ResNet or DenseNet of torchvision or timm")  # fmt: skip
 
 
 def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:

@@ -8,7 +8,11 @@ import jax
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.models.densenet import DenseNet
+from rxrx_jax.models.resnet import ResNet
 from rxrx_jax.models.vit import SIZES, Encoder, Style, sincos_positions
+
+CONVNETS = {ResNet: "resnet50", DenseNet: "densenet161"}  # names in `config.model` of the modules with their own sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,25 +22,30 @@ class Imported:
     encoder: the module that they fit; params: {"encoder": ...} and, of a masked autoencoder, its other parts, float32
     numpy arrays; channels: that images must have, None for any 1 to 11; crop: side in pixels that the positions are
     for; normalisation: of images, one of augment.NORMALISATIONS; decoder: (width, depth, heads) of a masked
-    autoencoder's, as `config.task.decoder`, or None; notes: what a user should know, one line each.
+    autoencoder's, as `config.task.decoder`, or None; notes: what a user should know, one line each; batch_stats:
+    {"encoder": ...}, statistics of BatchNorm, {} of a ViT.
     """
 
-    encoder: Encoder
+    encoder: Encoder | ResNet | DenseNet
     params: dict
     channels: int | None
     crop: int
     normalisation: str = "image"
     decoder: tuple[int, int, int] | None = None
     notes: tuple[str, ...] = ()
+    batch_stats: dict = dataclasses.field(default_factory=dict)
 
     @property
     def model(self) -> dict:
-        """The keys of `config.model` that make this encoder; without `variant` if SIZES has none of this size."""
+        """The keys of `config.model` that make this encoder; without `variant` if SIZES has none of this size, {} for a
+        convolutional one that has other sizes than those with a name."""
         return model_keys(self.encoder)
 
 
-def model_keys(encoder: Encoder) -> dict:
+def model_keys(encoder: Encoder | ResNet | DenseNet) -> dict:
     """The keys of `config.model` that make `encoder`, those that are not the default."""
+    if not isinstance(encoder, Encoder):
+        return {"name": CONVNETS[type(encoder)]} if encoder == type(encoder)() else {}
     names = [name for name, size in SIZES.items() if size == encoder.size]
     found = {"name": "vit"} | ({"variant": f"{names[0]}/{encoder.patch}"} if names else {})
     plain = dataclasses.asdict(Style())

@@ -40,6 +40,18 @@ def load_parameters(path: epath.PathLike, subtree: str, shapes, source: str = "p
         return _load(folder, table, f"{place}/{subtree}", shapes)
 
 
+def load_statistics(path: epath.PathLike, subtree: str, shapes, source: str = "params") -> dict:
+    """The BatchNorm statistics under `subtree` that belong to what `load_parameters` gives with the same arguments.
+    Raises as it does."""
+    if not shapes:
+        return {}
+    folder = find_checkpoint(path)
+    check_layout(folder)
+    _place(source)
+    with _whole(folder):
+        return _load(folder, manifest.read(folder), f"{STATISTICS[source]}/{subtree}", shapes)
+
+
 def stored_parameters(path: epath.PathLike, source: str = "params") -> dict:
     """Every parameter in the part `source` of a run's newest checkpoint, as numpy arrays. Raises as `load_parameters`
     does."""

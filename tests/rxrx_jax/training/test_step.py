@@ -203,7 +203,7 @@ def test_a_fresh_state_inherits_into_its_averages_too(name, ema_decay):
         the_step, _ = step_tools.make(name, mesh, optim=step_tools.SGD | {"ema_decay": ema_decay})
         state = step_tools.random_state(the_step)
         part = jax.tree.map(lambda x: x + 1, state.params["encoder"])
-        found = the_step.warm_start(state, part)
+        found = the_step.warm_start(state, part, {})
     trees = [x for one in (found, state) for x in (one.params, one.collections["averages"]["params"])]
     trees, old = trees[:2], trees[2:]
     assert found.collections["carry"] is state.collections["carry"]
