@@ -41,6 +41,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
     config.augment = dict(crop=256 if large else 64, window="random", flips=True, rot90=True, intensity_jitter=0.1)
     # The stage before: its workdir, or weights; the part of its state, params or averages, "" = the one it published.
     config.init = dict(path="", parameters="", contaminated="")
+    config.selection = "last"  # or best_val: of all evaluations the best on validation experiments (`evaluate_epochs`)
     config.accumulate = 1  # parts of a minibatch whose gradients are summed one after the other
     config.evaluation_minibatch = 256
     config.log_steps = 50 if large else 20

@@ -9,7 +9,7 @@ from rxrx_jax.base.config import Config, to_json
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import noise
 from rxrx_jax.data.builders import builders
-from rxrx_jax.data.source import make_source
+from rxrx_jax.data.source import make_source, minibatch_size
 from rxrx_jax.evaluate import protocols
 from rxrx_jax.training.step import make_step, parameter_count
 from rxrx_jax.training.train import lengths_of, run_length
@@ -34,7 +34,8 @@ def figures(values: dict) -> str:
     return (
         f"{total_steps:,} steps of {lengths['minibatch']:,} images, {lengths['examples']:,} per epoch{size} | "
         f"{parameter_count(state.params) / 1e6:.2f} M parameters | "
-        f"{step.flops_per_image / 1e9:.2f} GFLOPs per image | "
+        f"{step.flops_per_image / 1e9:.2f} GFLOPs per image, "
+        f"{total_steps * minibatch_size(source) * step.flops_per_image:.2g} FLOP in all | "
         f"{_least_memory(config, step.task, state) / 2**30:.2f} GiB per chip of parameters, optimiser state and "
         "gradients, activations not counted"
     )

@@ -17,7 +17,7 @@ from rxrx_jax.training.provenance import marks
 from rxrx_jax.training.safety.guard import Diverged, Guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import DEVICES, EVALUATING, Watchdog
-from rxrx_jax.training.state import TrainState
+from rxrx_jax.training.state import CHOSEN_BY, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Loop:
 
     evaluators: list  # of (name, function, settings)
     context: Context | None  # None without evaluators
+    selects: bool  # whether the network of the best evaluation takes the place of the last one at the end
     finish: Callable | None  # state -> state after the last step, before it is kept
     checkpoints: Checkpoints | None
     writer: metrics.Writer
@@ -73,7 +74,9 @@ class Loop:
 
     def _train(self) -> None:
         if self._due(self.every.evaluate):  # restored at a step that is to be evaluated
-            if not hosts.on_first_host(lambda: self.writer.has_evaluation(self.step)):  # stopped before it
+            if found := hosts.on_first_host(lambda: self.writer.evaluation(self.step)):
+                self._consider(found)
+            else:  # stopped before it
                 self._evaluate(final=False)
         while self.step < self.total_steps:
             self.trace.before(self.step, self.state)
@@ -119,6 +122,8 @@ class Loop:
             if step > self._first + 1:
                 line |= self.clock.tick(step)
                 metrics.progress_line(step, self.total_steps, line)
+                if "device_hours" in line:
+                    metrics.estimate_line(self.total_steps, self.clock.minibatch, self.clock.flops_per_image, line)
             if "images_per_second" in line or self._first:  # after a restart the first step's line has no rates
                 self.writer.write(step, line)
 
@@ -131,35 +136,52 @@ class Loop:
         self._catch_up()
         if self._saved == self.step or not self.checkpoints:
             return
+        if self.selects and self.step == self.total_steps:
+            self._evaluate(final=False, between=self._alive)
+            self.state = self.state.with_best()
         self.watchdog.at("saving", self.step)
         self.writer.flush()
         with self.clock.pause(self.state):
             if self.finish and self.step == self.total_steps:
-                self.context.between = lambda: self.watchdog.at(EVALUATING, self.step)
+                self.context.between = self._alive
                 self.state = self.finish(self.state)
             self.checkpoints.save(self.state, self.clock.carry() | self.guard.carry())
         self._saved = self.step
 
-    def _evaluate(self, final: bool) -> None:
+    def _consider(self, found: dict) -> None:
+        """Takes the network that was evaluated as the best one, if it is."""
+        if self.selects and found.get(CHOSEN_BY) is not None:
+            self.state = self.state.with_candidate(found[CHOSEN_BY])
+
+    def _evaluate(self, final: bool, between: Callable | None = None) -> None:
+        """Args: between, called between the minibatches in place of `_between`, where it may not be interrupted."""
         if not self.checkpoints:
             return
+        between = between or self._between
         self._catch_up()
         found = {}
         with self.clock.pause(self.state):
             if self.evaluators:
-                self.context.use(self.state, self._between)
+                self.context.use(self.state, between)
             for _, function, settings in self.evaluators:
                 for name, value in function(self.context, **settings):
                     found[name] = value
-                    self._between()
+                    between()
             if self.evaluators:
                 found = marks.complete(found, self.context)
                 found |= {"unreadable": len(self.context.left_out)} if self.context.left_out else {}
+            if self.selects and final:
+                found["selected_step"] = int(self.state.collections["best"]["step"])
             self.writer.write(self.step, found | {"final": final})
+            if not final:
+                self._consider(found)
+
+    def _alive(self) -> None:
+        self.watchdog.at(EVALUATING, self.step)
 
     def _between(self) -> None:
         """Called between the minibatches of an evaluation."""
-        self.watchdog.at(EVALUATING, self.step)
+        self._alive()
         self.preemption.check()
 
     @contextlib.contextmanager

@@ -4,8 +4,12 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 COLLECTIONS = ("batch_stats", "carry", "averages")
+SELECTIONS = ("last", "best_val")
+CHOSEN_BY = "validation/site_accuracy"  # the metric of best_val: per image, as WILDS chooses
 
 
 @jax.tree_util.register_dataclass
@@ -14,7 +18,9 @@ class TrainState:
     """step: int32 scalar, the number of finished updates; the rest are pytrees of arrays.
 
     collections holds what no gradient reaches: `batch_stats`, running statistics of BatchNorm; `carry`, what a task or
-    method hands from step to step; `averages`, {} or {"params", "batch_stats"} averaged over the steps."""
+    method hands from step to step; `averages`, {} or {"params", "batch_stats"} averaged over the steps; and with
+    selection=best_val `best`, the network of the best evaluation so far with its `value` and `step`, which no step of
+    training changes."""
 
     step: jax.Array
     params: Any
@@ -31,6 +37,21 @@ class TrainState:
         if averages := self.collections["averages"]:
             return averages["params"], averages["batch_stats"]
         return self.params, self.collections["batch_stats"]
+
+    def with_candidate(self, value: float) -> "TrainState":
+        """The state of a run with `best` when its network has been evaluated: the first of the best stays."""
+        best = self.collections["best"]
+        if not value > float(best["value"]):
+            return self
+        params, batch_stats = jax.tree.map(jnp.copy, self.network())  # the train step donates its state
+        new = {"params": params, "batch_stats": batch_stats, "value": np.float32(value), "step": jnp.copy(self.step)}
+        new = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), new, best)
+        return dataclasses.replace(self, collections=self.collections | {"best": new})
+
+    def with_best(self) -> "TrainState":
+        """The state whose evaluated and published network is that of the best evaluation."""
+        best = jax.tree.map(jnp.copy, self.collections["best"])
+        return self.with_network(best["params"], best["batch_stats"])
 
     def with_network(self, params: Any, batch_stats: Any) -> "TrainState":
         """The state with that part replaced; what is new lies where the old one does."""

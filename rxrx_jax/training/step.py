@@ -19,7 +19,7 @@ from rxrx_jax.models import attention
 from rxrx_jax.tasks import make_task
 from rxrx_jax.training import optim
 from rxrx_jax.training.speed import flops
-from rxrx_jax.training.state import COLLECTIONS, TrainState
+from rxrx_jax.training.state import COLLECTIONS, SELECTIONS, TrainState
 
 # One seed per run; each purpose folds its own number into it, each step then folds in the step and each image its place
 # in the minibatch.
@@ -97,9 +97,14 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
         if kept:
             averaged = {"params": params, "batch_stats": collections["batch_stats"]}
             collections["averages"] = jax.tree.map(jnp.copy, averaged)
+        if selects_best(config):
+            network = {"params": params, "batch_stats": collections["batch_stats"]}
+            best = {"value": jnp.float32(-1), "step": jnp.int32(0)}
+            collections["best"] = jax.tree.map(jnp.copy, network) | best
         return TrainState(jnp.int32(0), params, collections, optimiser.init(params))
 
     def update(state, minibatch, constants, keys):
+        state, best = _without_best(state)
         minibatch, stop = _without(minibatch, "stop")
         minibatch = _numbered(minibatch)
         keys = {name: jax.random.fold_in(keys[name], state.step) for name in ("augment", "task")}
@@ -114,7 +119,7 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
         # Examples that another one stands in for, because they could not be read, on all hosts.
         unreadable = sum((~columns["valid"]).sum() for columns in minibatch.values() if "valid" in columns)
         found |= {"learning_rate": schedule(state.step), "unreadable": jnp.int32(unreadable), "stop": stop.sum()}
-        return TrainState(state.step + 1, params, collections, opt_state), found
+        return TrainState(state.step + 1, params, collections | best, opt_state), found
 
     shapes = jax.eval_shape(initialise, keys["init"])
     placement = sharding.state_shardings(shapes, mesh)
@@ -130,6 +135,21 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
     initialise = jax.jit(initialise, out_shardings=placement)
     update = jax.jit(update, donate_argnums=0, out_shardings=(placement, everywhere))
     return Step(task, config.seed, initialise, update, arguments, flops_per_image(config, source, update, arguments))
+
+
+def selects_best(config: Config) -> bool:
+    """Whether `config.selection` is best_val. Raises UserError for a value that there is not."""
+    name = config.get("selection", SELECTIONS[0])
+    if name not in SELECTIONS:
+        raise UserError(f"selection={name!r}: expected {' or '.join(SELECTIONS)}")
+    return name == "best_val"
+
+
+def _without_best(state: TrainState) -> tuple[TrainState, dict]:
+    """(the state without `best`, which no method is to see, {"best"} if it was there)."""
+    collections = dict(state.collections)
+    best = {name: collections.pop(name) for name in ("best",) if name in collections}
+    return dataclasses.replace(state, collections=collections), best
 
 
 def has_batch_norm(task, state: TrainState) -> bool:

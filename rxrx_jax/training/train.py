@@ -25,8 +25,8 @@ from rxrx_jax.training.safety import guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import Watchdog
 from rxrx_jax.training.speed import flops
-from rxrx_jax.training.state import TrainState
-from rxrx_jax.training.step import Step, has_batch_norm, make_step, memory_per_chip, parameter_count
+from rxrx_jax.training.state import CHOSEN_BY, TrainState
+from rxrx_jax.training.step import Step, has_batch_norm, make_step, memory_per_chip, parameter_count, selects_best
 
 
 def run(values: dict, workdir: epath.PathLike, dataset: Dataset | None = None) -> dict:
@@ -80,6 +80,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     the_step = make_step(config, source, mesh, total_steps)
     evaluators, context = make_evaluation(config, source, the_step, mesh, workdir)
     finish = make_finish(config, source, the_step, context)
+    selects = check_selection(config, source, every.evaluate, evaluators, finish)
 
     # Everything in the config must have been read by now; the workdir is claimed, or its finished run returned.
     settings, made_by = settings_of(config), facts.facts(source)
@@ -115,6 +116,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
         mesh=mesh,
         evaluators=evaluators,
         context=context,
+        selects=selects,
         finish=finish,
         checkpoints=None if only_measures(source) else checkpoints,
         writer=writer,
@@ -138,6 +140,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     last = {"done": True, "parameters_sha256": parameters_sha256(loop.state.params)}
     last |= {"transductive": resolved["transductive"]} | made_by | loop.clock.carry() | about
     last |= {"unreadable": loop.guard.unreadable} | ({} if rolled_back is None else {"rolled_back": rolled_back})
+    last |= {"selected_step": int(loop.state.collections["best"]["step"])} if selects else {}
     last |= metrics.best(workdir / metrics.NAME) if writer.active else {}
     writer.write(total_steps, last)
     return {"step": total_steps} | last
@@ -218,6 +221,27 @@ def make_finish(config: Config, source, step: Step, context: Context | None) -> 
         return state.with_network(*network)
 
     return finish
+
+
+def check_selection(config: Config, source, every: int | None, evaluators: list, finish: Callable | None) -> bool:
+    """Whether the network of the best evaluation is kept (selection=best_val). Raises UserError where that cannot be.
+
+    Args: every, steps between evaluations; evaluators and finish, as made of the config."""
+    if not selects_best(config) or only_measures(source):
+        return False
+    said = "selection=best_val"
+    if not every:
+        raise UserError(f"{said} chooses among evaluations during training: set evaluate_epochs=1")
+    if "accuracy" not in [name for name, _, _ in evaluators]:
+        raise UserError(f"{said} chooses by {CHOSEN_BY}: add evaluators.accuracy")
+    scored = source.dataset.roles.scored.get("validation", ())
+    if not len(scored) or not (source.dataset.sites.label[scored] >= 0).any():
+        raise UserError(f"{said} chooses on validation experiments, and protocol.name={config.protocol.name} scores "
+                        "none that have labels: use selection=last")  # fmt: skip
+    if finish:
+        raise UserError(f"{said}: adapt.name={config.adapt.name} makes the network that it publishes after the last "
+                        "step, which no evaluation before has seen: use selection=last")  # fmt: skip
+    return True
 
 
 def starting_state(config: Config, step: Step, checkpoints, workdir, ledger) -> tuple[TrainState, dict]:

@@ -185,6 +185,8 @@ def _training(run: dict, about: dict, records: list[dict]) -> dict:
         hours = last["train_seconds"] / 3600
         found["time"] = f"{hours:.2g} h on {chips} device{'s' * (chips > 1)}, {hours * chips:.2g} device hours"
         found["processor time"] = f"{last['cpu_seconds'] / 3600:.2g} h, evaluation included"
+    if (step := last.get("selected_step")) is not None:
+        found["selected"] = f"step {step:,}, by the best validation/site_accuracy of all evaluations"
     if run["init"]["path"]:
         found["started from"] = f"an encoder (`{run['init']['path']}`)"
     return found | {"SHA-256 of the parameters": f"`{about['parameters_sha256']}`"}

@@ -18,6 +18,7 @@ from rxrx_jax.training.metrics import mirrors
 
 NAME = "metrics.jsonl"
 SECONDS = 30.0  # between two times that the file is written to an object store
+MEASURED = 200  # steps after which a run says how long the whole of it takes
 AHEAD = 5  # minibatches that a loader may have ready before it is asked
 
 
@@ -69,9 +70,9 @@ class Writer:
             files.write(self._path, self._text)
             self._flushed = time.monotonic()
 
-    def has_evaluation(self, step: int) -> bool:
-        """Whether the evaluation at `step` is among the lines; call it on the first host."""
-        return any("final" in line and line["step"] == step for line in read(self._path))
+    def evaluation(self, step: int) -> dict | None:
+        """The line of the evaluation at `step`, None if there is none; call it on the first host."""
+        return next((line for line in read(self._path) if "final" in line and line["step"] == step), None)
 
     def __enter__(self):
         return self
@@ -145,6 +146,7 @@ class Clock:
         self.train_seconds = (carried or {}).get("train_seconds", 0.0)
         self._cpu_before = (carried or {}).get("cpu_seconds", 0.0)
         self._waited = 0.0
+        self._measured = [0, 0.0]  # steps and seconds, until there are enough
         self._last_step = self._mark = None
 
     def start(self, step: int) -> None:
@@ -165,7 +167,9 @@ class Clock:
 
     def tick(self, step: int) -> dict[str, float]:
         """Rates since the last tick: images_per_second, .._per_chip, data_wait (share of the time), eta_seconds,
-        teraflops_per_chip (model FLOPs per second / 1e12) and, where the chip's peak is known, mfu, its share of it."""
+        teraflops_per_chip (model FLOPs per second / 1e12) and, where the chip's peak is known, mfu, its share of it.
+        Once, after MEASURED steps of this process, also device_hours: what training takes from the first step to the
+        last at the rate of these steps."""
         now = time.perf_counter()
         seconds = max(now - self._mark, 1e-9)
         self.train_seconds += seconds
@@ -178,6 +182,10 @@ class Clock:
             "eta_seconds": (self.total_steps - step) * self.minibatch / max(rate, 1e-9),
             "train_seconds": self.train_seconds,
         }
+        self._measured = [sum(x) for x in zip(self._measured, (step - self._last_step, seconds))]
+        if self._measured[0] >= MEASURED > self._measured[0] - (step - self._last_step):
+            per_step = self._measured[1] / self._measured[0]
+            values["device_hours"] = self.total_steps * per_step * jax.device_count() / 3600
         if self.peak:
             values["mfu"] = values["teraflops_per_chip"] * 1e12 / self.peak
         self.start(step)
@@ -248,6 +256,16 @@ def progress_line(step: int, total: int, values: dict[str, float]) -> None:
         f"step {step}/{total} {100 * step / total:3.0f}% | loss {values['loss']:.4f} | "
         f"{values['images_per_second']:.0f} images/s ({values['images_per_second_per_chip']:.0f} per chip) | {mfu}"
         f"data wait {100 * values['data_wait']:.1f}% | ETA {minutes}:{seconds:02d}"
+    )
+
+
+def estimate_line(total: int, minibatch: int, flops_per_image: float, values: dict[str, float]) -> None:
+    """What the whole run takes, by the steps that were measured, on stderr, from the first host."""
+    devices, hours = jax.device_count(), values["device_hours"]
+    flops = total * minibatch * flops_per_image
+    hosts.say(
+        f"measured: the whole run of {total:,} steps takes {hours:.3g} device hours ({hours / devices:.3g} h on "
+        f"{devices} device{'s' * (devices > 1)}) and {flops:.2g} FLOP, evaluation not counted"
     )
 
 

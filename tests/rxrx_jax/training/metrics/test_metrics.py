@@ -54,6 +54,22 @@ def test_a_half_written_last_line_is_ignored_and_goes_with_the_restart(tmp_path)
     assert [line["step"] for line in read(path)] == [10, 20, 30]
 
 
+def test_once_after_200_steps_a_run_says_how_long_all_of_it_takes(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock, found = Clock(16, 1000, flops_per_image=3e9), {}
+    clock.start(1)
+    for step in range(51, 500, 50):
+        now[0] += 50 * 0.5 * (1 if step < 250 else 3)  # slower ones that come later do not count
+        found[step] = clock.tick(step).get("device_hours")
+    assert found.pop(201) == pytest.approx(1000 * 0.5 * jax.device_count() / 3600)
+    assert set(found.values()) == {None}
+    metrics.estimate_line(1000, 16, 3e9, {"device_hours": 2.5})
+    said = capsys.readouterr().err
+    assert said.startswith("measured: the whole run of 1,000 steps takes 2.5 device hours (")
+    assert "and 4.8e+13 FLOP, evaluation not counted" in said
+
+
 def test_a_damaged_line_in_the_middle_is_refused(tmp_path):
     path = write(tmp_path, 0, (10, {"loss": 1.0}), (20, {"loss": 2.0}))
     path.write_text("{oops\n".join(path.read_text().splitlines(keepends=True)))
