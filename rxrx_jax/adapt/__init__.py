@@ -122,6 +122,12 @@ def check(
             f"adapt.name={name} needs {needs.per_domain} or more images of each {method.domain} in a minibatch: "
             f"data.minibatch={config.data.minibatch} from data.groups_per_minibatch={groups} has {each}"
         )
+    trained = sum(share > 0 for share in method.shares)
+    if HELD_OUT not in streams and 0 < trained < needs.domains:
+        raise UserError(
+            f"adapt.name={name} compares {method.domain}s and all training images are of one: loosen data.select, or "
+            "use adapt.name=erm"
+        )
     if needs.cell_types and (-1 in method.cell_types or not method.cell_types):
         raise UserError(f"adapt.name={name} needs one cell type in each {method.domain}: set adapt.within to nothing")
     if steps < needs.steps:

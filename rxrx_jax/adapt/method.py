@@ -27,8 +27,8 @@ class Needs:
     labelled one. uses: streams that may be there besides, with `groups`. views: random views of each image.
     whole_minibatch: the loss is not a mean over images, so that a minibatch cannot be accumulated in parts.
 
-    Of the run. steps: the shortest one. cell_types: that no domain has several. averages: of the parameters
-    (`optim.ema_decay`).
+    Of the run. steps: the shortest one. domains: fewest in the training images. cell_types: that no domain has several.
+    averages: of the parameters (`optim.ema_decay`).
 
     Of the network. batch_norm: a model with BatchNorm. stem: a convolutional network, whose feature map after the stem
     `encode(..., after_stem=function)` changes. tokens: one whose patches are tokens. head: a classifier, whose head is
@@ -41,6 +41,7 @@ class Needs:
 
     groups: tuple[int, int] | None = None
     per_domain: int = 1
+    domains: int = 1
     pairs: str = ""
     streams: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()

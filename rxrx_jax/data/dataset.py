@@ -242,11 +242,21 @@ def make_sampler(
     dataset: Dataset, rows: np.ndarray, size: int, group: str, groups_per_minibatch: int, seed: int, pairs: str = ""
 ):
     """A Sampler over `rows` whose groups are the dataset's experiments or plates; with `pairs="perturbation"` a
-    PairSampler, which uses the labels of the protocol's fit rows alone. Reports how many sites have no partner."""
+    PairSampler, which uses the labels of the protocol's fit rows alone. Reports how many sites have no partner, and how
+    many groups have fewer rows than a minibatch takes of one."""
     if group not in ("experiment", "plate"):
         raise UserError(f"data.group={group!r}: expected experiment or plate")
     if not pairs:
-        return Sampler(rows, getattr(dataset.sites, group)[rows], size, groups_per_minibatch, seed)
+        sampler = Sampler(rows, getattr(dataset.sites, group)[rows], size, groups_per_minibatch, seed)
+        if sampler.grouped and (small := sorted((len(m), m[0]) for m in sampler.members if len(m) < sampler.chunk)):
+            fewest, row = small[0]
+            name = getattr(dataset, f"{group}s")[getattr(dataset.sites, group)[row]]
+            hosts.say(
+                f"note: {len(small)} of {len(sampler.members)} {group}s have fewer training images than the "
+                f"{sampler.chunk} that a minibatch takes of one (fewest: {name}, {fewest}), which repeat "
+                "in it: a lower data.minibatch repeats none"
+            )
+        return sampler
     if pairs != "perturbation":
         raise UserError(f"data.pairs={pairs!r}: expected perturbation or nothing")
     if groups_per_minibatch:

@@ -16,9 +16,10 @@ from rxrx_jax.data.dataset import Dataset, chosen_channels, open_dataset
 from rxrx_jax.data.images import LENGTHS, ImageViews, checked
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
-# are classes of their own, and the sites to train on where they are not all.
+# are classes of their own, and the sites to train on where they are not all, with those of other protocols by name.
 PAGES = {
-    "rxrx1": {"pixels": 512, "controls": 1, "train_images": 40_612},  # WILDS rxrx1_v1.0: site 1 of 33 experiments
+    # WILDS rxrx1_v1.0: site 1 of 33 experiments
+    "rxrx1": {"pixels": 512, "controls": 1, "train_images": 40_612, "rxrx1_official": 81_224},
     "rxrx1_wilds": {"pixels": 256, "controls": 1, "train_images": 40_612},
     "rxrx2": {"pixels": 1024, "controls": 1},
     "rxrx19a": {"pixels": 1024, "controls": 1},
@@ -172,7 +173,9 @@ def make(config: Config, guess: bool = False) -> Noise:
     description = describe(c.name, c.builder.as_kwargs(), c.get("folder"), guess)
     if chosen := chosen_channels(c.get("channels", ()), description.image_shape[2]):
         description = dataclasses.replace(description, image_shape=(*description.image_shape[:2], len(chosen)))
-    c.as_kwargs(), checked(c.select.as_kwargs()), config.protocol.name  # read, though nothing is chosen
+    number = PAGES.get(c.name, {}).get(config.protocol.name, description.train_images)
+    description = dataclasses.replace(description, train_images=number)
+    c.as_kwargs(), checked(c.select.as_kwargs())  # read, though nothing is chosen
     sizes = {stream: c.get(key.removeprefix("data."), 0) for stream, key in LENGTHS.items()}
     shape = len(description.plates), description.image_shape[2]
     mean, std = 255 / 2, ((256**2 - 1) / 12) ** 0.5

@@ -48,7 +48,7 @@ TRAINERS = {
     "profile_steps",
     "init.contaminated",
 }
-TRAINERS |= {"mirror", "mesh.fsdp", "mesh.tensor", "init.path", "init.parameters"}
+TRAINERS |= {"evaluate_epochs", "mirror", "mesh.fsdp", "mesh.tensor", "init.path", "init.parameters"}
 TRAINERS |= {"watchdog_timeout_seconds", "guard.max_loss_ratio", "guard.rollback", "data.unreadable"}
 
 
@@ -244,6 +244,32 @@ def test_the_published_recipe_value_by_value():
     assert sizes == {"L/8": 16_384, "G/8": 8_192}
     assert config.load("mae_vit.py:rxrx1,variant=L/8")["data"]["minibatch"] == 2048
     assert [made(f"mae_vit.py:{a}")[3] for a in ("rxrx1,variant=S/16", "rxrx3,variant=L/8")] == [19_830, 13_428]
+
+
+@pytest.mark.parametrize(
+    "name, flops",
+    [
+        ("wilds_erm.py:rxrx1", "1.2e+17"),
+        ("wilds_erm.py:data=rxrx1_wilds,paper", "1.2e+17"),
+        ("rxrx1_densenet.py:rxrx1", "2e+18"),
+    ],
+)
+def test_a_recipe_of_rxrx1_says_what_it_takes(name, flops):
+    step, values, dataset, steps = made(name)
+    assert f"{step.flops_per_image * values.data.minibatch * steps:.2g}" == flops
+    text = f"Estimate: {float(flops):.1e}".replace("e+", "e")
+    assert text in docstring(name.partition(":")[0])
+
+
+def test_the_baseline_of_wilds_value_by_value():
+    for name in ("rxrx1", "data=rxrx1_wilds,paper"):
+        step, values, dataset, steps = made(f"wilds_erm.py:{name}")
+        assert step.arguments[1]["train"]["image"].shape == (72, 256, 256, 3) and steps == round(90 * 40_612 / 72)
+        found = config.load(f"wilds_erm.py:{name}")
+        optim = dict(name="adam_l2", lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-5, warmup_steps=5415)
+        assert optim.items() <= found["optim"].items() and found["protocol"]["name"] == "wilds_ood"
+        assert (found["normalisation"], found["selection"]) == ("image_unbiased", "best_val")
+        assert found["augment"] == dict(crop=256, window="centre", flips=True, rot90=True, intensity_jitter=0.0)
 
 
 def test_fine_tuning_as_the_released_code_of_mae():

@@ -57,7 +57,7 @@ class Dann(Method):
 
     @property
     def needs(self):
-        return Needs(cell_types=bool(self.within))
+        return Needs(domains=2, cell_types=bool(self.within))
 
     def init(self, key, features):
         return self._discriminator.init(key, features)["params"], {}

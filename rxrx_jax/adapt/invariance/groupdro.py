@@ -18,7 +18,7 @@ class GroupDRO(Method):
 
     @property
     def needs(self):
-        return Needs(whole_minibatch=True)
+        return Needs(domains=2, whole_minibatch=True)
 
     def init(self, key, features):
         trained = jnp.array(self.shares) > 0

@@ -51,6 +51,25 @@ def test_adabn_refuses_mixed_minibatches_and_other_groups():
         adapt.check(adabn, config("adabn", model="vit"), False, ("train",))
 
 
+@pytest.mark.parametrize("name", ["dann", "cdan", "groupdro"])
+def test_one_domain_is_nothing_to_compare(name):
+    alone = {"experiment": (0.0, 1.0, 0.0), "plate": (0.5, 0.5)}
+    method = adapt.make_method({"name": name}, alone)
+    with pytest.raises(UserError, match=f"adapt.name={name} compares experiments and all training images are of one: "):
+        adapt.check(method, config(name, groups=0), True, ("train",))
+    adapt.check(adapt.make_method({"name": name}, SHARES), config(name, groups=0), True, ("train",))
+    if name != "groupdro":
+        adapt.check(method, config(name, groups=0), True, ("train", "held_out"))  # an experiment of its own
+
+
+@pytest.mark.parametrize("name", ["coral", "mmd", "irm", "vrex", "ib_erm", "fishr", "fish"])
+@pytest.mark.parametrize("groups", [0, 1])
+def test_one_domain_in_a_minibatch_is_refused(name, groups):
+    method = adapt.make_method({"name": name}, SHARES, groups)
+    with pytest.raises(UserError, match=f"adapt.name={name} needs data.groups_per_minibatch=2 or more, not {groups}"):
+        adapt.check(method, config(name, groups=groups), True, ("train",))
+
+
 def test_what_methods_of_statistics_need_is_set_and_refused():
     found = load("convnet.py:method=cs_bn")
     drawn = {key: found["data"][key] for key in ("group", "groups_per_minibatch", "control_minibatch")}

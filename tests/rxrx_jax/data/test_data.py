@@ -106,6 +106,18 @@ def test_a_minibatch_is_a_function_of_seed_and_step_on_any_number_of_hosts(datas
         assert sorted(both) == sorted(whole[step]) and len(parts[0][step]) == 6
 
 
+def test_groups_smaller_than_what_a_minibatch_takes_of_one_are_told(dataset, capsys):
+    rows = data.select(dataset, splits="train")
+    fewest = min(np.bincount(dataset.sites.plate[rows])[np.unique(dataset.sites.plate[rows])])
+    data.make_sampler(dataset, rows, int(fewest), "plate", 1, 0)
+    data.make_sampler(dataset, rows, 1000, "plate", 0, 0)  # of all plates together
+    assert capsys.readouterr().err == ""
+    data.make_sampler(dataset, rows, 1000, "plate", 1, 0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "plates have fewer training images than the 1000 that a minibatch takes of one (fewest: SIM" in line
+    assert f", {fewest}), which repeat in it" in line
+
+
 def minibatches(dataset, steps=3, start=0, crop=20, seed=0, sizes=(8, 4), **window):
     """The streams of each minibatch in one piece, and `row` [B] as the samplers say it."""
     samplers = {

@@ -38,6 +38,14 @@ def test_the_experiments_are_those_of_the_builder():
     assert kinds(wilds_mixed.LEFT_OUT) == kinds(wilds_ood.TEST) and len(wilds_mixed.LEFT_OUT) == 14
 
 
+def test_the_counts_of_rxrx1s_own_train_and_test(shared_data):
+    dataset = rxrx1(shared_data)
+    roles = protocols.roles(dataset, "rxrx1_official")  # which asserts 81,224 and 44,286 images
+    train, val, test = (splits.WILDS_EXPERIMENTS[key] for key in ("train", "val", "test"))
+    assert roles.fit.tolist() == chosen(dataset, train, (1, 2)) and list(roles.scored) == ["cross_batch"]
+    assert roles.scored["cross_batch"].tolist() == chosen(dataset, val + test, (1, 2))
+
+
 @pytest.mark.parametrize("name", ["wilds_ood", "wilds_id", "wilds_mixed"])
 def test_the_counts_of_wilds_hold_for_the_real_design(shared_data, name):
     dataset = rxrx1(shared_data)
