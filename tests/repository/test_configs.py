@@ -74,6 +74,10 @@ DOCUMENTED = [command for name in FILES for command in commands(name)]
 ALL = tuple(dict.fromkeys([arguments(command) for command in DOCUMENTED] + list(REAL)))
 
 
+# Tracing a step of DenseNet-161 takes a quarter of a minute.
+TRACED = [pytest.param(name, marks=pytest.mark.slow) if "densenet" in name else name for name in ALL]
+
+
 @functools.cache
 def made(name: str) -> tuple[Step, Config, noise.Description, int]:
     """(step, its config, the data's description, total steps)."""
@@ -89,7 +93,7 @@ def parameters(name: str) -> dict[str, int]:
     return {part: parameter_count(tree) for part, tree in made(name)[0].arguments[0].params.items()}
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", TRACED)
 def test_the_step_is_made_and_every_key_is_read(name):
     step, values, dataset, _ = made(name)
     assert dataset.name == config.load(name)["data"]["name"]
@@ -251,7 +255,7 @@ def test_the_published_recipe_value_by_value():
     [
         ("wilds_erm.py:rxrx1", "1.2e+17"),
         ("wilds_erm.py:data=rxrx1_wilds,paper", "1.2e+17"),
-        ("rxrx1_densenet.py:rxrx1", "2e+18"),
+        pytest.param("rxrx1_densenet.py:rxrx1", "2e+18", marks=pytest.mark.slow),
     ],
 )
 def test_a_recipe_of_rxrx1_says_what_it_takes(name, flops):
