@@ -157,12 +157,14 @@ def test_a_protocol_is_found_by_name_or_path(tmp_path):
         "    return Protocol(Roles(rows[:0], {'all': rows.argsort()}))\n"
     )
     assert list(protocols.find(str(mine))(table(SMALL, 3)).roles.scored) == ["all"]
-    assert protocols.find("wilds_mixed") is wilds_mixed.protocol
+    assert protocols.find("wilds_mixed").func is wilds_mixed.protocol
     (tmp_path / "empty.py").touch()
     with pytest.raises(UserError, match="empty.py': the file has no function protocol"):
         protocols.find(str(tmp_path / "empty.py"))
     for name in ("wilds", "", "__init__"):
-        with pytest.raises(UserError, match="expected held_out_experiments, .*wilds_ood, or the path of a .py file"):
+        with pytest.raises(
+            UserError, match="expected cellsignal, .*held_out_experiments, .*wilds_ood, or the path of a .py file"
+        ):
             protocols.find(name)
     with pytest.raises(UserError, match="none.py: no such file"):
         protocols.find(str(tmp_path / "none.py"))
