@@ -42,12 +42,14 @@ class Roles:
 
     fit: trained on, with their labels. scored: by role, in the order they are printed; none of them is in `fit` or in
     two roles. support: of held-out experiments, with labels that evaluators alone use, and neither fitted nor scored.
-    A row may have no role; it is still embedded."""
+    A row may have no role; it is still embedded. context: of every row of the table what a classifier's head is given
+    beside the image, float32 [rows, d]; None for nothing."""
 
     fit: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     scored: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     support: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     scoring: Scoring = Scoring()
+    context: np.ndarray | None = None
 
 
 def hide_labels(sites: Sites, fit: np.ndarray) -> Sites:

@@ -113,6 +113,7 @@ def test_counts_that_differ_are_refused(published, tmp_path):
         ("wilds_mixed", ("in_batch", "validation")),
         ("separated", ("cross_batch",)),
         ("stratified", ("in_batch_wells",)),
+        ("context:given=cell_type+plate+well,allow_layout_leak", ("in_batch", "validation", "cross_batch")),
         ("held_out_cell_type:cell_type=RPE", ("in_batch", "validation", "cross_batch")),
     ],
 )
