@@ -13,6 +13,7 @@ transductive; C, control-anchored; X, contaminated and allowed; ?, it is not kno
 
 import argparse
 import pathlib
+import re
 import sys
 import types
 from collections.abc import Iterable, Iterator
@@ -27,11 +28,11 @@ from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.evaluate import neighbours, protocols
 from rxrx_jax.evaluate.accuracy import of_protocol
 from rxrx_jax.evaluate.embeddings import as_dataset
-from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
+from rxrx_jax.evaluate.linear import absent, fit_linear, log_probabilities
 from rxrx_jax.training.provenance.marks import join
 
 ACCURACIES = ("site_accuracy", "well_accuracy", "balanced_accuracy")
-STAGES = "stages"  # of `evaluate.cellsignal`
+FURTHER = r"stages[^/]*/(site|well|plate_group|hungarian|wells)|absent_.*"  # of metrics, that are listed below
 USES = {
     "T": "transductive: it uses unlabelled embeddings of held-out experiments",
     "C": "control-anchored: it is told which wells of held-out experiments are untreated",
@@ -71,8 +72,9 @@ def probe(
       protocol: its name or path.
 
     metrics: those of `accuracy.of_protocol` without the name of the role, treatments (the accuracy of treated wells
-    alone, NaN where none is known to be one), and classes (that the fit distinguishes),
-    chance (1 / classes) and commonest (accuracy of always predicting the commonest class of the training rows).
+    alone, NaN where none is known to be one), classes (that the fit distinguishes), absent_classes and absent_sites
+    where the role has others, chance (1 / classes) and commonest (accuracy of always predicting the commonest class of
+    the training rows).
     """
     dataset = under(columns, protocol)
     roles = dataset.roles
@@ -93,7 +95,7 @@ def probe(
         known = dataset.sites.label[rows][dataset.sites.label[rows] >= 0]
         treated = (columns["well_type"][rows] == TREATMENT) & (dataset.sites.label[rows] >= 0) if told else rows < 0
         right = logits.argmax(1)[treated] == dataset.sites.label[rows[treated]]
-        metrics |= {
+        metrics |= absent(labels, known) | {
             "treatments": float(right.mean()) if len(right) else np.nan,
             "classes": len(labels),
             "chance": 1 / len(labels),
@@ -166,7 +168,7 @@ def _print(
     for name, m in found:
         empty = False
         lines += [(f"{name}/{key}", m[key]) for key in m if key.endswith(ACCURACIES) and key != "site_accuracy"]
-        lines += [(f"{name}/{key}", value) for key, value in m.items() if key.startswith(STAGES)]
+        lines += [(f"{name}/{key}", value) for key, value in m.items() if re.fullmatch(FURTHER, key)]
         low, high = m["site_accuracy_ci_low"], m["site_accuracy_ci_high"]
         treated = f"{m['treatments']:.4f}" if np.isfinite(m["treatments"]) else "unknown"
         interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one experiment"
@@ -178,7 +180,7 @@ def _print(
             "commonest: always predicting the commonest training class"
         )
         for name, value in (*lines, *also):
-            print(f"{name:50} {value:.4f}")
+            print(f"{name:50} {value:.4f}" if isinstance(value, float) else f"{name:50} {value}")
     else:
         print("no scored row has a label: prepare the embeddings with a splits.csv that holds experiments out")
 

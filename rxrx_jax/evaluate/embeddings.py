@@ -61,6 +61,9 @@ def as_dataset(found: dict[str, np.ndarray]) -> types.SimpleNamespace:
     the file has none. Raises UserError for a missing column."""
     if missing := [name for name in NEEDED if name not in found]:
         raise UserError(f"the embeddings have no column {', '.join(missing)}")
+    if len(wrong := np.flatnonzero(found["perturbation_id"] < -1)):
+        raise UserError(f"the embeddings have the perturbation_id {found['perturbation_id'][wrong[0]]} in row "
+                        f"{wrong[0]}: use -1 for one that is not known")  # fmt: skip
     experiments, experiment = np.unique(found["experiment"], return_inverse=True)
     cell_types, cell_type = np.unique(found["cell_type"], return_inverse=True)
     label, plates, plate = found["perturbation_id"], [], None

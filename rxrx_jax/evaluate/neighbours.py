@@ -10,6 +10,7 @@ import numpy as np
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.roles import only_controls_told, treated
 from rxrx_jax.evaluate.accuracy import of_protocol
+from rxrx_jax.evaluate.linear import absent, check_finite
 
 BLOCK = 1024  # queries at a time
 
@@ -33,12 +34,10 @@ def score(features: np.ndarray, rows: np.ndarray, dataset, k: tuple[int, ...]) -
 
     With a support, only experiments of its cell types are scored, and each of which controls alone are support is first
     moved by the difference of the means of their classes from those where treatments are support, averaged over the
-    control classes of both. A class without a reference is never predicted: its rows count as wrong.
+    control classes of both. A class without a reference is never predicted: its rows count
+    as wrong, and are counted as absent_classes and absent_sites.
     Raises UserError for features that are not finite, and where nothing is there to be near to."""
-    if not np.isfinite(features).all():
-        raise UserError(
-            f"{(~np.isfinite(features).all(1)).sum():,} embeddings hold NaN or infinite values: embed again"
-        )
+    check_finite(features)
     sites, roles = dataset.sites, dataset.roles
     given = roles.support if len(roles.support) else roles.fit
     reference = np.isin(rows, given) & (sites.label[rows] >= 0)
@@ -54,6 +53,8 @@ def score(features: np.ndarray, rows: np.ndarray, dataset, k: tuple[int, ...]) -
         for role, members in roles.scored.items():
             chosen = np.isin(rows, members) & np.isin(sites.cell_type[rows], kinds)
             if chosen.any():
+                missing = absent(labels, sites.label[rows[chosen]])
+                yield from ((f"neighbours/{name}/{role}/{key}", value) for key, value in missing.items())
                 logits = function(features[reference], labels, features[chosen], classes)
                 yield from of_protocol(f"neighbours/{name}/{role}", logits, rows[chosen], dataset)
 

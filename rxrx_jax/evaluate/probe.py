@@ -10,7 +10,7 @@ from rxrx_jax.adapt import correct
 from rxrx_jax.adapt.method import Network
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.accuracy import of_protocol
-from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
+from rxrx_jax.evaluate.linear import absent, fit_linear, log_probabilities
 from rxrx_jax.models.handcrafted import Handcrafted
 from rxrx_jax.models.vit import Encoder
 
@@ -93,7 +93,8 @@ def score(
     name: str, features: np.ndarray, rows: np.ndarray, dataset, treatments: bool = False
 ) -> Iterator[tuple[str, float]]:
     """`NAME/in_batch/...`, `NAME/validation/...`, `NAME/cross_batch/...`, for every scored role, of a logistic
-    regression on the features [n, D] of the dataset's `rows` [n]; it is fitted to the protocol's fit rows alone."""
+    regression on the features [n, D] of the dataset's `rows` [n]; it is fitted to the protocol's fit rows alone. Also
+    NAME/ROLE/absent_classes and absent_sites, where some of the role are of classes that it was not fitted to."""
     labels = data.hide_labels(dataset.sites, dataset.roles.fit).label
     train = labels[rows] >= 0
     model = fit_linear(features[train], labels[rows[train]])
@@ -101,6 +102,8 @@ def score(
         chosen = np.isin(rows, members)
         if chosen.any():
             logits = log_probabilities(model, features[chosen], len(dataset.classes))
+            missing = absent(labels[rows[train]], dataset.sites.label[rows[chosen]])
+            yield from ((f"{name}/{role}/{key}", value) for key, value in missing.items())
             yield from of_protocol(f"{name}/{role}", logits, rows[chosen], dataset, treatments)
 
 

@@ -28,7 +28,11 @@ def protocol(dataset, cell_type: str = "HUVEC", k: int = 1, controls: bool = Fal
     giving, wells = supporting(dataset, held_out, k, seed)
     support = np.isin(sites.well_id[held_out], wells)
     if controls:
-        support |= ~treated(sites)[held_out]
+        control, experiment = ~treated(sites)[held_out], sites.experiment[held_out]
+        if len(without := np.setdiff1d(experiment, experiment[control])):
+            raise UserError(f"protocol k_shot:controls: {dataset.experiments[without[0]]} has no control well; leave "
+                            "controls out")  # fmt: skip
+        support |= control
     beside = np.isin(sites.experiment[held_out], giving)
     scored = base.roles.scored | {
         "in_batch_wells": held_out[beside & ~support],

@@ -120,6 +120,19 @@ def test_controls_as_free_support_undo_the_shift_of_an_experiment():
     np.testing.assert_array_equal(x[untouched], y[untouched])
 
 
+def test_an_experiment_without_controls_is_refused_where_they_are_support():
+    dataset, _ = embedded()
+    kinds = dataset.sites.well_type.copy()
+    kinds[dataset.sites.experiment == dataset.experiments.index("SIMA-03")] = "treatment"
+    dataset.sites = dataclasses.replace(dataset.sites, well_type=kinds)
+    with pytest.raises(UserError, match="^protocol k_shot:controls: SIMA-03 has no control well; leave controls out"):
+        k_shot(dataset, "controls")
+    assert len(k_shot(dataset, "k=1").support)
+    dataset.sites = dataclasses.replace(dataset.sites, well_type=None)
+    with pytest.raises(UserError, match="no column well_type"):
+        k_shot(dataset, "controls")
+
+
 def test_an_experiment_that_shares_no_control_is_refused():
     dataset, x = embedded()
     roles = k_shot(dataset, "k=1,controls")
@@ -152,6 +165,8 @@ def test_a_class_without_a_reference_is_wrong_and_not_left_out():
     for name in ("knn_1", "class_mean"):
         assert found[f"neighbours/{name}/cross_batch/site_accuracy"] == pytest.approx(np.mean(label != 2))
         assert found[f"neighbours/{name}/cross_batch/sites"] == len(label)
+        missing = [found[f"neighbours/{name}/cross_batch/absent_{what}"] for what in ("classes", "sites")]
+        assert missing == [1, (label == 2).sum()]
 
 
 def test_embeddings_with_nan_are_refused():

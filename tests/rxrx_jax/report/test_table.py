@@ -193,6 +193,16 @@ def test_a_row_that_has_not_converged_is_named_in_every_table(tmp_path):
     assert "ERM: not converged, its training accuracy ended at 0.70 in a seed." in shown
 
 
+def test_a_row_of_a_dataset_with_other_counts_is_named_partial(tmp_path):
+    words = "fit is 40,612 images of 33 experiments and this dataset has 8 of 1"
+    write(tmp_path, "a", 0, accuracies("", dict.fromkeys(STRATA, 0.5)) | {"partial": words})
+    write(tmp_path, "b", 0, accuracies("", dict.fromkeys(STRATA, 0.5)))
+    made = make([Row(("ERM",), "a"), Row(("DANN",), "b")], {"a": None, "b": None})
+    lines = table.measure(made, tmp_path, 1)
+    assert [line.row.labels for line in lines] == [("ERM (partial)",), ("DANN",)]
+    assert [note for note in table.notes(made, lines, []) if "40,612" in note] == [f"ERM (partial): {words}."]
+
+
 def test_experiments_are_told_from_cell_types():
     line = {f"{CROSS}/{name}": 0.1 for name in ("HUVEC", "gene-01", "HEPG2", "gene-02")}
     line["cross_batch/experiments"] = json.dumps({"HUVEC": ["gene-01"], "HEPG2": ["gene-02"]})
