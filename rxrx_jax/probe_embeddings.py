@@ -25,7 +25,7 @@ from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import from_bytes, in_words
 from rxrx_jax.base.spellings import TREATMENT
-from rxrx_jax.evaluate import neighbours, protocols
+from rxrx_jax.evaluate import cellsignal, neighbours, protocols
 from rxrx_jax.evaluate.accuracy import of_protocol
 from rxrx_jax.evaluate.embeddings import as_dataset
 from rxrx_jax.evaluate.linear import absent, fit_linear, log_probabilities
@@ -168,7 +168,8 @@ def _print(
     for name, m in found:
         empty = False
         lines += [(f"{name}/{key}", m[key]) for key in m if key.endswith(ACCURACIES) and key != "site_accuracy"]
-        lines += [(f"{name}/{key}", value) for key, value in m.items() if re.fullmatch(FURTHER, key)]
+        joint = lambda key: " [T]" * key.endswith(cellsignal.JOINTLY)  # noqa: E731
+        lines += [(f"{name}/{key}{joint(key)}", value) for key, value in m.items() if re.fullmatch(FURTHER, key)]
         low, high = m["site_accuracy_ci_low"], m["site_accuracy_ci_high"]
         treated = f"{m['treatments']:.4f}" if np.isfinite(m["treatments"]) else "unknown"
         interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one experiment"

@@ -25,12 +25,14 @@ class Scoring:
     """How a protocol's scored rows are scored besides accuracy per site and per well over all classes.
 
     treatments: also without control wells. also: a function (logits [n, K], rows [n], dataset) that yields further
-    (metric, value), named after the role. chosen_by: the metric by which blocks are chosen on validation. evaluators:
-    those that a run has besides its config's, with their settings. partial: what the counts differ in, in words, where
-    the protocol's name allows it."""
+    (metric, value), named after the role; jointly: the parts of their names under which the images of an experiment are
+    scored together, each by what the others look like (mark T). chosen_by: the metric by which blocks are chosen on
+    validation. evaluators: those that a run has besides its config's, with their settings. partial: what the counts
+    differ in, in words, where the protocol's name allows it."""
 
     treatments: bool = False
     also: Callable | None = None
+    jointly: tuple[str, ...] = ()
     chosen_by: str = "site_accuracy"
     evaluators: dict[str, dict] = dataclasses.field(default_factory=dict)
     partial: str = ""

@@ -66,7 +66,7 @@ def nearest_votes(given: np.ndarray, labels: np.ndarray, queries: np.ndarray, cl
 
     Args: given [n, D] float32 and labels [n] of the references; queries [q, D]. k is n where there are fewer."""
     k = min(k, len(given))
-    given = _unit(given)
+    given = jnp.asarray(_unit(given))
     out = np.zeros((len(queries), classes), np.float32)
     for start in range(0, len(queries), BLOCK):
         block = queries[start : start + BLOCK]

@@ -2,9 +2,9 @@
 experiments, 1,108 classes, accuracy per well: 4 experiments on the public leaderboard, 14 on the private one.
 
 Stage by stage (`evaluate.cellsignal`): `private/stages/` site, well, plate_group and hungarian, and without HUVEC-18,
-whose layout repeats RPE-03's: `private/stages_without_HUVEC-18/`. The last two stages use that the same 277 treatments
-share a plate in every experiment, which no other screen offers; compare nothing with them. The workdir gets
-submission.csv.
+whose layout repeats RPE-03's: `private/stages_without_HUVEC-18/`. The last two stages look at all wells of an
+experiment together (mark T) and use that the same 277 treatments share a plate in every experiment, which no other
+screen offers; compare nothing with them. The workdir gets submission.csv.
 
 Trained on both sites of the 33 training experiments, controls included. controls: and on the control wells of the 18
 (their labels were given in the competition), mark C. Labels of treated test wells may be withheld, as Kaggle's are.
@@ -36,5 +36,5 @@ def protocol(dataset, controls: bool = False) -> Protocol:
         counts["fit"] = counts["fit"][0] + CONTROLS, 51
         fit = np.union1d(fit, np.concatenate([found[~is_treated[found]] for found in held_out.values()]))
     scored = {role: found[is_treated[found]] for role, found in held_out.items()}
-    scoring = Scoring(also=cellsignal.stages, evaluators={"cellsignal": {}})
+    scoring = Scoring(also=cellsignal.stages, jointly=cellsignal.JOINTLY, evaluators={"cellsignal": {}})
     return Protocol(Roles(fit, scored, scoring=scoring), counts, CLASSES, withheld=True)

@@ -157,11 +157,15 @@ def check_contamination(ledger: Ledger, scored: Iterable[np.ndarray], what: str,
 
 def complete(found: dict, context) -> dict:
     """The metrics of an evaluation with `marks/PREFIX` for every prefix that ends in the name of scored rows, where the
-    evaluator has not said one itself."""
-    prefixes = {}
+    evaluator has not said one itself; and with T too where one ends in what the protocol scores jointly."""
+    prefixes, joint = {}, {}
+    jointly = context.dataset.roles.scoring.jointly
     for name in found:
         parts = name.split("/")
         for where in context.dataset.roles.scored:
             if where in parts and parts[0] != "marks":
-                prefixes["/".join(parts[: parts.index(where) + 1])] = where
-    return {f"marks/{prefix}": context.marks(where) for prefix, where in prefixes.items()} | found
+                prefix = "/".join(parts[: parts.index(where) + 1])
+                prefixes[prefix] = where
+                joint |= {"/".join(parts[: parts.index(part) + 1]): prefix for part in jointly if part in parts}
+    found = {f"marks/{prefix}": context.marks(where) for prefix, where in prefixes.items()} | found
+    return {f"marks/{name}": join(found[f"marks/{prefix}"], "T") for name, prefix in joint.items()} | found

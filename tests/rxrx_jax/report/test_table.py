@@ -185,6 +185,16 @@ def test_a_number_shows_the_marks_that_its_row_has_not(tmp_path):
     assert any(note.startswith("T: transductive") for note in table.notes(made, lines, []))
 
 
+def test_a_number_that_is_marked_by_itself_shows_it(tmp_path):
+    """Of the stages of a competition, those that look at a plate's wells together."""
+    final = {"private/stages/well": 0.5, "private/stages/hungarian": 0.9, "marks/private": "", "private/sites": 9}
+    write(tmp_path, "a", 0, final | {"marks/private/stages/hungarian": "T"})
+    shown = tuple(Column(stage, f"private/stages/{stage}", columns.mean) for stage in ("well", "hungarian"))
+    made = Table(title="A", labels=("method",), columns=shown, rows=[Row(("ERM",), "a")], runs=[Run("a", "x.py")])
+    (line,) = table.measure(made, tmp_path, 1)
+    assert [cell.text for cell in line.cells] == ["0.500", "0.900 T"]
+
+
 def test_a_row_that_has_not_converged_is_named_in_every_table(tmp_path):
     write(tmp_path, "erm", 0, accuracies("", dict.fromkeys(STRATA, 0.3)), training=0.7)
     one = Column("cross-batch", CROSS, columns.mean)

@@ -82,6 +82,8 @@ def test_cellsignal_to_a_submission_that_scores_as_the_run_says(published, tmp_p
     final, done, found = run(published, tmp_path, "cellsignal:controls,partial", total_steps=6)
     agree(final, found, ("public", "private"))
     assert final["marks/private"] == "C" and final["marks/public"] == "C"  # labels of their controls were trained on
+    assert {final[f"marks/private/{part}/hungarian"] for part in ("stages", "stages_without_HUVEC-18")} == {"TC"}
+    assert final["marks/public/stages/plate_group"] == "TC" and "marks/private/stages/well" not in final
     assert done["partial"].startswith("fit is 85,716 images of 51 experiments and this dataset has ")
     given = submission.read(tmp_path / NAME)
     assert len(given) == final["submission/wells"] == 5 * 8 and set(given.values()) <= set(map(str, range(8)))
