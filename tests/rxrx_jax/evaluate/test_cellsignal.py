@@ -31,6 +31,14 @@ def test_a_plate_whose_answer_is_known():
     assert by_plate.tolist() == [0, 0, 1] and once.tolist() == [1, 0, 2]
 
 
+def test_two_plates_that_want_one_group_do_not_both_get_it():
+    z = logits([3.0, 0, 0, 0, 0, 0, 0], [2.0, 0, 0, 0, 1.0, 0, 0])
+    by_plate, once = cellsignal.assign(z, np.zeros(2, int), np.arange(2), GROUPS)
+    assert by_plate.tolist() == once.tolist() == [0, 4]
+    by_plate, _ = cellsignal.assign(z, np.arange(2), np.arange(2), GROUPS)  # of two experiments they both do
+    assert by_plate.tolist() == [0, 0]
+
+
 def test_groups_go_to_plates_as_the_best_of_all_assignments_and_wells_as_the_best_of_all_matchings():
     """Against every permutation, tried one by one."""
     random = np.random.default_rng(0)
