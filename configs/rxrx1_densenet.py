@@ -5,7 +5,7 @@
     python -m rxrx_jax.main --config=rxrx1_densenet.py:rxrx1,method=adabn --config.accumulate=16
     python -m rxrx_jax.main --config=rxrx1_densenet.py:rxrx1 --config.init.path=hf://timm/densenet161.tv_in1k
 
-Trained on both sites of 33 experiments and scored on the 18 others (protocol rxrx1_official), the last epoch.
+Trained on both sites of 33 experiments and scored on the 18 others (protocol separated), the last epoch.
 method=adabn reads BatchNorm statistics of one experiment at a time, in training and at test. accumulate: parts of the
 minibatch, one after the other, so that it fits one GPU (BatchNorm then has the statistics of a part). init.path:
 ImageNet's weights, whose stem is repeated for six channels (docs/weights.md).
@@ -48,7 +48,7 @@ def get_config(argument=None):
     ) | (dict(warmup_epochs=5.0) if large else dict(warmup_percent=10.0))
     config.total_epochs = 100.0 if large else 3.0
     if large and dataset(arg) == "rxrx1":
-        config.protocol.name = "rxrx1_official"
+        config.protocol.name = "separated"
     adaptation(config, arg.method)
     config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
     return config

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("rxrx_jax.main", "trains what --config says, and resumes it"),
     "embed": ("rxrx_jax.embed", "embeds a prepared dataset"),
     "probe": ("rxrx_jax.probe_embeddings", "linear probe of an embeddings file"),
+    "submission": ("rxrx_jax.submission", "checks, scores and converts a submission to CellSignal"),
     "export": ("rxrx_jax.weights.export", "makes a folder to publish from a run"),
     "reproduce": ("rxrx_jax.reproduce", "trains what a table needs and writes it"),
 }

@@ -1,17 +1,21 @@
 """Linear probe of published or own embeddings: how well a logistic regression classifies the perturbations.
 
-    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--correct=NAME ...] [--protocol=NAME] [--contaminated=allow]
+    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--correct=NAME ...] [--protocol=NAME] [--partial]
+        [--contaminated=allow]
 
 FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run, whose protocol is then taken. It is
 fitted on the protocol's training rows alone; the accuracies are per row (a site, or a well where an embedding is of a
-whole well), of every role that the protocol scores.
+whole well), of every role that the protocol scores; what else the protocol scores is listed below, such as the nearest
+class means of a support. `--partial` accepts other counts than the protocol's and says in what they differ.
 Rows whose labels the parameters behind the embeddings have seen are refused; the marks of every number are printed: T,
 transductive; C, control-anchored; X, contaminated and allowed; ?, it is not known what the embeddings have seen.
 """
 
 import argparse
 import pathlib
+import re
 import sys
+import types
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -21,12 +25,14 @@ from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import from_bytes, in_words
 from rxrx_jax.base.spellings import TREATMENT
-from rxrx_jax.evaluate import protocols
-from rxrx_jax.evaluate.accuracy import summarise
+from rxrx_jax.evaluate import cellsignal, neighbours, protocols
+from rxrx_jax.evaluate.accuracy import of_protocol
 from rxrx_jax.evaluate.embeddings import as_dataset
-from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
+from rxrx_jax.evaluate.linear import absent, fit_linear, log_probabilities
 from rxrx_jax.training.provenance.marks import join
 
+ACCURACIES = ("site_accuracy", "well_accuracy", "balanced_accuracy")
+FURTHER = r"stages[^/]*/(site|well|plate_group|hungarian|wells)|absent_.*"  # of metrics, that are listed below
 USES = {
     "T": "transductive: it uses unlabelled embeddings of held-out experiments",
     "C": "control-anchored: it is told which wells of held-out experiments are untreated",
@@ -48,6 +54,13 @@ def check_contamination(path: pathlib.Path, columns: dict[str, np.ndarray], scor
         )
 
 
+def under(columns: dict[str, np.ndarray], protocol: str) -> types.SimpleNamespace:
+    """`as_dataset` with the roles that a protocol gives its rows."""
+    dataset = as_dataset(columns)
+    dataset.roles = protocols.roles(dataset, protocol)
+    return dataset
+
+
 def probe(
     columns: dict[str, np.ndarray], embedding: np.ndarray, protocol: str = protocols.DEFAULT
 ) -> Iterator[tuple[str, dict[str, float]]]:
@@ -58,12 +71,13 @@ def probe(
       embedding: [n, D].
       protocol: its name or path.
 
-    metrics: those of `accuracy.summarise` without the name of the role, treatments (the accuracy of treated wells
-    alone, NaN where none is known to be one), and classes (that the fit distinguishes),
-    chance (1 / classes) and commonest (accuracy of always predicting the commonest class of the training rows).
+    metrics: those of `accuracy.of_protocol` without the name of the role, treatments (the accuracy of treated wells
+    alone, NaN where none is known to be one), classes (that the fit distinguishes), absent_classes and absent_sites
+    where the role has others, chance (1 / classes) and commonest (accuracy of always predicting the commonest class of
+    the training rows).
     """
-    dataset = as_dataset(columns)
-    roles = protocols.roles(dataset, protocol)
+    dataset = under(columns, protocol)
+    roles = dataset.roles
     train = roles.fit[dataset.sites.label[roles.fit] >= 0]
     labels, count = np.unique(dataset.sites.label[train], return_counts=True)
     told = "well_type" in columns
@@ -77,11 +91,11 @@ def probe(
         if not (dataset.sites.label[rows] >= 0).any():
             continue
         logits = log_probabilities(model, embedding[rows], len(dataset.classes))
-        metrics = {key.removeprefix(f"{name}/"): value for key, value in summarise(name, logits, rows, dataset)}
+        metrics = {key.removeprefix(f"{name}/"): value for key, value in of_protocol(name, logits, rows, dataset)}
         known = dataset.sites.label[rows][dataset.sites.label[rows] >= 0]
         treated = (columns["well_type"][rows] == TREATMENT) & (dataset.sites.label[rows] >= 0) if told else rows < 0
         right = logits.argmax(1)[treated] == dataset.sites.label[rows[treated]]
-        metrics |= {
+        metrics |= absent(labels, known) | {
             "treatments": float(right.mean()) if len(right) else np.nan,
             "classes": len(labels),
             "chance": 1 / len(labels),
@@ -100,12 +114,14 @@ def main(argv: list[str] | None = None) -> None:
     corrected = f"also corrected for the batch by {', '.join(names)}; more than one may be given"
     parser.add_argument("--correct", action="append", default=[], choices=names, metavar="NAME", help=corrected)
     parser.add_argument("--protocol", help=f"name or path of one (default: the run's, else {protocols.DEFAULT})")
+    parser.add_argument("--partial", action="store_true", help="accept other counts than the protocol's")
     parser.add_argument("--contaminated", choices=("allow",), help="score also rows whose labels were seen, marked X")
     flags = parser.parse_args(argv)
     columns, embedding = embeddings.read(flags.path)
-    dataset = as_dataset(columns)
     protocol = flags.protocol or protocols.of_run(flags.path if flags.path.is_dir() else flags.path.parent)
-    roles = protocols.roles(dataset, protocol)
+    protocol = protocols.as_partial(protocol) if flags.partial else protocol
+    dataset = under(columns, protocol)
+    roles = dataset.roles
     if not flags.contaminated:
         check_contamination(flags.path, columns, roles.scored.values())
     told = embeddings.read_provenance(flags.path)
@@ -115,11 +131,23 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(embedding):,} embeddings of {embedding.shape[1]} values; {len(labels):,} labelled training rows, "
           f"{len(np.unique(labels)):,} classes", flush=True)  # fmt: skip
     print(words)
-    _print("as they are", marks, probe(columns, embedding, protocol))
+    if roles.scoring.partial:
+        print(f"PARTIAL: {roles.scoring.partial}")
+    _print("as they are", marks, probe(columns, embedding, protocol), further(dataset, embedding))
     for name in flags.correct:
         given = columns["experiment"], _plates(columns), columns.get("well_type")
         corrected, mark = correct.correct(name, embedding, *given, "--correct"), correct.CORRECTIONS[name].marks
-        _print(f"{name} ({USES[mark]})", join(marks, mark), probe(columns, corrected, protocol))
+        found = probe(columns, corrected, protocol)
+        _print(f"{name} ({USES[mark]})", join(marks, mark), found, further(dataset, corrected))
+
+
+def further(dataset, embedding: np.ndarray) -> Iterator[tuple[str, float]]:
+    """The accuracies of the evaluator `neighbours`, where the protocol has it."""
+    settings = dataset.roles.scoring.evaluators.get("neighbours")
+    if settings is not None:
+        for name, value in neighbours.score(embedding, np.arange(len(embedding)), dataset, **settings):
+            if name.endswith(ACCURACIES):
+                yield name, value
 
 
 def _plates(columns: dict[str, np.ndarray]) -> np.ndarray | None:
@@ -129,14 +157,19 @@ def _plates(columns: dict[str, np.ndarray]) -> np.ndarray | None:
     return np.array([f"{e}/{p}" for e, p in zip(columns["experiment"], columns["plate"])], object)
 
 
-def _print(title: str, marks: str, found: Iterator[tuple[str, dict[str, float]]]) -> None:
+def _print(
+    title: str, marks: str, found: Iterator[tuple[str, dict[str, float]]], also: Iterator[tuple[str, float]]
+) -> None:
     print(f"\n{title}{f' [{marks}]' if marks else ''}")
     print(
         f"{'':14} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'treatments':>11} {'chance':>8} {'commonest':>10}"
     )
-    empty = True
+    empty, lines = True, []
     for name, m in found:
         empty = False
+        lines += [(f"{name}/{key}", m[key]) for key in m if key.endswith(ACCURACIES) and key != "site_accuracy"]
+        joint = lambda key: " [T]" * key.endswith(cellsignal.JOINTLY)  # noqa: E731
+        lines += [(f"{name}/{key}{joint(key)}", value) for key, value in m.items() if re.fullmatch(FURTHER, key)]
         low, high = m["site_accuracy_ci_low"], m["site_accuracy_ci_high"]
         treated = f"{m['treatments']:.4f}" if np.isfinite(m["treatments"]) else "unknown"
         interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one experiment"
@@ -147,6 +180,8 @@ def _print(title: str, marks: str, found: Iterator[tuple[str, dict[str, float]]]
             "interval: of the mean over experiments, stratified by cell type; treatments: without control wells; "
             "commonest: always predicting the commonest training class"
         )
+        for name, value in (*lines, *also):
+            print(f"{name:50} {value:.4f}" if isinstance(value, float) else f"{name:50} {value}")
     else:
         print("no scored row has a label: prepare the embeddings with a splits.csv that holds experiments out")
 

@@ -105,6 +105,10 @@ class Run:
             what = f"task {self.config['task']['name']}" if trained else "weights without a head"
             raise UserError(f"{self.path} predicts no classes: it is of {what}; load a run of classify or probe")
         classes = params["head"]["linear"]["kernel"].shape[1]
+        if "context" in params["head"]:
+            name = self.config["protocol"]["name"]
+            raise UserError(f"{self.path}: the head is also given what is known of an image, as its protocol {name} "
+                            "says, which only the run's evaluation does")  # fmt: skip
         task = tasks.make_task(Config(self.config), types.SimpleNamespace(classes=classes, shares=_NO_SHARES))
         if type(task.method).at_test is not Method.at_test:
             raise UserError(f"{self.path}: the method {self.config['adapt']['name']} reads the images of a plate or "

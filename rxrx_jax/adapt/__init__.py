@@ -169,6 +169,9 @@ def check_controls(key: str, method: Method, dataset, classifies: bool = True) -
     or chooses on validation experiments, that a run has not."""
     if method.needs.head and not classifies:
         raise UserError(f"{key}: {type(method).__name__} moves what a classifier's head is given; this task has none")
+    if method.needs.head and dataset.roles.context is not None:
+        raise UserError(f"{key}: {type(method).__name__} moves what a classifier's head is given, and this protocol "
+                        "gives it a context besides; use another protocol")  # fmt: skip
     if method.needs.validation and not len(dataset.roles.scored.get("validation", ())):
         raise UserError(f"{key}: {type(method).__name__} chooses its penalty on validation experiments, and the "
                         "protocol scores none; set penalty above 0")  # fmt: skip

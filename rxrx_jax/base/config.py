@@ -34,16 +34,17 @@ def make(argument: str) -> ml_collections.ConfigDict:
     return plugins.from_path(pathlib.Path(path), "--config").get_config(*filter(None, [arguments]))
 
 
-def parse_arguments(argument: str | None, **defaults) -> ml_collections.ConfigDict:
+def parse_arguments(argument: str | None, of: str = "config", /, **defaults) -> ml_collections.ConfigDict:
     """The arguments after the colon in `--config=file.py:rxrx1,variant=B/16` for a config's `get_config(argument)`.
 
-    Each argument has the type of its default; a bare name turns a boolean on. Raises UserError naming the argument.
+    Each argument has the type of its default; a bare name turns a boolean on. of: what they are arguments of, for
+    messages. Raises UserError naming the argument.
     """
     values = ml_collections.ConfigDict(defaults)
     for token in filter(None, (argument or "").split(",")):
         key, has_value, text = token.partition("=")
         if key not in defaults:
-            raise UserError(f"config argument {key!r} is unknown; this config takes {', '.join(sorted(defaults))}")
+            raise UserError(f"{of} argument {key!r} is unknown; this {of} takes {', '.join(sorted(defaults))}")
         default = defaults[key]
         try:
             if isinstance(default, bool):
@@ -53,7 +54,7 @@ def parse_arguments(argument: str | None, **defaults) -> ml_collections.ConfigDi
             else:
                 values[key] = type(default)(text)
         except (KeyError, ValueError):
-            raise UserError(f"config argument {token!r}: expected {key}={type(default).__name__}") from None
+            raise UserError(f"{of} argument {token!r}: expected {key}={type(default).__name__}") from None
     return values
 
 

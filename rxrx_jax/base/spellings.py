@@ -5,6 +5,7 @@ import re
 
 SPLITS = ("train", "id_test", "val", "test")  # of the shards that hold the records; a record's role is a protocol's
 WELL_TYPES = TREATMENT, POSITIVE_CONTROL, NEGATIVE_CONTROL = ("treatment", "positive_control", "negative_control")
+REPEATED = "HUVEC-18"  # of RxRx1: its layout is RPE-03's with the plates shifted, so its labels are as good as known
 UNSPECIFIED = "unspecified"  # a cell type that a table does not say
 ROWS = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "AA", "AB", "AC", "AD", "AE", "AF"]  # of a plate of 1,536 wells, top to bottom
 COLUMNS = 48

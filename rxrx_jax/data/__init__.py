@@ -16,11 +16,10 @@ from rxrx_jax.data.dataset import (
 from rxrx_jax.data.identity import pixel_digests
 from rxrx_jax.data.minibatches import describe_record, evaluation_minibatches, read_minibatch, training_minibatches
 from rxrx_jax.data.noise import Description, describe
-from rxrx_jax.data.roles import ROLES, Roles, hide_labels, untreated
+from rxrx_jax.data.roles import ROLES, Roles, Scoring, hide_labels, untreated
 from rxrx_jax.data.sites import Sites
 
-__all__ = ["ARRAYS", "ROLES", "SPLITS", "Dataset", "Description", "Roles", "Sites", "channels_for", "describe",
-           "describe_record",
-           "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler", "open_dataset", "pixel_digests",
-           "read_dataset", "read_minibatch", "select", "select_fitted", "training_minibatches",
-           "untreated", "with_channels"]  # fmt: skip
+__all__ = ["ARRAYS", "ROLES", "SPLITS", "Dataset", "Description", "Roles", "Scoring", "Sites", "channels_for",
+           "describe", "describe_record", "evaluation_minibatches", "fingerprint", "hide_labels", "make_sampler",
+           "open_dataset", "pixel_digests", "read_dataset", "read_minibatch", "select", "select_fitted",
+           "training_minibatches", "untreated", "with_channels"]  # fmt: skip

@@ -69,6 +69,18 @@ class Images(ImageViews):
     seed: int
 
     @property
+    def context(self) -> int:
+        """The length of the context that the protocol gives each image; 0 for none."""
+        return 0 if self.dataset.roles.context is None else self.dataset.roles.context.shape[1]
+
+    @property
+    def spec(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+        def more(size):
+            return {"context": jax.ShapeDtypeStruct((size, self.context), np.float32)} if self.context else {}
+
+        return {name: columns | more(self.sizes[name]) for name, columns in super().spec.items()}
+
+    @property
     def units(self) -> dict[str, int]:
         return {name: sampler.unit for name, sampler in self.samplers.items()}
 

@@ -3,7 +3,8 @@
 A minibatch is a dict of numpy arrays, this host's part of the global one:
 image uint8 [B, S, S, C], a window of the record (a random one in training, the centre in evaluation); label int32 [B],
 -1 where unknown or hidden; experiment, plate, cell_type int32 [B], indices into the dataset's lists; row int64 [B], the
-site's row in `Dataset.sites`; valid bool [B], False for padding and where the record cannot be read.
+site's row in `Dataset.sites`; valid bool [B], False for padding and where the record cannot be read; where the
+protocol has one, context float32 [B, d].
 """
 
 import concurrent.futures
@@ -75,6 +76,9 @@ def read_minibatch(
         padding = -1 if key == "label" else 0
         minibatch[key] = np.full(size, padding, np.int32)
         minibatch[key][: len(rows)] = getattr(sites, key)[rows]
+    if (context := dataset.roles.context) is not None:
+        minibatch["context"] = np.zeros((size, context.shape[1]), np.float32)
+        minibatch["context"][: len(rows)] = context[rows]
     minibatch["row"] = np.full(size, -1, np.int64)
     minibatch["row"][: len(rows)] = rows
     return minibatch

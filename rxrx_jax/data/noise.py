@@ -19,7 +19,7 @@ from rxrx_jax.data.images import LENGTHS, ImageViews, checked
 # are classes of their own, and the sites to train on where they are not all, with those of other protocols by name.
 PAGES = {
     # WILDS rxrx1_v1.0: site 1 of 33 experiments
-    "rxrx1": {"pixels": 512, "controls": 1, "train_images": 40_612, "rxrx1_official": 81_224},
+    "rxrx1": {"pixels": 512, "controls": 1, "train_images": 40_612, "separated": 81_224},
     "rxrx1_wilds": {"pixels": 256, "controls": 1, "train_images": 40_612},
     "rxrx2": {"pixels": 1024, "controls": 1},
     "rxrx19a": {"pixels": 1024, "controls": 1},

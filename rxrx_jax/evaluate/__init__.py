@@ -9,24 +9,32 @@ from rxrx_jax import adapt
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import accuracy, embeddings, leakage, probe, reconstruction
+from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, leakage, neighbours, predictions, probe, reconstruction
 
 EVALUATORS = {
     "accuracy": accuracy.evaluate,
+    "cellsignal": cellsignal.evaluate,
     "embeddings": embeddings.evaluate,
     "leakage": leakage.evaluate,
+    "neighbours": neighbours.evaluate,
+    "predictions": predictions.evaluate,
     "probe": probe.evaluate,
     "reconstruction": reconstruction.evaluate,
 }
 
 
-def make_evaluators(config: Config) -> list:
-    """[(name, function, settings)] for every key of `config`. Raises UserError for an unknown name or setting."""
+def make_evaluators(config: Config, source=None) -> list:
+    """[(name, function, settings)] for every key of `config`, and for those that the protocol of a source's dataset has
+    (`data.roles.Scoring`), whose settings come first; none where `config` is empty.
+    Raises UserError for an unknown name or setting."""
+    given = {name: getattr(config, name).as_kwargs() for name in config}
+    if given and hasattr(source, "dataset"):
+        of_protocol = source.dataset.roles.scoring.evaluators
+        given |= {name: given.get(name, {}) | settings for name, settings in of_protocol.items()}
     chosen = []
-    for name in config:
+    for name, settings in given.items():
         if name not in EVALUATORS:
             raise UserError(f"evaluators.{name}: expected one of {', '.join(EVALUATORS)}")
-        settings = getattr(config, name).as_kwargs()
         known = list(inspect.signature(EVALUATORS[name]).parameters)[1:]
         if unknown := [key for key in settings if key not in known]:
             raise UserError(f"evaluators.{name}.{unknown[0]}: {name} takes {', '.join(known) or 'no settings'}")

@@ -25,9 +25,19 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
                     extra = method.needs.marks(untreated(context.dataset.sites)[rows])
                     yield f"marks/{prefix}{role}", context.marks(role, extra=extra)
                 given = out["logits"], out["row"], context.dataset
-                yield from summarise(f"{prefix}{role}", *given, treatments=anchored)
+                yield from of_protocol(f"{prefix}{role}", *given, treatments=anchored)
                 for key in (key for key in out if key.startswith("chosen_")):
                     yield f"{prefix}{role}/{key}", float(out[key][0])
+
+
+def of_protocol(
+    name: str, logits: np.ndarray, rows: np.ndarray, dataset, treatments: bool = False
+) -> Iterator[tuple[str, float | str]]:
+    """`summarise`, and what the protocol of the dataset's roles has besides (`data.roles.Scoring`)."""
+    scoring = dataset.roles.scoring
+    yield from summarise(name, logits, rows, dataset, treatments or scoring.treatments)
+    if scoring.also and len(rows):
+        yield from ((f"{name}/{key}", value) for key, value in scoring.also(logits, rows, dataset))
 
 
 def summarise(
@@ -36,7 +46,8 @@ def summarise(
     """Accuracies of logits [n, classes] for the dataset's `rows` [n]; rows whose label is unknown are left out.
 
     A well's prediction is the mean of its sites' class probabilities. Names: NAME/site_accuracy, NAME/well_accuracy,
-    each also with /CELL_TYPE and /EXPERIMENT; NAME/site_accuracy_ci_low, .._ci_high and, in words, .._ci: the interval
+    each also with /CELL_TYPE and /EXPERIMENT; NAME/balanced_accuracy, the mean over the classes of the rows of each
+    one's accuracy per site; NAME/site_accuracy_ci_low, .._ci_high and, in words, .._ci: the interval
     of the mean over experiments, each weighing the same, stratified by cell type (`intervals.over_experiments`);
     NAME/sites, NAME/wells; NAME/experiments, JSON of {cell type: [experiment]}. With `treatments` all of them again
     without control wells, as NAME/treatments/...
@@ -46,24 +57,35 @@ def summarise(
     rows, logits = rows[known], logits[known]
     if not len(rows):
         return
-    from scipy.special import softmax  # a third of a second that `--help` of a command does not wait for
-
-    probabilities = softmax(logits.astype(np.float64), axis=1)
+    probabilities, by_well, _ = well_probabilities(logits, sites.well_id[rows])
     yield f"{name}/sites", len(rows)
-    yield f"{name}/experiments", json.dumps(_experiments(rows, dataset), ensure_ascii=False)
-    yield from _by_group(f"{name}/site_accuracy", probabilities.argmax(1) == sites.label[rows], rows, dataset)
+    yield f"{name}/experiments", json.dumps(experiments_of(rows, dataset), ensure_ascii=False)
+    correct = probabilities.argmax(1) == sites.label[rows]
+    yield from by_group(f"{name}/site_accuracy", correct, rows, dataset)
+    number, right = np.bincount(sites.label[rows]), np.bincount(sites.label[rows], correct)
+    yield f"{name}/balanced_accuracy", float((right[number > 0] / number[number > 0]).mean())
 
-    wells, first, well = np.unique(sites.well_id[rows], return_index=True, return_inverse=True)
-    summed = np.zeros((len(wells), probabilities.shape[1]))
-    np.add.at(summed, well, probabilities)
-    yield f"{name}/wells", len(wells)
-    yield from _by_group(f"{name}/well_accuracy", summed.argmax(1) == sites.label[rows[first]], rows[first], dataset)
+    _, first = np.unique(sites.well_id[rows], return_index=True)
+    yield f"{name}/wells", len(first)
+    yield from by_group(f"{name}/well_accuracy", by_well.argmax(1) == sites.label[rows[first]], rows[first], dataset)
     if treatments:
         treated = sites.well_type[rows] == TREATMENT
         yield from summarise(f"{name}/treatments", logits[treated], rows[treated], dataset)
 
 
-def _experiments(rows, dataset) -> dict[str, list[str]]:
+def well_probabilities(logits: np.ndarray, well_id: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class probabilities of sites [n, K] and, added over the sites of each, of wells [w, K], float64, wells in order
+    of their names; and the well of each site, int [n]. Args: logits [n, K]; well_id [n], names."""
+    from scipy.special import softmax  # a third of a second that `--help` of a command does not wait for
+
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    wells, well = np.unique(well_id, return_inverse=True)
+    summed = np.zeros((len(wells), probabilities.shape[1]))
+    np.add.at(summed, well, probabilities)
+    return probabilities, summed, well
+
+
+def experiments_of(rows, dataset) -> dict[str, list[str]]:
     """Cell type -> its experiments among the rows. An experiment on several cell types counts for that of its first."""
     found: dict[str, list[str]] = {}
     numbers, first = np.unique(dataset.sites.experiment[rows], return_index=True)
@@ -72,7 +94,9 @@ def _experiments(rows, dataset) -> dict[str, list[str]]:
     return found
 
 
-def _by_group(name, correct, rows, dataset):
+def by_group(name: str, correct: np.ndarray, rows: np.ndarray, dataset) -> Iterator[tuple[str, float | str]]:
+    """The mean of `correct` [n] bool of the dataset's `rows` [n], by cell type and experiment, and its interval: names
+    as `summarise` says."""
     yield name, float(correct.mean())
     sites, by_experiment = dataset.sites, {}
     for names, groups in ((dataset.cell_types, sites.cell_type), (dataset.experiments, sites.experiment)):
@@ -82,7 +106,7 @@ def _by_group(name, correct, rows, dataset):
             yield f"{name}/{names[g]}", accuracy
             if names is dataset.experiments:
                 by_experiment[names[g]] = accuracy
-    strata = {name: cell_type for cell_type, names in _experiments(rows, dataset).items() for name in names}
+    strata = {name: cell_type for cell_type, names in experiments_of(rows, dataset).items() for name in names}
     found = intervals.clipped(intervals.over_experiments(by_experiment, strata))
     yield f"{name}_ci_low", found.low
     yield f"{name}_ci_high", found.high

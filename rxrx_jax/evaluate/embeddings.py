@@ -9,7 +9,7 @@ import numpy as np
 
 from rxrx_jax.base import embeddings, hosts
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import Sites
+from rxrx_jax.data import Roles, Sites
 from rxrx_jax.data.roles import held_out_rows
 
 NEEDED = ("split", "well_id", "cell_type", "experiment", "perturbation_id")
@@ -56,28 +56,39 @@ def columns(dataset, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def as_dataset(found: dict[str, np.ndarray]) -> types.SimpleNamespace:
-    """What protocols and `accuracy.summarise` need of a dataset, from the columns of an embeddings file: sites,
-    experiments, cell_types, classes. Raises UserError for a missing column."""
+    """What protocols and `accuracy.of_protocol` need of a dataset, from the columns of an embeddings file: sites,
+    experiments, plates, cell_types, classes and roles, of no protocol yet; types of wells and plates are None where
+    the file has none. Raises UserError for a missing column."""
     if missing := [name for name in NEEDED if name not in found]:
         raise UserError(f"the embeddings have no column {', '.join(missing)}")
+    if len(wrong := np.flatnonzero(found["perturbation_id"] < -1)):
+        raise UserError(f"the embeddings have the perturbation_id {found['perturbation_id'][wrong[0]]} in row "
+                        f"{wrong[0]}: use -1 for one that is not known")  # fmt: skip
     experiments, experiment = np.unique(found["experiment"], return_inverse=True)
     cell_types, cell_type = np.unique(found["cell_type"], return_inverse=True)
-    label = found["perturbation_id"]
+    label, plates, plate = found["perturbation_id"], [], None
+    if "plate" in found:
+        plates, plate = np.unique(
+            [f"{e}/{p}" for e, p in zip(found["experiment"], found["plate"])], return_inverse=True
+        )
+        plates = plates.tolist()
     sites = Sites(
         split=found["split"],
         index=None,
-        site_id=None,
+        site_id=found.get("site_id"),
         well_id=found["well_id"],
         site=found.get("site", np.zeros(len(label), np.int32)),
-        well_type=None,
+        well_type=found.get("well_type"),
         label=label,
         experiment=experiment,
-        plate=None,
+        plate=plate,
         cell_type=cell_type,
     )
     return types.SimpleNamespace(
         sites=sites,
         experiments=experiments.tolist(),
+        plates=plates,
         cell_types=cell_types.tolist(),
         classes=range(int(label.max(initial=-1)) + 1),
+        roles=Roles(),
     )

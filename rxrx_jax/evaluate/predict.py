@@ -171,6 +171,8 @@ class Context:
     def _predict(self):
         def run(params, batch_stats, given, minibatch, statistics):
             images = self.augment.evaluation(minibatch, statistics)
+            if getattr(self.task, "context", 0):
+                given = given | {"context": minibatch["context"]}
             return self.task.predict(params, batch_stats, images, minibatch["valid"], **given), minibatch["valid"]
 
         return jax.jit(run, out_shardings=replicated(self.mesh))

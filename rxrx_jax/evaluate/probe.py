@@ -9,8 +9,8 @@ from rxrx_jax import data
 from rxrx_jax.adapt import correct
 from rxrx_jax.adapt.method import Network
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate.accuracy import summarise
-from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
+from rxrx_jax.evaluate.accuracy import of_protocol
+from rxrx_jax.evaluate.linear import absent, fit_linear, log_probabilities
 from rxrx_jax.models.handcrafted import Handcrafted
 from rxrx_jax.models.vit import Encoder
 
@@ -48,8 +48,9 @@ def evaluate(context, blocks=False, corrections=("none", "centre_scale_experimen
 def score_blocks(context, numbers: tuple[int, ...], rows: np.ndarray) -> Iterator[tuple[str, float]]:
     """`probe/block_K/in_batch/site_accuracy` and so on: the same regression on the output of each of these blocks of
     the encoder, pooled as the embedding is but before the final norm; then `probe/best_block`, the K whose
-    accuracy per site on the validation experiments is highest (the first of ties), and its metrics once more as
-    `probe/best_block/...`. It is omitted without labelled validation sites.
+    accuracy on the validation experiments, the one that the protocol chooses by (per site if it says nothing), is
+    highest (the first of ties), and its metrics once more as `probe/best_block/...`. It is omitted without labelled
+    validation sites.
 
     The best block of a masked autoencoder is seldom its last (Kenyon-Dean et al. 2024, arXiv 2411.02572, section 4).
     The parameters are those that the task predicts with. All blocks come from one pass over the images. The host holds
@@ -66,7 +67,8 @@ def score_blocks(context, numbers: tuple[int, ...], rows: np.ndarray) -> Iterato
     for i, number in enumerate(numbers):
         found[number] = dict(score("", by_block[:, i], rows, context.dataset))
         yield from ((f"probe/block_{number}{name}", value) for name, value in found[number].items())
-    validation = {k: v["/validation/site_accuracy"] for k, v in found.items() if "/validation/site_accuracy" in v}
+    by = f"/validation/{context.dataset.roles.scoring.chosen_by}"
+    validation = {k: v[by] for k, v in found.items() if by in v}
     if validation:
         best = max(validation, key=validation.get)
         yield "probe/best_block", best
@@ -91,7 +93,8 @@ def score(
     name: str, features: np.ndarray, rows: np.ndarray, dataset, treatments: bool = False
 ) -> Iterator[tuple[str, float]]:
     """`NAME/in_batch/...`, `NAME/validation/...`, `NAME/cross_batch/...`, for every scored role, of a logistic
-    regression on the features [n, D] of the dataset's `rows` [n]; it is fitted to the protocol's fit rows alone."""
+    regression on the features [n, D] of the dataset's `rows` [n]; it is fitted to the protocol's fit rows alone. Also
+    NAME/ROLE/absent_classes and absent_sites, where some of the role are of classes that it was not fitted to."""
     labels = data.hide_labels(dataset.sites, dataset.roles.fit).label
     train = labels[rows] >= 0
     model = fit_linear(features[train], labels[rows[train]])
@@ -99,7 +102,9 @@ def score(
         chosen = np.isin(rows, members)
         if chosen.any():
             logits = log_probabilities(model, features[chosen], len(dataset.classes))
-            yield from summarise(f"{name}/{role}", logits, rows[chosen], dataset, treatments)
+            missing = absent(labels[rows[train]], dataset.sites.label[rows[chosen]])
+            yield from ((f"{name}/{role}/{key}", value) for key, value in missing.items())
+            yield from of_protocol(f"{name}/{role}", logits, rows[chosen], dataset, treatments)
 
 
 def _baselines(context, rows):

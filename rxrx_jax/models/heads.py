@@ -1,5 +1,7 @@
 """Heads on an encoder's embedding: a classifier, a domain discriminator, a projection."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,17 +9,20 @@ import jax.numpy as jnp
 
 class Head(nn.Module):
     """Linear classifier [B, D] -> [B, classes]. With `normalise` a BatchNorm without scale and bias comes first, as in
-    the linear probes of He et al. 2022 (arXiv 2111.06377, appendix A); its statistics are of the whole minibatch."""
+    the linear probes of He et al. 2022 (arXiv 2111.06377, appendix A); its statistics are of the whole minibatch. Given
+    a context [B, d], the classifier is linear in (x, context)."""
 
     classes: int
     normalise: bool = False
 
     @nn.compact
-    def __call__(self, x, train: bool, mask=None):
+    def __call__(self, x, train: bool, mask=None, context=None):
         if self.normalise:
             norm = nn.BatchNorm(not train, momentum=0.9, use_scale=False, use_bias=False, name="norm")
             x = norm(x, mask=None if mask is None else jnp.broadcast_to(mask[:, None].astype(bool), x.shape))
-        return nn.Dense(self.classes, kernel_init=nn.initializers.normal(0.01), name="linear")(x)
+        dense = functools.partial(nn.Dense, self.classes, kernel_init=nn.initializers.normal(0.01))
+        logits = dense(name="linear")(x)
+        return logits if context is None else logits + dense(use_bias=False, name="context")(context)
 
 
 class Discriminator(nn.Module):

@@ -147,7 +147,8 @@ def with_marks(cell: Cell, found: Found, column: Column) -> Cell:
     where = column.metric.partition("/")[0]
     if where not in ROLES:
         return cell
-    if not (more := "".join(mark for mark in seen(found, where) if mark not in seen(found))) or not cell.text:
+    own = seen(found, where) + "".join(line.get(f"marks/{found.name(column.metric)}", "") for line in found.lines)
+    if not (more := "".join(mark for mark in dict.fromkeys(own) if mark not in seen(found))) or not cell.text:
         return cell
     return Cell(f"{cell.text} {more}", cell.values | {"_marks": more}, cell.how)
 

@@ -54,7 +54,8 @@ def read_seed(workdir: pathlib.Path) -> Seed:
 
 def read_embeddings(workdir: pathlib.Path) -> dict[str, np.ndarray] | str:
     """site_id, role, embedding and, if it has them, perturbation of the in-batch and cross-batch rows of
-    embeddings.parquet, as the protocol in the run's config divides them, or why they are missing."""
+    embeddings.parquet, as the protocol in the run's config divides them, or why they are missing. Other wells and the
+    private leaderboard stand for these where a protocol has no rows of that name."""
     name = embeddings.NAME
     if not (workdir / name).exists():
         return f"no {name}"
@@ -63,7 +64,10 @@ def read_embeddings(workdir: pathlib.Path) -> dict[str, np.ndarray] | str:
         scored = protocols.find(protocols.of_run(workdir))(as_dataset(columns)).roles.scored
     except (UserError, OSError, ValueError, KeyError) as e:
         return f"{name} cannot be read ({type(e).__name__})"
-    shown = {role: scored.get(role, np.zeros(0, np.int64)) for role in ("in_batch", "cross_batch")}
+    shown = {
+        role: scored.get(role, scored.get(other, np.zeros(0, np.int64)))
+        for role, other in (("in_batch", "in_batch_wells"), ("cross_batch", "private"))
+    }
     rows = np.concatenate(list(shown.values()))
     role = np.repeat(list(shown), [len(values) for values in shown.values()])
     if len(rows) < 3 or embedding.shape[1] < 2:

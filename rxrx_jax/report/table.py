@@ -28,8 +28,8 @@ LATEX = str.maketrans(
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row with what was found: its number from 1, how many seeds, a cell for each column, and the training accuracy
-    of each seed at the end, where there is one."""
+    """A row with what was found: its number from 1, how many seeds, a cell for each column, the training accuracy of
+    each seed at the end, where there is one, and what its protocol's counts differ in, where that was allowed."""
 
     number: int
     row: Row
@@ -37,6 +37,7 @@ class Line:
     marks: str
     cells: list[Cell]
     trained_to: list[float] = dataclasses.field(default_factory=list)
+    partial: str = ""
 
 
 def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
@@ -68,7 +69,12 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
             wanted = " or ".join(dict.fromkeys(known))
             raise UserError(f"table row {' | '.join(row.labels)}: run {row.run} has no metric {wanted}")
         cells = [columns.with_marks(column.summary(of_row, column), of_row, column) for column in table.columns]
-        made.append(Line(number, row, seeds if row.run else 0, columns.seen(of_row), cells, columns.trained_to(of_row)))
+        partial = next((line["partial"] for line in of_row.lines if line.get("partial")), "")
+        if partial:
+            row = dataclasses.replace(row, labels=(f"{row.labels[0]} (partial)", *row.labels[1:]))
+        made.append(
+            Line(number, row, seeds if row.run else 0, columns.seen(of_row), cells, columns.trained_to(of_row), partial)
+        )
     return made
 
 
@@ -102,6 +108,7 @@ def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
         if line.trained_to and min(line.trained_to) < columns.CONVERGED:
             name = " | ".join(line.row.labels)
             found.append(f"{name}: not converged, its training accuracy ended at {min(line.trained_to):.2f} in a seed.")
+    found += [f"{' | '.join(line.row.labels)}: {line.partial}." for line in lines if line.partial]
     shown = [line.row for line in lines if line.row.published]
     found += [SOURCES[mark] for mark in SOURCES if mark and any(row.published.mark == mark for row in shown)]
     found += [f"{', '.join(filter(None, row.labels))}, published: {row.published.source}." for row in shown]

@@ -11,12 +11,13 @@ import optax
 from rxrx_jax import models
 from rxrx_jax.adapt.method import Encoded, Method, Outputs
 from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.heads import Head
 
 
 @dataclasses.dataclass(frozen=True)
 class Classify:
-    """frozen: "encoder/" for a linear probe.
+    """frozen: "encoder/" for a linear probe. context: length of what the head is given of each image beside it.
 
     Minibatches may hold images with label -1 (unlabelled images of held-out experiments): they take part in what the
     method does with them and in minibatch statistics, and in nothing else.
@@ -27,23 +28,27 @@ class Classify:
     method: Method
     label_smoothing: float
     frozen: str | None = None
+    context: int = 0
     inherits = "encoder"
 
     @classmethod
     def from_config(cls, config: Config, source, method: Method) -> "Classify":
-        return cls(models.make_encoder(config.model), Head(source.classes), method, config.task.label_smoothing)
+        given = models.make_encoder(config.model), Head(source.classes), method, config.task.label_smoothing
+        return cls(*given, context=_context(config, source, method))
 
     @classmethod
     def probe_from_config(cls, config: Config, source, method: Method) -> "Classify":
         """The linear probe: a frozen encoder, and BatchNorm without scale and bias before the linear layer."""
         encoder, head = models.make_encoder(config.model), Head(source.classes, normalise=True)
-        return cls(encoder, head, method, config.task.label_smoothing, frozen="encoder/")
+        given = encoder, head, method, config.task.label_smoothing
+        return cls(*given, frozen="encoder/", context=_context(config, source, method))
 
     def init(self, key, images):
         keys = jax.random.split(key, 3)
         encoder = self.encoder.init(keys[0], images, train=False)
         _, found = self.encoder.apply(encoder, images, train=False)
-        head = self.head.init(keys[1], found["embedding"], train=False)
+        context = jnp.zeros((len(images), self.context)) if self.context else None
+        head = self.head.init(keys[1], found["embedding"], train=False, context=context)
         params = {"encoder": encoder.get("params", {}), "head": head["params"]}
         of_method, carry = self.method.init(keys[2], found["embedding"])
         if of_method:
@@ -61,6 +66,7 @@ class Classify:
         def encode(images, average=False, statistics=None, after_stem=None, tokens=None):
             network = collections["averages"] if average else {"params": params, **collections}
             options = dict(mask=statistics, train=True, key=batch.keys[0], after_stem=after_stem)
+            options["context"] = batch.columns["context"] if self.context else None
             if tokens:
                 options["tokens"] = functools.partial(tokens, network["params"].get("domain", {}))
             return self._apply(network["params"], network["batch_stats"], images, **options)
@@ -73,10 +79,10 @@ class Classify:
         metrics = {"accuracy": right.sum() / batch.labelled, "class_loss": out.risk} | found
         return loss, (collections | {"batch_stats": encoded.batch_stats, "carry": carry}, metrics)
 
-    def predict(self, params, batch_stats, images, mask, tokens=None):
-        """Args: tokens [M, D], which every image gets beside its patches."""
+    def predict(self, params, batch_stats, images, mask, tokens=None, context=None):
+        """Args: tokens [M, D], which every image gets beside its patches; context [B, d], which the head gets."""
         given = None if tokens is None else lambda x: jnp.broadcast_to(tokens, (len(x), *tokens.shape))
-        found = self._apply(params, batch_stats, images, mask, train=False, tokens=given)
+        found = self._apply(params, batch_stats, images, mask, train=False, tokens=given, context=context)
         return {"embedding": found.features, "logits": found.logits}
 
     def patches(self, params, images):
@@ -94,7 +100,9 @@ class Classify:
         pure = dataclasses.replace(self, encoder=self.encoder.clone(momentum=0.0))
         return pure._apply(params, batch_stats, images, mask, train=True).batch_stats
 
-    def _apply(self, params, batch_stats, images, mask, train, key=None, after_stem=None, tokens=None) -> Encoded:
+    def _apply(
+        self, params, batch_stats, images, mask, train, key=None, after_stem=None, tokens=None, context=None
+    ) -> Encoded:
         variables = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
         rngs = None if key is None else {"drop_path": key}
         options = dict(train=train and not self.frozen, mask=mask, mutable=["batch_stats"], rngs=rngs)
@@ -105,6 +113,17 @@ class Classify:
         if self.frozen:
             features = jax.lax.stop_gradient(features)
         variables = {"params": params["head"], "batch_stats": batch_stats["head"]}
-        logits, new_head = self.head.apply(variables, features, train=train, mask=mask, mutable=["batch_stats"])
+        given = dict(train=train, mask=mask, context=context, mutable=["batch_stats"])
+        logits, new_head = self.head.apply(variables, features, **given)
         stats = {"encoder": new.get("batch_stats", {}), "head": new_head.get("batch_stats", {})}
         return Encoded(features, logits, stats)
+
+
+def _context(config: Config, source, method: Method) -> int:
+    """The length of a source's context. Raises UserError for a method that gives the network other images, or an image
+    at other times, than the minibatch's: of these no context is known."""
+    length = getattr(source, "context", 0)
+    if length and (type(method).forward is not Method.forward or type(method).mix is not Method.mix):
+        raise UserError(f"adapt.name={config.adapt.name} has its own forward pass or mixes images, to which "
+                        f"protocol.name={config.protocol.name} cannot give a context; use another method")  # fmt: skip
+    return length

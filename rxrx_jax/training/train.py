@@ -141,6 +141,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     last |= {"transductive": resolved["transductive"]} | made_by | loop.clock.carry() | about
     last |= {"unreadable": loop.guard.unreadable} | ({} if rolled_back is None else {"rolled_back": rolled_back})
     last |= {"selected_step": int(loop.state.collections["best"]["step"])} if selects else {}
+    last |= {"partial": partial} if ledger and (partial := source.dataset.roles.scoring.partial) else {}
     last |= metrics.best(workdir / metrics.NAME) if writer.active else {}
     writer.write(total_steps, last)
     return {"step": total_steps} | last
@@ -174,7 +175,7 @@ def settings_of(config: Config) -> dict:
 
 def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Path) -> tuple[list, Context | None]:
     """The evaluators of a config and what they work with; no context where the source has no dataset to evaluate."""
-    evaluators, size = make_evaluators(config.evaluators), config.evaluation_minibatch
+    evaluators, size = make_evaluators(config.evaluators, source), config.evaluation_minibatch
     sharding.check_minibatch(mesh, size, "evaluation_minibatch")
     if not hasattr(source, "dataset"):
         if evaluators and not only_measures(source):

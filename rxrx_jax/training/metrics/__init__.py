@@ -124,7 +124,7 @@ def best(path: epath.Path) -> dict[str, float]:
     if len(lines) < 2:
         return found
     for name in lines[-1]:
-        if name.endswith(("validation/site_accuracy", "validation/well_accuracy")):
+        if name.endswith(tuple(f"validation/{kind}_accuracy" for kind in ("site", "well", "balanced"))):
             top = max((line for line in lines if line.get(name) is not None), key=lambda line: line[name])
             found |= {f"best/{name}": top[name], f"best/{name}/step": top["step"]}
     return found

@@ -1,7 +1,7 @@
 """What a metric is marked with, derived from what was seen, never typed.
 
 T   transductive: unlabelled images that are scored, or statistics of them, took part
-C   control-anchored: labels of controls among them took part
+C   control-anchored: labels of controls among them, or of their experiments, took part
 X   contaminated: labels that are scored were seen by an earlier stage, and the config allows it
 ?   weights of unknown origin took part
 """
@@ -19,7 +19,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen, among, of_rows, unite
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
 from rxrx_jax.data.batch import CONTROLS, TRAIN
-from rxrx_jax.data.roles import held_out_rows
+from rxrx_jax.data.roles import held_out_rows, only_controls_told
 from rxrx_jax.training import checkpoint
 from rxrx_jax.training.provenance import former
 
@@ -96,7 +96,15 @@ class Ledger:
         found = "?" if self.seen.unknown else ""
         for kind, mark in (("images", "T"), ("controls", "C"), ("labels", "X")):
             found += mark if len(self.hits(kind, rows)) else ""
+        found += "C" * bool(np.isin(self.dataset.sites.experiment[rows], self._told).any())
         return join(found, extra, self.needs.marks(data.untreated(self.dataset.sites)[rows]))
+
+    @functools.cached_property
+    def _told(self) -> np.ndarray:
+        """Numbers of the experiments of which labels of controls alone were seen, here or in a stage before."""
+        rows = np.arange(len(self.digests))
+        own = np.isin(rows, self.fitted) | ~among(self._fitted, self.digests)
+        return only_controls_told(self.dataset, rows[own & self.seen.hits("labels", self.digests)])
 
     @property
     def transductive(self) -> bool:
@@ -149,11 +157,15 @@ def check_contamination(ledger: Ledger, scored: Iterable[np.ndarray], what: str,
 
 def complete(found: dict, context) -> dict:
     """The metrics of an evaluation with `marks/PREFIX` for every prefix that ends in the name of scored rows, where the
-    evaluator has not said one itself."""
-    prefixes = {}
+    evaluator has not said one itself; and with T too where one ends in what the protocol scores jointly."""
+    prefixes, joint = {}, {}
+    jointly = context.dataset.roles.scoring.jointly
     for name in found:
         parts = name.split("/")
         for where in context.dataset.roles.scored:
             if where in parts and parts[0] != "marks":
-                prefixes["/".join(parts[: parts.index(where) + 1])] = where
-    return {f"marks/{prefix}": context.marks(where) for prefix, where in prefixes.items()} | found
+                prefix = "/".join(parts[: parts.index(where) + 1])
+                prefixes[prefix] = where
+                joint |= {"/".join(parts[: parts.index(part) + 1]): prefix for part in jointly if part in parts}
+    found = {f"marks/{prefix}": context.marks(where) for prefix, where in prefixes.items()} | found
+    return {f"marks/{name}": join(found[f"marks/{prefix}"], "T") for name, prefix in joint.items()} | found

@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from rxrx_jax import probe_embeddings
 from rxrx_jax.base import command, embeddings
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
 
 
@@ -211,3 +212,30 @@ def test_mistakes_are_one_line(screen, tmp_path, capsys, monkeypatch):
     for line, words in zip(errors, expected):
         assert line.startswith("error: ") and words in line
     assert len(errors) == 4
+
+
+def test_other_counts_are_accepted_with_partial_alone(screen, tmp_path, capsys):
+    columns, embedding = screen
+    embeddings.write(tmp_path / "embeddings.parquet", columns, embedding)
+    given = [str(tmp_path), "--protocol=held_out_cell_type:cell_type=B"]
+    names = {"A-01": "HUVEC-01", "A-02": "HUVEC-02", "A-03": "HUVEC-17", "B-01": "B-01", "B-02": "B-02"}
+    other = columns | {"experiment": np.array([names[e] for e in columns["experiment"]], object)}
+    embeddings.write(tmp_path / "embeddings.parquet", other | {"site": np.full(len(embedding), 1)}, embedding)
+    assert command.run(lambda argv: probe_embeddings.main(given)) == 2
+    assert "it is for 1,139 classes and the dataset has 4; " in capsys.readouterr().err
+    assert not command.run(lambda argv: probe_embeddings.main([*given, "--partial"]))
+    said = capsys.readouterr().out
+    assert "PARTIAL: it is for 1,139 classes and the dataset has 4\n" in said
+    assert "cross_batch/well_accuracy" in said and "cross_batch/balanced_accuracy" in said
+
+
+def test_a_class_absent_from_training_is_counted_and_unknown_ids_are_refused(screen):
+    columns, embedding = screen
+    label = columns["perturbation_id"]
+    lost = np.where((columns["split"] == "train") & (label == 2), -1, label).astype(np.int32)
+    found = dict(probe_embeddings.probe(columns | {"perturbation_id": lost}, embedding))
+    assert found["cross_batch"]["absent_classes"] == 1 and found["cross_batch"]["classes"] == 3
+    assert found["cross_batch"]["absent_sites"] == ((columns["split"] == "test") & (label == 2)).sum()
+    lost[4] = -7
+    with pytest.raises(UserError, match="the embeddings have the perturbation_id -7 in row 4: use -1"):
+        list(probe_embeddings.probe(columns | {"perturbation_id": lost}, embedding))

@@ -12,6 +12,7 @@ from paths import ROOT
 from rxrx_jax import reproduce
 from rxrx_jax.base import command
 from rxrx_jax.report import runs
+from rxrx_jax.tables import Run
 
 EXAMPLE = re.search(r"```python\n(from rxrx_jax\.report.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
 
@@ -65,6 +66,16 @@ def test_the_example_table_of_contributing_runs(miniature, tmp_path, capsys):
 
     again = reproduce.reproduce(str(miniature), out, seeds=1)
     assert again == lines and "2 runs are done, 0 to do" in capsys.readouterr().out
+
+
+def test_partial_is_of_each_runs_own_protocol():
+    for overrides, name in (
+        ({}, "held_out_experiments:partial"),
+        ({"protocol.name": "wilds_ood"}, "wilds_ood:partial"),
+        ({"protocol.name": "k_shot:k=2"}, "k_shot:k=2,partial"),
+    ):
+        run = reproduce._as_partial(Run("erm", "convnet.py:rxrx1", overrides=overrides | {"seed": 1}))
+        assert run.overrides == {"seed": 1, "protocol.name": name}
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

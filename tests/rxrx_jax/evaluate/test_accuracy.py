@@ -73,6 +73,7 @@ def test_a_table_by_hand():
     expected = {
         "cross_batch/sites": 7,
         "cross_batch/site_accuracy": 4 / 7,
+        "cross_batch/balanced_accuracy": (1 / 2 + 2 / 4 + 1) / 3,
         "cross_batch/site_accuracy/A": 3 / 5,
         "cross_batch/site_accuracy/B": 1 / 2,
         "cross_batch/site_accuracy/A-01": 2 / 4,

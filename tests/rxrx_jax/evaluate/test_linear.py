@@ -6,7 +6,7 @@ import scipy.optimize
 from sklearn.linear_model import LogisticRegression
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
+from rxrx_jax.evaluate.linear import absent, fit_linear, log_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +82,18 @@ def test_too_few_iterations_are_no_warning(data):
 def test_one_class_is_refused():
     with pytest.raises(UserError, match="two classes"):
         fit_linear(np.zeros((3, 2)), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(data, value):
+    features, labels = data
+    model, broken = fit_linear(features, labels), features.copy()
+    broken[[3, 9], 1] = value
+    for refused in (lambda: fit_linear(broken, labels), lambda: log_probabilities(model, broken, 4)):
+        with pytest.raises(UserError, match="^2 embeddings hold NaN or infinite values: embed again$"):
+            refused()
+
+
+def test_classes_that_are_absent_from_training_are_counted():
+    assert absent(np.array([0, 1, 1]), np.array([1, 2, 2, 5, -1])) == {"absent_classes": 2, "absent_sites": 3}
+    assert absent(np.array([0, 1]), np.array([1, -1])) == {}

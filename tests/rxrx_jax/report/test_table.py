@@ -185,12 +185,32 @@ def test_a_number_shows_the_marks_that_its_row_has_not(tmp_path):
     assert any(note.startswith("T: transductive") for note in table.notes(made, lines, []))
 
 
+def test_a_number_that_is_marked_by_itself_shows_it(tmp_path):
+    """Of the stages of a competition, those that look at a plate's wells together."""
+    final = {"private/stages/well": 0.5, "private/stages/hungarian": 0.9, "marks/private": "", "private/sites": 9}
+    write(tmp_path, "a", 0, final | {"marks/private/stages/hungarian": "T"})
+    shown = tuple(Column(stage, f"private/stages/{stage}", columns.mean) for stage in ("well", "hungarian"))
+    made = Table(title="A", labels=("method",), columns=shown, rows=[Row(("ERM",), "a")], runs=[Run("a", "x.py")])
+    (line,) = table.measure(made, tmp_path, 1)
+    assert [cell.text for cell in line.cells] == ["0.500", "0.900 T"]
+
+
 def test_a_row_that_has_not_converged_is_named_in_every_table(tmp_path):
     write(tmp_path, "erm", 0, accuracies("", dict.fromkeys(STRATA, 0.3)), training=0.7)
     one = Column("cross-batch", CROSS, columns.mean)
     made = Table(title="t", labels=("method",), columns=[one], rows=[Row(("ERM",), "erm")], runs=[Run("erm", "x.py")])
     shown = table.notes(made, table.measure(made, tmp_path, 1), [])
     assert "ERM: not converged, its training accuracy ended at 0.70 in a seed." in shown
+
+
+def test_a_row_of_a_dataset_with_other_counts_is_named_partial(tmp_path):
+    words = "fit is 40,612 images of 33 experiments and this dataset has 8 of 1"
+    write(tmp_path, "a", 0, accuracies("", dict.fromkeys(STRATA, 0.5)) | {"partial": words})
+    write(tmp_path, "b", 0, accuracies("", dict.fromkeys(STRATA, 0.5)))
+    made = make([Row(("ERM",), "a"), Row(("DANN",), "b")], {"a": None, "b": None})
+    lines = table.measure(made, tmp_path, 1)
+    assert [line.row.labels for line in lines] == [("ERM (partial)",), ("DANN",)]
+    assert [note for note in table.notes(made, lines, []) if "40,612" in note] == [f"ERM (partial): {words}."]
 
 
 def test_experiments_are_told_from_cell_types():

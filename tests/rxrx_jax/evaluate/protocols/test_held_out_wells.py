@@ -7,18 +7,12 @@ import types
 import numpy as np
 import pytest
 import tiny
-from protocol_tools import rxrx1, table
+from protocol_tools import rxrx1, screen
 
 from rxrx_jax.base.config import load
 from rxrx_jax.evaluate import protocols
-from rxrx_jax.simulate.design import Screen, sites
+from rxrx_jax.simulate.design import Screen
 from rxrx_jax.training import train
-
-
-def screen(**settings):
-    found = Screen(**settings)
-    rows = [row | {"well": f"{row['plate']}_{row['well']}", "label": row["perturbation_id"]} for row in sites(found)]
-    return table(rows, found.classes)
 
 
 @pytest.fixture(scope="module")

@@ -38,14 +38,6 @@ def test_the_experiments_are_those_of_the_builder():
     assert kinds(wilds_mixed.LEFT_OUT) == kinds(wilds_ood.TEST) and len(wilds_mixed.LEFT_OUT) == 14
 
 
-def test_the_counts_of_rxrx1s_own_train_and_test(shared_data):
-    dataset = rxrx1(shared_data)
-    roles = protocols.roles(dataset, "rxrx1_official")  # which asserts 81,224 and 44,286 images
-    train, val, test = (splits.WILDS_EXPERIMENTS[key] for key in ("train", "val", "test"))
-    assert roles.fit.tolist() == chosen(dataset, train, (1, 2)) and list(roles.scored) == ["cross_batch"]
-    assert roles.scored["cross_batch"].tolist() == chosen(dataset, val + test, (1, 2))
-
-
 @pytest.mark.parametrize("name", ["wilds_ood", "wilds_id", "wilds_mixed"])
 def test_the_counts_of_wilds_hold_for_the_real_design(shared_data, name):
     dataset = rxrx1(shared_data)
@@ -165,12 +157,14 @@ def test_a_protocol_is_found_by_name_or_path(tmp_path):
         "    return Protocol(Roles(rows[:0], {'all': rows.argsort()}))\n"
     )
     assert list(protocols.find(str(mine))(table(SMALL, 3)).roles.scored) == ["all"]
-    assert protocols.find("wilds_mixed") is wilds_mixed.protocol
+    assert protocols.find("wilds_mixed").func is wilds_mixed.protocol
     (tmp_path / "empty.py").touch()
     with pytest.raises(UserError, match="empty.py': the file has no function protocol"):
         protocols.find(str(tmp_path / "empty.py"))
     for name in ("wilds", "", "__init__"):
-        with pytest.raises(UserError, match="expected held_out_experiments, .*wilds_ood, or the path of a .py file"):
+        with pytest.raises(
+            UserError, match="expected cellsignal, .*held_out_experiments, .*wilds_ood, or the path of a .py file"
+        ):
             protocols.find(name)
     with pytest.raises(UserError, match="none.py: no such file"):
         protocols.find(str(tmp_path / "none.py"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rxrx_jax.data import Sites
+from rxrx_jax.simulate.design import Screen, sites
 from tfds_builders.common.rows import splits
 
 
@@ -17,22 +18,34 @@ def table(rows, classes):
     experiments, experiment = np.unique(column("experiment", str), return_inverse=True)
     cell_types, cell_type = np.unique([name.rpartition("-")[0] for name in experiments], return_inverse=True)
     well_id = np.array([f"{row['experiment']}_{row['well']}" for row in rows])
-    unused = dict.fromkeys(("index", "site_id", "well_type", "plate"))
+    unused = dict.fromkeys(("index", "site_id"))
+    places = np.char.add(np.char.add(column("experiment", str), "/"), np.char.partition(column("well", str), "_")[:, 0])
+    plates, plate = np.unique(places, return_inverse=True)
     sites = Sites(
         split=column("split", str),
         well_id=well_id,
         site=column("site", np.int32),
+        well_type=np.array([row.get("well_type", "treatment") for row in rows], str),
+        plate=plate,
         label=column("label", np.int32),
         experiment=experiment.astype(np.int32),
         cell_type=cell_type[experiment],
         **unused,
     )
-    names = dict(experiments=experiments.tolist(), cell_types=cell_types.tolist())
+    names = dict(experiments=experiments.tolist(), plates=plates.tolist(), cell_types=cell_types.tolist())
     return types.SimpleNamespace(sites=sites, classes=["x"] * classes, **names)
 
 
+def screen(**settings):
+    """The simulated screen's table, without images."""
+    found = Screen(**settings)
+    rows = [row | {"well": f"{row['plate']}_{row['well']}", "label": row["perturbation_id"]} for row in sites(found)]
+    return table(rows, found.classes)
+
+
 def rxrx1(shared_data, labelled=True):
-    """RxRx1's whole design, which withholds half the test labels; `labelled` puts 0 in their places. Skips without."""
+    """RxRx1's whole design, which withholds half the test labels; `labelled` gives these wells the treatments that
+    their experiment has not. Skips without."""
     path = shared_data / "rxrx1" / "metadata_rebuilt.csv"
     if not path.exists():
         pytest.skip(f"RxRx1's design is not there: {path}")
@@ -46,5 +59,13 @@ def _rxrx1(path, labelled):
     for row in rows:
         row |= {"well": f"{row['plate']}_{row['well']}", "site": int(row["site"])}
         row |= {"split": splits.by_site(splits.WILDS, row["experiment"], row["site"])}
-        row["label"] = int(row["sirna_id"] or (0 if labelled else -1))
+        row["label"] = int(row["sirna_id"] or -1)
+    if labelled:
+        free, given = {}, {}
+        for row in rows:
+            free.setdefault(row["experiment"], set(range(1108))).discard(row["label"])
+        for row in (row for row in rows if row["label"] < 0):
+            if row["well_id"] not in given:
+                given[row["well_id"]] = free[row["experiment"]].pop()
+            row["label"] = given[row["well_id"]]
     return table(rows, 1139)
