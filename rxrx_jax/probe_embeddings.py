@@ -19,13 +19,12 @@ import numpy as np
 from rxrx_jax.adapt import correct
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.seen import from_bytes, in_words
+from rxrx_jax.base.seen import from_bytes, in_words, join
 from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.embeddings import as_dataset
 from rxrx_jax.evaluate.linear import fit_linear, log_probabilities
-from rxrx_jax.training.provenance.marks import join
 
 USES = {
     "T": "transductive: it uses unlabelled embeddings of held-out experiments",

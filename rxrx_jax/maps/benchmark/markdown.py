@@ -1,0 +1,50 @@
+"""benchmark.md: what benchmark.json holds, for reading."""
+
+import math
+
+
+def cell(value) -> str:
+    """A value as a cell of a table: three decimals, small ones with their exponent; empty for NaN and None."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2g}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def table(rows: list[dict], columns: dict[str, str]) -> list[str]:
+    """Lines of a table. Args: columns, heading -> key of the rows."""
+    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
+    return lines + [f"| {' | '.join(cell(row.get(key)) for key in columns.values())} |" for row in rows]
+
+
+def markdown(result: dict, command: str) -> str:
+    """The page of a result of `run.run`. Args: command, that made it."""
+    lines = [f"Made by `{command}`.", "", f"{result['genes']:,} genes of {result['guides']:,} rows, "
+             f"{result['compound_rows']:,} rows of compounds. Marks: {result['marks'] or 'none'}."]  # fmt: skip
+    if rows := result.get("recall"):
+        rows = [
+            row | {"interval": f"{cell(row['ci_low'])} to {cell(row['ci_high'])}" if cell(row["ci_low"]) else "",
+                   "tails": f"{cell(row['low'])}, {cell(row['high'])}"}
+            for row in rows
+        ]  # fmt: skip
+        columns = {"source": "source", "licence": "licence", "arms": "arms", "null": "null", "sides": "side",
+                   "tails": "tails", "pairs": "pairs", "recall": "recall", "95 % interval": "interval",
+                   "chance": "chance"}  # fmt: skip
+        lines += ["", "## Known relationships", "", *table(rows, columns), "",
+                  "The interval is of a bootstrap over genes, with the null as it is; no recall is given for fewer "
+                  "than 20 genes. Values of different nulls must not be compared."]  # fmt: skip
+    found = result["replicates"]
+    rows = [{"metric": name, **found[name]} for name in ("consistency", "magnitude")]
+    columns = {"metric": "metric", "perturbations": "scored", "with a p-value": "with_a_p_value", "median": "median",
+               "p <= .05": "p_below", "FDR <= .05": "fdr_below"}  # fmt: skip
+    lines += ["", "## Replicates", "", *table(rows, columns), "", f"Null: {found['null']}."]
+    if (arms := result.get("proximity")) is not None:
+        whole = arms["genome"]
+        columns = {"arm": "arm", "genes": "genes", "probability": "probability", "statistic": "statistic", "p": "p",
+                   "along the arm": "along_arm"}  # fmt: skip
+        lines += ["", "## Chromosome arms", "",
+                  f"Probability that two genes of one arm are more alike than two of different arms: "
+                  f"{cell(whole['probability'])} (.5 is unbiased), statistic {cell(whole['statistic'])}; "
+                  f"{arms['without_an_arm']:,} genes are in no arm.", "", *table(arms["arms"], columns)]  # fmt: skip
+    return "\n".join(lines) + "\n"
