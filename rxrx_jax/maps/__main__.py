@@ -18,7 +18,7 @@ import sys
 from rxrx_jax.base import command, files
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import exchange, folder, table
-from rxrx_jax.maps.benchmark import markdown, recall, relations, run
+from rxrx_jax.maps.benchmark import compounds, markdown, recall, relations, run
 from rxrx_jax.maps.build import align, make
 from rxrx_jax.maps.build.aggregate import HOW
 
@@ -50,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("folder", type=pathlib.Path, metavar="DIR")
     what = "folder of relation files such as CORUM.txt, with the header entity1,entity2"
     score.add_argument("--relations", type=pathlib.Path, metavar="FOLDER", help=what)
+    what = "table treatment, gene_symbol and, if known, nM_value"
+    score.add_argument("--targets", type=pathlib.Path, metavar="FILE", help=what)
+    what = "clusters of genes: name, tab, genes with spaces between; or .gmt"
+    score.add_argument("--clusters", type=pathlib.Path, metavar="FILE", help=what)
     score.add_argument("--null", choices=recall.NULLS, default=recall.NULLS[0], help="of recall (default all_pairs)")
     score.add_argument("--sides", choices=recall.SIDES, default="two", help="tails that count (default two)")
     score.add_argument("--seed", type=int, default=0)
@@ -86,9 +90,13 @@ def build(flags: argparse.Namespace) -> None:
 
 def benchmark(flags: argparse.Namespace) -> None:
     found = folder.read(flags.folder)
-    known = relations.read_folder(flags.relations) if flags.relations else []
-    genome, expression = make.read_genome(flags.genome, flags.expression)
-    result, rows = run.run(found, known, genome, expression, flags.null, flags.sides, flags.seed)
+    known = run.Known(
+        relations.read_folder(flags.relations) if flags.relations else [],
+        *make.read_genome(flags.genome, flags.expression),
+        compounds.read(flags.targets) if flags.targets else None,
+        relations.read_clusters(flags.clusters) if flags.clusters else None,
+    )
+    result, rows = run.run(found, known, flags.null, flags.sides, flags.seed)
     words = shlex.join(["python", "-m", "rxrx_jax.maps", *flags.argv])
     files.write(flags.folder / JSON, json.dumps({"command": words, **_plain(result)}, indent=1) + "\n")
     page = markdown.markdown(result, words)

@@ -16,6 +16,18 @@ def by_size(codes: np.ndarray, least: int = 1) -> list[tuple[np.ndarray, np.ndar
     return [((g := np.flatnonzero(counts == r)), order[start[g][:, None] + np.arange(r)]) for r in sizes]
 
 
+def distinct(rng: np.random.Generator, total: int, size: int, draws: int) -> np.ndarray:
+    """Draws of `size` different numbers below `total`, each set as likely as any, sorted: int64 [draws, size]."""
+    found = np.empty((draws, size), np.int64)
+    for k in range(size):  # one of those left, moved past the earlier ones
+        pick = rng.integers(total - k, size=draws)
+        for column in range(k):
+            pick += pick >= found[:, column]
+        found[:, k] = pick
+        found[:, : k + 1].sort(axis=1)
+    return found
+
+
 def p_values(null: np.ndarray, found: np.ndarray) -> np.ndarray:
     """(1 + #{null >= m}) / (1 + n) of each m of `found` [k], over the finite values of the null; NaN for NaN, and for
     all without any."""

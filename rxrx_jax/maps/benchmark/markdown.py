@@ -2,6 +2,8 @@
 
 import math
 
+SHOWN = 20  # clusters; benchmark.json has all
+
 
 def cell(value) -> str:
     """A value as a cell of a table: three decimals, small ones with their exponent; empty for NaN and None."""
@@ -39,6 +41,38 @@ def markdown(result: dict, command: str) -> str:
     columns = {"metric": "metric", "perturbations": "scored", "with a p-value": "with_a_p_value", "median": "median",
                "p <= .05": "p_below", "FDR <= .05": "fdr_below"}  # fmt: skip
     lines += ["", "## Replicates", "", *table(rows, columns), "", f"Null: {found['null']}."]
+    if rows := result["retrieval"]:
+        columns = {"of what": "question", "groups": "groups", "profiles": "profiles", "mAP": "map",
+                   "normalised": "normalised", "FDR <= .05": "fdr_below"}  # fmt: skip
+        lines += [
+            "",
+            "## Retrieval",
+            "",
+            *table(rows, columns),
+            "",
+            "Normalised: 0 is a random order, 1 a perfect one.",
+        ]
+    if (targets := result.get("targets")) is not None:
+        rows = [row | {"dose": "maximum" if row["dose"] is None else f"{row['dose']:g}"} for row in targets["rows"]]
+        columns = {"uM": "dose", "compounds": "compounds", "pairs": "pairs", "AP, mean": "ap_macro",
+                   "median": "ap_median", "of all pairs": "ap_micro", "baseline": "ap_baseline",
+                   "AUC, mean": "auc_macro", "AUC, median": "auc_median"}  # fmt: skip
+        missing = f"{targets['compounds_not_in_map']:,} compounds and {targets['genes_not_in_map']:,} genes"
+        lines += [
+            "",
+            "## Targets of compounds",
+            "",
+            *table(rows, columns),
+            "",
+            f"Not in the map: {missing} of the file.",
+        ]
+    if (clusters := result.get("clusters")) is not None:
+        rows = sorted(clusters["rows"], key=lambda row: -row["ks"])[:SHOWN]
+        columns = {"cluster": "cluster", "genes": "genes", "within": "within", "with others": "between", "KS": "ks",
+                   "FDR": "fdr"}  # fmt: skip
+        share = f"{cell(clusters['share_apart'])} of {len(clusters['rows']):,} clusters are apart at FDR .05"
+        lines += ["", "## Clusters", "", *table(rows, columns), "",
+                  f"{share}; {clusters['too_small']:,} are too small in this map."]  # fmt: skip
     if (arms := result.get("proximity")) is not None:
         whole = arms["genome"]
         columns = {"arm": "arm", "genes": "genes", "probability": "probability", "statistic": "statistic", "p": "p",

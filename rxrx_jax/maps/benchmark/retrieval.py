@@ -23,6 +23,7 @@ def average_precision(
     group: np.ndarray,
     apart: np.ndarray | None = None,
     against: np.ndarray | None = None,
+    queries: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(average precision [n], relevant [n], ranked [n]) of each profile; NaN where nothing is relevant, or all is.
 
@@ -30,25 +31,44 @@ def average_precision(
       u: [n, d], unit rows.
       group: [n], numbers; -1 for profiles that only others are ranked against.
       apart: [n], numbers: only profiles of another one are ranked, such as of another batch; None for all.
-      against: bool [n], the profiles that are not relevant to any; None for all of other groups.
+      against: bool [n], the profiles that are relevant to none; None for all of other groups.
+      queries: numbers of the profiles that are asked for; None for all of a group.
     """
     n = len(u)
     ap, relevant, ranked = np.full(n, np.nan), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    for start, cosines in relate.blocks(u, u):
-        for k, row in enumerate(cosines):
-            i = start + k
-            if group[i] < 0:
-                continue
-            same = group == group[i]
-            use = same | (group != group[i] if against is None else against)
-            if apart is not None:
-                use &= apart != apart[i]
-            use[i] = False
-            hit = same[use]
-            relevant[i], ranked[i] = hit.sum(), len(hit)
-            if 0 < relevant[i] < ranked[i]:
-                ap[i] = tied_average_precision(row[use], hit)
+    queries = np.flatnonzero(group >= 0) if queries is None else queries
+    queries = queries[np.argsort(group[queries], kind="stable")]
+    others = None if against is None else np.flatnonzero(against)
+    for part in _parts(queries, group, others is not None):
+        mine = np.flatnonzero(group == group[part[0]]) if others is not None else None
+        among = np.arange(n) if others is None else np.union1d(mine, others)
+        for i, row in zip(part, u[part] @ u[among].T):
+            same = group[among] == group[i]
+            use = among != i if apart is None else (among != i) & (apart[among] != apart[i])
+            hits, rest = row[use & same], row[use & ~same]
+            relevant[i], ranked[i] = len(hits), len(hits) + len(rest)
+            if len(hits) and len(rest):
+                ap[i] = _of_scores(hits, rest)
     return ap, relevant, ranked
+
+
+def _parts(queries: np.ndarray, group: np.ndarray, by_group: bool):
+    """Queries, sorted by group, in parts of a block, or of a group each."""
+    if by_group and len(queries):
+        return np.split(queries, np.flatnonzero(np.diff(group[queries])) + 1)
+    return [queries[k : k + relate.BLOCK] for k in range(0, len(queries), relate.BLOCK)]
+
+
+def _of_scores(hits: np.ndarray, rest: np.ndarray) -> float:
+    """Average precision of relevant scores among others; without sorting where few are relevant and none equal."""
+    if len(hits) > 16:
+        return tied_average_precision(np.concatenate([hits, rest]), np.arange(len(hits) + len(rest)) < len(hits))
+    hits = np.sort(hits)[::-1]
+    above, upto = (rest > hits[:, None]).sum(1), (rest >= hits[:, None]).sum(1)
+    if (above != upto).any():
+        return tied_average_precision(np.concatenate([hits, rest]), np.arange(len(hits) + len(rest)) < len(hits))
+    place = np.arange(1, len(hits) + 1)
+    return float((place / (place + above)).mean())
 
 
 def tied_average_precision(score: np.ndarray, hit: np.ndarray) -> float:
@@ -95,7 +115,7 @@ def null(relevant: int, ranked: int, seed: int) -> tuple[np.ndarray, bool]:
         places = np.array(list(itertools.combinations(range(ranked), relevant)))
     else:
         rng = np.random.default_rng([seed, relevant, ranked])
-        places = np.sort([rng.choice(ranked, relevant, replace=False, shuffle=False) for _ in range(DRAWS)], axis=1)
+        places = statistics.distinct(rng, ranked, relevant, DRAWS)
     return (np.arange(1, relevant + 1) / (places + 1)).mean(1), exact
 
 
@@ -108,20 +128,29 @@ def mean_average_precision(
     (1 + #{null >= mAP}) / (1 + DRAWS). Args: of `average_precision`.
     """
     rows, chance = [], normalised(ap, relevant, ranked)
-    rng = np.random.default_rng(seed)
-    for one in np.unique(group[np.isfinite(ap) & (group >= 0)]).tolist():
-        here = np.flatnonzero((group == one) & np.isfinite(ap))
+    known = np.flatnonzero(np.isfinite(ap) & (group >= 0))
+    known = known[np.argsort(group[known], kind="stable")]
+    means: dict[tuple, tuple[np.ndarray, bool]] = {}
+    for here in np.split(known, np.flatnonzero(np.diff(group[known])) + 1) if len(known) else ():
         value = float(ap[here].mean())
-        nulls = [null(int(relevant[i]), int(ranked[i]), seed) for i in here]
+        sizes = tuple(sorted(zip(relevant[here].tolist(), ranked[here].tolist())))
+        if sizes not in means:
+            means[sizes] = _null_of_mean(sizes, seed)
+        null_means, exact = means[sizes]
         near = value - 1e-12 * max(value, 1)  # equal sums may differ in rounding
-        if len(here) == 1 and nulls[0][1]:
-            p = float((nulls[0][0] >= near).mean())
-        else:
-            drawn = np.mean([one[rng.integers(len(one), size=DRAWS)] for one, _ in nulls], axis=0)
-            p = float((1 + (drawn >= near).sum()) / (1 + DRAWS))
-        rows.append(
-            {"group": one, "profiles": len(here), "map": value, "normalised": float(chance[here].mean()), "p": p}
-        )
+        beyond = len(null_means) - int(np.searchsorted(null_means, near))
+        p = beyond / len(null_means) if exact else (1 + beyond) / (1 + len(null_means))
+        rows.append({"group": int(group[here[0]]), "profiles": len(here), "map": value,
+                     "normalised": float(chance[here].mean()), "p": p})  # fmt: skip
     for row, adjusted in zip(rows, statistics.false_discovery(np.array([row["p"] for row in rows])) if rows else ()):
         row["fdr"] = float(adjusted)
     return rows
+
+
+def _null_of_mean(sizes: tuple, seed: int) -> tuple[np.ndarray, bool]:
+    """(sorted means of one average precision of each size, whether they are all there are)."""
+    nulls = [null(*one, seed) for one in sizes]
+    if len(sizes) == 1 and nulls[0][1]:
+        return np.sort(nulls[0][0]), True
+    rng = np.random.default_rng([seed, len(sizes)])
+    return np.sort(sum(one[rng.integers(len(one), size=DRAWS)] for one, _ in nulls) / len(sizes)), False

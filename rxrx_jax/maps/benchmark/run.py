@@ -1,12 +1,13 @@
 """`benchmark`: every family that a map's folder has the data for, as one object of tables."""
 
+import dataclasses
 import math
 
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import relate, statistics
-from rxrx_jax.maps.benchmark import proximity, recall, univariate
+from rxrx_jax.maps.benchmark import families, proximity, recall, univariate
 from rxrx_jax.maps.benchmark.genome import ARMS, Genome
 from rxrx_jax.maps.benchmark.relations import Relations
 from rxrx_jax.maps.build.arms import UNEXPRESSED, arm_numbers
@@ -128,20 +129,35 @@ def of_arms(found: Map, genome: Genome) -> dict:
     return {"genes": len(u), "without_an_arm": int((~placed).sum()), "genome": whole._asdict(), "arms": rows}
 
 
-def run(found: Map, relations: list[Relations], genome: Genome | None = None, expression: dict | None = None,
-        null: str = "all_pairs", side: str = "two", seed: int = 0) -> tuple[dict, list[dict]]:  # fmt: skip
-    """(the benchmarks of a map as one JSON object; a row per perturbation).
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known of a map's genes and compounds, as far as it is given: relations; genome; expression, gene ->
+    zFPKM; targets, of `compounds.read`; clusters, of `relations.read_clusters`."""
 
-    Args: null, one of recall.NULLS; side, one of recall.SIDES; genome and expression None where they are not known.
-    """
+    relations: list[Relations] = dataclasses.field(default_factory=list)
+    genome: Genome | None = None
+    expression: dict[str, float] | None = None
+    targets: dict[str, dict[str, float]] | None = None
+    clusters: dict[str, list[str]] | None = None
+
+
+def run(found: Map, known: Known, null: str = "all_pairs", side: str = "two", seed: int = 0) -> tuple[dict, list[dict]]:
+    """(the benchmarks of a map as one JSON object; a row per perturbation).
+    Args: null, one of recall.NULLS; side, one of recall.SIDES."""
     names, _, guides = found.genes()
     result: dict = {
         "marks": found.facts.get("marks", "?"), "genes": len(names), "guides": int(guides.sum()),
         "compound_rows": len(found.compounds()), "seed": seed,
     }  # fmt: skip
-    if relations:
-        result["recall"], result["entities"] = of_relations(found, relations, genome, null, side, seed)
-    rows, result["replicates"] = of_replicates(found, expression, seed)
-    if genome is not None and len(names):
-        result["proximity"] = of_arms(found, genome)
+    if known.relations:
+        made = of_relations(found, known.relations, known.genome, null, side, seed)
+        result["recall"], result["entities"] = made
+    rows, result["replicates"] = of_replicates(found, known.expression, seed)
+    result["retrieval"] = families.of_retrieval(found, seed)
+    if known.genome is not None and len(names):
+        result["proximity"] = of_arms(found, known.genome)
+    if known.targets is not None:
+        result["targets"] = families.of_targets(found, known.targets, seed)
+    if known.clusters is not None:
+        result["clusters"] = families.of_clusters(found, known.clusters)
     return result, rows

@@ -16,6 +16,7 @@ from rxrx_jax.maps.benchmark import univariate
 from rxrx_jax.maps.build import align
 
 CONTROLS = "--controls=EMPTY_control"
+KNOWN = {"relations": "relations", "genome": "arms.tsv", "targets": "targets.csv", "clusters": "clusters.tsv"}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,10 @@ def test_the_map_is_the_mean_of_aligned_wells(built):
 
 
 def test_the_benchmark_scores_it(files, built, capsys):
-    assert run("benchmark", built, f"--relations={files / 'relations'}", f"--genome={files / 'arms.tsv'}") == 0
+    (files / "targets.csv").write_text("treatment,gene_symbol,nM_value\naspirin,P4,10\naspirin,P5,99999\nb,Q,1\n")
+    (files / "clusters.tsv").write_text(f"all\t{' '.join(f'P{i}' for i in range(4, 12))} N0 N1\nfew\tP4 P5\n")
+    known = [f"--{name}={files / path}" for name, path in KNOWN.items()]
+    assert run("benchmark", built, *known) == 0
     page = capsys.readouterr().out
     assert (built / "benchmark.md").read_text() in page and "| HuMAP | CC BY 4.0 | same arm |" in page
     result = json.loads((built / "benchmark.json").read_text())
@@ -89,6 +93,12 @@ def test_the_benchmark_scores_it(files, built, capsys):
     strong, none = frame[frame.index.str.startswith("P")], frame[frame.index.str.startswith("N")]
     assert strong["consistency_p"].median() < 0.1 < none["consistency_p"].median()
     assert np.isnan(frame.loc["N4", "magnitude"]) and np.isnan(frame.loc["N4", "consistency_p"])
+    (against, across) = result["retrieval"]
+    assert against["question"] == "replicates against controls" and against["groups"] == 14
+    assert across["groups"] == 14 and across["profiles"] == 95 + 24 and across["normalised"] > 0
+    assert [row["dose"] for row in result["targets"]["rows"]] == [0.1, 1.0, None]
+    assert result["targets"]["compounds_not_in_map"] == 1 and result["targets"]["genes_not_in_map"] == 1
+    assert [row["genes"] for row in result["clusters"]["rows"]] == [10] and result["clusters"]["too_small"] == 1
     assert result["replicates"]["null"] == "matched controls" and result["replicates"]["magnitude"]["scored"] == 14
 
 

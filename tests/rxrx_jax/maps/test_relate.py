@@ -103,6 +103,12 @@ def test_the_bootstrap_draws_genes():
     assert (low, high) == again
 
 
+def test_draws_of_distinct_numbers():
+    found = statistics.distinct(np.random.default_rng(0), 5, 3, 5000)
+    sets, count = np.unique(found, axis=0, return_counts=True)
+    assert len(sets) == 10 and (np.diff(sets) > 0).all() and 400 < count.min() and count.max() < 600
+
+
 def test_groups_by_size():
     found = statistics.by_size(np.array([2, 0, 2, 1, 0]), least=2)
     ((groups, rows),) = found
