@@ -2,6 +2,7 @@
 
     python -m rxrx_jax.maps build --embeddings=FILE --out=DIR [--align=tvn_shrunk --controls=NAME ...]
     python -m rxrx_jax.maps benchmark DIR [--relations=FOLDER --genome=FILE --expression=FILE ...]
+    python -m rxrx_jax.maps query DIR GENE_OR_COMPOUND [--top=20 --relations=FOLDER --genome=FILE]
     python -m rxrx_jax.maps export DIR --out=map.h5ad
 
 FILE is an embeddings.parquet of `rxrx_jax.embed`, a wide table as .parquet, .csv or .csv.gz (RxRx3's, pycytominer's),
@@ -17,10 +18,11 @@ import sys
 
 from rxrx_jax.base import command, files
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.maps import exchange, folder, table
-from rxrx_jax.maps.benchmark import compounds, markdown, recall, relations, run
+from rxrx_jax.maps import exchange, folder, markdown, table
+from rxrx_jax.maps.benchmark import compounds, recall, relations, run
 from rxrx_jax.maps.build import align, make
 from rxrx_jax.maps.build.aggregate import HOW
+from rxrx_jax.maps.show import query as show
 
 JSON, PAGE, ROWS = "benchmark.json", "benchmark.md", "perturbations.csv"
 
@@ -48,8 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--drop-invalid", action="store_true", help="leave out and count what cannot be used")
     score = commands.add_parser("benchmark", help="score a map")
     score.add_argument("folder", type=pathlib.Path, metavar="DIR")
-    what = "folder of relation files such as CORUM.txt, with the header entity1,entity2"
-    score.add_argument("--relations", type=pathlib.Path, metavar="FOLDER", help=what)
     what = "table treatment, gene_symbol and, if known, nM_value"
     score.add_argument("--targets", type=pathlib.Path, metavar="FILE", help=what)
     what = "clusters of genes: name, tab, genes with spaces between; or .gmt"
@@ -57,9 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--null", choices=recall.NULLS, default=recall.NULLS[0], help="of recall (default all_pairs)")
     score.add_argument("--sides", choices=recall.SIDES, default="two", help="tails that count (default two)")
     score.add_argument("--seed", type=int, default=0)
-    for one in (build, score):
+    query = commands.add_parser("query", help="the neighbours of a gene or compound")
+    query.add_argument("folder", type=pathlib.Path, metavar="DIR")
+    query.add_argument("name", metavar="GENE_OR_COMPOUND")
+    query.add_argument("--top", type=int, default=20, help="neighbours (default 20)")
+    for one in (score, query):
+        what = "folder of relation files such as CORUM.txt, with the header entity1,entity2"
+        one.add_argument("--relations", type=pathlib.Path, metavar="FOLDER", help=what)
+    for one in (build, score, query):
         what = "genes with their arms: a table gene, chrom, start, end, chrom_arm_name, or a folder of UCSC's tables"
         one.add_argument("--genome", type=pathlib.Path, metavar="PATH", help=what)
+    for one in (build, score):
         what = "table gene, zfpkm: genes below -3 are unexpressed"
         one.add_argument("--expression", type=pathlib.Path, metavar="FILE", help=what)
     export = commands.add_parser("export", help="the map as .h5ad, .csv or a wide .parquet")
@@ -105,6 +113,22 @@ def benchmark(flags: argparse.Namespace) -> None:
     print(page)
 
 
+def query(flags: argparse.Namespace) -> None:
+    if flags.top < 1:
+        raise UserError(f"--top={flags.top}: must be at least 1")
+    found = folder.read(flags.folder)
+    known = relations.read_folder(flags.relations) if flags.relations else []
+    genome, _ = make.read_genome(flags.genome, None)
+    entities = show.Entities(found)
+    rows = show.neighbours(entities, flags.name, flags.top, known, genome)
+    for one in show.replicates(found, flags.name):
+        print(f"{one['row']}: {one['replicates']:,} replicates in {one['batches']:,} batches")
+    print("\n".join(markdown.neighbours(rows)))
+    curve = show.dose_response(entities, flags.name, next((row["name"] for row in rows if row["kind"] == "gene"), None))
+    if curve is not None:
+        print("\n".join(["", *markdown.doses(curve)]))
+
+
 def export(flags: argparse.Namespace) -> None:
     found = folder.read(flags.folder)
     if flags.out.resolve() == (flags.folder / make.MAP).resolve():
@@ -140,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     flags = _parser().parse_args(argv)
     flags.argv = argv
-    {"build": build, "benchmark": benchmark, "export": export}[flags.command](flags)
+    {"build": build, "benchmark": benchmark, "query": query, "export": export}[flags.command](flags)
 
 
 if __name__ == "__main__":

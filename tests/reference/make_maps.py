@@ -24,7 +24,7 @@ def found(old: str) -> dict[str, np.ndarray]:
             path = [old] if version == "0.1" else []
             environment = os.environ | {"PYTHONPATH": os.pathsep.join([*path, *sys.path])}
             out = pathlib.Path(folder) / f"{version}.npz"
-            argv = [sys.executable, "-m", "reference.peers.map_tools", version, out]
+            argv = [sys.executable, "-m", "reference.peers.public_maps", version, out]
             subprocess.run(argv, env=environment, check=True, stdout=subprocess.DEVNULL)
             with np.load(out) as part:
                 values |= dict(part)

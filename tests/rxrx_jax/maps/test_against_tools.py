@@ -108,9 +108,9 @@ def test_the_tools_print_it_today(version, package, stored):
             pytest.skip(f"{name} is not installed")
     if not (importlib.metadata.version("efaar_benchmarking") + ".").startswith(f"{version}."):
         pytest.skip(f"another version of EFAAR than {version} is installed")
-    from reference.peers import map_tools
+    from reference.peers import public_maps
 
-    found = map_tools.all_of(version)
+    found = public_maps.all_of(version)
     compare(found, {name: stored[name] for name in found})
 
 

@@ -1,4 +1,4 @@
-"""benchmark.md: what benchmark.json holds, for reading."""
+"""Results as Markdown, for reading: benchmark.md, and what a query prints."""
 
 import math
 
@@ -82,3 +82,27 @@ def markdown(result: dict, command: str) -> str:
                   f"{cell(whole['probability'])} (.5 is unbiased), statistic {cell(whole['statistic'])}; "
                   f"{arms['without_an_arm']:,} genes are in no arm.", "", *table(arms["arms"], columns)]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def neighbours(rows: list[dict]) -> list[str]:
+    """Lines of the table of `query.neighbours`."""
+    text = lambda row: {"known": ", ".join(row["known"])} | {key: _dose(row[key]) for key in ("dose", "own_dose")}  # noqa: E731
+    shown = [row | text(row) for row in rows]
+    columns = {"neighbour": "name", "kind": "kind", "uM": "dose", "at uM": "own_dose", "cosine": "cosine",
+               "percentile": "percentile", "known from": "known", "same arm": "same_arm"}  # fmt: skip
+    return table(shown, {heading: key for heading, key in columns.items() if any(row[key] != "" for row in shown)})
+
+
+def doses(curve: dict) -> list[str]:
+    """Lines of the table of `query.dose_response`."""
+    keys = [key for key in ("length", "cosine") if key in curve]
+    rows = [{"dose": _dose(dose)} | {key: curve[key][i] for key in keys} for i, dose in enumerate(curve["dose"])]
+    named = {"uM": "dose", "length": "length"} | (
+        {f"cosine with {curve['target']}": "cosine"} if "target" in curve else {}
+    )
+    along = ", ".join(f"{key} {cell(curve[f'{key}_spearman'])}" for key in keys)
+    return [*table(rows, named), "", f"Spearman correlation with the dose: {along}."]
+
+
+def _dose(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:g}"
