@@ -32,9 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rxrx_jax.maps", description=__doc__, formatter_class=lines)
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="align and aggregate profiles into a map")
-    build.add_argument(
-        "--embeddings", type=pathlib.Path, required=True, metavar="FILE", help="profiles of wells or sites"
-    )
+    what = "profiles of wells or sites; of several files the features that all have"
+    build.add_argument("--embeddings", type=pathlib.Path, nargs="+", required=True, metavar="FILE", help=what)
     build.add_argument("--metadata", type=pathlib.Path, metavar="FILE", help="a table with their other columns")
     build.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder of the map")
     build.add_argument("--align", choices=align.NAMES, default="none", help="how batches are aligned (default none)")
@@ -79,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def build(flags: argparse.Namespace) -> None:
     genome, expression = make.read_genome(flags.genome, flags.expression)
-    profiles = table.read(flags.embeddings, flags.metadata)
+    profiles = table.read(*flags.embeddings, metadata=flags.metadata)
     names = ("align", "batch", "controls", "aggregate", "by", "arms", "drop_invalid")
     settings = make.Settings(**{name: getattr(flags, name) for name in names})
     facts = make.build(profiles, flags.out, settings, genome, expression)

@@ -63,16 +63,43 @@ class Profiles:
         return f"row {i}"
 
 
-def read(path: pathlib.Path | str, metadata: pathlib.Path | str | None = None) -> Profiles:
+def read(*paths: pathlib.Path | str, metadata: pathlib.Path | str | None = None) -> Profiles:
     """Reads profiles, and joins the columns of another table to them.
 
     Args:
-      path: our embeddings.parquet or the folder it is in; .h5ad; a wide table as .parquet, .csv or .csv.gz.
+      paths: of our embeddings.parquet or the folder it is in; .h5ad; a wide table as .parquet, .csv or .csv.gz. Of
+        several, such as one per plate, the rows follow each other, with the features and columns that all have.
       metadata: a table without embeddings, one row per value of site_id or well_id, or else of all shared columns.
 
-    Raises UserError for a file that is not such a table, and for a row of which the metadata say nothing or twice.
+    Raises UserError for a file that is not such a table, for files without a common feature, and for a row of which the
+    metadata say nothing or twice.
     """
-    path = pathlib.Path(path)
+    parts = [_read(pathlib.Path(path)) for path in paths]
+    found = parts[0] if len(parts) == 1 else _together(parts)
+    return found if metadata is None else _joined(found, pathlib.Path(metadata))
+
+
+def _together(parts: list[Profiles]) -> Profiles:
+    first, *others = parts
+    names = [name for name in first.names if all(name in one.names for one in others)]
+    if not names:
+        raise UserError(f"{first.path} and {others[0].path} have no feature in common")
+    features = []
+    for one in parts:
+        place = {name: i for i, name in enumerate(one.names)}
+        same = tuple(names) == one.names
+        features.append(one.features if same else one.features[:, [place[name] for name in names]])
+    columns = {}
+    for name in first.columns:
+        if all(name in one.columns for one in others):
+            values = [one.columns[name] for one in parts]
+            kinds = {value.dtype.kind for value in values}
+            mixed = "O" in kinds and len(kinds) > 1  # 7 in one file, 007 in another
+            columns[name] = np.concatenate([v.astype(str).astype(object) for v in values] if mixed else values)
+    return Profiles(np.concatenate(features), columns, tuple(names), f"{first.path} and {len(others)} more")
+
+
+def _read(path: pathlib.Path) -> Profiles:
     path = path / embeddings.NAME if path.is_dir() else path
     if not path.exists():
         raise UserError(f"{path} does not exist")
@@ -85,8 +112,7 @@ def read(path: pathlib.Path | str, metadata: pathlib.Path | str | None = None) -
         columns, features, names = foreign.read(path)
     if not len(features):
         raise UserError(f"{path} has no rows")
-    found = Profiles(features, columns, tuple(names), str(path))
-    return found if metadata is None else _joined(found, pathlib.Path(metadata))
+    return Profiles(features, columns, tuple(names), str(path))
 
 
 def write(profiles: Profiles, path: pathlib.Path, names: str = exchange.NAMES[0], metadata=None) -> None:

@@ -84,18 +84,30 @@ def test_metadata_of_rxrx3_are_joined_by_well(tmp_path):
              "gene-001_1_A01,gene-001,1,A01,,EMPTY_control,,,CRISPR,HUVEC\n"]  # fmt: skip
     metadata = tmp_path / "m.csv"
     metadata.write_text(head + "".join(lines))
-    found = table.read(tmp_path / "e.csv", metadata)
+    found = table.read(tmp_path / "e.csv", metadata=metadata)
     assert found.column("perturbation").tolist() == ["EMPTY_control", "SRC_guide_2"]
     assert found.column("experiment").tolist() == ["gene-001"] * 2 and found.column("well").tolist() == ["A01", "A02"]
     metadata.write_text(head + lines[0])
     with pytest.raises(UserError, match="m.csv has no row of well_id gene-001_1_A01$"):
-        table.read(tmp_path / "e.csv", metadata)
+        table.read(tmp_path / "e.csv", metadata=metadata)
     metadata.write_text(head + lines[0] + lines[1] + lines[0])
     with pytest.raises(UserError, match="m.csv has two rows of well_id gene-001_1_A02$"):
-        table.read(tmp_path / "e.csv", metadata)
+        table.read(tmp_path / "e.csv", metadata=metadata)
     metadata.write_text("other,thing\n1,2\n")
     with pytest.raises(UserError, match="m.csv shares no column with .*e.csv"):
-        table.read(tmp_path / "e.csv", metadata)
+        table.read(tmp_path / "e.csv", metadata=metadata)
+
+
+def test_files_of_plates_are_read_together(tmp_path):
+    (tmp_path / "a.csv").write_text("Metadata_Plate,Metadata_x,f,g,h\n1,a,1,2,3\n")
+    (tmp_path / "b.csv").write_text("Metadata_Plate,h,f\n007,6,4\n008,9,7\n")
+    found = table.read(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert found.names == ("f", "h") and found.columns.keys() == {"Metadata_Plate"}
+    np.testing.assert_array_equal(found.features, [[1, 3], [4, 6], [7, 9]])
+    assert found.column("plate").tolist() == ["1", "007", "008"]
+    (tmp_path / "c.csv").write_text("Metadata_Plate,q\n1,6\n")
+    with pytest.raises(UserError, match="a.csv and .*c.csv have no feature in common"):
+        table.read(tmp_path / "a.csv", tmp_path / "c.csv")
 
 
 def damaged_parquet(path):
