@@ -19,6 +19,10 @@ def by_size(codes: np.ndarray, least: int = 1) -> list[tuple[np.ndarray, np.ndar
 def distinct(rng: np.random.Generator, total: int, size: int, draws: int) -> np.ndarray:
     """Draws of `size` different numbers below `total`, each set as likely as any, sorted: int64 [draws, size]."""
     found = np.empty((draws, size), np.int64)
+    if size * size > 4 * total:  # the first of a random order
+        for part in np.array_split(found, max(1, draws * total // 2**22)):
+            part[:] = np.sort(np.argpartition(rng.random((len(part), total)), size - 1, axis=1)[:, :size], axis=1)
+        return found
     for k in range(size):  # one of those left, moved past the earlier ones
         pick = rng.integers(total - k, size=draws)
         for column in range(k):

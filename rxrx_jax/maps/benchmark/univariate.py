@@ -14,6 +14,7 @@ from rxrx_jax.maps.statistics import by_size
 LEAST = {"consistency": 2, "magnitude": 5}  # replicates
 CONTROLS = 1000  # at most, that magnitude compares with
 NULL_DRAWS = 1000  # for each number of replicates
+FEW = 4000  # controls at most of which all distances are kept: 128 MB
 
 
 def consistency(x: np.ndarray, codes: np.ndarray, names=None) -> np.ndarray:
@@ -82,11 +83,16 @@ def magnitude(x: np.ndarray, codes: np.ndarray, reference: Reference) -> np.ndar
 
 def _within(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The mean distance of two rows of each group [m], of a row to itself too."""
-    r, total = rows.shape[1], np.zeros(len(rows))
-    for shift in range(1, r // 2 + 1):
-        gap = x[rows].astype(np.float64) - x[np.roll(rows, shift, axis=1)]
-        total += np.linalg.norm(gap, axis=2).sum(1) * (1 if 2 * shift == r else 2)
-    return total / r**2
+    r, found = rows.shape[1], np.empty(len(rows))
+    most = max(1, 2**22 // (r * max(r, x.shape[1])))  # groups at a time, some 32 MB
+    for start in range(0, len(rows), most):
+        part = x[rows[start : start + most]].astype(np.float64)
+        part -= part.mean(1, keepdims=True)  # so that little is lost where squares are subtracted
+        square = np.square(part).sum(2)
+        gap = square[:, :, None] + square[:, None, :] - 2 * (part @ part.transpose(0, 2, 1))
+        gap[:, np.arange(r), np.arange(r)] = 0
+        found[start : start + most] = np.sqrt(np.maximum(gap, 0)).sum((1, 2)) / r**2
+    return found
 
 
 def matched_controls(
@@ -134,7 +140,14 @@ def null_consistency(u: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 def null_magnitude(x: np.ndarray, drawn: np.ndarray, reference: Reference) -> np.ndarray:
     """Of draws of controls [draws, r]. A drawn row that is one of the reference's is not compared with itself there."""
+    from scipy.spatial.distance import cdist
+
     used, place = np.unique(drawn, return_inverse=True)
+    place = place.reshape(drawn.shape)
     others = len(reference.rows) - np.isin(used, reference.rows)
-    to_controls = (reference.distances(x[used]) / others)[place.reshape(drawn.shape)]
-    return 2 * to_controls.mean(1) - _within(x, drawn) - reference.within
+    to_controls = (reference.distances(x[used]) / others)[place]
+    if len(used) > FEW:
+        return 2 * to_controls.mean(1) - _within(x, drawn) - reference.within
+    gaps = cdist(x[used].astype(np.float64), x[used].astype(np.float64))  # each pair once, however often it is drawn
+    within = np.array([gaps[np.ix_(one, one)].mean() for one in place])
+    return 2 * to_controls.mean(1) - within - reference.within

@@ -103,10 +103,11 @@ def test_the_bootstrap_draws_genes():
     assert (low, high) == again
 
 
-def test_draws_of_distinct_numbers():
-    found = statistics.distinct(np.random.default_rng(0), 5, 3, 5000)
+@pytest.mark.parametrize("total, size, number", [(5, 2, 10), (5, 5, 1), (6, 5, 6)])
+def test_draws_of_distinct_numbers(total, size, number):
+    found = statistics.distinct(np.random.default_rng(0), total, size, 500 * number)
     sets, count = np.unique(found, axis=0, return_counts=True)
-    assert len(sets) == 10 and (np.diff(sets) > 0).all() and 400 < count.min() and count.max() < 600
+    assert len(sets) == number and (np.diff(sets) > 0).all() and 400 < count.min() and count.max() < 600
 
 
 def test_groups_by_size():

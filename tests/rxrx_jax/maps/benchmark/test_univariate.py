@@ -76,6 +76,19 @@ def test_every_control_of_a_batch_may_be_needed():
         univariate.matched_controls(codes[:5], batch[:5], np.array([3, 4]), 3, 50, 0, ["A-07"])
 
 
+def test_the_null_of_magnitude_by_its_definition(null_screen, monkeypatch):
+    x, codes, batch, controls = null_screen
+    drawn = univariate.matched_controls(codes, batch, controls, PER, 5, seed=0)
+    reference = univariate.Reference(x, controls)
+    found = univariate.null_magnitude(x, drawn, reference)
+    c = x[controls]
+    for one, value in zip(drawn, found):
+        to_others = cdist(x[one], c).sum() / PER / (len(c) - 1)  # without its distance to itself, which is 0
+        assert value == pytest.approx(2 * to_others - cdist(x[one], x[one]).mean() - cdist(c, c).mean())
+    monkeypatch.setattr(univariate, "FEW", 0)
+    np.testing.assert_allclose(univariate.null_magnitude(x, drawn, reference), found)
+
+
 @pytest.mark.parametrize("metric", ["consistency", "magnitude"])
 def test_without_an_effect_p_is_uniform(null_screen, metric):
     x, codes, batch, controls = null_screen
