@@ -49,6 +49,11 @@ def read_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: _column(table.column(name)) for name in table.column_names}
 
 
+def read_text(path: pathlib.Path) -> pa.Table:
+    """The same as text, blanks as null, without looking for numbers."""
+    return _read_table(path, values=False)
+
+
 def _read_table(path: pathlib.Path, values: bool = True) -> pa.Table:
     with files.reading(path, embeddings.AGAIN):
         files.check_pointer(path)

@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError, shortened
@@ -73,8 +74,13 @@ def _folded(name: str) -> str:
 
 def make(name: str, pairs: np.ndarray) -> Relations:
     """Relations of pairs [m, 2] of names, in any order, with repeats or of one with itself."""
-    coded = pa.array(np.asarray(pairs).reshape(-1).tolist(), pa.string()).dictionary_encode()
-    entities, number = np.unique(coded.dictionary.to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
+    return _made(name, pa.array(np.asarray(pairs).reshape(-1).tolist(), pa.string()))
+
+
+def _made(name: str, flat: pa.Array) -> Relations:
+    """Of text [2 m], the two of a pair one after the other."""
+    coded = flat.dictionary_encode()
+    entities, number = np.unique(np.array(coded.dictionary.to_pylist(), str), return_inverse=True)
     given = number[coded.indices.to_numpy()].reshape(-1, 2)
     ordered = np.sort(given, axis=1)
     code = np.unique(ordered[:, 0] * max(len(entities), 1) + ordered[:, 1])
@@ -86,14 +92,17 @@ def make(name: str, pairs: np.ndarray) -> Relations:
 def read_pairs(path: pathlib.Path) -> Relations:
     """Reads a file of the published layout: a line "entity1,entity2", then two names a line. Raises UserError for
     another file."""
-    columns = foreign.read_columns(path)
-    if not set(HEADER) <= columns.keys():
-        raise UserError(f"{path} begins with {shortened(','.join(columns))!r} where {','.join(HEADER)!r} should be: "
-                        "it needs a header and two columns")  # fmt: skip
-    pairs = np.array([[str(name).strip() for name in columns[key].tolist()] for key in HEADER], object).T
-    if (empty := (pairs == "").any(1)).any():
-        raise UserError(f"{path}: line {int(np.flatnonzero(empty)[0]) + 2} names only one entity")
-    return make(path.name.partition(".")[0], pairs)
+    table = foreign.read_text(path)
+    if not set(HEADER) <= set(table.column_names):
+        begins = shortened(",".join(table.column_names))
+        raise UserError(f"{path} begins with {begins!r} where {','.join(HEADER)!r} should be: it needs a header")
+    columns = [pc.utf8_trim_whitespace(table.column(name).combine_chunks().fill_null("")) for name in HEADER]
+    for column in columns:
+        if len(empty := np.flatnonzero(pc.equal(column, "").to_numpy(zero_copy_only=False))):
+            raise UserError(f"{path}: line {int(empty[0]) + 2} names only one entity")
+    n = len(table)
+    both = pa.concat_arrays(columns).take(np.arange(2 * n).reshape(2, n).T.reshape(-1))
+    return _made(path.name.partition(".")[0], both)
 
 
 def read_folder(folder: pathlib.Path) -> list[Relations]:
