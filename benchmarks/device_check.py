@@ -1,6 +1,6 @@
 """Checks and times this project on one NVIDIA GPU, without network, and ends within eight minutes whatever happens:
 
-    benchmarks/device_bundle.sh .bundle                                             # before, on a machine with network
+    benchmarks/device/bundle.sh .bundle                                             # before, on a machine with network
     python benchmarks/device_check.py --bundle=.bundle --json=device.json           # on the GPU
     python benchmarks/device_check.py --rehearse                                    # these parts, tiny, on a CPU
 
@@ -72,7 +72,7 @@ STEPS = tuple(part.name for part in PARTS if part.function == "device.speed:ours
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=pathlib.Path, help="a folder that device_bundle.sh filled")
+    parser.add_argument("--bundle", type=pathlib.Path, help="a folder that device/bundle.sh filled")
     parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("device.json"), help="overwritten")
     parser.add_argument("--rehearse", action="store_true", help="tiny models and images on the CPU")
     parser.add_argument("--parts", help="only these, such as attention,mae-S16")
@@ -99,7 +99,7 @@ def chosen(options) -> list[Part]:
     """The parts to run; mistakes in the options end with one line. A rehearsal takes no part twice, and does without
     PyTorch where it is not installed; on a GPU its parts are there to be compared with, and fail."""
     if options.bundle and not (options.bundle / "wheels").is_dir():
-        sys.exit(f"error: --bundle={options.bundle} holds no wheels; make it with benchmarks/device_bundle.sh")
+        sys.exit(f"error: --bundle={options.bundle} holds no wheels; make it with benchmarks/device/bundle.sh")
     names = [part.name for part in PARTS]
     wanted = options.parts.split(",") if options.parts else names
     if unknown := [name for name in wanted if name not in names]:

@@ -16,6 +16,7 @@ COMMANDS = {
     "embed": ("rxrx_jax.embed", "embeds a prepared dataset"),
     "probe": ("rxrx_jax.probe_embeddings", "linear probe of an embeddings file"),
     "submission": ("rxrx_jax.submission", "checks, scores and converts a submission to CellSignal"),
+    "maps": ("rxrx_jax.maps.__main__", "makes maps of genes and compounds from embeddings, and scores them"),
     "export": ("rxrx_jax.weights.export", "makes a folder to publish from a run"),
     "reproduce": ("rxrx_jax.reproduce", "trains what a table needs and writes it"),
 }

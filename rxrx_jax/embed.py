@@ -7,7 +7,7 @@
 An image larger than the crop that the model was trained with is cut into tiles of that size, and its embedding is the
 mean of theirs. Interrupted, the same command resumes at the next plate and ends with the same bytes. It runs on all
 devices of one machine. The result is a file as `rxrx_jax.base.embeddings` reads it or, as AnnData, csv or by the names
-of cytominer, one for other tools (`rxrx_jax.evaluate.exchange`).
+of cytominer, one for other tools (`rxrx_jax.maps.exchange`).
 """
 
 import argparse
@@ -33,8 +33,9 @@ from rxrx_jax.base.seen import Seen
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data.augment import plain, plate_statistics
 from rxrx_jax.data.roles import held_out_rows
-from rxrx_jax.evaluate import exchange, protocols
+from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.embeddings import columns
+from rxrx_jax.maps import exchange
 from rxrx_jax.models.vit import Encoder
 from rxrx_jax.training import checkpoint
 from rxrx_jax.training.provenance import former

@@ -23,13 +23,12 @@ import numpy as np
 from rxrx_jax.adapt import correct
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.seen import from_bytes, in_words
+from rxrx_jax.base.seen import from_bytes, in_words, join
 from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.evaluate import cellsignal, neighbours, protocols
 from rxrx_jax.evaluate.accuracy import of_protocol
 from rxrx_jax.evaluate.embeddings import as_dataset
 from rxrx_jax.evaluate.linear import absent, fit_linear, log_probabilities
-from rxrx_jax.training.provenance.marks import join
 
 ACCURACIES = ("site_accuracy", "well_accuracy", "balanced_accuracy")
 FURTHER = r"stages[^/]*/(site|well|plate_group|hungarian|wells)|absent_.*"  # of metrics, that are listed below

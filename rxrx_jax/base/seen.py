@@ -20,6 +20,7 @@ from rxrx_jax.base.errors import UserError, reason
 
 NAME = "seen.parquet"
 KINDS = ("labels", "images", "controls")
+MARKS = "TCX?"  # of metrics, in order; what they mean says `rxrx_jax.training.provenance.marks`
 # `labels` names the stage that used the label, null where none did.
 FORM = pa.schema(
     [
@@ -172,3 +173,8 @@ def in_words(seen: Seen) -> str:
     words = " and ".join(", ".join(counts).rsplit(", ", 1)) if len(counts) < 3 else ", ".join(counts)
     text = f"seen: {words or 'nothing'}"
     return text + (f"; unknown, what {', '.join(seen.unknown)} had seen before" if seen.unknown else "")
+
+
+def join(*marks: str) -> str:
+    """The marks of all, each once and in order."""
+    return "".join(mark for mark in MARKS if any(mark in some for some in marks))

@@ -38,11 +38,12 @@ ALLOWED = {
     "tasks": "base data models adapt",
     "weights": "base models",
     "evaluate": "base drawing data models adapt",
+    "maps": "base adapt",
     "training": "base data models adapt tasks weights evaluate",
     "publishing": "base data models weights training",
     "tables": "base",
     "report": "base drawing data evaluate tables training",
-    "commands": "base data models adapt tasks weights evaluate training publishing tables report",
+    "commands": "base data models adapt tasks weights evaluate training publishing tables report maps",
     "a table": "base data tables report commands",
     "tfds_builders": "base drawing simulate",
     "launch": "base commands",
@@ -191,7 +192,7 @@ def test_files_are_not_too_long():
 
 
 @pytest.mark.parametrize(
-    "module", ["training.train", "embed", "reproduce", "probe_embeddings", "weights.export", "aot"]
+    "module", ["training.train", "embed", "reproduce", "probe_embeddings", "weights.export", "aot", "maps.__main__"]
 )
 def test_starting_a_command_imports_nothing_that_its_help_does_not_need(module):
     """yaml comes with ml_collections. That takes CPU time at every start."""

@@ -6,18 +6,19 @@ choice.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from rxrx_jax.adapt.correct.centre import centre, centre_scale
+from rxrx_jax.adapt.correct.affine import Affine
+from rxrx_jax.adapt.correct.centre import centre, centre_scale, fit_centre, fit_centre_scale
 from rxrx_jax.adapt.correct.harmony import harmony
-from rxrx_jax.adapt.correct.pca_centre_scale import pca_centre_scale
+from rxrx_jax.adapt.correct.pca_centre_scale import fit_pca_centre_scale, pca_centre_scale
 from rxrx_jax.adapt.correct.rank_inverse_normal import rank_inverse_normal
-from rxrx_jax.adapt.correct.sphering import sphering
-from rxrx_jax.adapt.correct.tvn import tvn
-from rxrx_jax.adapt.correct.tvn_shrunk import tvn_shrunk
+from rxrx_jax.adapt.correct.sphering import fit_sphering, sphering
+from rxrx_jax.adapt.correct.tvn import fit_tvn, tvn
+from rxrx_jax.adapt.correct.tvn_shrunk import fit_tvn_shrunk, tvn_shrunk
 from rxrx_jax.base.errors import UserError
 
 UNTREATED = "negative_control"
@@ -25,32 +26,47 @@ UNTREATED = "negative_control"
 
 class Correction(NamedTuple):
     """by: "experiment" or "plate", its groups. marks: of metrics on what it gives, "T" where it uses all wells without
-    labels, those of held-out experiments too; "C" where it is told which of them are untreated."""
+    labels, those of held-out experiments too; "C" where it is told which of them are untreated. fit: what gives the map
+    that `function` applies, to be kept; None where it is not affine."""
 
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     by: str
     marks: str
+    fit: Callable[[np.ndarray, np.ndarray, np.ndarray], Affine] | None = None
 
 
-def _by_group() -> dict[str, Correction]:
-    return {
-        f"{function.__name__}_{by}{suffix}": Correction(functools.partial(function, on=on), by, mark)
-        for function in (centre, centre_scale)
-        for by in ("experiment", "plate")
-        for on, suffix, mark in (("all", "", "T"), ("controls", "_controls", "C"))
-    }
+def _on(function, fit, on: str, mark: str) -> Correction:
+    return Correction(functools.partial(function, on=on), "experiment", mark, functools.partial(fit, on=on))
 
 
-CORRECTIONS = {
-    "none": Correction(lambda x, groups, is_control: x, "experiment", ""),
-    **_by_group(),
+# By what they do, whichever the groups are; `by` is the usual one.
+ALIGNMENTS = {
+    "none": Correction(lambda x, groups, is_control: x, "experiment", "", lambda x, groups, is_control: Affine()),
+    "centre": _on(centre, fit_centre, "all", "T"),
+    "centre_controls": _on(centre, fit_centre, "controls", "C"),
+    "centre_scale": _on(centre_scale, fit_centre_scale, "all", "T"),
+    "centre_scale_controls": _on(centre_scale, fit_centre_scale, "controls", "C"),
     "rank_inverse_normal": Correction(rank_inverse_normal, "plate", "T"),
-    "pca_centre_scale": Correction(pca_centre_scale, "experiment", "C"),
-    "tvn": Correction(tvn, "experiment", "C"),
-    "tvn_shrunk": Correction(tvn_shrunk, "experiment", "C"),
-    "sphering": Correction(sphering, "experiment", "C"),
+    "pca_centre_scale": Correction(pca_centre_scale, "experiment", "C", fit_pca_centre_scale),
+    "tvn": Correction(tvn, "experiment", "C", fit_tvn),
+    "tvn_shrunk": Correction(tvn_shrunk, "experiment", "C", fit_tvn_shrunk),
+    "sphering": Correction(sphering, "experiment", "C", fit_sphering),
     "harmony": Correction(harmony, "experiment", "T"),
 }
+
+
+def _named() -> Iterator[tuple[str, Correction]]:
+    """Centring and scaling by experiments and by plates, and the others."""
+    for name, found in ALIGNMENTS.items():
+        if not name.startswith("centre"):
+            yield name, found
+            continue
+        what = name.removesuffix("_controls")
+        for by in ("experiment", "plate"):
+            yield name.replace(what, f"{what}_{by}"), found._replace(by=by)
+
+
+CORRECTIONS = dict(_named())
 
 
 def find(name: str, key: str) -> Correction:

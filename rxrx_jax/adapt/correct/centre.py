@@ -7,6 +7,7 @@ population's, and a constant feature is not scaled, both as there.
 
 import numpy as np
 
+from rxrx_jax.adapt.correct.affine import Affine
 from rxrx_jax.adapt.correct.groups import members, moments, prepared, with_controls
 
 
@@ -17,24 +18,33 @@ def centre(x: np.ndarray, groups: np.ndarray, is_control: np.ndarray, on: str = 
     "controls", the wells that the mean is of.
     Returns float64 [n, d]. Raises UserError for a group without controls.
     """
-    x, groups, is_control = prepared(x, groups, is_control)
-    for _, rows, used in _used(groups, is_control, on, least=1):
-        x[rows] -= x[used].mean(0)
-    return x
+    return fit_centre(x, groups, is_control, on)(x, groups)
 
 
 def centre_scale(x: np.ndarray, groups: np.ndarray, is_control: np.ndarray, on: str = "all") -> np.ndarray:
     """As `centre`, and divided by the deviation of the same wells, two of them at least where they are controls."""
+    return fit_centre_scale(x, groups, is_control, on)(x, groups)
+
+
+def fit_centre(x: np.ndarray, groups: np.ndarray, is_control: np.ndarray, on: str = "all") -> Affine:
+    """The map of `centre`."""
     x, groups, is_control = prepared(x, groups, is_control)
-    for _, rows, used in _used(groups, is_control, on, least=2):
-        mean, std = moments(x[used])
-        x[rows] = (x[rows] - mean) / std
-    return x
+    used = _used(groups, is_control, on, least=1)
+    return Affine(names=np.array([name for name, _ in used]), offset=np.stack([x[rows].mean(0) for _, rows in used]))
+
+
+def fit_centre_scale(x: np.ndarray, groups: np.ndarray, is_control: np.ndarray, on: str = "all") -> Affine:
+    """The map of `centre_scale`."""
+    x, groups, is_control = prepared(x, groups, is_control)
+    used = _used(groups, is_control, on, least=2)
+    found = [moments(x[rows]) for _, rows in used]
+    names, offset, std = [name for name, _ in used], [mean for mean, _ in found], [std for _, std in found]
+    return Affine(names=np.array(names), offset=np.stack(offset), turn=1 / np.stack(std))
 
 
 def _used(groups, is_control, on, least):
     if on not in ("all", "controls"):
         raise ValueError(f"on={on!r}: expected all or controls")
     if on == "controls":
-        return with_controls(groups, is_control, least)
-    return [(name, rows, rows) for name, rows in members(groups)]
+        return [(name, controls) for name, _, controls in with_controls(groups, is_control, least)]
+    return members(groups)

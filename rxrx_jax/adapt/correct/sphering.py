@@ -8,6 +8,7 @@ epsilon, 1e-6, is added to the singular values of the controls; as there, they m
 
 import numpy as np
 
+from rxrx_jax.adapt.correct.affine import Affine
 from rxrx_jax.adapt.correct.groups import moments, prepared, principal
 from rxrx_jax.base.errors import UserError
 
@@ -28,18 +29,30 @@ def sphering(
     Returns float64 [n, d]. Raises UserError for fewer than two controls, and in form "pycytominer" for controls that do
     not vary in every direction.
     """
+    return fit_sphering(x, groups, is_control, form, regularisation)(x, groups)
+
+
+def fit_sphering(
+    x: np.ndarray,
+    groups: np.ndarray,
+    is_control: np.ndarray,
+    form: str = "cytominer",
+    regularisation: float | None = None,
+) -> Affine:
+    """The map of `sphering`, which is one for all groups."""
     x, _, is_control = prepared(x, groups, is_control)
     if (count := is_control.sum()) < 2:
         raise UserError(f"sphering needs at least 2 untreated wells, not {count}")
     epsilon = DEFAULTS[form] if regularisation is None else regularisation
     mean, std = moments(x[is_control])
-    x = (x - mean) / std
-    mean, variances, axes = principal(x[is_control])
-    x, values = x - mean, variances * count / (count - 1)
+    _, variances, axes = principal((x[is_control] - mean) / std)
+    values = variances * count / (count - 1)
     if form == "cytominer":
-        rest = x - x @ axes @ axes.T  # in directions in which no control varies
-        return (x @ axes / np.sqrt(values + epsilon)) @ axes.T + rest / np.sqrt(epsilon)
+        rest = np.eye(x.shape[1]) - axes @ axes.T  # directions in which no control varies
+        whitened = (axes / np.sqrt(values + epsilon)) @ axes.T + rest / np.sqrt(epsilon)
+        return Affine(mean, whitened / std[:, None])
     if len(variances) < x.shape[1]:
         raise UserError(f"sphering of form pycytominer needs untreated wells that vary in all {x.shape[1]} directions, "
                         f"and these {count} vary in {len(variances)}; use form cytominer")  # fmt: skip
-    return (x @ axes / (np.sqrt(values) + epsilon / np.sqrt(count - 1))) @ axes.T
+    whitened = (axes / (np.sqrt(values) + epsilon / np.sqrt(count - 1))) @ axes.T
+    return Affine(mean, whitened / std[:, None])

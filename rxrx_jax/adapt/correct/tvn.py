@@ -9,6 +9,7 @@ Directions in which no control varies are left out. Signs of the axes are free; 
 
 import numpy as np
 
+from rxrx_jax.adapt.correct.affine import Affine
 from rxrx_jax.adapt.correct.groups import inverse_root, moments, prepared, principal, with_controls
 from rxrx_jax.base.errors import UserError
 
@@ -22,16 +23,22 @@ def tvn(x: np.ndarray, groups: np.ndarray, is_control: np.ndarray) -> np.ndarray
     Returns float64 [n, r], r the directions in which controls vary.
     Raises UserError for a group with fewer than two controls, and unless there are more controls than features.
     """
+    return fit_tvn(x, groups, is_control)(x, groups)
+
+
+def fit_tvn(x: np.ndarray, groups: np.ndarray, is_control: np.ndarray) -> Affine:
+    """The map of `tvn`."""
     x, groups, is_control = prepared(x, groups, is_control)
     parts, (count, size) = with_controls(groups, is_control, least=2), x[is_control].shape
     if count <= size:
         raise UserError(f"tvn needs more untreated wells than features, and here are {count} and {size}; use "
                         "tvn_shrunk, or pca_centre_scale first")  # fmt: skip
     mean, std = moments(x[is_control])
-    x = (x - mean) / std
-    mean, variances, axes = principal(x[is_control])
-    x = (x - mean) @ axes / np.sqrt(variances)
-    for name, rows, controls in parts:
-        own = x[controls] - x[controls].mean(0)
-        x[rows] = x[rows] @ inverse_root(own.T @ own / (len(own) - 1) + RIDGE * np.eye(len(variances)), name)
-    return x
+    _, variances, axes = principal((x[is_control] - mean) / std)
+    axes = axes / np.sqrt(variances) / std[:, None]
+    names, turn = [], []
+    for name, _, controls in parts:
+        own = (x[controls] - x[controls].mean(0)) @ axes
+        names.append(name)
+        turn.append(inverse_root(own.T @ own / (len(own) - 1) + RIDGE * np.eye(len(variances)), name))
+    return Affine(mean, axes, np.array(names), None, np.stack(turn))

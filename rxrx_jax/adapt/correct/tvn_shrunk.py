@@ -7,6 +7,7 @@ C^(-1/2) would else turn and stretch the group's offset instead of removing it.
 
 import numpy as np
 
+from rxrx_jax.adapt.correct.affine import Affine
 from rxrx_jax.adapt.correct.groups import inverse_root, moments, prepared, with_controls
 
 
@@ -17,15 +18,22 @@ def tvn_shrunk(x: np.ndarray, groups: np.ndarray, is_control: np.ndarray) -> np.
     Returns float64 [n, d]. Raises UserError for a group with fewer than three controls, or with ones that do not vary:
     of two there is nothing to estimate the shrinkage by.
     """
+    return fit_tvn_shrunk(x, groups, is_control)(x, groups)
+
+
+def fit_tvn_shrunk(x: np.ndarray, groups: np.ndarray, is_control: np.ndarray) -> Affine:
+    """The map of `tvn_shrunk`."""
     x, groups, is_control = prepared(x, groups, is_control)
     parts = with_controls(groups, is_control, least=3)
     mean, std = moments(x[is_control])
-    x = (x - mean) / std
-    x = x @ inverse_root(ledoit_wolf(x[is_control])[0], "the whole")
-    for name, rows, controls in parts:
-        covariance, _ = ledoit_wolf(x[controls])
-        x[rows] = (x[rows] - x[controls].mean(0)) @ inverse_root(covariance, name)
-    return x
+    axes = inverse_root(ledoit_wolf((x[is_control] - mean) / std)[0], "the whole") / std[:, None]
+    names, offset, turn = [], [], []
+    for name, _, controls in parts:
+        own = (x[controls] - mean) @ axes
+        names.append(name)
+        offset.append(own.mean(0))
+        turn.append(inverse_root(ledoit_wolf(own)[0], name))
+    return Affine(mean, axes, np.array(names), np.stack(offset), np.stack(turn))
 
 
 def ledoit_wolf(x: np.ndarray) -> tuple[np.ndarray, float]:

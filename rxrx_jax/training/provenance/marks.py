@@ -16,20 +16,14 @@ from rxrx_jax import data
 from rxrx_jax.adapt import Method, Needs
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.seen import Seen, among, of_rows, unite
+from rxrx_jax.base.seen import Seen, among, join, of_rows, unite
 from rxrx_jax.data.augment import TRANSDUCTIVE_NORMALISATIONS
 from rxrx_jax.data.batch import CONTROLS, TRAIN
 from rxrx_jax.data.roles import held_out_rows, only_controls_told
 from rxrx_jax.training import checkpoint
 from rxrx_jax.training.provenance import former
 
-ORDER = "TCX?"
 SEEN_AS = ("", "image", "label")  # by a site's exposure, from none to most
-
-
-def join(*marks: str) -> str:
-    """The marks of all, each once and in order."""
-    return "".join(mark for mark in ORDER if any(mark in some for some in marks))
 
 
 def of_run(config: Config, source, digests: np.ndarray, stage: str) -> Seen:

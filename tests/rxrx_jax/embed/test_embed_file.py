@@ -16,7 +16,7 @@ from weights_tools import embed_into
 from rxrx_jax import data, datasets, embed, probe_embeddings
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import exchange
+from rxrx_jax.maps import exchange
 
 
 def test_the_file_says_what_made_it(plain):

@@ -12,7 +12,7 @@ from rxrx_jax import data
 from rxrx_jax.base import seen
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen, of_rows, unite
-from rxrx_jax.training.provenance import facts, marks
+from rxrx_jax.training.provenance import facts
 from rxrx_jax.training.provenance.marks import Ledger
 
 
@@ -96,7 +96,7 @@ def test_an_image_on_both_sides_of_a_split_is_not_a_leak(worlds):
 
 
 def test_marks_are_in_order_and_once():
-    assert marks.join("?T", "", "XT", "C") == "TCX?" and marks.join() == ""
+    assert seen.join("?T", "", "XT", "C") == "TCX?" and seen.join() == ""
 
 
 def test_the_code_version_is_that_of_the_source_files(monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from rxrx_jax.base.errors import UserError, missing_extra
 
 SUFFIXES = (".parquet", ".h5ad", ".csv")
 NAMES = ("rxrx_jax", "cytominer")
+METADATA = "Metadata_"
 
 
 def check(out: pathlib.Path) -> None:
@@ -24,7 +25,7 @@ def check(out: pathlib.Path) -> None:
     if out.suffix not in SUFFIXES:
         raise UserError(f"--out={out}: expected a file named {', '.join(f'*{suffix}' for suffix in SUFFIXES)}")
     if out.suffix == ".h5ad":
-        _anndata()
+        load_anndata()
 
 
 def is_own(out: pathlib.Path, names: str) -> bool:
@@ -52,7 +53,7 @@ def made_by(out: pathlib.Path, key: bytes) -> bytes | None:
         if out.suffix == ".parquet":
             return (pq.read_schema(out).metadata or {}).get(key)
         if out.suffix == ".h5ad":
-            found = _anndata().read_h5ad(out, backed="r")
+            found = load_anndata().read_h5ad(out, backed="r")
             try:
                 text = found.uns.get(key.decode())
             finally:
@@ -63,7 +64,7 @@ def made_by(out: pathlib.Path, key: bytes) -> bytes | None:
     return None
 
 
-def _anndata():
+def load_anndata():
     try:
         import anndata
     except ImportError:
@@ -77,9 +78,9 @@ def _write_h5ad(source: pathlib.Path, out: pathlib.Path, names: str) -> None:
     columns, embedding = embeddings.read(source)
     about = _renamed(columns, names)
     values = _names_of_values(embedding.shape[1], names)
-    made = _anndata().AnnData(
+    made = load_anndata().AnnData(
         X=embedding,
-        obs=pandas.DataFrame(about, index=pandas.Index(columns["site_id"].astype(str))),
+        obs=pandas.DataFrame(about, index=pandas.Index(_index(columns, len(embedding)))),
         var=pandas.DataFrame(index=pandas.Index(values)),
         uns={key.decode(): value.decode() for key, value in _metadata(source).items()},
     )
@@ -111,15 +112,25 @@ def _wide(source: pathlib.Path, names: str) -> Iterator[pa.Table]:
             yield pa.table(about | wide).replace_schema_metadata(_metadata(source))
 
 
+def _index(columns: dict[str, np.ndarray], n: int) -> np.ndarray:
+    """A name of each row: of its site, or its number."""
+    return columns["site_id"].astype(str) if "site_id" in columns else np.arange(n).astype(str)
+
+
 def _renamed(columns: dict[str, np.ndarray], names: str) -> dict[str, np.ndarray]:
     """Columns by the names of cytominer, where plates have names that no two experiments share."""
     if names == NAMES[0]:
         return columns
-    plate = [f"{experiment}_{plate}" for experiment, plate in zip(columns["experiment"], columns["plate"])]
     found = {("batch" if name == "experiment" else name): values for name, values in columns.items()}
-    found["plate"] = np.array(plate, object)
-    camel = lambda name: "".join(word.capitalize() for word in name.split("_"))  # noqa: E731
-    return {f"Metadata_{camel(name)}": values for name, values in found.items()}
+    if {"experiment", "plate"} <= columns.keys():
+        plate = [f"{experiment}_{plate}" for experiment, plate in zip(columns["experiment"], columns["plate"])]
+        found["plate"] = np.array(plate, object)
+    return {in_cytominer(name): values for name, values in found.items()}
+
+
+def in_cytominer(name: str) -> str:
+    """Metadata_ConcentrationUm for concentration_um."""
+    return METADATA + "".join(word.capitalize() for word in name.split("_"))
 
 
 def _names_of_values(dim: int, names: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from rxrx_jax.base import embeddings
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import exchange
+from rxrx_jax.maps import exchange
 
 N, DIM = 48, 5
 ODD = 'a, "b"\n=c'  # text that csv must quote

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Fills a folder with what device_check.py needs on a machine without network, where Python 3.12 has jax, flax, optax,
-# orbax, pyarrow and torch: `benchmarks/device_bundle.sh [FOLDER=.bundle]`. PYTHON is one that has this project's
+# orbax, pyarrow and torch: `benchmarks/device/bundle.sh [FOLDER=.bundle]`. PYTHON is one that has this project's
 # dependencies (default python3). Fails where the folder would hold more than 60 MiB.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 folder=${1:-.bundle}
 python=${PYTHON:-python3}
 most=$((60 * 1024 * 1024))

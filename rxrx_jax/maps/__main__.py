@@ -1,0 +1,170 @@
+"""Maps of biology, from embeddings to benchmarks.
+
+    python -m rxrx_jax.maps build --embeddings=FILE --out=DIR [--align=tvn_shrunk --controls=NAME ...]
+    python -m rxrx_jax.maps benchmark DIR [--relations=FOLDER --genome=FILE --expression=FILE ...]
+    python -m rxrx_jax.maps query DIR GENE_OR_COMPOUND [--top=20 --relations=FOLDER --genome=FILE]
+    python -m rxrx_jax.maps export DIR --out=map.h5ad
+
+FILE is an embeddings.parquet of `rxrx_jax.embed`, a wide table as .parquet, .csv or .csv.gz (RxRx3's, pycytominer's),
+or .h5ad. docs/maps.md has the definitions.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import shlex
+import sys
+
+from rxrx_jax.base import command, files
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.maps import exchange, folder, markdown, table
+from rxrx_jax.maps.benchmark import compounds, recall, relations, run
+from rxrx_jax.maps.build import align, make
+from rxrx_jax.maps.build.aggregate import HOW
+from rxrx_jax.maps.show import query as show
+
+JSON, PAGE, ROWS = "benchmark.json", "benchmark.md", "perturbations.csv"
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m rxrx_jax.maps", description=__doc__, formatter_class=lines)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="align and aggregate profiles into a map")
+    what = "profiles of wells or sites; of several files the features that all have"
+    build.add_argument("--embeddings", type=pathlib.Path, nargs="+", required=True, metavar="FILE", help=what)
+    build.add_argument("--metadata", type=pathlib.Path, metavar="FILE", help="a table with their other columns")
+    build.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder of the map")
+    build.add_argument("--align", choices=align.NAMES, default="none", help="how batches are aligned (default none)")
+    what = "of the batch (default experiment; one batch where there is no such column and nothing is aligned)"
+    build.add_argument("--batch", default="", metavar="COLUMNS", help=what)
+    what = "their name, or COLUMN=NAME (default: well_type=negative_control where that column is there)"
+    build.add_argument("--controls", default="", metavar="NAME", help=what)
+    build.add_argument("--aggregate", choices=HOW, default="mean", help="of replicates (default mean)")
+    what = "columns that tell rows of the map apart (default perturbation, and concentration_um where it is there)"
+    build.add_argument("--by", default="", metavar="COLUMNS", help=what)
+    what = "centre chromosome arms, needs --genome (published: by the means alone)"
+    build.add_argument("--arms", choices=("shrunk", "published"), nargs="?", const="shrunk", default="", help=what)
+    build.add_argument("--drop-invalid", action="store_true", help="leave out and count what cannot be used")
+    score = commands.add_parser("benchmark", help="score a map")
+    score.add_argument("folder", type=pathlib.Path, metavar="DIR")
+    what = "table treatment, gene_symbol and, if known, nM_value"
+    score.add_argument("--targets", type=pathlib.Path, metavar="FILE", help=what)
+    what = "clusters of genes: name, tab, genes with spaces between; or .gmt"
+    score.add_argument("--clusters", type=pathlib.Path, metavar="FILE", help=what)
+    score.add_argument("--null", choices=recall.NULLS, default=recall.NULLS[0], help="of recall (default all_pairs)")
+    score.add_argument("--sides", choices=recall.SIDES, default="two", help="tails that count (default two)")
+    score.add_argument("--seed", type=int, default=0)
+    query = commands.add_parser("query", help="the neighbours of a gene or compound")
+    query.add_argument("folder", type=pathlib.Path, metavar="DIR")
+    query.add_argument("name", metavar="GENE_OR_COMPOUND")
+    query.add_argument("--top", type=int, default=20, help="neighbours (default 20)")
+    for one in (score, query):
+        what = "folder of relation files such as CORUM.txt, with the header entity1,entity2"
+        one.add_argument("--relations", type=pathlib.Path, metavar="FOLDER", help=what)
+    for one in (build, score, query):
+        what = "genes with their arms: a table gene, chrom, start, end, chrom_arm_name, or a folder of UCSC's tables"
+        one.add_argument("--genome", type=pathlib.Path, metavar="PATH", help=what)
+    for one in (build, score):
+        what = "table gene, zfpkm: genes below -3 are unexpressed"
+        one.add_argument("--expression", type=pathlib.Path, metavar="FILE", help=what)
+    export = commands.add_parser("export", help="the map as .h5ad, .csv or a wide .parquet")
+    export.add_argument("folder", type=pathlib.Path, metavar="DIR")
+    export.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE")
+    export.add_argument("--names", choices=exchange.NAMES, default=exchange.NAMES[0], help="of columns")
+    return parser
+
+
+def build(flags: argparse.Namespace) -> None:
+    genome, expression = make.read_genome(flags.genome, flags.expression)
+    profiles = table.read(*flags.embeddings, metadata=flags.metadata)
+    names = ("align", "batch", "controls", "aggregate", "by", "arms", "drop_invalid")
+    settings = make.Settings(**{name: getattr(flags, name) for name in names})
+    facts = make.build(profiles, flags.out, settings, genome, expression)
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in facts["kinds"].items())
+    wells = f"{facts['rows']:,} rows in {facts['batches']:,} batches, {facts['controls_found']:,} controls"
+    marks = facts["marks"] or "none"
+    print(f"{flags.out / make.MAP}: {kinds}; of {wells}; {facts['features']:,} values; marks: {marks}")
+    for reason, n in facts["dropped"].items():
+        if n:
+            print(f"left out: {n:,} {reason}")
+    if (arms := facts.get("arm_centring")) is not None:
+        change = f"{arms['probability_before']:.4f} before and {arms['probability_after']:.4f} after"
+        alone = ", ".join(arms["left_alone"]) or "none"
+        print(f"arm centring ({arms['how']}): probability {change}; left alone: {alone}")
+
+
+def benchmark(flags: argparse.Namespace) -> None:
+    found = folder.read(flags.folder)
+    known = run.Known(
+        relations.read_folder(flags.relations) if flags.relations else [],
+        *make.read_genome(flags.genome, flags.expression),
+        compounds.read(flags.targets) if flags.targets else None,
+        relations.read_clusters(flags.clusters) if flags.clusters else None,
+    )
+    result, rows = run.run(found, known, flags.null, flags.sides, flags.seed)
+    words = shlex.join(["python", "-m", "rxrx_jax.maps", *flags.argv])
+    files.write(flags.folder / JSON, json.dumps({"command": words, **_plain(result)}, indent=1) + "\n")
+    page = markdown.markdown(result, words)
+    files.write(flags.folder / PAGE, page)
+    files.write(flags.folder / ROWS, _csv(rows))
+    print(page)
+
+
+def query(flags: argparse.Namespace) -> None:
+    if flags.top < 1:
+        raise UserError(f"--top={flags.top}: must be at least 1")
+    found = folder.read(flags.folder)
+    known = relations.read_folder(flags.relations) if flags.relations else []
+    genome, _ = make.read_genome(flags.genome, None)
+    entities = show.Entities(found)
+    rows = show.neighbours(entities, flags.name, flags.top, known, genome)
+    for one in show.replicates(found, flags.name):
+        print(f"{one['row']}: {one['replicates']:,} replicates in {one['batches']:,} batches")
+    print("\n".join(markdown.neighbours(rows)))
+    curve = show.dose_response(entities, flags.name, next((row["name"] for row in rows if row["kind"] == "gene"), None))
+    if curve is not None:
+        print("\n".join(["", *markdown.doses(curve)]))
+
+
+def export(flags: argparse.Namespace) -> None:
+    found = folder.read(flags.folder)
+    if flags.out.resolve() == (flags.folder / make.MAP).resolve():
+        raise UserError(f"--out={flags.out} is the map itself")
+    exchange.check(flags.out)
+    made = table.Profiles(found.features, found.columns, ())
+    table.write(made, flags.out, flags.names)
+    print(f"wrote {flags.out}")
+
+
+def _plain(value):
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(rows: list[dict]) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["perturbation"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    argv = sys.argv[1:] if argv is None else argv
+    flags = _parser().parse_args(argv)
+    flags.argv = argv
+    {"build": build, "benchmark": benchmark, "query": query, "export": export}[flags.command](flags)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,1 @@
+"""How good a map is: one family of benchmarks per file, each a function of plain arrays."""

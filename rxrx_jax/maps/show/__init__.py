@@ -1,0 +1,1 @@
+"""What a map says of one gene or compound."""
