@@ -15,17 +15,17 @@ MAX_HEADER = 1 << 24  # bytes of a safetensors header; that of a thousand tensor
 
 
 def read_tensors(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file or of an archive of torch.save, by name, in their own dtypes; read-only. Of a
+    """The tensors of a safetensors file or of one of torch.save, by name, in their own dtypes; read-only. Of a
     training program's dict those of its model (`wrappers.inner`).
 
     No code in the file is run (see `torch_archive`). Raises UserError, one line that names the file, for a file that is
-    missing, damaged, refused, in the format before PyTorch 1.6, or that holds something other than tensors.
+    missing, damaged, refused, or that holds something other than tensors.
     """
     return wrappers.inner(path, read_saved(path))[0]
 
 
 def read_saved(path: str | pathlib.Path):
-    """What a file holds: tensors by name, or whatever else an archive of torch.save was made of. Raises as
+    """What a file holds: tensors by name, or whatever else torch.save was given. Raises as
     `read_tensors` does."""
     path = pathlib.Path(path)
     try:
@@ -33,20 +33,18 @@ def read_saved(path: str | pathlib.Path):
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a fifo would wait for ever
             raise UserError(f"{path} is not a regular file; give a file of weights")
         with open(path, "rb") as file:
-            head = file.read(9)
+            head = file.read(torch_archive.HEAD)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     files.check_pointer(path)
-    if head[8:] == b"{":  # after the length of a header, which may begin with any byte
+    if head[8:9] == b"{":  # after the length of a header, which may begin with any byte
         return _read_safetensors(path, int.from_bytes(head[:8], "little"))
     if head.startswith(b"PK"):
         return torch_archive.read(path)
-    if head.startswith(b"\x80"):
-        raise UserError(
-            f"{path} is a pickle, or of torch.save before PyTorch 1.6; convert it on a machine with PyTorch: "
-            f"torch.save(torch.load({str(path)!r}, weights_only=True), 'new.pt')"
-        )
-    raise UserError(f"{path} is not a file of weights: neither safetensors nor an archive of torch.save")
+    if torch_archive.MAGIC_CODE in head:
+        return torch_archive.read_former(path)
+    what = "a pickle, and " if head.startswith(b"\x80") else ""
+    raise UserError(f"{path} is {what}not a file of weights: neither safetensors nor of torch.save")
 
 
 def _read_safetensors(path: pathlib.Path, length: int) -> dict[str, np.ndarray]:

@@ -1,17 +1,20 @@
-"""Reads the archives of torch.save (PyTorch 1.6 or newer) without PyTorch, and without running anything in them.
+"""Reads the files of torch.save without PyTorch, and without running anything in them.
 
-Such a file is a zip of NAME/data.pkl, a pickle of containers and tensor descriptions, and NAME/data/KEY, the raw bytes
-of each storage. A pickle is a program that may call anything. Here its opcodes are interpreted one by one: the few
-that build containers, and calls of the few names that describe tensors, which are answered with numpy views. Nothing is
-imported or called by name; anything else is refused.
+From PyTorch 1.6 on such a file is a zip of NAME/data.pkl, a pickle of containers and tensor descriptions, and
+NAME/data/KEY, the raw bytes of each storage; before, pickles one after the other, and then these bytes. A pickle is a
+program that may call anything. Here its opcodes are interpreted one by one: the few that build containers, and calls of
+the few names that describe tensors, which are answered with numpy views. Nothing is imported or called by name;
+anything else is refused.
 """
 
+import functools
 import io
 import math
 import pathlib
 import pickletools
 import zipfile
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +41,11 @@ NAMES = {*STORAGES, *INERT, REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT}
 # nothing, and nothing here walks through what it has made: containers may hold each other any number of times.
 MAX_PICKLE, MAX_OPCODES = 1 << 24, 1 << 20
 MAX_TEXT, MAX_DIMENSIONS, MAX_COUNT = 1024, 32, 1 << 62
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
+MAGIC_CODE = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."  # its opcodes, in the first HEAD bytes
+HEAD = 32
+DAMAGE = (zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, EOFError,
+          MemoryError, AttributeError)  # fmt: skip
 
 
 class Name(str):
@@ -60,13 +68,65 @@ def read(path: pathlib.Path):
                 raise UserError(f"{path} was not written on a little-endian machine; save it again on one")
             if entries[pickles[0]].file_size > MAX_PICKLE:
                 raise UserError(f"{path}: data.pkl is larger than {MAX_PICKLE:,} bytes, which no weights need")
-            return _Reader(path, archive, entries, folder).run(archive.read(pickles[0]))
+            read_storage = functools.partial(_of_entry, path, archive, entries, folder)
+            return _Reader(path, read_storage).run(io.BytesIO(archive.read(pickles[0])))
     except UserError:
         raise
-    except (zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError,
-            EOFError, MemoryError, AttributeError) as error:  # fmt: skip
-        reason = shortened(str(error)) or type(error).__name__
-        raise UserError(f"{path} is damaged or not an archive of torch.save: {reason}") from error
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def read_former(path: pathlib.Path):
+    """As `read`, of a file that torch.save wrote before PyTorch 1.6: the pickles of MAGIC, of the format's version, of
+    the machine, of what was saved and of its storages' keys, then the length and the bytes of each of these."""
+    size, storages = path.stat().st_size, {}
+
+    def read_storage(key, dtype, count):  # filled below: its bytes come after the last pickle
+        claimed = count * dtype.itemsize + sum(array.nbytes for array in storages.values())
+        if claimed > size:
+            raise UserError(f"{path} is refused: its storages claim {claimed:,} bytes and the file has {size:,}")
+        storages[key] = np.empty(count, dtype)
+        return storages[key]
+
+    try:
+        with open(path, "rb") as file:
+            reader = _Reader(path, read_storage)
+            magic, _, machine, saved, keys = (reader.run(file) for _ in range(5))
+            if magic != MAGIC:
+                raise ValueError("it does not begin as one")
+            if machine.get("little_endian") is not True:
+                raise UserError(f"{path} was not written on a little-endian machine; save it again on one")
+            if sorted(keys) != sorted(storages):
+                raise ValueError("its storages are not those that it names")
+            for key in keys:
+                count, array = int.from_bytes(file.read(8), "little"), storages[key]
+                if count != len(array):
+                    raise UserError(f"{path} is refused: storage {key} claims {len(array)} values and has {count}")
+                if file.readinto(array.view(np.uint8)) != array.nbytes:
+                    raise UserError(f"{path} is damaged: storage {key} is cut short")
+            if file.read(1):
+                raise ValueError("there is more after its last storage")
+            return saved
+    except UserError:
+        raise
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path, error: Exception) -> UserError:
+    reason = shortened(str(error)) or type(error).__name__
+    return UserError(f"{path} is damaged or not an archive of torch.save: {reason}")
+
+
+def _of_entry(path, archive, entries, folder, key: str, dtype: np.dtype, count: int) -> np.ndarray:
+    """The values of a storage of an archive."""
+    name = f"{folder}data/{key}"
+    if name not in entries:
+        raise UserError(f"{path} is damaged: storage {key} is missing")
+    size = entries[name].file_size
+    if size != count * dtype.itemsize:
+        raise UserError(f"{path} is refused: storage {key} claims {count} {dtype} and has {size} bytes")
+    return np.frombuffer(archive.read(name), dtype)
 
 
 def _entries(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -87,13 +147,14 @@ def _entries(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, zipfile.
 
 
 class _Reader:
-    """The interpreter of one data.pkl."""
+    """The interpreter of pickles. read_storage(key, dtype, count) -> the flat array [count] of a storage."""
 
-    def __init__(self, path, archive, entries, folder):
-        self.path, self.archive, self.entries, self.folder = path, archive, entries, folder
+    def __init__(self, path: pathlib.Path, read_storage: Callable[[str, np.dtype, int], np.ndarray]):
+        self.path, self.read_storage = path, read_storage
         self.storages = {}
 
-    def run(self, program: bytes):
+    def run(self, program: BinaryIO):
+        """What the next pickle of a file makes."""
         stack: list[Any] = []
         marks, memo = [], {}
 
@@ -103,7 +164,7 @@ class _Reader:
             del stack[start:]
             return found
 
-        for number, (op, value, _) in enumerate(pickletools.genops(io.BytesIO(program))):
+        for number, (op, value, _) in enumerate(pickletools.genops(program)):
             name = op.name
             if number == MAX_OPCODES:
                 raise UserError(
@@ -186,20 +247,15 @@ class _Reader:
                 raise UserError(f"{self.path} is refused: it holds {shortened(key)!r} twice")
             target[key] = value
 
-    def storage(self, kind, type_name, key, _, count) -> np.ndarray:
-        """The flat array behind some tensors; its bytes are read once."""
-        if kind != "storage" or not isinstance(type_name, Name) or type_name not in STORAGES:
+    def storage(self, kind, type_name, key, _, count, view=None) -> np.ndarray:
+        """The flat array behind some tensors; its bytes are read once. Args: view, of files before PyTorch 1.6, which
+        part of another storage it is."""
+        if kind != "storage" or not isinstance(type_name, Name) or type_name not in STORAGES or view is not None:
             raise ValueError(f"unknown storage {shortened(type_name)!r}")
         if not isinstance(key, str) or len(key) > MAX_TEXT or not _is_count(count):
             raise ValueError("a storage is described wrongly")
         if key not in self.storages:
-            dtype, name = np.dtype(STORAGES[type_name]), f"{self.folder}data/{key}"
-            if name not in self.entries:
-                raise UserError(f"{self.path} is damaged: storage {key} is missing")
-            size = self.entries[name].file_size
-            if size != count * dtype.itemsize:
-                raise UserError(f"{self.path} is refused: storage {key} claims {count} {dtype} and has {size} bytes")
-            self.storages[key] = type_name, np.frombuffer(self.archive.read(name), dtype)
+            self.storages[key] = type_name, self.read_storage(key, np.dtype(STORAGES[type_name]), count)
         stored, array = self.storages[key]
         if stored != type_name:
             raise UserError(f"{self.path} is refused: storage {key} is of two types")

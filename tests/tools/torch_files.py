@@ -51,6 +51,16 @@ def archive(path, code, storages=None, compression=zipfile.ZIP_STORED):
     return path
 
 
+def former(path, code, storages=None, little_endian=True):
+    """A file as torch.save wrote them before PyTorch 1.6. Args: storages, {key: float32 array}."""
+    storages = {"0": np.arange(6, dtype=np.float32)} if storages is None else storages
+    about = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": little_endian})
+    parts = [pickle.dumps(part, 2) for part in about] + [code.replace(b"tQ", b"NtQ"), pickle.dumps(list(storages), 2)]
+    parts += [struct.pack("<q", len(array)) + array.tobytes() for array in storages.values()]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
 def save(path, tree):
     """A file of nested dicts of float32 arrays and ints."""
     storages = {}
