@@ -5,7 +5,8 @@
     python -m rxrx_jax.main --config=convnet.py:method=dann,normalisation=image,transductive=True
     python -m rxrx_jax.main --config=convnet.py:rxrx1,model=resnet50,normalisation=image
 
-model: convnet, a small one of this project; resnet50; densenet161 (no published recipe: this file's own).
+model: convnet, a small one of this project; resnet50; densenet161 and efficientnet_lite0 (no
+published recipe: this file's own).
 method: erm, empirical risk minimisation, or a file of rxrx_jax/adapt/ by its name, or any file by its path
 (docs/methods.md); what it needs of sampler, streams and optimiser is set with it, its own keys are `config.adapt`'s
 (`--config.adapt.grl_weight=0` is the control of dann). transductive: unlabelled images of the held-out experiments

@@ -104,7 +104,7 @@ def check(
     if needs.stem and not has_stem:
         raise UserError(
             f"adapt.name={name} changes the feature map after a convolutional stem, and model.name={config.model.name} "
-            "has none: use convnet, resnet50 or densenet161"
+            "has none: use a convolutional network"
         )
     if needs.tokens and not has_tokens:
         raise UserError(

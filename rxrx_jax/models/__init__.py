@@ -9,6 +9,7 @@ from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.convnet import ConvNet
 from rxrx_jax.models.densenet import DenseNet
+from rxrx_jax.models.efficientnet import EfficientNet
 from rxrx_jax.models.handcrafted import Handcrafted
 from rxrx_jax.models.resnet import ResNet
 from rxrx_jax.models.vit import REMAT, Encoder, Style, parse_variant
@@ -31,9 +32,12 @@ def make_encoder(config: Config) -> nn.Module:
         return ResNet(dtype=compute_dtype(config))
     if config.name == "densenet161":
         return DenseNet(dtype=compute_dtype(config))
+    if config.name == "efficientnet_lite0":
+        return EfficientNet(dtype=compute_dtype(config))
     if config.name == "handcrafted":
         return Handcrafted()
-    raise UserError(f"model.name={config.name!r}: expected vit, convnet, resnet50, densenet161 or handcrafted")
+    known = "vit, convnet, resnet50, densenet161, efficientnet_lite0 or handcrafted"
+    raise UserError(f"model.name={config.name!r}: expected {known}")
 
 
 def make_style(config: Config) -> Style:

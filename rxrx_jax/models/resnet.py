@@ -1,5 +1,5 @@
 """Residual network of bottleneck blocks (He et al. 2016, arXiv 1512.03385), ResNet-50 unless told otherwise, and the
-BatchNorm over true images that it shares with densenet.py.
+BatchNorm over true images that it shares with densenet.py and efficientnet.py.
 
 Layers, padding and initialisation are those of torchvision's "v1.5", which strides in the 3x3 convolution. Its weights
 are not: the stem takes any number of channels.
@@ -26,7 +26,7 @@ def stem_pool(x):
     return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
 
-def batch_norm(train: bool, mask, momentum: float, dtype) -> Callable:
+def batch_norm(train: bool, mask, momentum: float, dtype, epsilon: float = 1e-5) -> Callable:
     """norm(x [B, H, W, D], name): BatchNorm over the images where mask [B] is true (None: over all).
 
     With `train` it uses this minibatch's statistics, over all devices because under jit they are global, and moves the
@@ -37,7 +37,7 @@ def batch_norm(train: bool, mask, momentum: float, dtype) -> Callable:
         mask = mask[:, None, None, None].astype(bool)
 
     def norm(x, name):
-        module = nn.BatchNorm(use_running_average=not train, momentum=momentum, dtype=dtype, name=name)
+        module = nn.BatchNorm(not train, momentum=momentum, epsilon=epsilon, dtype=dtype, name=name)
         return module(x, mask=mask if mask is None else jnp.broadcast_to(mask, x.shape))
 
     return norm

@@ -173,7 +173,7 @@ def _convert(path: pathlib.Path, saved, channels: int | None, side: int | None, 
             return dataclasses.replace(imported, notes=(*notes, *more, *imported.notes))
     names = ", ".join(map(shortened, sorted(tensors)[:3]))
     raise UserError(f"{path}: no known kind of model has tensors like {names}; expected OpenPhenom, a timm ViT, "
-                    "or a ResNet or DenseNet of torchvision or timm")  # fmt: skip
+                    "a ResNet or DenseNet of torchvision or timm, or EfficientNet-Lite0")  # fmt: skip
 
 
 def _load_ours(path: pathlib.Path, tensors: dict) -> Imported:

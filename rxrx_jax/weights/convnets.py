@@ -1,4 +1,5 @@
-"""ResNets of bottleneck blocks and DenseNets as torchvision and timm publish them, ImageNet's among them.
+"""ResNets of bottleneck blocks and DenseNets as torchvision and timm publish them, ImageNet's among them, and
+EfficientNet-Lite0 (efficientnet.py).
 
 Both libraries call their tensors alike. torchvision's file of DenseNet-161 has the names of an early version, `norm.1`
 for `norm1`, which are read too.
@@ -13,11 +14,12 @@ import numpy as np
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.densenet import BOTTLENECK, DenseNet
 from rxrx_jax.models.resnet import ResNet
+from rxrx_jax.weights import efficientnet
 from rxrx_jax.weights.layout import Imported, Tensors
 
 RESNET = "layer1.0.conv1.weight"
 DENSENET = ("features.denseblock1.denselayer1.conv1.weight", "features.denseblock1.denselayer1.conv.1.weight")
-MARKS = (RESNET, *DENSENET)
+MARKS = (RESNET, *DENSENET, efficientnet.MARK)
 CROP = 224  # pixels of the photographs that both are trained on
 
 
@@ -32,25 +34,30 @@ def convert(path, tensors: dict[str, np.ndarray], channels: int | None) -> Impor
     tensors = {re.sub(r"(norm|conv)\.(\d)\.", r"\1\2.", name): x for name, x in tensors.items()}
     source = Tensors(path, {name: x for name, x in tensors.items() if not name.endswith("num_batches_tracked")})
     found = Layers(source)
-    encoder, head = _resnet(found) if RESNET in source else _densenet(found)
+    kinds = {RESNET: _resnet, efficientnet.MARK: efficientnet.take}
+    encoder, head = next((take for mark, take in kinds.items() if mark in source), _densenet)(found)
     notes = ["the classifier is left out"] if source.drop(head) else []
     source.check_all_taken()
     kernel = found.params["stem_conv"]["kernel"]
     stored = kernel.shape[2]
     if channels not in (None, stored):
         found.params["stem_conv"]["kernel"] = repeat_stem(kernel, channels)
+        how = f"channel c has the weights of channel c mod {stored}, times {stored}/{channels}"
+        how = how if channels > 1 else "the sum of their weights"
         notes.append(
-            f"the stem is repeated from {stored} to {channels} channels: channel c has the weights of channel "
-            f"c mod {stored}, times {stored}/{channels}, as timm's adapt_input_conv"
+            f"the stem is repeated from {stored} to {channels} channels: {how}, as timm's adapt_input_conv"
         )
     params, statistics = {"encoder": found.params}, {"encoder": found.statistics}
     return Imported(encoder, params, channels or stored, CROP, notes=tuple(notes), batch_stats=statistics)
 
 
 def repeat_stem(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """[k, k, stored, D] -> [k, k, channels, D]: the stored channels again and again, times stored/channels, so that an
-    image whose channels are all the same gives the same features as before."""
+    """[k, k, stored, D] -> [k, k, channels, D]: the stored channels again and again, times stored/channels; one channel
+    gets their sum. So an image whose channels are all the same gives the same features as before, where `channels` is 1
+    or a multiple of the stored ones."""
     stored = kernel.shape[2]
+    if channels == 1:
+        return kernel.sum(2, keepdims=True).astype(np.float32)
     return (kernel[:, :, np.arange(channels) % stored] * (stored / channels)).astype(np.float32)
 
 

@@ -9,10 +9,12 @@ import numpy as np
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.densenet import DenseNet
+from rxrx_jax.models.efficientnet import EfficientNet
 from rxrx_jax.models.resnet import ResNet
 from rxrx_jax.models.vit import SIZES, Encoder, Style, sincos_positions
 
-CONVNETS = {ResNet: "resnet50", DenseNet: "densenet161"}  # names in `config.model` of the modules with their own sizes
+# Names in `config.model` of the modules with their own sizes.
+CONVNETS = {ResNet: "resnet50", DenseNet: "densenet161", EfficientNet: "efficientnet_lite0"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Imported:
     {"encoder": ...}, statistics of BatchNorm, {} of a ViT.
     """
 
-    encoder: Encoder | ResNet | DenseNet
+    encoder: Encoder | ResNet | DenseNet | EfficientNet
     params: dict
     channels: int | None
     crop: int
@@ -42,7 +44,7 @@ class Imported:
         return model_keys(self.encoder)
 
 
-def model_keys(encoder: Encoder | ResNet | DenseNet) -> dict:
+def model_keys(encoder: Encoder | ResNet | DenseNet | EfficientNet) -> dict:
     """The keys of `config.model` that make `encoder`, those that are not the default."""
     if not isinstance(encoder, Encoder):
         return {"name": CONVNETS[type(encoder)]} if encoder == type(encoder)() else {}

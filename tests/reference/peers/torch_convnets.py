@@ -1,7 +1,7 @@
-"""ResNet (v1.5) and DenseNet in PyTorch, to compare rxrx_jax.models.resnet and .densenet with.
+"""ResNet (v1.5), DenseNet and EfficientNet-Lite in PyTorch, to compare rxrx_jax.models with.
 
-Written for the tests from He et al. 2016 and Huang et al. 2017, with torchvision's strides, padding and layer order.
-Layers have the names that they have in rxrx_jax.
+Written for the tests from He et al. 2016 and Huang et al. 2017, with torchvision's strides, padding and layer order,
+and from Tan & Le 2019 with TensorFlow's padding. Layers have the names that they have in rxrx_jax.
 """
 
 import torch
@@ -99,4 +99,63 @@ class DenseNet(nn.Module):
                 x = torch.cat([x, layer(f"{name}_conv")(y)], dim=1)
             found[f"stage{stage}"] = x
         x = F.relu(self.norm(x))
+        return found | {"features": x, "embedding": x.mean(dim=(2, 3))}
+
+
+class Same(nn.Conv2d):
+    """A convolution without bias, padded as TensorFlow's "same": what is uneven comes at the end."""
+
+    def __init__(self, inputs, outputs, side, stride=1, groups=1):
+        super().__init__(inputs, outputs, side, stride, groups=groups, bias=False)
+
+    def forward(self, x):
+        (side, _), (stride, _) = self.kernel_size, self.stride
+        total = [max((-(-n // stride) - 1) * stride + side - n, 0) for n in x.shape[:1:-1]]  # columns, then rows
+        return super().forward(F.pad(x, [part for n in total for part in (n // 2, n - n // 2)]))
+
+
+def norm(channels):
+    return nn.BatchNorm2d(channels, eps=1e-3)
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, inputs, width, side, stride, expand):
+        super().__init__()
+        hidden = inputs * expand
+        self.expands, self.adds = expand != 1, stride == 1 and inputs == width
+        if self.expands:
+            self.expand_conv, self.expand_norm = Same(inputs, hidden, 1), norm(hidden)
+        self.depthwise_conv, self.depthwise_norm = Same(hidden, hidden, side, stride, hidden), norm(hidden)
+        self.project_conv, self.project_norm = Same(hidden, width, 1), norm(width)
+
+    def forward(self, x):
+        y = F.relu6(self.expand_norm(self.expand_conv(x))) if self.expands else x
+        y = F.relu6(self.depthwise_norm(self.depthwise_conv(y)))
+        y = self.project_norm(self.project_conv(y))
+        return x + y if self.adds else y
+
+
+class EfficientNet(nn.Module):
+    """As ResNet. stages: (blocks, side, stride, expansion, channels) of each."""
+
+    def __init__(self, channels, stages, width, head):
+        super().__init__()
+        self.depths = [stage[0] for stage in stages]
+        self.stem_conv, self.stem_norm = Same(channels, width, 3, 2), norm(width)
+        inputs = width
+        for stage, (depth, side, stride, expand, outputs) in enumerate(stages, 1):
+            for i in range(1, depth + 1):
+                block = InvertedResidual(inputs, outputs, side, stride if i == 1 else 1, expand)
+                self.add_module(f"stage{stage}_block{i}", block)
+                inputs = outputs
+        self.head_conv, self.head_norm = Same(inputs, head, 1), norm(head)
+
+    def forward(self, images):
+        x = F.relu6(self.stem_norm(self.stem_conv(images)))
+        found = {"stem": x}
+        for stage, depth in enumerate(self.depths, 1):
+            for i in range(1, depth + 1):
+                x = self.get_submodule(f"stage{stage}_block{i}")(x)
+            found[f"stage{stage}"] = x
+        x = F.relu6(self.head_norm(self.head_conv(x)))
         return found | {"features": x, "embedding": x.mean(dim=(2, 3))}
