@@ -1,4 +1,4 @@
-"""`python -m rxrx_jax.reproduce TABLE --out=DIR [--seeds=N] [--fresh] [--partial]`: from runs to a table, one command.
+"""`python -m rxrx_jax.reproduce TABLE --out=DIR [--data=DIR] [--seeds=N] [--fresh] [--partial]`: from runs to a table.
 
 TABLE is a file of `rxrx_jax/tables/`, or the path of a .py file like one. Every run is `python -m rxrx_jax.main` in a
 process of its own; runs that are done are skipped, so an interrupted table resumes. Runs of other code, data or another
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rxrx_jax.reproduce", description=__doc__.split("\n")[0])
     parser.add_argument("table", help=f"{', '.join(tables.names())}, or the path of a .py file")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for runs, table and report")
+    parser.add_argument("--data", type=pathlib.Path, help="folder that the table is of, as real_cells needs one")
     parser.add_argument("--seeds", type=int, help="number of seeds, a world each where they are simulated")
     parser.add_argument("--fresh", action="store_true", help="run stale runs again")
     parser.add_argument("--partial", action="store_true", help="accept other counts than a protocol's")
@@ -34,11 +35,18 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if (arguments.seeds is not None and arguments.seeds < 1) or arguments.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1")
-    reproduce(arguments.table, arguments.out, arguments.seeds, arguments.jobs, arguments.fresh, arguments.partial)
+    given = arguments.seeds, arguments.jobs, arguments.fresh, arguments.partial, arguments.data
+    reproduce(arguments.table, arguments.out, *given)
 
 
 def reproduce(
-    name: str, out: pathlib.Path, seeds: int | None = None, jobs: int = 1, fresh: bool = False, partial: bool = False
+    name: str,
+    out: pathlib.Path,
+    seeds: int | None = None,
+    jobs: int = 1,
+    fresh: bool = False,
+    partial: bool = False,
+    data: pathlib.Path | None = None,
 ) -> list[writers.Line]:
     """Runs what is missing of a table and writes its files into `out`.
 
@@ -49,12 +57,13 @@ def reproduce(
       jobs: runs at a time.
       fresh: whether stale runs are removed and run again.
       partial: whether the counts of a run's dataset may differ from its protocol's.
+      data: the folder that a table is of, where it is of one.
 
     Returns the rows. Raises UserError for a bad table and when a run fails.
     """
     if importlib.util.find_spec("matplotlib") is None:  # checked now, not hours later when it draws
         raise missing_extra("matplotlib", "report")
-    table = tables.load(name)
+    table = tables.load(name, data)
     if partial:
         table = dataclasses.replace(table, runs=[_as_partial(run) for run in table.runs])
     seeds = seeds or max(table.worlds, table.seeds)
@@ -70,7 +79,8 @@ def reproduce(
 
     lines = writers.measure(table, out, seeds)
     notes = writers.notes(table, lines, stale)
-    line = f"python -m rxrx_jax.reproduce {name} --out=DIR --seeds={seeds}{' --partial' * partial}"
+    given = " --data=DIR" if data else ""
+    line = f"python -m rxrx_jax.reproduce {name}{given} --out=DIR --seeds={seeds}{' --partial' * partial}"
     writers.write_csv(out / "table.csv", table, lines)
     (out / "table.md").write_text(writers.markdown(table, lines, notes, line), encoding="utf-8")
     (out / "table.tex").write_text(writers.latex(table, lines, notes, line), encoding="utf-8")

@@ -77,7 +77,11 @@ def over_experiments(values: Mapping[str, float], strata: Mapping[str, str], lev
 
 
 def over_worlds(
-    worlds: Sequence[Mapping[str, float]], strata: Mapping[str, str], means: Sequence[float] = (), level: float = 0.95
+    worlds: Sequence[Mapping[str, float]],
+    strata: Mapping[str, str],
+    means: Sequence[float] = (),
+    level: float = 0.95,
+    unit: str = "worlds",
 ) -> Interval:
     """Several worlds: t over their means. One world: its experiments, which say nothing about other worlds.
 
@@ -86,11 +90,12 @@ def over_worlds(
       strata: experiment -> cell type.
       means: of the worlds, where they are not those of the experiments.
       level: of confidence.
+      unit: what they are, if not worlds: folds of one dataset, each held out once.
     """
     if len(worlds) == 1 and worlds[0]:
         return over_experiments(worlds[0], strata, level)
     means = means or [float(np.mean(list(world.values()))) for world in worlds]
-    return over_units(means, level, "worlds")
+    return over_units(means, level, unit)
 
 
 def paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:

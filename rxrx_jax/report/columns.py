@@ -28,15 +28,16 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A row's runs. worlds: for each, for each seed there, the last evaluation and the last line as one dict;
-    training: for each seed the training lines; cpu_seconds: of each seed, with the runs it starts from; baseline: the
-    row it is compared with."""
+    """A row's runs. worlds: for each world, or fold of one dataset, for each seed there, the last evaluation and the
+    last line as one dict; training: for each of these the training lines; cpu_seconds: of each, with the runs it starts
+    from; unit: worlds or folds; baseline: the row it is compared with."""
 
     row: Row
     worlds: list[list[dict]]
     training: list[list[dict]]
     cpu_seconds: list[float]
     simulated: bool  # whether each world is drawn, and others could have been
+    unit: str = "worlds"
     baseline: "Found | None" = None
 
     def name(self, metric: str) -> str:
@@ -88,19 +89,24 @@ def spread(found: Found, column: Column) -> Cell:
 
 
 def interval(found: Found, column: Column) -> Cell:
-    """The 95 % interval: t over worlds, or over the experiments of one dataset (`rxrx_jax.evaluate.intervals`)."""
+    """The 95 % interval: t over worlds or folds, or over the experiments of one dataset
+    (`rxrx_jax.evaluate.intervals`)."""
     if not found.values(column.metric):
         return Cell()
     worlds, strata = found.experiments(column.metric), found.strata(column.metric)
-    made = intervals.clipped(intervals.over_worlds(worlds, strata, found.means(column.metric)))
+    made = intervals.clipped(intervals.over_worlds(worlds, strata, found.means(column.metric), unit=found.unit))
     return _interval(found, column, made, "")
 
 
 def difference(found: Found, column: Column) -> Cell:
-    """The row less its baseline, paired by experiment, with its 95 % interval as in `interval`."""
+    """The row less its baseline, paired by experiment or fold, with its 95 % interval as in `interval`."""
     base = found.baseline
     if not base or not found.values(column.metric) or not base.values(column.metric):
         return Cell()
+    if found.unit == "folds":
+        of_folds = np.subtract(found.means(column.metric), base.means(column.metric))
+        made = intervals.over_units(of_folds, unit=found.unit)
+        return _interval(found, column, made, f"{made.mean:{column.format}}")
     pairs = zip(found.experiments(column.metric), base.experiments(column.metric))
     try:
         worlds = [intervals.paired(ours, theirs) for ours, theirs in pairs]

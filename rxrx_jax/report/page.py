@@ -36,7 +36,7 @@ def write_report(
     makes the table.
     """
     path = pathlib.Path(path)
-    names = dict.fromkeys([line.row.run for line in lines if line.row.run] + list(runs))  # in the order of the table
+    names = dict.fromkeys([name for line in lines for name in line.row.runs] + list(runs))  # in the order of the table
     found = {name: [records.read_seed(pathlib.Path(w)) for w in runs.get(name, [])] for name in names}
     warnings = [note for note in notes if "simulated" in note.lower()][:1]  # it stands out
     text = page.templates(pathlib.Path(__file__).parent).get_template("report.html").render(
@@ -82,7 +82,7 @@ def _missing(found, base):
 
 
 def _spread(table, lines):
-    seeds = sorted({line.seeds for line in lines if line.row.run})
+    seeds = sorted({line.seeds for line in lines if line.row.runs})
     what = "seeds, each of another simulated world" if table.worlds > 1 else "seeds"
     number = " or ".join(map(str, seeds))
     return f"Mean, and ± standard deviation, over {number} {what}" if seeds not in ([], [1]) else "One seed"
@@ -100,7 +100,8 @@ def _groups(table: Table, lines: list[Line], made: list) -> dict[str, list]:
 
 def _named(line: Line) -> dict:
     words = "; ".join(MARKS[mark] for mark in line.marks if mark in MARKS)
-    return {"number": line.number, "name": line.row.labels[0], "run": line.row.run, "marks": line.marks, "words": words}
+    runs = ", ".join(line.row.runs)
+    return {"number": line.number, "name": line.row.labels[0], "run": runs, "marks": line.marks, "words": words}
 
 
 def _table(table, lines):
@@ -153,7 +154,7 @@ def _experiments(table, lines, found):
 
     def read(row, split):
         name = f"{row.prefix}{split}/site_accuracy"
-        return [records.by_experiment(seed.final, name) for seed in found.get(row.run, [])]
+        return [records.by_experiment(seed.final, name) for run in row.runs for seed in found.get(run, [])]
 
     accuracies = [{split: read(line.row, split) for split in ROLES} for line in lines]
     names = {split: sorted({k for a in accuracies for seed in a[split] for k in seed}) for split in ROLES}
@@ -277,7 +278,7 @@ def _provenance(lines, found, base):
             f"row {line.number}: {', '.join(filter(None, line.row.labels))}; sites scored: "
             + records.sites_scored(seeds, line.row.prefix, ROLES)
             for line in lines
-            if line.row.run == name
+            if name in line.row.runs
         ]
         summary = text = ""
         if seeds and seeds[0].config:

@@ -122,6 +122,7 @@ def choose_for_map(table, lines: list, usable: list[str], limit: int = 4) -> lis
     def value(line, metric):
         return line.cells[at[metric]].values.get("") if metric in at else None
 
+    with_rows = {run for line in lines for run in line.row.runs}
     plain = [line for line in lines if not line.row.prefix and line.row.run in usable]
     same = [line for line in plain if group(line) == group(plain[0])]
     candidates = [(line.row.run, "first row with embeddings") for line in plain[:1]]
@@ -131,7 +132,7 @@ def choose_for_map(table, lines: list, usable: list[str], limit: int = 4) -> lis
     ):
         if found := [(value(line, metric), line.row.run) for line in same if value(line, metric) is not None]:
             candidates.append((best(found, key=lambda pair: pair[0])[1], words))
-    candidates += [(run, "no row of its own") for run in usable if run not in {line.row.run for line in lines}]
+    candidates += [(run, "no row of its own") for run in usable if run not in with_rows]
     candidates += [(line.row.run, "next in the table") for line in same + plain]
     chosen = {}
     for run, why in candidates:

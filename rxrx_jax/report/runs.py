@@ -54,7 +54,8 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
         return ["config.json cannot be read"]
     today = json.loads(to_json(load(run.seeded(seed))))
     then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
-    now |= json.loads(to_json(run.overrides))  # as config.json holds them: a tuple is a list there
+    fixed = {key: value for key, value in run.overrides.items() if key.partition(".")[0] not in DERIVED}
+    now |= json.loads(to_json(fixed))  # as config.json holds them: a tuple is a list there
     missing = object()
     changed = sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))
     more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""

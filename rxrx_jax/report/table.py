@@ -49,14 +49,15 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
         return (lines[name][seed][-1]["cpu_seconds"] + cpu(starts[name], seed)) if name else 0.0
 
     def found(row, baseline=None):
-        of_run = lines[row.run] if row.run else []
-        finals = [_final(of_seed) for of_seed in of_run]
+        of_runs = [of_seed for run in row.runs for of_seed in lines[run]]
+        finals = [[_final(of_seed) for of_seed in lines[run]] for run in row.runs] or [[]]
         return Found(
             row=row,
-            worlds=[[final] for final in finals] if table.worlds > 1 else [finals],
-            training=[[line for line in of_seed if line.get("loss") is not None] for of_seed in of_run],
-            cpu_seconds=[cpu(row.run, seed) for seed in range(seeds)] if row.run else [],
+            worlds=[[final] for final in finals[0]] if table.worlds > 1 else finals,
+            training=[[line for line in of_seed if line.get("loss") is not None] for of_seed in of_runs],
+            cpu_seconds=[cpu(run, seed) for run in row.runs for seed in range(seeds)],
             simulated=table.worlds > 1,
+            unit="folds" if len(row.runs) > 1 else "worlds",
             baseline=baseline,
         )
 
@@ -67,7 +68,7 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
         known = [of_row.name(column.metric) for column in table.columns if column.metric]
         if row.run and not any(name in final for name in known for final in of_row.lines):
             wanted = " or ".join(dict.fromkeys(known))
-            raise UserError(f"table row {' | '.join(row.labels)}: run {row.run} has no metric {wanted}")
+            raise UserError(f"table row {' | '.join(row.labels)}: run {row.runs[0]} has no metric {wanted}")
         cells = [columns.with_marks(column.summary(of_row, column), of_row, column) for column in table.columns]
         partial = next((line["partial"] for line in of_row.lines if line.get("partial")), "")
         if partial:
@@ -160,4 +161,6 @@ def write_csv(path: pathlib.Path, table: Table, lines: list[Line]) -> None:
         writer.writerow(["row", *table.labels, "seeds", *fields, "run", "prefix"])
         for line in lines:
             values = [cell.values.get(end) for cell, of in zip(line.cells, ends) for end in of]
-            writer.writerow([line.number, *line.row.labels, line.seeds, *values, line.row.run, line.row.prefix])
+            writer.writerow(
+                [line.number, *line.row.labels, line.seeds, *values, " ".join(line.row.runs), line.row.prefix]
+            )

@@ -1,5 +1,5 @@
-"""Tables that `python -m rxrx_jax.reproduce NAME` makes, one file each with `TABLE = Table(...)`; a path to such a file
-anywhere works too. CONTRIBUTING.md shows a complete one.
+"""Tables that `python -m rxrx_jax.reproduce NAME` makes, one file each with `TABLE = Table(...)`, or `table(data)` that
+returns the Table of a folder; a path to such a file anywhere works too. CONTRIBUTING.md shows a complete one.
 """
 
 import dataclasses
@@ -46,15 +46,20 @@ class Row:
     """One line of a table.
 
     labels: one for each heading of `Table.labels`. run: whose metrics, all beginning with `prefix`, are its numbers;
-    "" for a row that is only published. name: for rows that compare themselves with this one by `baseline`.
+    "" for a row that is only published, or has no number; several for the folds of one dataset, which are averaged and
+    whose spread gives the interval. name: for rows that compare themselves with this one by `baseline`.
     """
 
     labels: tuple[str, ...]
-    run: str = ""
+    run: str | tuple[str, ...] = ""
     prefix: str = ""
     published: Published | None = None
     name: str = ""
     baseline: str = ""
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return (self.run,) if self.run and isinstance(self.run, str) else tuple(self.run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +116,12 @@ class Table:
             where = f"table {self.title!r}, row {' | '.join(row.labels)}"
             if len(row.labels) != len(self.labels):
                 raise UserError(f"{where}: {len(row.labels)} labels for the headings {', '.join(self.labels)}")
-            if row.run and row.run not in runs:
-                raise UserError(f"{where}: unknown run {row.run!r}")
+            if unknown := [run for run in row.runs if run not in runs]:
+                raise UserError(f"{where}: unknown run {unknown[0]!r}")
+            if len(row.runs) > 1 and self.worlds > 1:
+                raise UserError(
+                    f"{where}: the runs of a row are folds of one dataset, and the table has several worlds"
+                )
             if row.baseline and row.baseline not in names:
                 raise UserError(f"{where}: no row is named {row.baseline!r}, its baseline")
             if row.published and row.published.mark not in SOURCES:
@@ -126,9 +135,16 @@ def names() -> list[str]:
     return sorted(path.stem for path in pathlib.Path(__file__).parent.glob("[a-z]*.py"))
 
 
-def load(name: str) -> Table:
-    """The table of a name or of a path to a .py file. Raises UserError for an unknown one."""
+def load(name: str, data: pathlib.Path | None = None) -> Table:
+    """The table of a name or of a path to a .py file; that of a file with `table(data)`, of the folder `data`. Raises
+    UserError for an unknown one, and where a folder is missing or of no use."""
     module = plugins.load(name, tables, "table")
+    if hasattr(module, "table"):
+        if data is None:
+            raise UserError(f"table {name} is of data of yours: add --data=DIR")
+        return module.table(data)
+    if data is not None:
+        raise UserError(f"--data={data}: table {name} says itself what it trains on; leave it out")
     if not isinstance(getattr(module, "TABLE", None), Table):
         raise UserError(f"{module.__file__} needs TABLE = Table(...) of rxrx_jax.tables")
     return module.TABLE

@@ -64,6 +64,36 @@ def cells(made, line):
     return dict(zip((column.heading for column in made.columns), line.cells))
 
 
+def test_a_row_of_folds_is_their_mean_and_its_interval_is_over_them(tmp_path):
+    """Each fold holds other experiments out, so that these cannot be paired; the folds can."""
+    rng = np.random.default_rng(0)
+    erm, dann = ([[values_of(rng, mean) for _ in range(2)] for _ in range(3)] for mean in (0.3, 0.5))
+    names = {kind: tuple(f"{fold}-{kind}" for fold in range(3)) for kind in ("erm", "dann")}
+    for kind, of in (("erm", erm), ("dann", dann)):
+        for fold, name in enumerate(names[kind]):
+            for seed in range(2):
+                cpu, trained = 10.0 + fold, 0.8 if (fold, seed) == (1, 1) else 0.95
+                write(tmp_path, name, seed, accuracies("", of[fold][seed]) | {"marks/cross_batch": ""}, trained, cpu)
+    rows = [Row(("ERM",), names["erm"], name="erm"), Row(("DANN",), names["dann"], baseline="erm"), Row(("none",))]
+    made = make(rows, dict.fromkeys((*names["erm"], *names["dann"])), seeds=2)
+    first, second, third = (cells(made, line) for line in table.measure(made, tmp_path, 2))
+    means = np.array([[[np.mean(list(seed.values())) for seed in fold] for fold in kind] for kind in (erm, dann)])
+    assert first["cross-batch"].values[""] == pytest.approx(means[0].mean())
+    over = intervals.over_units(means[1].mean(1), unit="folds")
+    assert second["95 % interval"].text == f"{over.low:.3f} to {over.high:.3f}"
+    assert second["95 % interval"].how == "t over 3 folds"
+    paired = intervals.over_units(means[1].mean(1) - means[0].mean(1), unit="folds")
+    assert second["difference"].values[""] == pytest.approx(paired.mean)
+    assert second["difference"].values["_low"] == pytest.approx(paired.low)
+    assert first["training"].text == "not converged (0.80)" and first["CPU s"].text == "11"
+    assert {cell.text for cell in third.values()} == {""}
+    table.write_csv(tmp_path / "table.csv", made, table.measure(made, tmp_path, 2))
+    with open(tmp_path / "table.csv", newline="") as f:
+        assert [line["run"] for line in csv.DictReader(f)] == [" ".join(names["erm"]), " ".join(names["dann"]), ""]
+    with pytest.raises(UserError, match="the runs of a row are folds of one dataset, and the table has several worlds"):
+        make(rows, dict.fromkeys((*names["erm"], *names["dann"])), worlds=2)
+
+
 def test_numbers_over_five_worlds(tmp_path):
     rng = np.random.default_rng(0)
     erm, dann = ([values_of(rng, mean) for _ in range(5)] for mean in (0.3, 0.5))
@@ -250,7 +280,7 @@ def test_mistakes_in_a_table_are_named(rows, runs, words):
 
 
 def test_tables_are_found_by_name_or_path(tmp_path):
-    assert tables.load("demo").title == demo.TABLE.title and tables.names() == ["demo"]
+    assert tables.load("demo").title == demo.TABLE.title and tables.names() == ["demo", "real_cells"]
     with pytest.raises(UserError, match="table='nothing': expected demo, or the path"):
         tables.load("nothing")
     path = tmp_path / "mine.py"
