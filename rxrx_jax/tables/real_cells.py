@@ -2,7 +2,7 @@
 
 import pathlib
 
-from rxrx_jax import crops
+from rxrx_jax import crops, crops_config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.report import columns
 from rxrx_jax.tables import Column, Row, Run, Table
@@ -15,8 +15,8 @@ NOTES = (
     "training batches. Accuracies are over the scored images of a fold, averaged over folds; balanced: each class "
     "weighs the same. The 95 % interval is over the folds, one batch each, or where a set has many small ones a fifth "
     "of them; less ERM: the difference in each fold.",
-    "Controls train as a class of their own and are never scored. A row that needs them is empty for a set without, as is "
-    "CORAL's for one of two batches.",
+    "Controls train as a class of their own and are never scored. A row that needs them is empty for a set without, as "
+    "is CORAL's for one of two batches.",
     "All convolutional rows but ImageNet's are the same ConvNet, recipe and steps; nothing was searched. training: "
     "accuracy on augmented training minibatches at the end. CPU s: of a fold's run and the one that it starts from.",
 )
@@ -96,7 +96,7 @@ def of_set(found: crops.Crops, weights: pathlib.Path | None) -> dict[str, list[R
             config = ",".join(filter(None, [*(f"{key}={value}" for key, value in about.items()), arguments]))
             overrides = {"init.path": str(weights)} if name.startswith("imagenet") else {}
             start = f"{label}mae" if name == "probe" else None
-            made[name].append(Run(label + name, f"real_cells.py:{config}", start, overrides))
+            made[name].append(Run(label + name, f"{crops_config.__file__}:{config}", start, overrides))
     return made
 
 

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from crops_tools import write
 
-from rxrx_jax import reproduce, tables
+from rxrx_jax import crops_config, reproduce, tables
 from rxrx_jax.base import command
 from rxrx_jax.base.config import load
 from rxrx_jax.base.errors import UserError
@@ -104,6 +104,8 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
     ):
         assert command.run(reproduce.main, [*arguments, f"--out={tmp_path / 'out'}"]) == 2
         assert message in capsys.readouterr().err
+    with pytest.raises(UserError, match="config argument stage=map: expected classify, mae, probe"):
+        load(f"{crops_config.__file__}:stage=map")
     write(tmp_path / "a,b")
     with pytest.raises(UserError, match="a folder with a comma cannot be named in a config"):
         tables.load("real_cells", tmp_path)

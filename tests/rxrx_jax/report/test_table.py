@@ -281,7 +281,7 @@ def test_mistakes_in_a_table_are_named(rows, runs, words):
 
 def test_tables_are_found_by_name_or_path(tmp_path):
     assert tables.load("demo").title == demo.TABLE.title and tables.names() == ["demo", "real_cells"]
-    with pytest.raises(UserError, match="table='nothing': expected demo, or the path"):
+    with pytest.raises(UserError, match="table='nothing': expected demo, real_cells, or the path"):
         tables.load("nothing")
     path = tmp_path / "mine.py"
     path.write_text("ROWS = ()")

