@@ -22,7 +22,7 @@ import numpy as np
 from rxrx_jax import datasets
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError, shortened
-from rxrx_jax.base.spellings import COLUMNS, NEGATIVE_CONTROL, ROWS, TREATMENT, WELL_TYPES
+from rxrx_jax.base.spellings import COLUMNS, NEGATIVE_CONTROL, ROWS, TREATMENT, WELL_TYPES, is_missing
 from rxrx_jax.data import Roles, images, untreated
 from rxrx_jax.evaluate.protocols import Protocol, held_out_experiments
 
@@ -131,7 +131,7 @@ def read(folder: pathlib.Path) -> Crops:
 def _table(folder: pathlib.Path) -> tuple[list[dict[str, str]], list[str]]:
     path = folder / TABLE
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # with the mark that Excel writes
             reader = csv.DictReader(file)
             rows, names = list(reader), list(reader.fieldnames or ())
     except (OSError, ValueError, csv.Error) as error:
@@ -143,7 +143,7 @@ def _table(folder: pathlib.Path) -> tuple[list[dict[str, str]], list[str]]:
     for i, row in enumerate(rows):
         if None in row or None in row.values():
             raise UserError(f"{path}, line {i + 2}: not as many cells as there are columns")
-        if empty := [name for name in NEEDED if not row[name].strip()]:
+        if empty := [name for name in NEEDED if is_missing(row[name].strip())]:
             raise UserError(f"{path}, line {i + 2}: {empty[0]} is empty")
     return rows, names
 
@@ -163,7 +163,7 @@ def _array(folder: pathlib.Path, name: str) -> np.ndarray:
     try:
         with np.load(path) as found:
             array = found[KEY]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged or has no array {KEY!r}: {shortened(str(error))}") from error
     array = array[..., None] if array.ndim == 3 else array
     if array.dtype not in (np.uint8, np.uint16) or array.ndim != 4:

@@ -117,6 +117,12 @@ def relabelled(folder, change):
     return folder
 
 
+def bare(folder):
+    np.save(write(folder) / "b2.npz", PIXELS)
+    (folder / "b2.npz.npy").rename(folder / "b2.npz")
+    return folder
+
+
 def spoiled(folder):
     (write(folder) / "b2.npz").write_bytes(b"PK no archive")
     return folder
@@ -130,8 +136,10 @@ MISTAKES = {
     "line 4: row -1, and b0.npz has 24 images": lambda f: changed(f, row="-1"),
     "line 4: row 'x' is not a number": lambda f: changed(f, row="x"),
     "line 4: class is empty": lambda f: changed(f, **{"class": " "}),
+    "line 4: batch is empty": lambda f: changed(f, batch="N/A"),
     "names the file '../b0.npz', which is not in": lambda f: changed(f, file="../b0.npz"),
     "b2.npz is damaged or has no array 'images'": spoiled,
+    "b2.npz is damaged or has no array .*'images'": bare,
     "b1.npz is damaged or has no array 'images'": lambda f: saved(f, pixels=PIXELS),
     r"images are float64\[24, 16, 16, 2\]: expected uint8 or uint16": lambda f: saved(f, images=PIXELS / 1.0),
     r"images are uint8\[16, 16, 7\]: expected 1 to 6": lambda f: saved(f, images=np.zeros((24, 16, 16, 7), np.uint8)),
