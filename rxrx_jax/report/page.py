@@ -100,8 +100,8 @@ def _groups(table: Table, lines: list[Line], made: list) -> dict[str, list]:
 
 def _named(line: Line) -> dict:
     words = "; ".join(MARKS[mark] for mark in line.marks if mark in MARKS)
-    runs = ", ".join(line.row.runs)
-    return {"number": line.number, "name": line.row.labels[0], "run": runs, "marks": line.marks, "words": words}
+    run = next(iter(line.row.runs), "")
+    return {"number": line.number, "name": line.row.labels[0], "run": run, "marks": line.marks, "words": words}
 
 
 def _table(table, lines):
@@ -165,10 +165,12 @@ def _experiments(table, lines, found):
         label = ", ".join(label for label, name in zip(line.row.labels, table.labels) if label and name != table.group)
         strip = Strip(top, f"{label}: accuracy by experiment")
         for split, kind, y in (("in_batch", "in", 28), ("validation", "val", 28), ("cross_batch", "held", 72)):
-            for seed, values in enumerate(accuracy[split]):
+            seeds = max(line.seeds, 1)  # of each of the row's runs
+            for i, values in enumerate(accuracy[split]):
+                of = f"{line.row.runs[i // seeds]}, " * (len(line.row.runs) > 1) + f"seed {i % seeds}"
                 for name, value in values.items():
                     colour = colours[name] if split == "cross_batch" else ""
-                    strip.dot(value, f"{name} ({ROLES[split]}, seed {seed}) {number(value)}", kind, colour, y)
+                    strip.dot(value, f"{name} ({ROLES[split]}, {of}) {number(value)}", kind, colour, y)
         shown.append(_named(line) | {"label": label, "strip": strip})
     marks = [
         ("in", "", f"training experiments, in-batch ({', '.join(names['in_batch']) or 'none'})"),

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 from crops_tools import write
+from scipy.special import stdtrit
 
 from rxrx_jax import crops_config, reproduce, tables
 from rxrx_jax.base import command
@@ -109,6 +110,45 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
     write(tmp_path / "a,b")
     with pytest.raises(UserError, match="a folder with a comma cannot be named in a config"):
         tables.load("real_cells", tmp_path)
+
+
+def test_the_table_and_the_page_are_made_of_the_folds(data, tmp_path, monkeypatch, capsys):
+    """Of made-up runs, in which each fold of a set has an accuracy of its own."""
+    monkeypatch.setattr(efficientnet, "published", lambda: None)
+    table = tables.load("real_cells", data / "plain")
+
+    def run_missing(todo, out, jobs):
+        for run, seed in todo:
+            fold, final = int(run.name.split("-")[1]), {"step": 3, "final": True}
+            for prefix in {row.prefix for row in table.rows if run.name in row.runs}:
+                for role, value in (("in_batch", 0.9), ("cross_batch", 0.4 + 0.1 * fold)):
+                    name = f"{prefix}{role}"
+                    final |= {f"{name}/site_accuracy": value, f"{name}/site_accuracy/b{fold}": value}
+                    final |= {f"{name}/balanced_accuracy": value - 0.05, f"marks/{name}": "", f"{name}/sites": 24}
+                    final[f"{name}/experiments"] = json.dumps({"unspecified": [f"b{fold}"]})
+            lines = [{"step": i, "loss": 1.0 / i, "accuracy": 0.95} for i in (1, 2, 3)]
+            lines += [final, {"step": 3, "done": True, "cpu_seconds": 7.0}]
+            workdir = runs.workdir(run.name, out, seed)
+            workdir.mkdir(parents=True)
+            (workdir / metrics.NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    monkeypatch.setattr(runs, "run_missing", run_missing)
+    lines = reproduce.reproduce("real_cells", tmp_path / "out", data=data / "plain")
+    half = stdtrit(2, 0.975) * 0.1 / 3**0.5
+    for line in lines:
+        values = {column.field: cell.values for column, cell in zip(table.columns, line.cells)}
+        if not line.row.runs:
+            assert not any(cell.text for cell in line.cells)
+            continue
+        assert values["cross_batch"][""] == pytest.approx(0.5) and values["cross_balanced"][""] == pytest.approx(0.45)
+        assert values["ci"]["_low"] == pytest.approx(0.5 - half) and values["ci"]["_high"] == pytest.approx(0.5 + half)
+        if line.row.baseline:
+            assert values["difference"][""] == values["difference"]["_low"] == pytest.approx(0)
+        assert values["cpu_seconds"][""] == (14 if "probe/" in line.row.prefix else 7)
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "t over 3 folds" in text and "real_cells --data=DIR --out=DIR --seeds=1" in text
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"b{fold} (cross-batch, plain-{fold}-erm, seed 0) 0.{4 + fold}" in page for fold in range(3))
 
 
 @pytest.mark.slow
