@@ -44,9 +44,7 @@ def convert(path, tensors: dict[str, np.ndarray], channels: int | None) -> Impor
         found.params["stem_conv"]["kernel"] = repeat_stem(kernel, channels)
         how = f"channel c has the weights of channel c mod {stored}, times {stored}/{channels}"
         how = how if channels > 1 else "the sum of their weights"
-        notes.append(
-            f"the stem is repeated from {stored} to {channels} channels: {how}, as timm's adapt_input_conv"
-        )
+        notes.append(f"the stem is repeated from {stored} to {channels} channels: {how}, as timm's adapt_input_conv")
     params, statistics = {"encoder": found.params}, {"encoder": found.statistics}
     return Imported(encoder, params, channels or stored, CROP, notes=tuple(notes), batch_stats=statistics)
 

@@ -47,7 +47,6 @@ TRAINERS = {
     "measure",
     "profile_steps",
     "init.contaminated",
-    "init.stem",
 }
 TRAINERS |= {"evaluate_epochs", "mirror", "mesh.fsdp", "mesh.tensor", "init.path", "init.parameters"}
 TRAINERS |= {"watchdog_timeout_seconds", "guard.max_loss_ratio", "guard.rollback", "data.unreadable"}
