@@ -4,7 +4,7 @@ Every case runs in a process of its own, ours and theirs, at the same number of 
 and the largest memory of the process, imports included. Theirs are EFAAR 1.0 (recall, consistency, magnitude, TVN) and
 proxbias 0.11 (Brunner-Munzel), which needs EFAAR 0.1 in FOLDER; a case whose tool is not installed has ours alone. The
 inputs are random numbers of the sizes named. The case `map` is ours alone: 100,000 wells of 17,063 genes are aligned,
-aggregated and put to all benchmarks. How they were installed says tests/reference/make_maps.py.
+aggregated and put to all benchmarks. How they were installed says tests/reference/maps/make.py.
 """
 
 import argparse

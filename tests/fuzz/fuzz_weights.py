@@ -200,11 +200,11 @@ def _embeddings(folder: pathlib.Path) -> Found:
 
 never = lambda damage: False  # noqa: E731
 whole = lambda damage: not damage.repaired  # noqa: E731
-TIMM = (STORED / "weights_timm.safetensors").read_bytes()
+TIMM = (STORED / "weights" / "weights_timm.safetensors").read_bytes()
 TARGETS = [
     file("timm safetensors", TIMM, never, repair_safetensors, ".safetensors"),
     file("timm archive", torch_archive(safetensors.numpy.load(TIMM)), whole, repair_zip, ".pt"),
-    file("OpenPhenom archive", (STORED / "weights_openphenom.bin").read_bytes(), whole, repair_zip, ".bin"),
+    file("OpenPhenom archive", (STORED / "weights" / "weights_openphenom.bin").read_bytes(), whole, repair_zip, ".bin"),
     Target("exported run", write_export, _load, never_lost(same_or_lost), ("model.safetensors", "config.json")),
     Target("checkpoints", write_checkpoints, _restore, _judge_restored, ("checkpoints/*/**/*",)),
     Target("parameters of a run", write_run, _run_parameters, never_lost(same_or_lost), ("checkpoints/*/**/*",)),

@@ -20,7 +20,14 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-TOOLS = ("tests/rxrx_jax/weights", "tests/tools", "tests/tools/builders", "tests/tools/checkpoint", ".")
+TOOLS = (
+    "tests/rxrx_jax/weights",
+    "tests/tools",
+    "tests/tools/builders",
+    "tests/tools/checkpoint",
+    "tests/tools/weights",
+    ".",
+)
 PATHS = [str(HERE), *(str(ROOT / name) for name in TOOLS)]
 sys.path[:0] = [path for path in PATHS if path not in sys.path]
 ADDRESS_SPACE = 8 * 2**30  # bytes beyond what a process has when it starts: a trial that needs them fails

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from reference.peers.torch_weights import ChannelAgnostic, Vit
 
-FOLDER = pathlib.Path(__file__).parent / "stored"
+FOLDER = pathlib.Path(__file__).parent / "stored" / "weights"
 # width, depth, hidden, heads, patch, side, channels, channels that positions are stored for, final norm
 ENCODER = (16, 2, 24, 2, 4, 3, 1, 5, False)
 DECODER = (16, 1, 20, 3, 3)  # width, depth, hidden, side, channels

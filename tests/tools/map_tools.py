@@ -3,7 +3,7 @@
 import pathlib
 
 import numpy as np
-from reference import maps_cases as cases
+from reference.maps import cases
 
 from rxrx_jax.maps import table
 from rxrx_jax.maps.table import Profiles

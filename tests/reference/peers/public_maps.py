@@ -7,7 +7,7 @@ import unittest.mock
 
 import numpy as np
 import pandas as pd
-from reference import maps_cases as cases
+from reference.maps import cases
 from sklearn.utils import Bunch
 
 CONTROL = "EMPTY_control"

@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 from paths import REFERENCE
-from reference import maps_cases as cases
+from reference.maps import cases
 
 from rxrx_jax.adapt.correct.centre import centre_scale
 from rxrx_jax.adapt.correct.tvn import tvn

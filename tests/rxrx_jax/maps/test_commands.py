@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 from map_tools import screen, write
-from reference import maps_cases as cases
+from reference.maps import cases
 
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.maps import __main__ as maps

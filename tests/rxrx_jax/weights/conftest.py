@@ -10,7 +10,7 @@ from rxrx_jax.weights.read import read_tensors
 
 @pytest.fixture(scope="module")
 def stored():
-    with np.load(REFERENCE / "weights.npz") as arrays:
+    with np.load(REFERENCE / "weights" / "weights.npz") as arrays:
         return dict(arrays)
 
 

@@ -48,7 +48,7 @@ def test_the_files_of_a_repository_are_loaded(cache):
 
 
 def test_other_names_of_files(cache):
-    cache("someone/old", {"pytorch_model.bin": REFERENCE / "weights_openphenom.bin", "sub/a.pth": TIMM})
+    cache("someone/old", {"pytorch_model.bin": REFERENCE / "weights" / "weights_openphenom.bin", "sub/a.pth": TIMM})
     assert weights.load("hf://someone/old").decoder and weights.load("hf://someone/old/sub/a.pth").crop == 12
     with pytest.raises(UserError, match=r"hf://someone/old/b.pth has no b.pth; name a file: hf://someone/old/FILE"):
         weights.load("hf://someone/old/b.pth")

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 import weights_tools
 from paths import REFERENCE
-from reference import timm_cases
+from reference.timm import cases as timm_cases
 
 from rxrx_jax import models, weights
 from rxrx_jax.base import command, config
@@ -132,7 +132,7 @@ def test_timm_gives_the_same_embeddings(stored, name):
     np.testing.assert_allclose(found["embedding"], stored[name], rtol=1e-5, atol=1e-5)
     assert json.loads(str(stored["digests"]))[name] == timm_cases.digest(name)  # of the tensors that timm was given
     if has_timm():
-        from reference import make_timm
+        from reference.timm import make as make_timm
 
         np.testing.assert_allclose(found["embedding"], make_timm.embed(name), rtol=1e-5, atol=1e-5)
 

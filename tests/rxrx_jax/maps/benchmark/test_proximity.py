@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reference import maps_cases as cases
+from reference.maps import cases
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import relate, statistics

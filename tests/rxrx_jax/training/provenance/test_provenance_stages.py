@@ -210,7 +210,7 @@ def test_weights_of_unknown_origin_carry_a_question_mark(folder, clean, tmp_path
     assert probe(folder, tmp_path / "next", str(tmp_path / "probe"))["marks/cross_batch"] == "?"
     assert former.seen_by(str(tmp_path / "next")).unknown == ("out",)
     assert embed.open_model(str(tmp_path / "next"), 6).seen.unknown == ("out",)
-    published = REFERENCE / "weights_timm.safetensors"
+    published = REFERENCE / "weights" / "weights_timm.safetensors"
     assert former.seen_by(str(published)).unknown == (published.name,)
 
 

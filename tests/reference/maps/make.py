@@ -2,7 +2,7 @@
 
 pip install --no-deps efaar_benchmarking==1.0 proxbias==0.11.0 copairs==0.5.5 geomloss==0.3.1 statsmodels numba llvmlite
 pip install --no-deps --target OLD efaar_benchmarking==0.1.0
-cd tests && python -m reference.make_maps OLD
+cd tests && python -m reference.maps.make OLD
 """
 
 import os
@@ -13,7 +13,7 @@ import tempfile
 
 import numpy as np
 
-PATH = pathlib.Path(__file__).parent / "stored" / "maps.npz"
+PATH = pathlib.Path(__file__).parents[1] / "stored" / "maps.npz"
 
 
 def found(old: str) -> dict[str, np.ndarray]:

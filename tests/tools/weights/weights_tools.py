@@ -18,7 +18,7 @@ from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.training.checkpoint import LAYOUT, Checkpoints
 from rxrx_jax.training.state import TrainState
 
-OPENPHENOM, TIMM = REFERENCE / "weights_openphenom.bin", REFERENCE / "weights_timm.safetensors"
+OPENPHENOM, TIMM = REFERENCE / "weights" / "weights_openphenom.bin", REFERENCE / "weights" / "weights_timm.safetensors"
 STEPS = 2
 CHANNELS = 6
 FINAL = {"final": True, "reconstruction/in_batch/loss": 0.8125, "leakage/accuracy": 0.25}
