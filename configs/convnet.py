@@ -5,20 +5,13 @@
     python -m rxrx_jax.main --config=convnet.py:method=dann,normalisation=image,transductive=True
     python -m rxrx_jax.main --config=convnet.py:rxrx1,model=resnet50,normalisation=image
 
-model: convnet, a small one of this project; resnet50; densenet161 and efficientnet_lite0 (no
-published recipe: this file's own).
+model: convnet, a small one of this project; resnet50, densenet161 or efficientnet_lite0. The recipe is this file's own;
+those of WILDS and of RxRx1's paper are in wilds_erm.py and rxrx1_densenet.py.
 method: erm, empirical risk minimisation, or a file of rxrx_jax/adapt/ by its name, or any file by its path
 (docs/methods.md); what it needs of sampler, streams and optimiser is set with it, its own keys are `config.adapt`'s
 (`--config.adapt.grl_weight=0` is the control of dann). transductive: unlabelled images of the held-out experiments
 beside each minibatch. post_hoc: a second method by which the trained network is also read (adabn: BatchNorm statistics
 re-estimated per experiment), whose metrics begin with its name, as adabn/cross_batch/site_accuracy.
-
-`:rxrx1,model=resnet50` trains as the ERM baseline of WILDS (Koh et al. 2021, arXiv 2012.07421): 90 epochs, cosine
-schedule after 10 epochs of warm-up, weight decay 1e-5, no label smoothing, flips and quarter turns alone; minibatch 72
-and learning rate 1e-3 are those of its released code (75 and 1e-4 in the paper's text). Unlike there, weights start
-at random and not from ImageNet, AdamW's decay is decoupled and spares biases and norms, and six channels are read, not
-three; `normalisation=image` is nearly theirs. They report 29.9 % on held-out test experiments (table 7), at the best
-epoch on validation; `--config.protocol.name=wilds_ood` scores the same images.
 
 Simulated screen: half a minute on one CPU core; in_batch, in_batch_wells and cross_batch accuracies of three of these
 commands' kind are in docs/demo/table.csv. `:rxrx1` has not been run at full size yet, with any model: no hours, no
@@ -52,20 +45,8 @@ def get_config(argument=None):
         name="adamw", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0, warmup_percent=5.0
     )
     config.total_epochs = 90.0 if large else 12.0
-    if large and arg.model == "resnet50":
-        wilds(config)
     adaptation(config, arg.method, arg.transductive)
     if arg.post_hoc:
         config.post_hoc = {arg.post_hoc: dict(name=arg.post_hoc)}
     config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
     return config
-
-
-def wilds(config) -> None:
-    """The recipe of WILDS, as far as the docstring above says."""
-    config.task.label_smoothing = 0.0
-    config.data.minibatch = 72
-    config.augment.intensity_jitter = 0.0
-    config.optim = dict(
-        name="adamw", lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-5, clip_norm=0.0, ema_decay=0.0, warmup_epochs=10
-    )
