@@ -98,6 +98,8 @@ class Ledger:
         """Numbers of the experiments of which labels of controls alone were seen, here or in a stage before."""
         rows = np.arange(len(self.digests))
         own = np.isin(rows, self.fitted) | ~among(self._fitted, self.digests)
+        scored = np.concatenate([rows[:0], *self.dataset.roles.scored.values()])  # of these it is X
+        own &= ~np.isin(rows, scored)
         return only_controls_told(self.dataset, rows[own & self.seen.hits("labels", self.digests)])
 
     @property
