@@ -75,7 +75,7 @@ ALL = tuple(dict.fromkeys([arguments(command) for command in DOCUMENTED] + list(
 
 
 # Tracing a step of DenseNet-161 takes a quarter of a minute.
-TRACED = [pytest.param(name, marks=pytest.mark.slow) if "densenet" in name else name for name in ALL]
+TRACED = [pytest.param(name, marks=pytest.mark.full) if "densenet" in name else name for name in ALL]
 
 
 @functools.cache
@@ -255,7 +255,7 @@ def test_the_published_recipe_value_by_value():
     [
         ("wilds_erm.py:rxrx1", "1.2e+17"),
         ("wilds_erm.py:data=rxrx1_wilds,paper", "1.2e+17"),
-        pytest.param("rxrx1_densenet.py:rxrx1", "2e+18", marks=pytest.mark.slow),
+        pytest.param("rxrx1_densenet.py:rxrx1", "2e+18", marks=pytest.mark.full),
     ],
 )
 def test_a_recipe_of_rxrx1_says_what_it_takes(name, flops):

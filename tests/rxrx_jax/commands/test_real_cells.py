@@ -151,7 +151,7 @@ def test_the_table_and_the_page_are_made_of_the_folds(data, tmp_path, monkeypatc
     assert all(f"b{fold} (cross-batch, plain-{fold}-erm, seed 0) 0.{4 + fold}" in page for fold in range(3))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_whole_table_of_one_set_and_again(data, tmp_path, monkeypatch, capsys):
     """Every kind of run, in this process."""
     ran = []

@@ -14,7 +14,7 @@ LEFT_OUT = {"LOH12CR2", "LONP1", "LONP2", "LONRF1", "LONRF2", "LONRF3", "LORICRI
             "LOXL1-AS1", "LOXL2", "LOXL3", "LOXL4"}  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_arms_are_those_of_the_public_table_and_fourteen_genes_it_lacks(shared_data):
     folder = shared_data / "maps" / "genome"
     public, ours = genome.read(folder / "gene_arms_hg38.tsv.gz"), genome.read(folder)
@@ -24,7 +24,7 @@ def test_arms_are_those_of_the_public_table_and_fourteen_genes_it_lacks(shared_d
         np.testing.assert_array_equal(getattr(ours, name)[place], getattr(public, name))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_page_says_what_a_knockout_map_gives(shared_data, tmp_path):
     """The first row of the table in docs/maps.md, and that centring as published over-corrects there."""
     data, text = shared_data / "maps", (ROOT / "docs/maps.md").read_text()

@@ -106,7 +106,7 @@ def test_counts_that_differ_are_refused(published, tmp_path):
         run(published, tmp_path, "cellsignal")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name, roles",
     [
@@ -130,13 +130,14 @@ def test_a_protocol_of_a_trained_network(published, tmp_path, name, roles):
         assert f"{roles[0]}/treatments/well_accuracy" in final
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_k_shot_with_controls_is_marked_and_scores_again_from_the_embeddings(published, tmp_path):
     evaluators = {"embeddings": {}}
     final, _, _ = run(published, tmp_path, "k_shot:cell_type=U2OS,controls,partial", evaluators=evaluators)
     columns, x = embeddings.read(tmp_path)
     of_type, treated = columns["cell_type"] == "U2OS", columns["well_type"] == "treatment"
-    other = columns["experiment"] == next(e for e in ("U2OS-01", "U2OS-05") if f"neighbours/class_mean/cross_batch/site_accuracy/{e}" in final)  # fmt: skip  # noqa: E501
+    key = "neighbours/class_mean/cross_batch/site_accuracy"
+    other = columns["experiment"] == next(e for e in ("U2OS-01", "U2OS-05") if f"{key}/{e}" in final)
     giving, label = of_type & ~other, columns["perturbation_id"]
     control = of_type & ~treated
     gap = [x[control & other & (label == c)].mean(0) - x[control & giving & (label == c)].mean(0) for c in (1108, 1138)]
@@ -148,11 +149,11 @@ def test_k_shot_with_controls_is_marked_and_scores_again_from_the_embeddings(pub
     means = np.stack([z[support & (label == c)].mean(0) for c in classes])
     scored = other & treated
     right = classes[((z[scored, None] - means) ** 2).sum(2).argmin(1)] == label[scored]
-    assert final["neighbours/class_mean/cross_batch/site_accuracy"] == pytest.approx(right.mean())
+    assert final[key] == pytest.approx(right.mean())
     assert final["marks/neighbours/class_mean/cross_batch"] == "C"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_huvec_by_neighbours_and_a_linear_probe(published, tmp_path):
     final, _, _ = run(published, tmp_path, "huvec_16_4_4:partial", evaluators={"embeddings": {}})
     columns, x = embeddings.read(tmp_path)
@@ -169,7 +170,7 @@ def test_huvec_by_neighbours_and_a_linear_probe(published, tmp_path):
     assert "probe/untrained/none/cross_batch/site_accuracy" in final
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_best_block_by_balanced_accuracy(published, tmp_path, small_models):
     final, _, _ = run(published, tmp_path, "probe_blocks:partial", "mae_vit.py", evaluators={"probe": {}})
     blocks = sorted(

@@ -22,7 +22,7 @@ def found(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_there_is_the_same_as_here(found):
     assert found["there"] == found["here"]
     files = "checkpoints config.json embeddings.parquet metrics.jsonl profile reconstruction.png seen.parquet".split()
@@ -31,14 +31,14 @@ def test_a_run_there_is_the_same_as_here(found):
     assert found["embeddings"] and found["steps"] == [2, 3, 3, 3]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_run_resumes_from_what_is_complete(found):
     assert found["newest"] == "2"
     assert found["again"] == found["finished"] == found["here"]
     assert found["steps again"] == found["steps"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_next_stage_embed_and_export_read_it(found):
     assert found["probe"] is True and found["embedded"] and found["normalisation"] == "plate"
     assert found["exported"] == found["here"]

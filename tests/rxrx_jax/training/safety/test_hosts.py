@@ -41,11 +41,11 @@ def evaluation(workdir):
     return next(line for line in metrics.read(workdir / "metrics.jsonl") if line.get("final"))
 
 
-CASES = [("erm", 2), ("erm", 4), ("adabn", 2), ("mae", 4)]  # mae: parameters split over hosts
+CASES = [pytest.param(*case, marks=pytest.mark.slow) for case in (("erm", 2), ("erm", 4), ("adabn", 2))]
+CASES.append(pytest.param("mae", 4, marks=pytest.mark.full))  # parameters split over hosts
 
 
 @pytest.mark.parametrize("name, count", CASES)
-@pytest.mark.slow
 def test_several_hosts_compute_what_one_does(runs, name, count):
     one, several = parameters(runs(name, 1)), parameters(runs(name, count))
     assert one.keys() == several.keys()
@@ -60,7 +60,6 @@ def test_several_hosts_compute_what_one_does(runs, name, count):
 
 
 @pytest.mark.parametrize("name, count", CASES)
-@pytest.mark.slow
 def test_evaluation_sees_each_site_once_over_hosts(runs, name, count):
     one, several = evaluation(runs(name, 1)), evaluation(runs(name, count))
     assert one.keys() == several.keys()
