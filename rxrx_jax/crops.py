@@ -22,7 +22,7 @@ import numpy as np
 from rxrx_jax import datasets
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError, shortened
-from rxrx_jax.base.spellings import COLUMNS, NEGATIVE_CONTROL, ROWS, TREATMENT, WELL_TYPES, is_missing
+from rxrx_jax.base.spellings import COLUMNS, NEGATIVE_CONTROL, ROWS, SPLITS, TREATMENT, WELL_TYPES, is_missing
 from rxrx_jax.data import Roles, images, untreated
 from rxrx_jax.evaluate.protocols import Protocol, held_out_experiments
 
@@ -37,7 +37,7 @@ LEAST_CONTROLS = 8  # in every batch, for methods that use them
 MOST_IMAGES = 4000  # of a set; larger ones are thinned
 SIDE = 48  # pixels: images of twice that and more are averaged over squares of 2 x 2 pixels, and so on
 MOST_BATCHES, FOLDS = 10, 5  # with more batches, folds of batches
-WITHIN = 5  # every so manieth picture of a training batch is scored
+WITHIN = 5  # one in so many pictures of a training batch is scored
 PERCENTILES = (0.1, 99.9)  # of 16-bit pixels, which become 0 and 255
 
 
@@ -241,7 +241,8 @@ def within(crops: Crops, fold: int) -> np.ndarray:
 def dataset(crops: Crops, fold: int) -> datasets.Dataset:
     """The set with one fold held out: split test, and id_test `within` the others."""
     held = crops.fold == fold
-    split = np.where(held, "test", np.where(within(crops, fold), "id_test", "train"))
+    fitted, beside, _, held_out = SPLITS
+    split = np.where(held, held_out, np.where(within(crops, fold), beside, fitted))
     well = np.zeros(len(split), int)
     for batch in np.unique(crops.batch):
         here = crops.batch == batch
@@ -255,7 +256,7 @@ def dataset(crops: Crops, fold: int) -> datasets.Dataset:
         "split": split,
     }
     small = [averaged(crops.arrays[name][row : row + 1], crops.factor) for name, row in crops.where]
-    return datasets.from_arrays(as_8_bits(np.concatenate(small), split == "train"), table)
+    return datasets.from_arrays(as_8_bits(np.concatenate(small), split == fitted), table)
 
 
 def averaged(pixels: np.ndarray, factor: int) -> np.ndarray:

@@ -34,7 +34,7 @@ class Sampler:
             raise UserError(f"minibatch {size} is not a multiple of data.groups_per_minibatch={groups_per_minibatch}")
         if len(names) < groups_per_minibatch:
             raise UserError(
-                f"data.groups_per_minibatch={groups_per_minibatch}, but there are training images of {len(names)} alone"
+                f"data.groups_per_minibatch={groups_per_minibatch}, but training images are of {len(names)} alone"
             )
         self.size, self.seed, self.groups, self.drawn_from = size, seed, groups_per_minibatch, rows
         self.members = np.split(rows[np.argsort(group, kind="stable")], np.cumsum(sizes)[:-1])  # by group

@@ -1,5 +1,5 @@
 """Writes wilds.npz: how WILDS standardises an image (examples/transforms.py), and a stem of three channels repeated for
-six as timm's `adapt_input_conv` does it, in PyTorch.
+others as timm's `adapt_input_conv` does it, in PyTorch.
 
 pip install torch==2.13.0
 cd tests && python -m reference.make_wilds
@@ -24,6 +24,8 @@ def standardise(image):
 def repeated(weight, channels):
     """[D, C, k, k] -> [D, channels, k, k]."""
     weight = torch.tensor(weight)
+    if channels == 1:
+        return weight.sum(1, keepdim=True).numpy()
     stored = weight.shape[1]
     times = -(-channels // stored)
     return (weight.repeat(1, times, 1, 1)[:, :channels] * (stored / channels)).numpy()

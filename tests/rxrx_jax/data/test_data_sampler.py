@@ -124,7 +124,7 @@ def test_errors_name_the_key():
         Sampler(ROWS[:0], GROUP[:0], 4)
     with pytest.raises(UserError, match="minibatch 10 is not a multiple of data.groups_per_minibatch=3"):
         make(10, 3)
-    with pytest.raises(UserError, match="data.groups_per_minibatch=6, but 5 groups"):
+    with pytest.raises(UserError, match="data.groups_per_minibatch=6, but training images are of 5 alone"):
         make(12, 6)
 
 

@@ -201,7 +201,7 @@ def test_two_steps_of_the_vit(name, folder, small_models, tmp_path):
 @pytest.mark.parametrize("name", ["mixstyle", "dsu"])
 def test_a_vit_has_no_stem_to_change(name, folder, small_models, tmp_path):
     with pytest.raises(
-        UserError, match=f"^adapt.name={name} changes the feature map.*model.name=vit has none: use conv"
+        UserError, match=f"^adapt.name={name} changes the feature map.*model.name=vit has none: use a conv"
     ):
         train.run(vit(folder, name), tmp_path)
 
