@@ -73,7 +73,7 @@ def launch(name: str, *arguments: str, clone=ROOT, environment=None) -> subproce
     )
 
 
-def finish(process: subprocess.Popen, seconds: float = 30) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen, seconds: float = 120) -> tuple[int, str, str]:
     """(exit code, stdout, stderr)"""
     try:
         out, err = process.communicate(timeout=seconds)
