@@ -29,7 +29,7 @@ from rxrx_jax.evaluate.protocols import Protocol, held_out_experiments
 TABLE, KEY = "metadata.csv", "images"
 NEEDED = ("class", "batch", "row")
 PICTURE = ("well", "site", "frame")  # columns that tell the pictures of a batch apart
-UNTREATED = ("dmso", "untreated", "mock", "vehicle", "negative_control")  # names of classes, in any case
+UNTREATED = ("dmso", "untreated", "mock", "vehicle", NEGATIVE_CONTROL)  # names of classes, in any case
 AGAIN = "put back a copy of the set"
 MOST_CHANNELS, LEAST_SIDE = 6, 16
 LEAST_IMAGES = 20  # of a class; rarer ones are left out

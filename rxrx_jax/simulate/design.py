@@ -18,6 +18,7 @@ import typing
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, POSITIVE_CONTROL, TREATMENT
 from rxrx_jax.simulate.morphology import BASE, generator
 
 LAYOUTS = ("fixed", "reshuffled")
@@ -149,8 +150,8 @@ def parse(settings: typing.Iterable[str]) -> Screen:
 def perturbation(screen: Screen, perturbation_id: int) -> tuple[str, str]:
     """(name, well_type) of a perturbation id: treatments first, then positive controls, then untreated."""
     if perturbation_id == screen.classes - 1:
-        return UNTREATED, "negative_control"
-    kind = "treatment" if perturbation_id < screen.treatments else "positive_control"
+        return UNTREATED, NEGATIVE_CONTROL
+    kind = TREATMENT if perturbation_id < screen.treatments else POSITIVE_CONTROL
     return f"sim{perturbation_id + 1:04d}", kind
 
 

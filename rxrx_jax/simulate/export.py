@@ -13,6 +13,7 @@ import sys
 
 from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.simulate import layouts
 from rxrx_jax.simulate.design import Screen, parse, sites
 from rxrx_jax.simulate.layouts import write_channels, write_csv, write_splits
@@ -62,7 +63,7 @@ def write_kaggle(screen: Screen, root, strings: bool = False) -> None:
         part = dataset(screen, row["experiment"])
         label = names[row["perturbation_id"]] if strings else row["perturbation_id"]
         well = [row["well_id"], row["experiment"], row["plate"], row["well"]]
-        if row["well_type"] == "treatment":
+        if row["well_type"] == TREATMENT:
             tables[part].append(well + ([label] if part == "train" else []))
         else:
             tables[f"{part}_controls"].append([*well, label, row["well_type"]])

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rxrx_jax.base.spellings import ROWS
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, ROWS
 from rxrx_jax.simulate.design import CHANNELS, Screen, sites
 from rxrx_jax.simulate.render import render_site
 
@@ -179,7 +179,7 @@ def _site_names(row: dict) -> list:
 
 def _compound(row: dict) -> tuple[str, str, str]:
     """(treatment, concentration, SMILES); all blank in an untreated well."""
-    if row["well_type"] == "negative_control":
+    if row["well_type"] == NEGATIVE_CONTROL:
         return "", "", ""
     dose = CONCENTRATIONS[(row["perturbation_id"] + row["replicate"]) % len(CONCENTRATIONS)]
     return row["perturbation"], dose, f"{'C' * (row['perturbation_id'] + 1)}[N+](C)C=O |c:1,3,t:5|"
@@ -187,12 +187,12 @@ def _compound(row: dict) -> tuple[str, str, str]:
 
 def _condition(row: dict, conditions: tuple[str, ...]) -> str:
     """The first condition for a compound, all of them in turn otherwise."""
-    return conditions[row["replicate"] % len(conditions) if row["well_type"] == "negative_control" else 0]
+    return conditions[row["replicate"] % len(conditions) if row["well_type"] == NEGATIVE_CONTROL else 0]
 
 
 def _is_guide(screen: Screen, row: dict) -> bool:
     """Whether a well has a CRISPR guide and is not a control."""
-    return screen.experiments.index(row["experiment"]) % 2 == 0 and row["well_type"] != "negative_control"
+    return screen.experiments.index(row["experiment"]) % 2 == 0 and row["well_type"] != NEGATIVE_CONTROL
 
 
 def _rxrx3(screen: Screen, row: dict) -> list:

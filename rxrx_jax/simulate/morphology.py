@@ -19,6 +19,8 @@ import hashlib
 
 import numpy as np
 
+from rxrx_jax.base import spellings
+
 # name: (one unit on the log scale, base value for SIMA, SIMB, SIMC); lengths in fields of view
 PARAMETERS = {
     "nucleus_size": (0.11, 0.056, 0.050, 0.064),  # radius
@@ -68,9 +70,9 @@ def generator(seed: int, *names) -> np.random.Generator:
 def perturbation_shift(seed: int, name: str, well_type: str, cell_type: str) -> tuple[np.ndarray, np.ndarray]:
     """(z [16], log stain [6]) that a perturbation adds, mostly shared by cell types; zero when untreated."""
     z, stain = np.zeros(len(NAMES)), np.zeros(6)
-    if well_type == "negative_control":
+    if well_type == spellings.NEGATIVE_CONTROL:
         return z, stain
-    strength = POSITIVE_CONTROL if well_type == "positive_control" else 1.0
+    strength = POSITIVE_CONTROL if well_type == spellings.POSITIVE_CONTROL else 1.0
     rng = generator(seed, "perturbation", name)
     chosen = rng.permutation(len(NAMES))[:SHIFTED]
     size = rng.uniform(0.6, 1.4, SHIFTED) * rng.choice([-1.0, 1.0], SHIFTED)

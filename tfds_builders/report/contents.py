@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, POSITIVE_CONTROL, TREATMENT
 from tfds_builders.common.types import SITE_COLUMNS
 from tfds_builders.report import pictures
 
@@ -78,7 +79,7 @@ class Contents:
     def facts(self) -> dict[str, int]:
         """Returns what the records hold, by the names that builders give the counts of the published design."""
         labels = [self.names.get(label, ("", ""))[1] for label in self.classes]
-        controls = labels.count("negative_control")
+        controls = labels.count(NEGATIVE_CONTROL)
         return {
             "sites": sum(self.plates.values()),
             "wells": int(sum(wells.sum() for wells in self.wells.values())),
@@ -86,8 +87,8 @@ class Contents:
             "experiments": len(self.experiments),
             "cell_types": len(set(self.cell_types.values())),
             "perturbations": len(labels) - controls,
-            "treatments": labels.count("treatment"),
-            "positive_controls": labels.count("positive_control"),
+            "treatments": labels.count(TREATMENT),
+            "positive_controls": labels.count(POSITIVE_CONTROL),
             "negative_controls": controls,
         }
 
@@ -167,8 +168,8 @@ def _read_records(contents: Contents) -> None:
         if name == plate:
             contents.first[experiment] = (plate, add_to_map(map_, at, values))
         sample = contents.samples.get(experiment)
-        control = well_types.index("negative_control") if "negative_control" in well_types else None
-        if sample is None or (control is not None and sample.well_type != "negative_control"):
+        control = well_types.index(NEGATIVE_CONTROL) if NEGATIVE_CONTROL in well_types else None
+        if sample is None or (control is not None and sample.well_type != NEGATIVE_CONTROL):
             i = control or 0
             contents.samples[experiment] = Sample(split, starts[split] + i, ids[i], well_types[i], names[i])
         starts[split] += len(ids)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rxrx_jax.base.page import Picture
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL
 from rxrx_jax.report.pictures import colours
 from tfds_builders.report import pictures
 from tfds_builders.report.contents import Contents, as_map, edges
@@ -71,7 +72,7 @@ def sites(found: Contents, read: Callable[[str, int], np.ndarray]) -> dict:
         image = read(sample.split, sample.index)  # [H, W, C]; one at a time
         small = pictures.colour(pictures.shrink(image, THUMBNAIL), channels, high)
         what = sample.well_type.replace("_", " ")
-        what = what if sample.well_type == "negative_control" else f"{what} {sample.perturbation}"
+        what = what if sample.well_type == NEGATIVE_CONTROL else f"{what} {sample.perturbation}"
         caption = f"{sample.site_id}, {found.cell_types[name]}, {what}"
         figures.append(Picture(pictures.png(small, 256), f"composite image of site {sample.site_id}", caption))
         large = large or _channels(found, pictures.shrink(image, LARGE), sample.site_id)

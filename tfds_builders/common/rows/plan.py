@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.spellings import WELL_TYPES
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, WELL_TYPES
 from tfds_builders.common.types import SetAside, Table
 
 PRIVATE = ("original", "where")  # keys of a row that say where it came from, not what it is
@@ -89,7 +89,7 @@ def _write(path: pathlib.Path, table: Table, experiments, plates, cell_types) ->
             "sites": total,
             "experiments": len(seen["experiment"]),
             "plates": len(plates_seen),
-            "perturbations": sum(well_type != "negative_control" for _, _, well_type in classes),
+            "perturbations": sum(well_type != NEGATIVE_CONTROL for _, _, well_type in classes),
         }
         facts = {**table.facts, "classes": table.classes or len(classes), "counts": counts}
         about = {"facts": facts, "notes": table.notes, "originals": list(originals)}

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, TREATMENT
 from tfds_builders.common.rows import splits, tables
 from tfds_builders.common.types import Table
 
@@ -61,9 +62,9 @@ def treated(treatment: str, dose: str, column: str) -> dict[str, Any] | str:
     if treatment in ("", UNTREATED):
         if value > 0:
             return f"concentration {dose} of no treatment"
-        treatment, well_type = UNTREATED, "negative_control"
+        treatment, well_type = UNTREATED, NEGATIVE_CONTROL
     else:
-        well_type = "treatment"
+        well_type = TREATMENT
     return {"well_type": well_type, "perturbation": treatment, "perturbation_id": None, column: value}
 
 
@@ -73,6 +74,6 @@ def compound(cells: dict[str, str], site: dict[str, Any]) -> dict[str, Any] | st
     fields = treated(cells["treatment"], cells["treatment_conc"], "concentration_um")
     if isinstance(fields, str):
         return fields
-    if cells["SMILES"] and fields["well_type"] != "treatment":
+    if cells["SMILES"] and fields["well_type"] != TREATMENT:
         return "SMILES of no treatment"
     return {**fields, "smiles": cells["SMILES"], "condition": cells["disease_condition"]}

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, POSITIVE_CONTROL, TREATMENT
+
 PLATES = 4
 TREATMENTS = 277  # on a plate
 POSITIVE_CONTROLS = 30
@@ -32,7 +34,7 @@ def add(layouts: Layouts, row: dict[str, Any]) -> None:
 def deviations(experiment: str, plates: Layout) -> list[str]:
     """Returns how an experiment deviates from the design: one sentence, or none."""
     reasons = [] if len(plates) == PLATES else [f"{len(plates)} of {PLATES} plates"]
-    ids = {plate: _ids(wells, "positive_control") for plate, wells in plates.items()}
+    ids = {plate: _ids(wells, POSITIVE_CONTROL) for plate, wells in plates.items()}
     controls = set().union(*ids.values())
     if len(controls) > POSITIVE_CONTROLS:
         reasons.append(f"{len(controls)} positive controls that are not the same on every plate")
@@ -41,7 +43,7 @@ def deviations(experiment: str, plates: Layout) -> list[str]:
         if found:
             reasons.append(f"plate {plate} has {', '.join(found)}")
     for a, b in itertools.combinations(sorted(plates), 2):
-        both = sorted(_ids(plates[a], "treatment") & _ids(plates[b], "treatment"))
+        both = sorted(_ids(plates[a], TREATMENT) & _ids(plates[b], TREATMENT))
         if both:
             reasons.append(f"treatments on both plates {a} and {b} ({len(both)}, such as {both[0]})")
     return [f"{experiment} deviates from the published design: {'; '.join(reasons)}."] if reasons else []
@@ -52,14 +54,14 @@ def _plate_deviations(wells: dict[str, tuple[str, int]]) -> list[str]:
     outside = sorted(set(wells) - INNER_WELLS)
     if outside:
         found.append(f"wells outside B02..O23 ({len(outside)}, such as {outside[0]})")
-    withheld = sum(entry == ("treatment", -1) for entry in wells.values())
+    withheld = sum(entry == (TREATMENT, -1) for entry in wells.values())
     for name, count, expected in (
-        ("treatments", len(_ids(wells, "treatment")) + withheld, TREATMENTS),
-        ("positive controls", len(_ids(wells, "positive_control")), POSITIVE_CONTROLS),
+        ("treatments", len(_ids(wells, TREATMENT)) + withheld, TREATMENTS),
+        ("positive controls", len(_ids(wells, POSITIVE_CONTROL)), POSITIVE_CONTROLS),
     ):
         if count != expected:
             found.append(f"{count} of {expected} {name}" if count < expected else f"{count} {name} for {expected}")
-    if not any(kind == "negative_control" for kind, _ in wells.values()):
+    if not any(kind == NEGATIVE_CONTROL for kind, _ in wells.values()):
         found.append("no untreated well")
     return found
 
@@ -98,7 +100,7 @@ def leaks(layouts: Layouts, held_out: set[str]) -> list[str]:
 def plate_groups(layouts: Layouts) -> list[set[int]]:
     """Returns the groups of treatments that share a plate in every experiment; [] if plates mix them."""
     groups: list[set[int]] = []
-    plates = [_ids(wells, "treatment") for plates in layouts.values() for wells in plates.values()]
+    plates = [_ids(wells, TREATMENT) for plates in layouts.values() for wells in plates.values()]
     for treatments in plates:
         if len(treatments) < LEAST_WELLS:
             continue  # withheld

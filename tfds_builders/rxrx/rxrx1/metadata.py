@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, POSITIVE_CONTROL, TREATMENT
 from tfds_builders.common.rows import splits, tables
 from tfds_builders.common.rows.tables import Line
 from tfds_builders.common.types import SetAside, Table
@@ -28,9 +29,9 @@ KAGGLE = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv")
 KAGGLE_COLUMNS = ("id_code", "experiment", "plate", "well")
 UNTREATED_ID = 1138
 CLASS_RANGES = {
-    "treatment": range(1108),
-    "positive_control": range(1108, 1138),
-    "negative_control": range(1138, 1139),
+    TREATMENT: range(1108),
+    POSITIVE_CONTROL: range(1108, 1138),
+    NEGATIVE_CONTROL: range(1138, 1139),
 }
 UNKNOWN = -1  # perturbation_id of a site whose label the source withholds
 
@@ -139,7 +140,7 @@ def _kaggle(path: pathlib.Path) -> Iterator[Line]:
                 "cell_type": cells["experiment"].rpartition("-")[0],
                 "dataset": dataset,
                 "site": site,
-                "well_type": cells.get("well_type", "treatment"),
+                "well_type": cells.get("well_type", TREATMENT),
                 "sirna": label if is_string else "",
                 "sirna_id": number if is_string else label,
             }
@@ -155,7 +156,7 @@ def _describe(classes: int, check_ranges: bool, cells: dict[str, str], site: dic
     if site["experiment"] in splits.WILDS and cells["cell_type"] != site["experiment"].rpartition("-")[0]:
         return f"cell_type {cells['cell_type']!r} is not that of experiment {site['experiment']}"
     label = tables.integer(text)
-    if not text and not cells["sirna"] and dataset == "test" and well_type == "treatment":
+    if not text and not cells["sirna"] and dataset == "test" and well_type == TREATMENT:
         label = UNKNOWN  # test treatments are published without a label in some releases
     elif not text:
         return "blank label"

@@ -8,6 +8,7 @@ explains neither; that both are negative controls, each a perturbation of its ow
 import pathlib
 from typing import Any
 
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, TREATMENT
 from tfds_builders.common.rows import tables, treatments
 from tfds_builders.common.types import Table
 
@@ -55,7 +56,7 @@ def describe(cells: dict[str, str], site: dict[str, Any]) -> dict[str, Any] | st
     if (smiles or dose > 0) and (kind == "crispr" or name in CONTROLS):
         return f"{'SMILES' if smiles else 'concentration'} of what is not a compound, {treatment}"
     return {
-        "well_type": "negative_control" if name in CONTROLS else "treatment",
+        "well_type": NEGATIVE_CONTROL if name in CONTROLS else TREATMENT,
         "perturbation": name,
         "perturbation_id": None,
         "concentration_um": dose,
