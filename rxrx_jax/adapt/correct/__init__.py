@@ -20,7 +20,8 @@ from rxrx_jax.adapt.correct.sphering import fit_sphering, sphering
 from rxrx_jax.adapt.correct.tvn import fit_tvn, tvn
 from rxrx_jax.adapt.correct.tvn_shrunk import fit_tvn_shrunk, tvn_shrunk
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.spellings import NEGATIVE_CONTROL
+
+UNTREATED = "negative_control"  # as base.spellings has it: corrections are usable by themselves
 
 
 class Correction(NamedTuple):
@@ -89,7 +90,7 @@ def correct(
     missing = "plate" if groups is None else "well_type" if "C" in found.marks and well_type is None else ""
     if missing:
         raise UserError(f"{key}={name} needs to know the {missing} of every embedding, and these have no such column")
-    is_control = np.zeros(len(x), bool) if well_type is None else np.asarray(well_type) == NEGATIVE_CONTROL
+    is_control = np.zeros(len(x), bool) if well_type is None else np.asarray(well_type) == UNTREATED
     try:
         return found.function(x, groups, is_control)
     except UserError as error:
