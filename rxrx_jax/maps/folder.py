@@ -1,12 +1,14 @@
 """A folder that `build` wrote, read back: the map, its replicates, and its genes, one row each."""
 
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
 
 from rxrx_jax.base import embeddings, files
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.maps import relate
 from rxrx_jax.maps.build.aggregate import aggregate
 from rxrx_jax.maps.build.make import FACTS, MAP, REPLICATES
 
@@ -22,6 +24,7 @@ class Map:
     features: np.ndarray
     facts: dict
 
+    @functools.cached_property
     def genes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(names [g], distinct and sorted; features [g, d] float64, the mean over a gene's guides; guides [g])."""
         rows = np.flatnonzero(self.columns["kind"] == "gene")
@@ -35,9 +38,13 @@ class Map:
         """The numbers of rows that are compounds."""
         return np.flatnonzero(self.columns["kind"] == "compound")
 
-    def replicates(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """(columns [m], features [m, d]) of the aligned wells."""
-        return embeddings.read(self.path / REPLICATES)
+    @functools.cached_property
+    def replicates(self) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """(columns [m], features [m, d], the same at length 1, float64) of the aligned wells. Raises UserError for one
+        without direction."""
+        columns, x = embeddings.read(self.path / REPLICATES)
+        name = lambda i: f"an aligned replicate of {self.label(int(columns['map_row'][i]))}"  # noqa: E731
+        return columns, x, relate.unit(x, name)
 
     def label(self, i: int) -> str:
         """How to name row i: the perturbation, its guide and its concentration."""

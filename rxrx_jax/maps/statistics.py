@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 DRAWS = 1000  # of the bootstrap
+LEVEL = 0.05  # of p-values and false discovery rates that are counted
 
 
 def by_size(codes: np.ndarray, least: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -56,7 +56,7 @@ def enrichment(genes: list[str], universe: list[str], clusters: dict[str, list[s
     return sorted(found, key=lambda row: (row["p"], row["cluster"]))
 
 
-def share_separated(rows: list[dict], level: float = 0.05) -> float:
+def share_separated(rows: list[dict], level: float = statistics.LEVEL) -> float:
     """The share of clusters whose members are more alike, at this false discovery rate; NaN without clusters."""
     good = [row["fdr"] <= level and row["within"] > row["between"] for row in rows]
     return float(np.mean(good)) if good else math.nan

@@ -2,20 +2,18 @@
 
 import numpy as np
 
-from rxrx_jax.maps import relate
+from rxrx_jax.maps import relate, statistics
 from rxrx_jax.maps.benchmark import clusters, compounds, retrieval, univariate
 from rxrx_jax.maps.folder import Map
 
 QUERIES = 2_000  # wells that are asked for across batches, drawn with the seed where there are more
-LEVEL = 0.05
 
 
 def of_retrieval(found: Map, seed: int) -> list[dict]:
     """A row per question that the map has the data for: replicates against controls; replicates of other batches
     against all other wells there; guides of a gene against those of all other genes. Of each: groups, profiles, the
     mean over groups of average precision and of its normalised form, and the share of groups with FDR <= .05."""
-    columns, x = found.replicates()
-    u = relate.unit(x, lambda i: f"an aligned replicate of {found.label(int(columns['map_row'][i]))}")
+    columns, _, u = found.replicates
     is_control = columns["is_control"] > 0
     group = np.where(is_control, -1, columns["map_row"]).astype(np.int64)
     batch = np.unique(columns["batch"].astype(str), return_inverse=True)[1]
@@ -45,14 +43,14 @@ def of_retrieval(found: Map, seed: int) -> list[dict]:
 def _row(question: str, result, group: np.ndarray, seed: int) -> dict:
     groups = retrieval.mean_average_precision(*result, group, seed)
     mean = lambda name: float(np.mean([row[name] for row in groups])) if groups else float("nan")  # noqa: E731
-    share = float(np.mean([row["fdr"] <= LEVEL for row in groups])) if groups else float("nan")
+    share = float(np.mean([row["fdr"] <= statistics.LEVEL for row in groups])) if groups else float("nan")
     sizes = {"groups": len(groups), "profiles": int(np.isfinite(result[0]).sum())}
     return {"question": question, **sizes, "map": mean("map"), "normalised": mean("normalised"), "fdr_below": share}
 
 
 def of_targets(found: Map, known: dict[str, dict[str, float]], seed: int) -> dict:
     """The rows of `compounds.benchmark`, and how many compounds and genes of the file the map has not got."""
-    names, x, _ = found.genes()
+    names, x, _ = found.genes
     rows = found.compounds()
     result: list[dict] = []
     if len(rows) and len(names):
@@ -68,6 +66,6 @@ def of_targets(found: Map, known: dict[str, dict[str, float]], seed: int) -> dic
 
 def of_clusters(found: Map, known: dict[str, list[str]]) -> dict:
     """The rows of `clusters.separation`, the share that is apart, and how many clusters are too small in the map."""
-    names, x, _ = found.genes()
+    names, x, _ = found.genes
     rows = clusters.separation(relate.unit(x, lambda i: str(names[i])), names, known) if len(names) else []
     return {"rows": rows, "share_apart": clusters.share_separated(rows), "too_small": len(known) - len(rows)}

@@ -13,13 +13,11 @@ from rxrx_jax.maps.benchmark.relations import Relations
 from rxrx_jax.maps.build.arms import UNEXPRESSED, arm_numbers
 from rxrx_jax.maps.folder import Map
 
-LEVEL = 0.05  # of p-values and false discovery rates that are counted
-
 
 def of_relations(found: Map, relations: list[Relations], genome: Genome | None, null: str, side: str, seed: int):
     """Rows of recall, of all pairs and, where the genome is known, of pairs on the same and on different arms; and of
     every source how many of its entities the map lacks."""
-    names, x, _ = found.genes()
+    names, x, _ = found.genes
     if null == "sampled_0_1":
         if side != "two":
             raise UserError(f"--null={null} has no one-sided form: --sides=two")
@@ -51,14 +49,13 @@ def of_replicates(found: Map, expression: dict | None, seed: int) -> tuple[list[
 
     The null is of unexpressed genes where `expression` knows at least 20, which then have no p-value, else of matched
     controls. Controls are not scored."""
-    columns, x = found.replicates()
+    columns, x, u = found.replicates
     codes = np.where(columns["is_control"] > 0, -1, columns["map_row"])
     kept, codes_of = np.unique(codes[codes >= 0], return_inverse=True)
     numbers = np.full(len(codes), -1)
     numbers[codes >= 0] = codes_of
     controls = np.flatnonzero(columns["is_control"] > 0)
     size = np.bincount(codes_of, minlength=len(kept))
-    u = relate.unit(x, lambda i: f"an aligned replicate of {found.label(int(columns['map_row'][i]))}")
     values = {"consistency": univariate.consistency(u[codes >= 0], codes_of)}
     reference = univariate.Reference(x, controls, seed) if len(controls) > 1 else None
     values["magnitude"] = (
@@ -80,8 +77,8 @@ def of_replicates(found: Map, expression: dict | None, seed: int) -> tuple[list[
         table |= {f"{name}{end}": array.tolist() for end, array in columns_of.items()}
         summary[name] = {
             "scored": int(np.isfinite(values[name]).sum()), "with_a_p_value": int(finite.sum()),
-            "p_below": float((p[finite] <= LEVEL).mean()) if finite.any() else math.nan,
-            "fdr_below": float((q[finite] <= LEVEL).mean()) if finite.any() else math.nan,
+            "p_below": float((p[finite] <= statistics.LEVEL).mean()) if finite.any() else math.nan,
+            "fdr_below": float((q[finite] <= statistics.LEVEL).mean()) if finite.any() else math.nan,
             "median": float(np.nanmedian(values[name])) if np.isfinite(values[name]).any() else math.nan,
         }  # fmt: skip
     return [dict(zip(table, row)) for row in zip(*table.values())], summary
@@ -107,7 +104,7 @@ def _nulls(values, unexpressed, numbers, columns, controls, u, x, reference, siz
 
 def of_arms(found: Map, genome: Genome) -> dict:
     """Brunner-Munzel of the genome and of each arm, and along each arm."""
-    names, x, _ = found.genes()
+    names, x, _ = found.genes
     arm = arm_numbers(names, genome)
     placed = arm >= 0
     u, arm = relate.unit(x[placed], lambda i: str(names[placed][i])), arm[placed]
@@ -144,7 +141,7 @@ class Known:
 def run(found: Map, known: Known, null: str = "all_pairs", side: str = "two", seed: int = 0) -> tuple[dict, list[dict]]:
     """(the benchmarks of a map as one JSON object; a row per perturbation).
     Args: null, one of recall.NULLS; side, one of recall.SIDES."""
-    names, _, guides = found.genes()
+    names, _, guides = found.genes
     result: dict = {
         "marks": found.facts.get("marks", "?"), "genes": len(names), "guides": int(guides.sum()),
         "compound_rows": len(found.compounds()), "seed": seed,

@@ -22,7 +22,7 @@ class Entities:
     """
 
     def __init__(self, found: Map):
-        genes, x, _ = found.genes()
+        genes, x, _ = found.genes
         rows = found.compounds()
         self.name = np.concatenate([genes, found.columns["perturbation"][rows]]).astype(object)
         self.kind = np.array(["gene"] * len(genes) + ["compound"] * len(rows), object)
