@@ -34,9 +34,9 @@ def load(path: str | pathlib.Path, channels: int | None = None, side: int | None
     """Weights of a file or folder, recognised by the names of its tensors.
 
     Args:
-      path: a file (safetensors or torch.save) of an OpenPhenom kind of model, of a timm ViT, or of a ResNet or DenseNet
-        of torchvision or timm, a folder that holds one as model.safetensors, a folder that rxrx_jax.weights.export
-        wrote, or hf://owner/name for any of these.
+      path: a file (safetensors or torch.save) of an OpenPhenom kind of model, of a timm ViT, of a ResNet or DenseNet of
+        torchvision or timm, or of EfficientNet-Lite0, a folder that holds one as model.safetensors, a folder that
+        rxrx_jax.weights.export wrote, or hf://owner/name for any of these.
       channels: of the images it will see; a file of timm or torchvision with another number is adapted, the others are
         as they are.
       side: patches along a side of these images; learned positions of a timm file are interpolated.
@@ -160,16 +160,14 @@ def _convert(path: pathlib.Path, saved, channels: int | None, side: int | None, 
         if part:
             raise UserError(f"{path} is an exported run, which has no part {part!r}; leave it out")
         return _load_ours(path, tensors)
-    for mark in convnets.MARKS:
+    readers = dict.fromkeys(convnets.MARKS, lambda found: convnets.convert(path, found, channels))
+    for mark in (f"{openphenom.BACKBONE}{openphenom.MARK}", openphenom.MARK):
+        readers[mark] = lambda found: openphenom.convert(path, found)
+    readers[timm.MARK] = lambda found: timm.convert(path, found, channels, side)
+    for mark, reader in readers.items():
         found, more = wrappers.encoder(path, tensors, mark, part)
         if found:
-            imported = convnets.convert(path, found, channels)
-            return dataclasses.replace(imported, notes=(*notes, *more, *imported.notes))
-    for mark in (f"{openphenom.BACKBONE}{openphenom.MARK}", openphenom.MARK, timm.MARK):
-        found, more = wrappers.encoder(path, tensors, mark, part)
-        if found:
-            of_timm = mark == timm.MARK
-            imported = timm.convert(path, found, channels, side) if of_timm else openphenom.convert(path, found)
+            imported = reader(found)
             return dataclasses.replace(imported, notes=(*notes, *more, *imported.notes))
     names = ", ".join(map(shortened, sorted(tensors)[:3]))
     raise UserError(f"{path}: no known kind of model has tensors like {names}; expected OpenPhenom, a timm ViT, "
