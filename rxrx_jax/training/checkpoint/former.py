@@ -30,10 +30,8 @@ def load_parameters(path: epath.PathLike, subtree: str, shapes, source: str = "p
     Raises UserError naming the path and the parameter when no checkpoint is found, a shape does not fit, or the
     checkpoint is damaged.
     """
-    folder = find_checkpoint(path)
-    check_layout(folder)
-    with _whole(folder):
-        table, place = manifest.read(folder), _place(source)
+    with _opened(path) as (folder, table):
+        place = _place(source)
         if subtree not in (there := _shapes(table, place)):
             there = ", ".join(sorted(there)) or "nothing there"
             raise UserError(f"checkpoint {folder} has no parameters {subtree!r} in {source}; it has {there}")
@@ -45,11 +43,9 @@ def load_statistics(path: epath.PathLike, subtree: str, shapes, source: str = "p
     Raises as it does."""
     if not shapes:
         return {}
-    folder = find_checkpoint(path)
-    check_layout(folder)
-    _place(source)
-    with _whole(folder):
-        return _load(folder, manifest.read(folder), f"{STATISTICS[source]}/{subtree}", shapes)
+    with _opened(path) as (folder, table):
+        _place(source)
+        return _load(folder, table, f"{STATISTICS[source]}/{subtree}", shapes)
 
 
 def stored_parameters(path: epath.PathLike, source: str = "params") -> dict:
@@ -61,10 +57,7 @@ def stored_parameters(path: epath.PathLike, source: str = "params") -> dict:
 def stored_network(path: epath.PathLike, source: str = "params") -> tuple[dict, dict]:
     """(params, batch_stats) of the part `source` of a run's newest checkpoint, as numpy arrays; statistics are {} where
     the network has none. Raises as `load_parameters` does."""
-    folder = find_checkpoint(path)
-    check_layout(folder)
-    with _whole(folder):
-        table = manifest.read(folder)
+    with _opened(path) as (folder, table):
         params = _load(folder, table, _place(source), _shapes(table, _place(source)))
         if not params:
             raise UserError(f"checkpoint {folder} has no parameters in {source}; it was trained without")
@@ -75,19 +68,15 @@ def stored_network(path: epath.PathLike, source: str = "params") -> tuple[dict, 
 def published_part(path: epath.PathLike) -> str:
     """The part of a run's state that its evaluation used, which is what others should use: one of PARTS. All hosts must
     call it."""
-    folder = find_checkpoint(path)
-    check_layout(folder)
-    with _whole(folder):
-        return manifest.read(folder)["published"]
+    with _opened(path) as (_, table):
+        return table["published"]
 
 
 def stored_shapes(path: epath.PathLike, source: str = "params") -> dict:
     """The shapes of every parameter in the part `source` of a run's newest checkpoint, nested ShapeDtypeStructs. Raises
     as `load_parameters` does."""
-    folder = find_checkpoint(path)
-    check_layout(folder)
-    with _whole(folder):
-        return _shapes(manifest.read(folder), _place(source))
+    with _opened(path) as (_, table):
+        return _shapes(table, _place(source))
 
 
 def check_layout(folder: epath.Path) -> None:
@@ -161,10 +150,12 @@ def _shapes(table: dict, place: str) -> dict:
 
 
 @contextlib.contextmanager
-def _whole(folder: epath.Path) -> Iterator[None]:
-    """Reports that the checkpoint is damaged, and which one precedes it."""
+def _opened(path: epath.PathLike) -> Iterator[tuple[epath.Path, dict]]:
+    """(the newest checkpoint folder, its manifest). Reports damage, and which checkpoint precedes the damaged one."""
+    folder = find_checkpoint(path)
+    check_layout(folder)
     try:
-        yield
+        yield folder, manifest.read(folder)
     except manifest.Damaged as error:
         before = [step for step in steps(folder.parent) if step < int(folder.name)]
         other = f"give the one before, {folder.parent / str(before[0])}" if before else "train that run again"
