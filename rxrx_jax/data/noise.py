@@ -16,11 +16,12 @@ from rxrx_jax.data.dataset import Dataset, chosen_channels, open_dataset
 from rxrx_jax.data.images import LENGTHS, ImageViews, checked
 
 # What the datasets' own pages say beyond the builders' `published`: the side of an image in pixels, the controls that
-# are classes of their own, and the sites to train on where they are not all, with those of other protocols by name.
+# are classes of their own, the cell types where there are several, and the sites to train on where they are not all,
+# with those of other protocols by name.
 PAGES = {
     # WILDS rxrx1_v1.0: site 1 of 33 experiments
-    "rxrx1": {"pixels": 512, "controls": 1, "train_images": 40_612, "separated": 81_224},
-    "rxrx1_wilds": {"pixels": 256, "controls": 1, "train_images": 40_612},
+    "rxrx1": {"pixels": 512, "controls": 1, "cell_types": 4, "train_images": 40_612, "separated": 81_224},
+    "rxrx1_wilds": {"pixels": 256, "controls": 1, "cell_types": 4, "train_images": 40_612},
     "rxrx2": {"pixels": 1024, "controls": 1},
     "rxrx19a": {"pixels": 1024, "controls": 1},
     "rxrx19b": {"pixels": 2048, "controls": 1},
@@ -74,7 +75,7 @@ def describe(name: str, settings: dict | None = None, folder: str | None = None,
         classes=range(page["perturbations"] + page["controls"]),
         experiments=range(page["experiments"]),
         plates=range(page["plates"]),
-        cell_types=range(4 if name in ("rxrx1", "rxrx1_wilds") else 1),
+        cell_types=range(page.get("cell_types", 1)),
         train_images=page.get("train_images", page.get("sites")),
         guessed=tuple(missing),
     )

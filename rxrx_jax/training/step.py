@@ -148,7 +148,7 @@ def selects_best(config: Config) -> bool:
 def _without_best(state: TrainState) -> tuple[TrainState, dict]:
     """(the state without `best`, which no method is to see, {"best"} if it was there)."""
     collections = dict(state.collections)
-    best = {name: collections.pop(name) for name in ("best",) if name in collections}
+    best = {"best": collections.pop("best")} if "best" in collections else {}
     return dataclasses.replace(state, collections=collections), best
 
 
