@@ -148,7 +148,7 @@ def go_last(seconds: float = LEAVE_SECONDS) -> None:
     service of keys, which it has, jax aborts the others."""
     if not jax.distributed.is_initialized():
         return
-    _ending.acquire(blocking=False)  # that the others go is no error to report
+    _ending.acquire(blocking=False)  # that the others leave is not an error to report
     service, end = _service(), time.monotonic() + seconds
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # one is lost
         if jax.process_index() > 0:

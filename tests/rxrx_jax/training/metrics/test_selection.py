@@ -53,7 +53,7 @@ def test_the_network_of_the_best_evaluation_is_published(folder, tmp_path, score
     best = train.run(values(folder, **chosen), tmp_path / "best")
     assert best["selected_step"] == 2 and best["best/validation/site_accuracy"] == 0.5
     same(network_at(tmp_path / "best", 4), network_at(tmp_path / "last", 2))
-    for step in (1, 2, 3):  # training goes on as it would have
+    for step in (1, 2, 3):  # training continues as it would have
         same(network_at(tmp_path / "best", step), network_at(tmp_path / "last", step))
     lines = [line for line in metrics.read(tmp_path / "best/metrics.jsonl") if "final" in line]
     assert [(line["step"], line[CHOSEN_BY]) for line in lines[:-1]] == list(enumerate(SCORES, 1))
