@@ -160,7 +160,9 @@ def _convert(path: pathlib.Path, saved, channels: int | None, side: int | None, 
         if part:
             raise UserError(f"{path} is an exported run, which has no part {part!r}; leave it out")
         return _load_ours(path, tensors)
-    readers = dict.fromkeys(convnets.MARKS, lambda found: convnets.convert(path, found, channels))
+    readers = {}
+    for mark in convnets.MARKS:
+        readers[mark] = lambda found: convnets.convert(path, found, channels)
     for mark in (f"{openphenom.BACKBONE}{openphenom.MARK}", openphenom.MARK):
         readers[mark] = lambda found: openphenom.convert(path, found)
     readers[timm.MARK] = lambda found: timm.convert(path, found, channels, side)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -28,7 +29,7 @@ class Imported:
     {"encoder": ...}, statistics of BatchNorm, {} of a ViT.
     """
 
-    encoder: Encoder | ResNet | DenseNet | EfficientNet
+    encoder: nn.Module
     params: dict
     channels: int | None
     crop: int
@@ -44,7 +45,7 @@ class Imported:
         return model_keys(self.encoder)
 
 
-def model_keys(encoder: Encoder | ResNet | DenseNet | EfficientNet) -> dict:
+def model_keys(encoder: nn.Module) -> dict:
     """The keys of `config.model` that make `encoder`, those that are not the default."""
     if not isinstance(encoder, Encoder):
         return {"name": CONVNETS[type(encoder)]} if encoder == type(encoder)() else {}
