@@ -1,9 +1,10 @@
-"""Linear probe of published or own embeddings: how well a logistic regression classifies the perturbations.
+"""Probe of published or own embeddings: how well a logistic regression, or another probe, classifies the perturbations.
 
-    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--correct=NAME ...] [--protocol=NAME] [--partial]
-        [--contaminated=allow]
+    python -m rxrx_jax.probe_embeddings FOLDER_OR_PARQUET [--probe=KIND] [--correct=NAME ...] [--protocol=NAME]
+        [--partial] [--contaminated=allow]
 
-FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run, whose protocol is then taken. It is
+FOLDER is one that tfds_builders.prepare_embeddings made, or the workdir of a run, whose protocol is then taken. KIND is
+logistic (L-BFGS; its C is the best on validation rows, C = 1 is printed beside it), lars, class_mean or knn_K. It is
 fitted on the protocol's training rows alone; the accuracies are per row (a site, or a well where an embedding is of a
 whole well), of every role that the protocol scores; what else the protocol scores is listed below, such as the nearest
 class means of a support. `--partial` accepts other counts than the protocol's and says in what they differ.
@@ -25,10 +26,10 @@ from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import from_bytes, in_words, join
 from rxrx_jax.base.spellings import TREATMENT
-from rxrx_jax.evaluate import cellsignal, neighbours, protocols
+from rxrx_jax.evaluate import cellsignal, protocols
 from rxrx_jax.evaluate.accuracy import of_protocol
 from rxrx_jax.evaluate.embeddings import as_dataset
-from rxrx_jax.evaluate.linear import absent, fit_linear, log_probabilities
+from rxrx_jax.evaluate.probes import absent, kinds, neighbours
 
 ACCURACIES = ("site_accuracy", "well_accuracy", "balanced_accuracy")
 FURTHER = r"stages[^/]*/(site|well|plate_group|hungarian|wells)|absent_.*"  # of metrics, that are listed below
@@ -61,54 +62,52 @@ def under(columns: dict[str, np.ndarray], protocol: str) -> types.SimpleNamespac
 
 
 def probe(
-    columns: dict[str, np.ndarray], embedding: np.ndarray, protocol: str = protocols.DEFAULT
-) -> Iterator[tuple[str, dict[str, float]]]:
-    """Fits on the protocol's training rows and yields (role, metrics) of every scored role with labels.
+    columns: dict[str, np.ndarray], embedding: np.ndarray, protocol: str = protocols.DEFAULT, kind: str = kinds.KINDS[0]
+) -> tuple[kinds.Probe, dict[str, dict[str, float]]]:
+    """Fits on the protocol's training rows: the probe, and the metrics of every scored role with labels.
 
     Args:
       columns: of an embeddings file, each [n].
       embedding: [n, D].
       protocol: its name or path.
+      kind: one of `kinds.KINDS`.
 
     metrics: those of `accuracy.of_protocol` without the name of the role, treatments (the accuracy of treated wells
     alone, NaN where none is known to be one), classes (that the fit distinguishes), absent_classes and absent_sites
-    where the role has others, chance (1 / classes) and commonest (accuracy of always predicting the commonest class of
-    the training rows).
+    where the role has others, chance (1 / classes), commonest (accuracy of always predicting the commonest class of
+    the training rows), and beside: by the name of a probe beside it, such as C_1, the site_accuracy of that.
     """
-    dataset = under(columns, protocol)
-    roles = dataset.roles
-    train = roles.fit[dataset.sites.label[roles.fit] >= 0]
-    labels, count = np.unique(dataset.sites.label[train], return_counts=True)
+    dataset, found = under(columns, protocol), {}
+    roles, label = dataset.roles, dataset.sites.label
+    labels, count = np.unique(label[roles.fit[label[roles.fit] >= 0]], return_counts=True)
     told = "well_type" in columns
-    try:
-        model = fit_linear(embedding[train], dataset.sites.label[train])
-    except MemoryError as error:
-        raise UserError(
-            f"a probe of {len(labels):,} classes on {len(train):,} rows does not fit this machine's memory"
-        ) from error
+    fitted = kinds.fit(kind, embedding, np.arange(len(embedding)), dataset)
     for name, rows in roles.scored.items():
-        if not (dataset.sites.label[rows] >= 0).any():
+        if not (known := label[rows] >= 0).any():
             continue
-        logits = log_probabilities(model, embedding[rows], len(dataset.classes))
-        metrics = {key.removeprefix(f"{name}/"): value for key, value in of_protocol(name, logits, rows, dataset)}
-        known = dataset.sites.label[rows][dataset.sites.label[rows] >= 0]
-        treated = (columns["well_type"][rows] == TREATMENT) & (dataset.sites.label[rows] >= 0) if told else rows < 0
-        right = logits.argmax(1)[treated] == dataset.sites.label[rows[treated]]
-        metrics |= absent(labels, known) | {
+        logits = fitted.logits(embedding[rows])
+        treated = (columns["well_type"][rows] == TREATMENT) & known if told else rows < 0
+        right = (logits.argmax(1) == label[rows])[treated]
+        other = {of: one.logits(embedding[rows]).argmax(1) == label[rows] for of, one in fitted.beside.items()}
+        found[name] = {key.removeprefix(f"{name}/"): value for key, value in of_protocol(name, logits, rows, dataset)}
+        found[name] |= absent(labels, label[rows]) | {
             "treatments": float(right.mean()) if len(right) else np.nan,
             "classes": len(labels),
             "chance": 1 / len(labels),
-            "commonest": float((known == labels[count.argmax()]).mean()),
+            "commonest": float((label[rows][known] == labels[count.argmax()]).mean()),
+            "beside": {of: float(one[known].mean()) for of, one in other.items()},
         }
-        yield name, metrics
+    return fitted, found
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m rxrx_jax.probe_embeddings", description="Linear probe of an embeddings file."
+        prog="python -m rxrx_jax.probe_embeddings", description="Probe of an embeddings file."
     )
     parser.add_argument("path", type=pathlib.Path, help="embeddings.parquet, or a folder that holds one")
+    known = f"{', '.join(kinds.KINDS)} (default: {kinds.KINDS[0]})"
+    parser.add_argument("--probe", default=kinds.KINDS[0], metavar="KIND", help=known)
     names = [name for name in correct.CORRECTIONS if name != "none"]
     corrected = f"also corrected for the batch by {', '.join(names)}; more than one may be given"
     parser.add_argument("--correct", action="append", default=[], choices=names, metavar="NAME", help=corrected)
@@ -116,6 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--partial", action="store_true", help="accept other counts than the protocol's")
     parser.add_argument("--contaminated", choices=("allow",), help="score also rows whose labels were seen, marked X")
     flags = parser.parse_args(argv)
+    kinds.check(flags.probe, "--probe")
     columns, embedding = embeddings.read(flags.path)
     protocol = flags.protocol or protocols.of_run(flags.path if flags.path.is_dir() else flags.path.parent)
     protocol = protocols.as_partial(protocol) if flags.partial else protocol
@@ -132,12 +132,12 @@ def main(argv: list[str] | None = None) -> None:
     print(words)
     if roles.scoring.partial:
         print(f"PARTIAL: {roles.scoring.partial}")
-    _print("as they are", marks, probe(columns, embedding, protocol), further(dataset, embedding))
+    _print("as they are", marks, *probe(columns, embedding, protocol, flags.probe), further(dataset, embedding))
     for name in flags.correct:
         given = columns["experiment"], _plates(columns), columns.get("well_type")
         corrected, mark = correct.correct(name, embedding, *given, "--correct"), correct.CORRECTIONS[name].marks
-        found = probe(columns, corrected, protocol)
-        _print(f"{name} ({USES[mark]})", join(marks, mark), found, further(dataset, corrected))
+        found = probe(columns, corrected, protocol, flags.probe)
+        _print(f"{name} ({USES[mark]})", join(marks, mark), *found, further(dataset, corrected))
 
 
 def further(dataset, embedding: np.ndarray) -> Iterator[tuple[str, float]]:
@@ -157,32 +157,35 @@ def _plates(columns: dict[str, np.ndarray]) -> np.ndarray | None:
 
 
 def _print(
-    title: str, marks: str, found: Iterator[tuple[str, dict[str, float]]], also: Iterator[tuple[str, float]]
+    title: str, marks: str, fitted: kinds.Probe, found: dict[str, dict], also: Iterator[tuple[str, float]]
 ) -> None:
     print(f"\n{title}{f' [{marks}]' if marks else ''}")
-    print(
-        f"{'':14} {'rows':>9} {'accuracy':>9} {'95 % interval':>16} {'treatments':>11} {'chance':>8} {'commonest':>10}"
-    )
-    empty, lines = True, []
-    for name, m in found:
-        empty = False
+    for name, one in {"": fitted, **fitted.beside}.items():
+        if one.about:
+            print(f"{name}: {kinds.in_words(one)}" if name else kinds.in_words(one))
+    beside = "".join(f" {name:>9}" for name in fitted.beside)
+    print(f"{'':14} {'rows':>9} {'accuracy':>9}{beside} {'95 % interval':>16} {'treatments':>11} {'chance':>8} "
+          f"{'commonest':>10}")  # fmt: skip
+    if not found:
+        print("no scored row has a label: prepare the embeddings with a splits.csv that holds experiments out")
+        return
+    lines = []
+    for name, m in found.items():
         lines += [(f"{name}/{key}", m[key]) for key in m if key.endswith(ACCURACIES) and key != "site_accuracy"]
         joint = lambda key: " [T]" * key.endswith(cellsignal.JOINTLY)  # noqa: E731
         lines += [(f"{name}/{key}{joint(key)}", value) for key, value in m.items() if re.fullmatch(FURTHER, key)]
         low, high = m["site_accuracy_ci_low"], m["site_accuracy_ci_high"]
         treated = f"{m['treatments']:.4f}" if np.isfinite(m["treatments"]) else "unknown"
         interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one experiment"
-        print(f"{name:14} {m['sites']:9,} {m['site_accuracy']:9.4f} {interval:>16} {treated:>11} "
-              f"{m['chance']:8.4f} {m['commonest']:10.4f}", flush=True)  # fmt: skip
-    if not empty:
-        print(
-            "interval: of the mean over experiments, stratified by cell type; treatments: without control wells; "
-            "commonest: always predicting the commonest training class"
-        )
-        for name, value in (*lines, *also):
-            print(f"{name:50} {value:.4f}" if isinstance(value, float) else f"{name:50} {value}")
-    else:
-        print("no scored row has a label: prepare the embeddings with a splits.csv that holds experiments out")
+        other = "".join(f" {value:9.4f}" for value in m["beside"].values())
+        print(f"{name:14} {m['sites']:9,} {m['site_accuracy']:9.4f}{other} {interval:>16} {treated:>11} "
+              f"{m['chance']:8.4f} {m['commonest']:10.4f}")  # fmt: skip
+    print(
+        "interval: of the mean over experiments, stratified by cell type; treatments: without control wells; "
+        "commonest: always predicting the commonest training class"
+    )
+    for name, value in (*lines, *also):
+        print(f"{name:50} {value:.4f}" if isinstance(value, float) else f"{name:50} {value}")
 
 
 if __name__ == "__main__":

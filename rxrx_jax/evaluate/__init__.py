@@ -9,7 +9,8 @@ from rxrx_jax import adapt
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, leakage, neighbours, predictions, probe, reconstruction
+from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, leakage, predictions, reconstruction
+from rxrx_jax.evaluate.probes import encoders, neighbours
 
 EVALUATORS = {
     "accuracy": accuracy.evaluate,
@@ -18,7 +19,7 @@ EVALUATORS = {
     "leakage": leakage.evaluate,
     "neighbours": neighbours.evaluate,
     "predictions": predictions.evaluate,
-    "probe": probe.evaluate,
+    "probe": encoders.evaluate,
     "reconstruction": reconstruction.evaluate,
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rxrx_jax.base.spellings import TREATMENT
-from rxrx_jax.evaluate.linear import fit_linear
+from rxrx_jax.evaluate.probes import logistic
 
 
 def evaluate(context) -> Iterator[tuple[str, float]]:
@@ -21,7 +21,7 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
     Each is fitted on every second well and scored on the others, perturbation by perturbation, so that no half has more
     of one than the other. The accuracy is the share of all scored sites, and the floor that of always predicting the
     commonest experiment of the cell type (plate of the experiment). A group with one experiment (plate) has nothing to
-    predict and is left out.
+    predict and is left out. Where regressions did not converge, `leakage/experiment_not_converged` says how many.
     """
     for reading in context.readings:
         rows, features = context.embeddings(reading)
@@ -38,32 +38,36 @@ def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterato
         ("experiment", experiment, sites.cell_type[rows], every),
         ("plate", sites.plate[rows], experiment, control),
     ):
-        right, commonest, count = read_off(features[used], target[used], given[used], well[used], label[used])
+        found = read_off(features[used], target[used], given[used], well[used], label[used])
+        right, commonest, count, unfinished = found
         if count:
             yield f"{name}/{batch}_accuracy", right / count
             yield f"{name}/{batch}_floor", commonest / count
+        if unfinished:
+            yield f"{name}/{batch}_not_converged", unfinished
 
 
 def read_off(
     features: np.ndarray, target: np.ndarray, given: np.ndarray, well: np.ndarray, label: np.ndarray
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """How often the target can be predicted from the features, within each group and added over groups.
 
     Args: features [n, D]; target [n] int, constant in a well; given [n], the group; well [n], its name; label [n] int,
     its perturbation.
     Returns: of the scored rows, how many a logistic regression gets right, how many always predicting their group's
-    commonest target would, and how many there are.
+    commonest target would, and how many there are; and how many of the regressions did not converge.
     """
     _, first, number = np.unique(well, return_index=True, return_inverse=True)
     order = np.lexsort((label[first], target[first]))  # wells by target, perturbation, name
     rank = np.empty(len(order), int)
     rank[order] = np.arange(len(order)) - np.searchsorted(target[first][order], target[first][order])
     fitted = rank[number] % 2 == 0
-    total = np.zeros(3, int)
+    total = np.zeros(4, int)
     for group in np.unique(given):
         fit, held = (given == group) & fitted, (given == group) & ~fitted
         if len(np.unique(target[fit])) > 1 and held.any():
-            model = fit_linear(features[fit], target[fit], iterations=100)
-            right = model.predict(features[held].astype(np.float64)) == target[held]
-            total += right.sum(), np.unique(target[held], return_counts=True)[1].max(), held.sum()
+            model = logistic.fit(features[fit], target[fit])
+            right = model.predict(features[held]) == target[held]
+            commonest = np.unique(target[held], return_counts=True)[1].max()
+            total += right.sum(), commonest, held.sum(), not model.converged
     return tuple(total.tolist())

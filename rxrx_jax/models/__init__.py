@@ -34,9 +34,9 @@ def make_encoder(config: Config) -> nn.Module:
         return DenseNet(dtype=compute_dtype(config))
     if config.name == "efficientnet_lite0":
         return EfficientNet(dtype=compute_dtype(config))
-    if config.name == "handcrafted":
-        return Handcrafted()
-    known = "vit, convnet, resnet50, densenet161, efficientnet_lite0 or handcrafted"
+    if config.name in ("handcrafted", "handcrafted_spatial"):
+        return Handcrafted(spatial=config.name == "handcrafted_spatial")
+    known = "vit, convnet, resnet50, densenet161, efficientnet_lite0, handcrafted or handcrafted_spatial"
     raise UserError(f"model.name={config.name!r}: expected {known}")
 
 

@@ -173,9 +173,18 @@ def trained_to(found: Found) -> list[float]:
     return [float(np.mean(end[-LINES:])) for end in ends]
 
 
+def fits(found: Found) -> tuple[int, int]:
+    """How many regressions of a probe's row did not converge, by what they recorded, and of how many."""
+    ended = [line[name] for line in found.lines if (name := found.name("converged")) in line]
+    return ended.count(0.0), len(ended)
+
+
 def training_accuracy(found: Found, column: Column) -> Cell:
-    """The accuracy on training minibatches at the end, or that it stayed too low in a seed, and how low. Blank for
-    rows without one."""
+    """The accuracy on training minibatches at the end, or that it stayed too low in a seed, and how low; of a probe,
+    how many of its regressions did not converge. Blank for rows without one."""
+    lost, of = fits(found)
+    if lost:
+        return Cell(f"not converged ({lost} of {of} fits)", {"_not_converged": lost})
     if not (by_seed := trained_to(found)):
         return Cell()
     value, lowest = float(np.mean(by_seed)), min(by_seed)

@@ -29,7 +29,8 @@ LATEX = str.maketrans(
 @dataclasses.dataclass(frozen=True)
 class Line:
     """A row with what was found: its number from 1, how many seeds, a cell for each column, the training accuracy of
-    each seed at the end, where there is one, and what its protocol's counts differ in, where that was allowed."""
+    each seed at the end, where there is one, how many of how many regressions did not converge, and what its protocol's
+    counts differ in, where that was allowed."""
 
     number: int
     row: Row
@@ -37,6 +38,7 @@ class Line:
     marks: str
     cells: list[Cell]
     trained_to: list[float] = dataclasses.field(default_factory=list)
+    fits: tuple[int, int] = (0, 0)
     partial: str = ""
 
 
@@ -73,9 +75,8 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
         partial = next((line["partial"] for line in of_row.lines if line.get("partial")), "")
         if partial:
             row = dataclasses.replace(row, labels=(f"{row.labels[0]} (partial)", *row.labels[1:]))
-        made.append(
-            Line(number, row, seeds if row.run else 0, columns.seen(of_row), cells, columns.trained_to(of_row), partial)
-        )
+        ended = columns.trained_to(of_row), columns.fits(of_row)
+        made.append(Line(number, row, seeds if row.run else 0, columns.seen(of_row), cells, *ended, partial))
     return made
 
 
@@ -109,6 +110,9 @@ def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
         if line.trained_to and min(line.trained_to) < columns.CONVERGED:
             name = " | ".join(line.row.labels)
             found.append(f"{name}: not converged, its training accuracy ended at {min(line.trained_to):.2f} in a seed.")
+        if line.fits[0]:
+            name, (lost, of) = " | ".join(line.row.labels), line.fits
+            found.append(f"{name}: not converged, {lost} of {of} regressions stopped before the gradient was small.")
     found += [f"{' | '.join(line.row.labels)}: {line.partial}." for line in lines if line.partial]
     shown = [line.row for line in lines if line.row.published]
     found += [SOURCES[mark] for mark in SOURCES if mark and any(row.published.mark == mark for row in shown)]

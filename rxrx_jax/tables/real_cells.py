@@ -31,7 +31,12 @@ COLUMNS = (
     Column("training", "accuracy", columns.training_accuracy, ".2f"),
     Column("CPU s", summary=columns.cpu_seconds, format=".0f", key="cpu_seconds"),
 )
-EMBEDDINGS = {"handcrafted": "handcrafted features", "untrained": "untrained ViT", "pretrained": "MAE"}
+EMBEDDINGS = {
+    "handcrafted": "handcrafted features",
+    "handcrafted_spatial": "handcrafted and spatial features",
+    "untrained": "untrained ViT",
+    "pretrained": "MAE",
+}
 CORRECTIONS = {
     "none": "",
     "centre_scale_experiment": "centred and scaled by batch",

@@ -1,16 +1,19 @@
 """The probe of an embeddings file: a logistic regression on train alone, the command, mistakes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from rxrx_jax import probe_embeddings
 from rxrx_jax.base import command, embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
+from rxrx_jax.evaluate.probes import logistic
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +37,30 @@ def screen():
     return columns, embedding.astype(np.float32)
 
 
+def metrics(*given, **more):
+    return probe_embeddings.probe(*given, **more)[1]
+
+
 def test_the_probe_is_a_logistic_regression_on_train(screen):
+    """Its C is the best on val; that of C = 1 stands beside it."""
     columns, embedding = screen
     label, split = columns["perturbation_id"], columns["split"]
     train = (split == "train") & (label >= 0)
     scaler = StandardScaler().fit(embedding[train].astype(float))
-    model = LogisticRegression(max_iter=300).fit(scaler.transform(embedding[train].astype(float)), label[train])
-    found = dict(probe_embeddings.probe(columns, embedding))
-    assert list(found) == ["in_batch", "validation", "cross_batch"]
+    fitted, found = probe_embeddings.probe(columns, embedding)
+    models = {}
+    for strength in (1.0, fitted.about["C"]):
+        model = LogisticRegression(C=strength, max_iter=300)
+        models[strength] = model.fit(scaler.transform(embedding[train].astype(float)), label[train])
+    assert fitted.about["C_chosen_on"] == "validation" and list(found) == ["in_batch", "validation", "cross_batch"]
     for name, key in [("in_batch", "id_test"), ("validation", "val"), ("cross_batch", "test")]:
         rows = (split == key) & (label >= 0)
-        right = model.predict(scaler.transform(embedding[rows].astype(float))) == label[rows]
+        right = {
+            strength: model.predict(scaler.transform(embedding[rows].astype(float))) == label[rows]
+            for strength, model in models.items()
+        }
+        assert found[name]["beside"] == {"C_1": pytest.approx(right[1.0].mean())}
+        right = right[fitted.about["C"]]
         assert found[name]["site_accuracy"] == pytest.approx(right.mean()) and found[name]["sites"] == rows.sum()
         by_name = {e: right[columns["experiment"][rows] == e].mean() for e in set(columns["experiment"][rows])}
         assert {e: found[name][f"site_accuracy/{e}"] for e in by_name} == pytest.approx(by_name)
@@ -53,33 +69,20 @@ def test_the_probe_is_a_logistic_regression_on_train(screen):
     assert found["in_batch"]["site_accuracy"] > found["cross_batch"]["site_accuracy"] + 0.1
 
 
-def test_labels_outside_train_never_reach_the_fit(screen, monkeypatch):
+def test_nothing_held_out_reaches_the_fit(screen, monkeypatch):
     columns, embedding = screen
-    fits = []
-    whole = LogisticRegression.fit
-
-    def spy(self, x, y):
-        fits.append((x.copy(), y.copy()))
-        return whole(self, x, y)
-
-    monkeypatch.setattr(LogisticRegression, "fit", spy)
+    fits, whole = [], logistic.fit
+    monkeypatch.setattr(logistic, "fit", lambda x, y, *rest: fits.append((x, y)) or whole(x, y, *rest))
     held_out = columns["split"] != "train"
     other = np.where(held_out, (columns["perturbation_id"] + 1) % 4, columns["perturbation_id"])
-    first = dict(probe_embeddings.probe(columns, embedding))
-    second = dict(probe_embeddings.probe(columns | {"perturbation_id": other}, embedding))
-    np.testing.assert_array_equal(fits[0][0], fits[1][0])
-    np.testing.assert_array_equal(fits[0][1], fits[1][1])
-    assert len(fits[0][1]) == ((columns["split"] == "train") & (columns["perturbation_id"] >= 0)).sum()
+    first = metrics(columns, embedding)
+    second = metrics(columns | {"perturbation_id": other}, embedding)
+    train = (columns["split"] == "train") & (columns["perturbation_id"] >= 0)
+    assert len(fits) == 2 * len(logistic.STRENGTHS)
+    for x, y in fits:
+        np.testing.assert_array_equal(x, embedding[train])
+        np.testing.assert_array_equal(y, columns["perturbation_id"][train])
     assert first["cross_batch"] != second["cross_batch"]
-
-
-def test_held_out_embeddings_reach_the_plain_fit_neither(screen, monkeypatch):
-    columns, embedding = screen
-    fits = []
-    whole = probe_embeddings.fit_linear
-    monkeypatch.setattr(probe_embeddings, "fit_linear", lambda x, y: fits.append(x) or whole(x, y))
-    list(probe_embeddings.probe(columns, embedding))
-    np.testing.assert_array_equal(fits[0], embedding[(columns["split"] == "train") & (columns["perturbation_id"] >= 0)])
 
 
 @pytest.fixture
@@ -99,11 +102,18 @@ def test_the_command(screen, saved, capsys):
     plain = capsys.readouterr().out
     assert "300 embeddings of 6 values; 98 labelled training rows, 4 classes" in plain
     assert "transductive" not in plain
-    expected = dict(probe_embeddings.probe(*screen))
-    for name, metrics in expected.items():
+    expected = metrics(*screen)
+    for name, found in expected.items():
         line = next(line for line in plain.splitlines() if line.startswith(name))
-        assert line.split()[1:3] == [f"{metrics['sites']}", f"{metrics['site_accuracy']:.4f}"]
-        assert line.split()[-2:] == ["0.2500", f"{metrics['commonest']:.4f}"]
+        assert line.split()[1:4] == [
+            f"{found['sites']}",
+            f"{found['site_accuracy']:.4f}",
+            f"{found['beside']['C_1']:.4f}",
+        ]
+        assert line.split()[-2:] == ["0.2500", f"{found['commonest']:.4f}"]
+    heads = [line for line in plain.splitlines() if "L-BFGS" in line]
+    assert re.fullmatch("C = .* chosen on validation, converged after [0-9]+ steps of L-BFGS, .* per row", heads[0])
+    assert heads[1].startswith("C_1: C = 1, converged after ") and len(heads) == 2
     assert "one experiment" in plain and " to " in plain  # val has one, test two
 
     assert run(saved / "embeddings.parquet", "--correct=centre_scale_experiment") == 0
@@ -129,7 +139,7 @@ def test_corrections_by_name_with_their_marks(screen, tmp_path, capsys):
     assert [block.partition("\n")[0][-4:] for block in blocks[1:]] == [" [C]", " [T]"]
     shift = {e: embedding[(columns["experiment"] == e) & control].mean(0) for e in set(columns["experiment"])}
     by_hand = embedding - np.array([shift[e] for e in columns["experiment"]])
-    expected = dict(probe_embeddings.probe(columns, by_hand))["cross_batch"]
+    expected = metrics(columns, by_hand)["cross_batch"]
     line = next(line for line in blocks[1].splitlines() if line.startswith("cross_batch"))
     assert float(line.split()[2]) == pytest.approx(expected["site_accuracy"], abs=1e-4)
     assert float(line.split()[-3]) == pytest.approx(expected["treatments"], abs=1e-4)
@@ -177,6 +187,35 @@ def test_a_run_is_probed_under_its_own_protocol(screen, saved, capsys):
     assert "protocol wilds_ood: fit is 40,612 images of 33 experiments" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["knn_10", "class_mean", "lars"])
+def test_other_probes_by_name(screen, saved, kind, capsys):
+    assert run(saved, f"--probe={kind}") == 0
+    shown = capsys.readouterr().out
+    found = metrics(*screen, kind=kind)
+    line = next(line for line in shown.splitlines() if line.startswith("cross_batch"))
+    assert float(line.split()[2]) == pytest.approx(found["cross_batch"]["site_accuracy"], abs=1e-4)
+    assert found["in_batch"]["site_accuracy"] > 0.5 and found["in_batch"]["beside"] == {} and "C = " not in shown
+    assert ("training accuracy" in shown) == (kind == "lars")
+    if kind == "knn_10":
+        columns, embedding = screen
+        label, split = columns["perturbation_id"], columns["split"]
+        model = KNeighborsClassifier(10, metric="cosine")
+        train, test = ((split == name) & (label >= 0) for name in ("train", "test"))
+        right = model.fit(embedding[train], label[train]).predict(embedding[test]) == label[test]
+        assert found["cross_batch"]["site_accuracy"] == pytest.approx(right.mean())
+
+
+def test_a_regression_that_did_not_converge_is_told(saved, capsys, monkeypatch):
+    monkeypatch.setattr(logistic, "STEPS", 1)
+    assert run(saved) == 0
+    assert re.search("C = .* chosen on validation, NOT CONVERGED after 1 steps", capsys.readouterr().out)
+
+
+def test_an_unknown_probe_is_one_line(saved, capsys):
+    assert run(saved, "--probe=svm") == 2
+    assert "--probe='svm': expected logistic, lars, class_mean, knn_1, knn_10, knn_20" in capsys.readouterr().err
+
+
 def test_no_labels_outside_train(screen, saved, tmp_path, capsys):
     columns, embedding = screen
     columns = columns | {"split": np.array(["train"] * len(embedding))}
@@ -186,7 +225,7 @@ def test_no_labels_outside_train(screen, saved, tmp_path, capsys):
     assert "no scored row has a label" in out and "cross_batch" not in out
 
 
-def test_mistakes_are_one_line(screen, tmp_path, capsys, monkeypatch):
+def test_mistakes_are_one_line(screen, tmp_path, capsys):
     columns, embedding = screen
     path = tmp_path / "e.parquet"
     assert run(tmp_path / "nowhere") == 2
@@ -196,22 +235,15 @@ def test_mistakes_are_one_line(screen, tmp_path, capsys, monkeypatch):
     embeddings.write(path, columns | {"perturbation_id": np.zeros(len(embedding), np.int32)}, embedding)
     assert run(path) == 2
 
-    def too_large(*args):
-        raise MemoryError
-
-    monkeypatch.setattr(probe_embeddings, "fit_linear", too_large)
-    embeddings.write(path, columns, embedding)
-    assert run(path) == 2
     errors = capsys.readouterr().err.splitlines()
     expected = [
         "nowhere does not exist",
         "no column well_id, cell_type, experiment, perturbation_id",
         "two classes",
-        "4 classes on 98 rows does not fit this machine's memory",
     ]
     for line, words in zip(errors, expected):
         assert line.startswith("error: ") and words in line
-    assert len(errors) == 4
+    assert len(errors) == 3
 
 
 def test_other_counts_are_accepted_with_partial_alone(screen, tmp_path, capsys):
@@ -233,9 +265,9 @@ def test_a_class_absent_from_training_is_counted_and_unknown_ids_are_refused(scr
     columns, embedding = screen
     label = columns["perturbation_id"]
     lost = np.where((columns["split"] == "train") & (label == 2), -1, label).astype(np.int32)
-    found = dict(probe_embeddings.probe(columns | {"perturbation_id": lost}, embedding))
+    found = metrics(columns | {"perturbation_id": lost}, embedding)
     assert found["cross_batch"]["absent_classes"] == 1 and found["cross_batch"]["classes"] == 3
     assert found["cross_batch"]["absent_sites"] == ((columns["split"] == "test") & (label == 2)).sum()
     lost[4] = -7
     with pytest.raises(UserError, match="the embeddings have the perturbation_id -7 in row 4: use -1"):
-        list(probe_embeddings.probe(columns | {"perturbation_id": lost}, embedding))
+        metrics(columns | {"perturbation_id": lost}, embedding)

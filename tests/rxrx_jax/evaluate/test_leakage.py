@@ -77,7 +77,7 @@ def test_the_perturbation_alone_is_not_a_leak():
     found = probe(features)
     assert found["x/plate_accuracy"] == pytest.approx(0.25, abs=0.06)
     assert found["x/experiment_accuracy"] == pytest.approx(0.25, abs=0.03)
-    right, _, count = leakage.read_off(features, sites.plate, sites.experiment, sites.well_id, sites.label)
+    right, _, count, _ = leakage.read_off(features, sites.plate, sites.experiment, sites.well_id, sites.label)
     assert right / count > 0.8
 
 
@@ -115,10 +115,11 @@ def test_unequal_experiments_by_hand():
     target = np.repeat([0, 1, 2], [10, 6, 4])
     well = np.array([f"{t}_{i}" for t, n in ((0, 10), (1, 6), (2, 4)) for i in range(n)])
     features = np.eye(3)[target]
-    assert leakage.read_off(features, target, np.zeros(20), well, label) == (10, 5, 10)
-    assert leakage.read_off(features, target, np.where(target == 2, 1, 0), well, label) == (8, 5, 8)  # 2 stands alone
+    assert leakage.read_off(features, target, np.zeros(20), well, label) == (10, 5, 10, 0)
+    given = np.where(target == 2, 1, 0)  # 2 stands alone
+    assert leakage.read_off(features, target, given, well, label) == (8, 5, 8, 0)
     swapped = features[np.random.default_rng(0).permutation(20)]
-    right, commonest, count = leakage.read_off(swapped, target, np.zeros(20), well, label)
+    right, commonest, count, _ = leakage.read_off(swapped, target, np.zeros(20), well, label)
     assert right < count == 10 and commonest == 5
 
 
@@ -142,5 +143,5 @@ def test_no_half_has_more_wells_of_a_perturbation(wells):
     """Else an embedding of the perturbation alone is below the floor: what one half has more of, the other lacks."""
     target, label, i = (x.ravel() for x in np.indices((3, 10, wells)))
     names = np.random.default_rng(0).permutation(len(target)).astype(str)
-    right, _, count = leakage.read_off(np.eye(10)[label], target, np.zeros(len(target)), names, label)
+    right, _, count, _ = leakage.read_off(np.eye(10)[label], target, np.zeros(len(target)), names, label)
     assert count == len(target) / 2 and right == pytest.approx(count / 3, abs=1)

@@ -146,12 +146,58 @@ def test_hand_made_statistics_against_numpy():
     assert np.isfinite(jax.jit(Handcrafted().apply)({}, black)[0]).all()
 
 
+def test_spatial_statistics_follow_the_plain_ones_and_are_those_of_numpy():
+    images = np.random.default_rng(1).gamma(2.0, size=(2, 12, 20, 3)).astype(np.float32)
+    found = jax.jit(Handcrafted(spatial=True).apply)({}, images)[0]
+    plain = Handcrafted.plain(3)
+    np.testing.assert_allclose(found[:, :plain], jax.jit(Handcrafted().apply)({}, images)[0], rtol=1e-4, atol=1e-5)
+    lags, bands = (
+        (1, 2, 4, 8),
+        6,
+    )  # 16 is longer than the image; from 0.5 to below 1/12 cycles per pixel in half octaves
+    assert found.shape == (2, plain + 3 * bands + 6 * len(lags)) and np.isfinite(found).all()
+    upper = np.triu_indices(3)
+    for x, features in zip(images.astype(np.float64), found):
+        z = (x - x.mean((0, 1))) / x.std((0, 1))
+        window = np.outer(np.hanning(12), np.hanning(20))
+        power = np.abs(np.fft.fft2(z.transpose(2, 0, 1) * window / np.sqrt((window**2).mean()))) ** 2 / (12 * 20)
+        radius = np.hypot(*np.meshgrid(np.fft.fftfreq(12), np.fft.fftfreq(20), indexing="ij"))
+        edges = [(0.5 + 1e-6) / 2 ** (i / 2) for i in range(bands + 1)]
+        expected = [np.log(power[:, (radius > b) & (radius <= a)].mean(1) + 1e-6) for a, b in zip(edges, edges[1:])]
+        for lag in lags:
+            of = np.zeros((3, 3))
+            for one, other in ((z[lag:], z[:-lag]), (z[:, lag:], z[:, :-lag])):
+                mean = np.einsum("hwc,hwd->cd", one, other) / (one.shape[0] * one.shape[1])
+                of += (mean + mean.T) / 4
+            expected.append(of[upper])
+        np.testing.assert_allclose(features[plain:], np.concatenate(expected), rtol=1e-3, atol=1e-4)
+    assert np.isfinite(jax.jit(Handcrafted(spatial=True).apply)({}, np.zeros_like(images))[0]).all()
+
+
+def test_spatial_statistics_see_an_arrangement_that_the_plain_ones_do_not():
+    """The same pixels of each channel, in blobs, alone, or with another channel two pixels away."""
+    random = np.random.default_rng(2)
+    grain = random.normal(size=(32, 32, 2))
+    blobs = grain.copy()
+    blobs[..., 0] = np.sort(grain[..., 0].ravel())[np.argsort(np.argsort(np.cumsum(grain[..., 0], 1).ravel()))].reshape(
+        32, 32
+    )
+    beside = grain.copy()
+    beside[..., 1] = np.roll(grain[..., 0], 2, 1)
+    images = np.stack([grain, blobs, beside]).astype(np.float32)
+    features = np.asarray(jax.jit(Handcrafted(spatial=True).apply)({}, images)[0])
+    at = Handcrafted.plain(2)
+    lag_2 = features[:, at:].reshape(3, -1)[:, -15:].reshape(3, 5, 3)[:, 1]  # 00, 01 and 11 of every lag
+    assert lag_2[1, 0] > lag_2[0, 0] + 0.2 and abs(lag_2[0, 1]) < 0.1 < lag_2[2, 1]
+
+
 def test_make_encoder_knows_its_models():
     make = lambda **values: models.make_encoder(Config(values, "model."))  # noqa: E731
     vit = make(name="vit", variant="XXS/8", dtype="bfloat16", remat="full")
     assert (vit.patch, vit.dtype, vit.remat) == (8, jnp.bfloat16, "full")
     assert make(name="convnet", widths=[8, 16]) == ConvNet((8, 16))
     assert make(name="handcrafted") == Handcrafted()
+    assert make(name="handcrafted_spatial") == Handcrafted(spatial=True)
     with pytest.raises(UserError, match="model.name='resnet'"):
         make(name="resnet")
     with pytest.raises(UserError, match="model.dtype='float16'"):

@@ -233,6 +233,18 @@ def test_a_row_that_has_not_converged_is_named_in_every_table(tmp_path):
     assert "ERM: not converged, its training accuracy ended at 0.70 in a seed." in shown
 
 
+def test_a_probe_whose_regression_did_not_converge_says_so_in_its_row_and_in_the_notes(tmp_path):
+    values = accuracies("probe/x/", dict.fromkeys(STRATA, 0.3)) | accuracies("probe/y/", dict.fromkeys(STRATA, 0.3))
+    for seed in range(2):
+        write(tmp_path, "a", seed, values | {"probe/x/converged": float(seed), "probe/y/converged": 1.0})
+    rows = [Row(("first",), "a", "probe/x/"), Row(("second",), "a", "probe/y/")]
+    made = make(rows, {"a": None}, worlds=5)
+    lines = table.measure(made, tmp_path, 2)
+    assert [cells(made, line)["training"].text for line in lines] == ["not converged (1 of 2 fits)", ""]
+    told = [note for note in table.notes(made, lines, []) if "converged" in note]
+    assert told == ["first: not converged, 1 of 2 regressions stopped before the gradient was small."]
+
+
 def test_a_row_of_a_dataset_with_other_counts_is_named_partial(tmp_path):
     words = "fit is 40,612 images of 33 experiments and this dataset has 8 of 1"
     write(tmp_path, "a", 0, accuracies("", dict.fromkeys(STRATA, 0.5)) | {"partial": words})

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
 from rxrx_jax import data
 from rxrx_jax.adapt.method import Method, Network
@@ -15,9 +16,10 @@ from rxrx_jax.base import sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Dataset, Roles, Sites
 from rxrx_jax.data.augment import Augment
-from rxrx_jax.evaluate import predict, probe
-from rxrx_jax.evaluate.linear import fit_linear
+from rxrx_jax.evaluate import predict
+from rxrx_jax.evaluate.probes import encoders, logistic
 from rxrx_jax.models.convnet import ConvNet
+from rxrx_jax.models.handcrafted import Handcrafted
 from rxrx_jax.models.heads import Head, Projection
 from rxrx_jax.models.vit import Encoder, Size, Style
 from rxrx_jax.tasks.classify import Classify
@@ -92,6 +94,7 @@ def make_context(encoder, labels_of_block=BLOCKS, label=LABEL, statistics=(0.0, 
     return context, images
 
 
+LOGISTIC = {"logistic": ""}
 PLANTED = Planted(Size(4, DEPTH, 8, 1), 4)
 
 
@@ -100,7 +103,7 @@ def accuracies(found, block):
 
 
 def test_the_best_block_is_that_of_validation_and_no_other():
-    found = dict(probe.evaluate(make_context(PLANTED)[0], blocks=True))
+    found = dict(encoders.evaluate(make_context(PLANTED)[0], blocks=True))
     assert np.array(accuracies(found, "block_2"))[:2].min() > 0.9 and accuracies(found, "block_2")[2] < 0.7
     assert accuracies(found, "block_3")[1] < 0.7 and accuracies(found, "block_3")[2] > 0.9
     assert accuracies(found, "block_1")[0] > 0.9 and max(accuracies(found, "block_4")) < 0.7
@@ -112,12 +115,12 @@ def test_the_best_block_is_that_of_validation_and_no_other():
 
 
 def test_without_blocks_there_are_none_and_the_others_stay():
-    with_blocks = dict(probe.evaluate(make_context(PLANTED)[0], blocks=True))
-    found = dict(probe.evaluate(make_context(PLANTED)[0]))
+    with_blocks = dict(encoders.evaluate(make_context(PLANTED)[0], blocks=True))
+    found = dict(encoders.evaluate(make_context(PLANTED)[0]))
     assert found == pytest.approx({k: v for k, v in with_blocks.items() if "block" not in k}, nan_ok=True)
-    encoders = {name.removeprefix("marks/").split("/")[1] for name in found}
-    assert encoders == {"pretrained", "untrained", "handcrafted"}
-    assert found == pytest.approx(dict(probe.evaluate(make_context(PLANTED)[0], blocks=())), nan_ok=True)
+    encoders_of = {name.removeprefix("marks/").split("/")[1] for name in found}
+    assert encoders_of == {"pretrained", "untrained", "handcrafted", "handcrafted_spatial"}
+    assert found == pytest.approx(dict(encoders.evaluate(make_context(PLANTED)[0], blocks=())), nan_ok=True)
 
 
 def test_corrections_by_name():
@@ -125,27 +128,59 @@ def test_corrections_by_name():
     kinds = np.where(LABEL == 0, "negative_control", "treatment")
     sites = dataclasses.replace(context.dataset.sites, well_type=kinds)
     context.dataset = dataclasses.replace(context.dataset, sites=sites)
-    found = dict(probe.evaluate(context, corrections=("none", "centre_experiment_controls")))
+    found = dict(encoders.evaluate(context, corrections=("none", "centre_experiment_controls")))
     assert found["marks/probe/pretrained/centre_experiment_controls/cross_batch"] == "C"
     assert found["marks/probe/pretrained/none/cross_batch"] == ""
     rows, embedding = context.embeddings()
     for one in range(4):
         here = sites.experiment == one
         embedding[here] -= embedding[here & (LABEL == 0)].mean(0)
-    model, test = fit_linear(embedding[SPLIT == "train"], LABEL[SPLIT == "train"]), SPLIT == "test"
-    right = model.predict(embedding.astype(np.float64)) == LABEL
-    start = "probe/pretrained/centre_experiment_controls/cross_batch"
+    model, test = logistic.fit(embedding[SPLIT == "train"], LABEL[SPLIT == "train"]), SPLIT == "test"
+    right = model.predict(embedding) == LABEL
+    start = "probe/pretrained/centre_experiment_controls/C_1/cross_batch"
     assert found[f"{start}/site_accuracy"] == pytest.approx(right[test].mean(), abs=1.5 / 25)
     treated = right[test & (LABEL > 0)].mean()
     assert found[f"{start}/treatments/site_accuracy"] == pytest.approx(treated, abs=1.5 / 16)
     with pytest.raises(UserError, match="evaluators.probe.corrections='tvnn': expected none, "):
-        dict(probe.evaluate(context, corrections=("tvnn",)))
+        dict(encoders.evaluate(context, corrections=("tvnn",)))
+
+
+def test_other_kinds_of_probe_have_names_of_their_own():
+    """Of every encoder and of blocks, each with its best one."""
+    blocks = (shuffled("val"), shuffled("test"), LABEL, shuffled(*SPLITS))
+    context, _ = make_context(PLANTED, blocks)
+    kinds = ("class_mean", "knn_3")
+    found = dict(encoders.evaluate(context, blocks=(1, 2), corrections=("none",), kinds=kinds))
+    rows, embedding = context.embeddings()
+    train, test = embedding[SPLIT == "train"], embedding[SPLIT == "test"]
+    votes = KNeighborsClassifier(3, metric="cosine").fit(train, LABEL[SPLIT == "train"])
+    right = (votes.predict(test) == LABEL[SPLIT == "test"]).mean()
+    assert found["probe/pretrained/none/knn_3/cross_batch/site_accuracy"] == pytest.approx(right)
+    assert found["marks/probe/pretrained/none/knn_3/cross_batch"] == ""
+    for kind in kinds:
+        of = {block: found[f"probe/block_{block}/{kind}/validation/site_accuracy"] for block in (1, 2)}
+        assert found[f"probe/best_block/{kind}"] == max(of, key=of.get) == 2
+        for baseline in ("untrained", "handcrafted", "handcrafted_spatial"):
+            assert f"probe/{baseline}/none/{kind}/cross_batch/site_accuracy" in found
+    assert "probe/pretrained/none/cross_batch/site_accuracy" not in found and "probe/best_block" not in found
+    with pytest.raises(UserError, match="^evaluators.probe.kinds='svm': expected logistic, lars, "):
+        dict(encoders.evaluate(context, kinds=("svm",)))
+
+
+def test_handcrafted_statistics_are_the_models(monkeypatch):
+    """Alone and before the spatial ones, which are of the same pass over the images."""
+    context, images = make_context(PLANTED, statistics=(100.0, 40.0))
+    rows = np.arange(len(SPLIT))
+    found = dict(encoders._baselines(context, rows))
+    x = (images.astype(np.float32) - 100) / (40 + 1e-3)
+    for name, spatial in (("handcrafted", False), ("handcrafted_spatial", True)):
+        np.testing.assert_allclose(found[name], Handcrafted(spatial).apply({}, x)[0], rtol=1e-3, atol=1e-3)
 
 
 def test_chosen_blocks_alone():
     context, _ = make_context(PLANTED)
-    found = dict(probe.evaluate(context, blocks=(4, 3)))
-    whole = dict(probe.evaluate(context, blocks=True))
+    found = dict(encoders.evaluate(context, blocks=(4, 3)))
+    whole = dict(encoders.evaluate(context, blocks=True))
     assert {name.split("/")[1] for name in found if "block" in name} == {"block_3", "block_4", "best_block"}
     for block in ("block_3", "block_4"):
         assert accuracies(found, block) == accuracies(whole, block)
@@ -155,14 +190,14 @@ def test_chosen_blocks_alone():
 
 def test_of_equal_blocks_the_first_is_the_best():
     context, _ = make_context(PLANTED, (shuffled(*SPLITS), LABEL, LABEL, shuffled(*SPLITS)))
-    found = dict(probe.evaluate(context, blocks=True))
+    found = dict(encoders.evaluate(context, blocks=True))
     assert accuracies(found, "block_2")[1] == accuracies(found, "block_3")[1] == 1
     assert found["probe/best_block"] == 2
 
 
 def test_without_labelled_validation_sites_no_block_is_the_best():
     label = np.where(SPLIT == "val", -1, LABEL).astype(np.int32)
-    found = dict(probe.evaluate(make_context(PLANTED, label=label)[0], blocks=True))
+    found = dict(encoders.evaluate(make_context(PLANTED, label=label)[0], blocks=True))
     assert "probe/block_3/cross_batch/site_accuracy" in found and not any("best" in name for name in found)
 
 
@@ -174,9 +209,9 @@ def test_all_blocks_cost_one_pass_over_the_images(monkeypatch):
         return original(dataset, rows, *rest)
 
     monkeypatch.setattr(data, "evaluation_minibatches", count)
-    dict(probe.evaluate(make_context(PLANTED)[0]))
+    dict(encoders.evaluate(make_context(PLANTED)[0]))
     without, passes[:] = sum(passes), []
-    dict(probe.evaluate(make_context(PLANTED)[0], blocks=True))
+    dict(encoders.evaluate(make_context(PLANTED)[0], blocks=True))
     assert sum(passes) == without + len(SPLIT)
 
 
@@ -184,7 +219,7 @@ def test_all_blocks_cost_one_pass_over_the_images(monkeypatch):
 def test_the_blocks_of_a_vit_by_hand(style):
     """Tokens of a block by a truncated encoder, their mean, and a regression on the training sites."""
     context, images = make_context(Encoder(Size(8, DEPTH, 16, 2), 4, style), statistics=(100.0, 40.0))
-    found = dict(probe.score_blocks(context, (1, 3, 4), np.arange(len(SPLIT))))
+    found = dict(encoders.score_blocks(context, (1, 3, 4), np.arange(len(SPLIT)), LOGISTIC))
     x = (images.astype(np.float32) - 100) / (40 + 1e-3)
     params = context.network.params["encoder"]
     for k in (1, 3, 4):
@@ -192,10 +227,10 @@ def test_the_blocks_of_a_vit_by_hand(style):
         shorter = Encoder(Size(8, k, 16, 2), 4, dataclasses.replace(style, final_norm=False))
         tokens, _ = shorter.apply({"params": params | {"blocks": blocks}}, x)
         features = np.asarray(tokens)[:, int(style.class_token) :].mean(1)
-        model = fit_linear(features[SPLIT == "train"], LABEL[SPLIT == "train"])
-        right = model.predict(features.astype(np.float64)) == LABEL
+        model = logistic.fit(features[SPLIT == "train"], LABEL[SPLIT == "train"])
+        right = model.predict(features) == LABEL
         expected = [right[name == SPLIT].mean() for name in SPLITS[1:]]
-        assert accuracies(found, f"block_{k}") == pytest.approx(expected, abs=1.5 / 25)  # a site on the border
+        assert accuracies(found, f"block_{k}/C_1") == pytest.approx(expected, abs=1.5 / 25)  # a site on the border
 
 
 def test_outputs_of_all_rows_in_order_with_a_last_minibatch_that_is_not_full():
@@ -211,14 +246,17 @@ def test_outputs_of_all_rows_in_order_with_a_last_minibatch_that_is_not_full():
 @pytest.mark.parametrize("blocks", [(0,), (5,), (1, 5), ("1",), 2, (True,)])
 def test_blocks_that_are_not_there_are_refused(blocks):
     with pytest.raises(UserError, match=r"evaluators.probe.blocks=.*: expected True or numbers of blocks, 1 to 4"):
-        probe.block_numbers(PLANTED, blocks)
+        encoders.block_numbers(PLANTED, blocks)
 
 
 def test_blocks_need_a_transformer():
-    assert probe.block_numbers(ConvNet((4,)), False) == probe.block_numbers(ConvNet((4,)), ()) == ()
+    assert encoders.block_numbers(ConvNet((4,)), False) == encoders.block_numbers(ConvNet((4,)), ()) == ()
     with pytest.raises(UserError, match="needs a model of transformer blocks"):
-        probe.block_numbers(ConvNet((4,)), True)
-    assert probe.block_numbers(PLANTED, True) == (1, 2, 3, 4) and probe.block_numbers(PLANTED, (4, 2, 4)) == (2, 4)
+        encoders.block_numbers(ConvNet((4,)), True)
+    assert encoders.block_numbers(PLANTED, True) == (1, 2, 3, 4) and encoders.block_numbers(PLANTED, (4, 2, 4)) == (
+        2,
+        4,
+    )
 
 
 def test_the_blocks_of_a_distilled_run_are_the_teachers(monkeypatch):
@@ -230,7 +268,7 @@ def test_the_blocks_of_a_distilled_run_are_the_teachers(monkeypatch):
     averages = {"params": teacher, "batch_stats": {}}
     context.use(TrainState(0, student, {"batch_stats": {}, "carry": {}, "averages": averages}, {}))
     seen = []
-    monkeypatch.setattr(probe, "score", lambda name, features, *rest: seen.append(features) or iter(()))
+    monkeypatch.setattr(encoders, "score", lambda name, features, *rest, **more: seen.append(features) or iter(()))
     rows, expected = context.embeddings()
-    dict(probe.score_blocks(context, (DEPTH,), rows))
+    dict(encoders.score_blocks(context, (DEPTH,), rows, LOGISTIC))
     np.testing.assert_allclose(seen[0], expected, rtol=1e-5, atol=1e-5)

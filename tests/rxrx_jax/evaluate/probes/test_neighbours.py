@@ -6,11 +6,12 @@ import types
 import numpy as np
 import pytest
 from protocol_tools import screen
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.neighbors import KNeighborsClassifier
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Roles
-from rxrx_jax.evaluate import neighbours, protocols
+from rxrx_jax.evaluate import protocols
+from rxrx_jax.evaluate.probes import neighbours
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,11 @@ def points():
 def test_votes_are_scikit_learns(points, k, monkeypatch):
     given, labels, queries = points
     monkeypatch.setattr(neighbours, "BLOCK", 64)  # so that the last block is not full
-    found = neighbours.nearest_votes(given, labels, queries, 7, k)
+    near = neighbours.nearest(given, queries, 20)
+    found = neighbours.votes(near, labels, 7, k)
+    np.testing.assert_array_equal(near[:, :k], neighbours.nearest(given, queries, k))
+    monkeypatch.setattr(neighbours, "SIMILARITIES", 1)  # a query at a time
+    np.testing.assert_array_equal(near, neighbours.nearest(given, queries, 20))
     model = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(given, labels)
     np.testing.assert_allclose(np.exp(found[:, :6]), model.predict_proba(queries), atol=1e-6)
     assert (found.argmax(1) == model.predict(queries)).all() and (found[:, 6] == -np.inf).all()
@@ -33,30 +38,12 @@ def test_votes_are_scikit_learns(points, k, monkeypatch):
 
 def test_ties_go_by_index():
     given = np.array([[1, 0], [2, 0], [0, 1], [0, 3], [4, 0]], np.float32)  # all on two rays
-    labels = np.array([3, 1, 2, 0, 0])
-    nearest = np.exp(neighbours.nearest_votes(given, labels, np.array([[5, 0]], np.float32), 4, 2))
-    assert nearest[0].tolist() == pytest.approx([0, 0.5, 0, 0.5])  # of three equally near the first two
-    assert neighbours.nearest_votes(given, labels, np.array([[5, 0]], np.float32), 4, 2).argmax() == 1
-    assert np.exp(neighbours.nearest_votes(given, labels, np.zeros((1, 2), np.float32), 4, 99)).sum() == pytest.approx(
-        1
-    )
-
-
-def test_the_nearest_class_mean_is_scikit_learns(points):
-    given, labels, queries = points
-    found = neighbours.nearest_mean(given, labels, queries, 8)
-    scaled = lambda x: (x - given.mean(0)) / given.std(0)  # noqa: E731
-    model = NearestCentroid().fit(scaled(given), labels)
-    assert (found.argmax(1) == model.predict(scaled(queries))).all() and (found[:, 6:] == -np.inf).all()
-    by_hand = -((scaled(queries)[:, None] - model.centroids_) ** 2).mean(2)
-    np.testing.assert_allclose(found[:, :6], by_hand, atol=1e-5)
-
-
-def test_a_constant_feature_changes_nothing(points):
-    given, labels, queries = points
-    more = lambda x: np.concatenate([x, np.ones((len(x), 1), np.float32)], 1)  # noqa: E731
-    found = neighbours.nearest_mean(more(given), labels, more(queries), 6)
-    np.testing.assert_allclose(found * 9 / 8, neighbours.nearest_mean(given, labels, queries, 6), atol=1e-5)
+    labels, query = np.array([3, 1, 2, 0, 0]), np.array([[5, 0]], np.float32)
+    near = neighbours.nearest(given, query, 99)
+    assert near.tolist() == [[0, 1, 4, 2, 3]]  # of three equally near the first comes first, and there are five
+    assert np.exp(neighbours.votes(near, labels, 4, 2))[0].tolist() == pytest.approx([0, 0.5, 0, 0.5])
+    assert neighbours.votes(near, labels, 4, 2).argmax() == 1
+    assert np.exp(neighbours.votes(near, labels, 4, 99)).sum() == pytest.approx(1)
 
 
 SMALL = dict(treatments=4, replicates=3, positive_controls=2, positive_wells=2, untreated_wells=1)

@@ -10,12 +10,13 @@ import numpy as np
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.roles import only_controls_told, treated
 from rxrx_jax.evaluate.accuracy import of_protocol
-from rxrx_jax.evaluate.linear import absent, check_finite
+from rxrx_jax.evaluate.probes import absent, check_finite
+from rxrx_jax.evaluate.probes.class_mean import nearest_mean
 
-BLOCK = 1024  # queries at a time
+BLOCK, SIMILARITIES = 1024, 2**27  # queries, and their similarities to all references, at a time
 
 
-def evaluate(context, k=(1, 10, 20)) -> Iterator[tuple[str, float]]:
+def evaluate(context, k=(1, 10, 20)) -> Iterator[tuple[str, float | str]]:
     """`neighbours/knn_K/ROLE/site_accuracy` and so on for each K of `k`, and `neighbours/class_mean/ROLE/...`, of the
     run's embeddings: neighbours among the fitted rows or, where the protocol has one, among its support."""
     rows, features = context.embeddings()
@@ -48,51 +49,41 @@ def score(features: np.ndarray, rows: np.ndarray, dataset, k: tuple[int, ...]) -
         features = moved(features, rows, dataset)
     labels, classes = sites.label[rows[reference]], len(dataset.classes)
     kinds = np.unique(sites.cell_type[given]) if len(roles.support) else np.unique(sites.cell_type)
-    votes = {f"knn_{n}": functools.partial(nearest_votes, k=n) for n in k}
-    for name, function in {**votes, "class_mean": nearest_mean}.items():
-        for role, members in roles.scored.items():
-            chosen = np.isin(rows, members) & np.isin(sites.cell_type[rows], kinds)
-            if chosen.any():
-                missing = absent(labels, sites.label[rows[chosen]])
-                yield from ((f"neighbours/{name}/{role}/{key}", value) for key, value in missing.items())
-                logits = function(features[reference], labels, features[chosen], classes)
-                yield from of_protocol(f"neighbours/{name}/{role}", logits, rows[chosen], dataset)
+    for role, members in roles.scored.items():
+        chosen = np.isin(rows, members) & np.isin(sites.cell_type[rows], kinds)
+        if not chosen.any():
+            continue
+        missing = absent(labels, sites.label[rows[chosen]])
+        near = nearest(features[reference], features[chosen], max(k)) if k else None
+        found = {f"knn_{n}": functools.partial(votes, near, labels, classes, n) for n in k}
+        found["class_mean"] = functools.partial(nearest_mean, features[reference], labels, features[chosen], classes)
+        for name, logits in found.items():
+            yield from ((f"neighbours/{name}/{role}/{key}", value) for key, value in missing.items())
+            yield from of_protocol(f"neighbours/{name}/{role}", logits(), rows[chosen], dataset)
 
 
-def nearest_votes(given: np.ndarray, labels: np.ndarray, queries: np.ndarray, classes: int, k: int) -> np.ndarray:
-    """Logs of the share of votes of the k nearest by cosine: float32 [q, classes], -inf without votes.
+def nearest(given: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Which k references are nearest by cosine, the nearest first and equally near ones in the order of their index:
+    int32 [q, k]; all n where there are fewer. A block of queries is compared with all references at a time.
 
-    Equally near ones count in the order of their index; of classes with equally many votes the argmax is the first.
+    Args: given [n, D], the references; queries [q, D]."""
+    k, block = min(k, len(given)), max(1, min(BLOCK, len(queries), SIMILARITIES // len(given)))
+    references, out = jnp.asarray(_unit(given)), np.zeros((len(queries), k), np.int32)
+    for start in range(0, len(queries), block):
+        part = queries[start : start + block].astype(np.float32)
+        padded = np.pad(part, ((0, block - len(part)), (0, 0)))  # one shape, one compilation
+        out[start : start + block] = _nearest(references, padded, k)[: len(part)]
+    return out
 
-    Args: given [n, D] float32 and labels [n] of the references; queries [q, D]. k is n where there are fewer."""
-    k = min(k, len(given))
-    given = jnp.asarray(_unit(given))
-    out = np.zeros((len(queries), classes), np.float32)
-    for start in range(0, len(queries), BLOCK):
-        block = queries[start : start + BLOCK]
-        padded = np.zeros((min(BLOCK, len(queries)), block.shape[1]), np.float32)  # one shape, one compilation
-        padded[: len(block)] = block
-        nearest = np.asarray(_nearest(given, padded, k))[: len(block)]
-        np.add.at(out, (start + np.arange(len(block))[:, None], labels[nearest]), 1 / k)
+
+def votes(near: np.ndarray, labels: np.ndarray, classes: int, k: int) -> np.ndarray:
+    """Logs of the share of votes of the k nearest: float32 [q, classes], -inf without votes. Of classes with equally
+    many votes the argmax is the first. Args: near, as `nearest` gives it; labels int [n] of the references."""
+    chosen = labels[near[:, :k]]
+    out = np.zeros((len(near), classes), np.float32)
+    np.add.at(out, (np.arange(len(near))[:, None], chosen), 1 / max(chosen.shape[1], 1))
     with np.errstate(divide="ignore"):
         return np.log(out)
-
-
-def nearest_mean(given: np.ndarray, labels: np.ndarray, queries: np.ndarray, classes: int) -> np.ndarray:
-    """Minus the squared distance from the mean of each class (prototypical networks, Snell et al. 2017, arXiv
-    1703.05175) over D, so that those of a well's sites are averaged, of features standardised by the references:
-    float32 [q, classes], -inf for a class without any. Arguments as in `nearest_votes`."""
-    centre, deviation = given.mean(0), given.std(0)
-    deviation = np.where(deviation > 0, deviation, 1)
-    given, queries = (given - centre) / deviation, (queries - centre) / deviation
-    there, number, count = np.unique(labels, return_inverse=True, return_counts=True)
-    means = np.zeros((len(there), given.shape[1]), np.float32)
-    np.add.at(means, number, given)
-    means /= count[:, None]
-    out = np.full((len(queries), classes), -np.inf, np.float32)
-    squared = (queries**2).sum(1, keepdims=True) - 2 * queries @ means.T + (means**2).sum(1)
-    out[:, there] = -squared / given.shape[1]
-    return out
 
 
 def moved(features: np.ndarray, rows: np.ndarray, dataset) -> np.ndarray:
