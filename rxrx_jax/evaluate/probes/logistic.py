@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import on_one_device
 from rxrx_jax.evaluate.probes import among, check_finite
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)  # of C, from the strongest penalty to the weakest
@@ -53,6 +54,7 @@ class Logistic:
         return self.log_probabilities(features, int(self.classes.max()) + 1).argmax(1)
 
 
+@on_one_device()
 def fit(features: np.ndarray, labels: np.ndarray, strength: float = 1.0, tolerance: float = TOLERANCE) -> Logistic:
     """Minimises sum of cross-entropies + |W|^2 / (2 C) over W and offsets without penalty, as scikit-learn's
     `LogisticRegression(C=strength)` on features standardised by their own mean and deviation.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.sharding import on_one_device
 from rxrx_jax.data.roles import only_controls_told, treated
 from rxrx_jax.evaluate.accuracy import of_protocol
 from rxrx_jax.evaluate.probes import absent, check_finite
@@ -62,6 +63,7 @@ def score(features: np.ndarray, rows: np.ndarray, dataset, k: tuple[int, ...]) -
             yield from of_protocol(f"neighbours/{name}/{role}", logits(), rows[chosen], dataset)
 
 
+@on_one_device()
 def nearest(given: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     """Which k references are nearest by cosine, the nearest first and equally near ones in the order of their index:
     int32 [q, k]; all n where there are fewer. A block of queries is compared with all references at a time.

@@ -22,6 +22,7 @@ from rxrx_jax.base.sharding import (
     check_minibatch,
     constrain_tokens,
     make_mesh,
+    on_one_device,
     parameter_spec,
     path_name,
     platform,
@@ -173,6 +174,16 @@ def test_the_platform_is_that_of_the_mesh_in_force():
     device = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), MESH.axis_names, abstract_device=device)):
         assert platform() == "tpu"
+
+
+def test_work_of_one_device_is_outside_the_mesh_in_force():
+    @on_one_device()
+    def names():
+        return jnp.ones(2).sharding.mesh.axis_names
+
+    with jax.set_mesh(make_mesh()):
+        assert names() == ("alone",) and len(jnp.ones(2).sharding.mesh.axis_names) == 3
+    assert names() == ("alone",)
 
 
 def test_a_mesh_that_does_not_fit_the_devices_is_an_error():

@@ -2,14 +2,17 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from protocol_tools import screen
 
+from rxrx_jax.base import sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Roles, Scoring
 from rxrx_jax.evaluate import protocols
-from rxrx_jax.evaluate.probes import kinds, logistic
+from rxrx_jax.evaluate.probes import kinds, lars, logistic, neighbours
 
 SMALL = dict(treatments=4, replicates=2, positive_controls=2, positive_wells=2, untreated_wells=2)
 
@@ -103,6 +106,27 @@ def test_a_class_absent_from_training_is_counted_and_scored_as_wrong(embedded, k
             missing = [found[f"{prefix}/{role}/absent_{what}"] for what in ("classes", "sites")]
             assert missing == [1, (label[members] == 2).sum()]
     assert ("x/training_accuracy" in found) == (kind == "lars")
+
+
+@pytest.mark.parametrize("kind", ["logistic", "lars", "knn_3"])
+def test_a_mesh_in_force_changes_nothing(embedded, kind, monkeypatch):
+    """Each host fits by itself, on one device."""
+    dataset, x = embedded
+    monkeypatch.setattr(logistic, "STRENGTHS", (1.0,))
+    monkeypatch.setattr(lars, "LEAST_STEPS", 20)
+    meshes = []
+    for module, name in ((logistic, "_minimise"), (lars, "_train"), (neighbours, "_nearest")):
+        original = getattr(module, name)
+
+        def spy(*given, original=original):
+            meshes.append(jnp.zeros(1).sharding)
+            return original(*given)
+
+        monkeypatch.setattr(module, name, spy)
+    plain = scored(dataset, x, kind)
+    with jax.set_mesh(sharding.make_mesh()):
+        assert scored(dataset, x, kind) == pytest.approx(plain, nan_ok=True)
+    assert meshes and all(of.mesh.axis_names == ("alone",) for of in meshes)
 
 
 def test_unknown_kinds_and_what_cannot_be_fitted_are_one_line(embedded):
