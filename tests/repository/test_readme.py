@@ -58,6 +58,14 @@ def test_ci_runs_the_commands_of_the_readme():
     assert len(found) == 2
 
 
+def test_ci_names_tests_that_exist():
+    named = {
+        path for script in (ROOT / ".ci").iterdir() for path in re.findall(r"tests/[\w/]+\.py", script.read_text())
+    }
+    assert len(named) > 5
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_every_page_of_docs_is_linked():
     pages = [path for path in (ROOT / "docs").rglob("*.md") if path.name != "table.md"]
     for name in (path.relative_to(ROOT).as_posix() for path in pages):
