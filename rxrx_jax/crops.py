@@ -9,7 +9,6 @@ this file, `data.crops` the folder, the fold and the SHA-256 of the set.
 """
 
 import collections
-import csv
 import dataclasses
 import functools
 import hashlib
@@ -96,7 +95,8 @@ def find(data: pathlib.Path) -> list[pathlib.Path]:
 @functools.lru_cache(maxsize=2)
 def read(folder: pathlib.Path) -> Crops:
     """The set of a folder. Raises UserError, one line, for a table or an array that cannot be used."""
-    rows, names = _table(folder)
+    rows = _table(folder)
+    names = rows[0].keys()
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise UserError(f"{folder} holds no .npz file")
@@ -128,24 +128,15 @@ def read(folder: pathlib.Path) -> Crops:
     return Crops(folder, *made, _folds(folder, made[0], made[1]), arrays, tuple(notes))
 
 
-def _table(folder: pathlib.Path) -> tuple[list[dict[str, str]], list[str]]:
+def _table(folder: pathlib.Path) -> list[dict[str, str]]:
     path = folder / TABLE
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # with the mark that Excel writes
-            reader = csv.DictReader(file)
-            rows, names = list(reader), list(reader.fieldnames or ())
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {shortened(str(error))}") from error
-    if missing := [name for name in NEEDED if name not in names]:
-        raise UserError(f"{path} has no column {missing[0]}; it has {', '.join(names) or 'none'}")
+    rows = files.read_csv(path, NEEDED)
     if not rows:
         raise UserError(f"{path} has no rows")
     for i, row in enumerate(rows):
-        if None in row or None in row.values():
-            raise UserError(f"{path}, line {i + 2}: not as many cells as there are columns")
         if empty := [name for name in NEEDED if is_missing(row[name].strip())]:
             raise UserError(f"{path}, line {i + 2}: {empty[0]} is empty")
-    return rows, names
+    return rows
 
 
 def _number(folder: pathlib.Path, i: int, row: dict[str, str]) -> int:

@@ -10,7 +10,6 @@ have; wells of --wells that FILE has not, of which no image was published, keep 
 """
 
 import argparse
-import csv
 import pathlib
 import re
 import sys
@@ -21,13 +20,14 @@ from rxrx_jax.base.spellings import REPEATED, TREATMENT
 from rxrx_jax.evaluate.protocols import wilds_ood
 
 FORMS = {"integer": r"\d+", "text": r"sirna_\d+"}
+LABELLED = ("id_code", "sirna")  # columns
 PUBLIC = wilds_ood.VALIDATION
 
 
 def read(path: pathlib.Path) -> dict[str, str]:
     """Well -> label of a submission. Raises UserError, one line that names the well, for another header, a well that is
     there twice, a label of neither form, and two forms in one file."""
-    rows, first = table(path, ("id_code", "sirna")), ""
+    rows, first = files.read_csv(path, LABELLED), ""
     found: dict[str, str] = {}
     for row in rows:
         well, label = row["id_code"], row["sirna"]
@@ -48,22 +48,6 @@ def read(path: pathlib.Path) -> dict[str, str]:
 def form_of(label: str) -> str:
     """integer, text, or "" for neither."""
     return next((form for form, pattern in FORMS.items() if re.fullmatch(pattern, label)), "")
-
-
-def table(path: pathlib.Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a csv file. Raises UserError if it cannot be read or lacks a column, or if a row lacks a field."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-                raise UserError(f"{path} has no column {missing[0]}; its first line names its columns")
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
-    for number, row in enumerate(rows, 2):
-        if None in row.values() or None in row:
-            raise UserError(f"{path}:{number}: expected {len(reader.fieldnames)} fields")
-    return rows
 
 
 def check(path: pathlib.Path, found: dict[str, str], wells: list[str], labels: list[str], there: pathlib.Path) -> None:
@@ -97,12 +81,12 @@ def score(found: dict[str, str], truth: dict[str, str]) -> dict[str, tuple[int, 
 def read_truth(path: pathlib.Path) -> dict[str, str]:
     """Well -> label, "" where it is withheld, of the treated wells of test experiments in metadata.csv, or of all wells
     in a table of id_code and sirna."""
-    rows = table(path, ())
+    rows = files.read_csv(path)
     if rows and {"well_id", "sirna_id", "well_type", "dataset"} <= rows[0].keys():
         kept = [row for row in rows if row["dataset"] == "test" and row["well_type"] == TREATMENT]
         found = {row["well_id"]: row["sirna_id"] for row in kept}
     else:
-        found = {row["id_code"]: row["sirna"] for row in table(path, ("id_code", "sirna"))}
+        found = {row["id_code"]: row["sirna"] for row in files.read_csv(path, LABELLED)}
     if not found:
         raise UserError(f"{path} has no treated well of a test experiment")
     return found
@@ -111,7 +95,7 @@ def read_truth(path: pathlib.Path) -> dict[str, str]:
 def conversion(own: pathlib.Path, other: pathlib.Path) -> dict[str, str]:
     """Label -> label of two releases, by the wells that both tables of id_code and sirna have. Raises UserError where a
     label has two."""
-    ours, theirs = ({r["id_code"]: r["sirna"] for r in table(path, ("id_code", "sirna"))} for path in (own, other))
+    ours, theirs = ({r["id_code"]: r["sirna"] for r in files.read_csv(path, LABELLED)} for path in (own, other))
     found: dict[str, str] = {}
     for well in sorted(ours.keys() & theirs.keys()):
         if found.setdefault(ours[well], theirs[well]) != theirs[well]:
@@ -142,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     if bool(flags.labels) != bool(flags.out):
         parser.error("--labels and --out go together")
     found = read(flags.file)
-    listed = table(flags.wells, ("id_code",)) if flags.wells else []
+    listed = files.read_csv(flags.wells, ("id_code",)) if flags.wells else []
     wells, labels = [row["id_code"] for row in listed], [row.get("sirna", "") for row in listed]
     if flags.labels:
         found = convert(flags.file, found, flags.labels)

@@ -2,6 +2,7 @@
 hold what was written."""
 
 import contextlib
+import csv
 import errno
 import hashlib
 import io
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from rxrx_jax.base.errors import UserError, moved_by
+from rxrx_jax.base.errors import UserError, moved_by, shortened
 
 # No space left, in the operating system's words, which tensorstore repeats.
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "at the quota", errno.EFBIG: "no file may be that large"}
@@ -156,6 +157,25 @@ def read_json(path: epath.PathLike, remedy: str) -> dict[str, typing.Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path} is damaged (not a JSON object); {remedy}")
     return found
+
+
+def read_csv(path: epath.PathLike, columns: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of a table whose first line names its columns. Raises UserError, which names the line, where it cannot
+    be read, lacks one of `columns`, or a row has another number of cells."""
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # with the mark that Excel writes
+            reader = csv.DictReader(file, strict=True)
+            names = list(reader.fieldnames or ())
+            for row in reader:
+                if None in row or None in row.values():
+                    raise UserError(f"{path}, line {reader.line_num}: not as many cells as there are columns")
+                rows.append(row)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {shortened(str(error))}") from error
+    if missing := [name for name in columns if name not in names]:
+        raise UserError(f"{path} has no column {missing[0]}; it has {', '.join(names) or 'none'}")
+    return rows
 
 
 def write_sums(folder: pathlib.Path, names: Iterable[str]) -> None:

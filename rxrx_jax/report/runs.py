@@ -51,7 +51,7 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
     try:
         stored = dict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError):
-        return ["config.json cannot be read"]
+        return ["its config.json cannot be read"]
     today = json.loads(to_json(load(run.seeded(seed))))
     then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
     fixed = {key: value for key, value in run.overrides.items() if key.partition(".")[0] not in DERIVED}
@@ -59,15 +59,15 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
     missing = object()
     changed = sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))
     more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-    found = [f"config ({', '.join(changed[:NAMED])}{more})"] if changed else []
+    found = [f"another config ({', '.join(changed[:NAMED])}{more})"] if changed else []
     provenance = stored.get("resolved", {}).get("provenance")
     if not provenance:
-        return [*found, "provenance unknown"]
+        return [*found, "its provenance is unknown"]
     if provenance.get("code") != (code := code_version()):
-        found.append(f"code ({provenance.get('code', 'unknown')}, now {code})")
+        found.append(f"other code ({provenance.get('code', 'unknown')}, now {code})")
     fingerprint = data_today(stored.get("data", {}))
     if fingerprint and fingerprint not in provenance.get("data", ""):  # other facts may stand beside it
-        found.append("data")
+        found.append("other data")
     return found
 
 
@@ -102,7 +102,7 @@ def list_stale(todo: list[tuple[Run, int]], out: pathlib.Path) -> list[str]:
     for run, seed in todo:
         if is_done(run, out, seed) and (differs := "; ".join(stale(run, out, seed))):
             seeds.setdefault((run.name, differs), []).append(str(seed))
-    return [f"{name}, seed {', '.join(of)}: another {differs}" for (name, differs), of in seeds.items()]
+    return [f"{name}, seed {', '.join(of)}: {differs}" for (name, differs), of in seeds.items()]
 
 
 def default_jobs() -> int:

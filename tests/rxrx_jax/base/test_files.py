@@ -174,3 +174,21 @@ def test_what_is_not_a_json_object_is_one_line(tmp_path, content, words):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=rf"^[^\n]*x.json [^\n]*{words}[^\n]*; copy it$"):
         files.read_json(tmp_path / "x.json", "copy it")
+
+
+def test_a_table_that_is_not_one_is_one_line_that_names_it(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbfx,y\r\n1,"two\nlines"\r\n')
+    assert files.read_csv(path, ("y", "x")) == [{"x": "1", "y": "two\nlines"}]
+    for content, words in (
+        (b"x,y\n1,2\n3\n", "a.csv, line 3: not as many cells as there are columns"),
+        (b"x,y\n1,2,3\n", "a.csv, line 2: not as many cells"),
+        (b"x,z\n1,2\n", "a.csv has no column y; it has x, z"),
+        (b"", "a.csv has no column x; it has none"),
+        (b"x,y\n\xff,1\n", "a.csv cannot be read: "),
+        (b'x,y\n1,"2\n', "a.csv cannot be read: unexpected end of data"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=words) as caught:
+            files.read_csv(path, ("x", "y"))
+        assert "\n" not in str(caught.value)

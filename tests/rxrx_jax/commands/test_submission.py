@@ -6,7 +6,7 @@ import re
 import pytest
 
 from rxrx_jax import submission
-from rxrx_jax.base import command
+from rxrx_jax.base import command, files
 
 WELLS = ["HEPG2-08_1_B03", "HEPG2-08_2_B04", "HUVEC-18_1_B03", "HUVEC-18_1_C03", "U2OS-05_4_O22"]
 RIGHT = ["5", "0", "7", "3", "5"]
@@ -72,7 +72,7 @@ def test_the_truth_may_be_the_published_table_with_labels_withheld(given, tmp_pa
         ([(well, f"sirna_{label}") for well, label in zip(WELLS, GIVEN)], "labels of the form text and .* convert it"),
         ([*zip(WELLS[:-1], GIVEN), (WELLS[-1], "")], "O22 has the label ''; use a number"),
         ([*zip(WELLS[:-1], GIVEN), (WELLS[-1], "1.0")], "O22 has the label '1.0'; use a number"),
-        ([*zip(WELLS[:-1], GIVEN), (WELLS[-1],)], "submission.csv:6: expected 2 fields"),
+        ([*zip(WELLS[:-1], GIVEN), (WELLS[-1],)], "submission.csv, line 6: not as many cells as there are columns"),
         ([], "has no row"),
     ],
 )
@@ -125,13 +125,13 @@ def test_the_real_releases_are_one_to_one(shared_data, tmp_path, capsys):
         pytest.skip(f"the competition's tables are not in {v1.parent.parent}")
     found = submission.conversion(v1, relaunch)
     assert len(found) == len(set(found.values())) == 1108 and set(found) == set(map(str, range(1108)))
-    mine = {row["id_code"]: row["sirna"] for row in submission.table(v1, ("id_code", "sirna"))}
-    theirs = {row["id_code"]: row["sirna"] for row in submission.table(relaunch, ("id_code", "sirna"))}
+    mine = {row["id_code"]: row["sirna"] for row in files.read_csv(v1)}
+    theirs = {row["id_code"]: row["sirna"] for row in files.read_csv(relaunch)}
     assert {well: found[label] for well, label in mine.items()} == {well: theirs[well] for well in mine}
     assert len(theirs) - len(mine) == 2
     # A submission for the wells of the first lacks two of the second's, and converting fills them.
     folder = v1.parent.parent
-    listed = [row["id_code"] for row in submission.table(folder / "kaggle_v1" / "test.csv", ("id_code",))]
+    listed = [row["id_code"] for row in files.read_csv(folder / "kaggle_v1" / "test.csv")]
     given = write(tmp_path / "submission.csv", ((well, "7") for well in listed))
     assert not run(given, f"--wells={folder / 'kaggle_v1' / 'test.csv'}", f"--truth={folder / 'metadata_rebuilt.csv'}")
     assert "22,088" not in capsys.readouterr().out  # wells, not sites

@@ -70,16 +70,16 @@ def test_runs_of_other_code_config_or_data_are_stale(fake, monkeypatch):
     changed = Run("first", "a.py:now=other")
     assert runs.list_stale([(changed, 0)], fake) == ["first, seed 0: another config (config)"]
     monkeypatch.setattr(runs, "data_today", lambda settings: "e")
-    assert runs.list_stale([(RUNS[1], 0)], fake) == ["first, seed 0: another data"]
+    assert runs.list_stale([(RUNS[1], 0)], fake) == ["first, seed 0: other data"]
     monkeypatch.setattr(runs, "data_today", lambda settings: "d")  # as it is stored
     assert runs.list_stale([(RUNS[1], 0)], fake) == []
     monkeypatch.setattr(runs, "code_version", lambda: "tomorrow")
-    assert runs.list_stale(TODO[1:2] + TODO[3:], fake) == ["first, seed 0, 1: another code (today, now tomorrow)"]
+    assert runs.list_stale(TODO[1:2] + TODO[3:], fake) == ["first, seed 0, 1: other code (today, now tomorrow)"]
     path = runs.workdir("first", fake, 0) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"resolved": {}}))
-    assert runs.stale(RUNS[1], fake, 0) == ["provenance unknown"]
+    assert runs.stale(RUNS[1], fake, 0) == ["its provenance is unknown"]
     path.write_text("[")
-    assert runs.stale(RUNS[1], fake, 0) == ["config.json cannot be read"]
+    assert runs.list_stale([(RUNS[1], 0)], fake) == ["first, seed 0: its config.json cannot be read"]
     assert runs.stale(Run("never", "a.py"), fake, 0) == []
 
 
@@ -88,7 +88,7 @@ def test_an_override_is_compared_as_the_config_holds_it(fake, monkeypatch):
     runs.run_missing([(run, 0)], fake, jobs=1)
     path = runs.workdir("first", fake, 0) / "config.json"
     stored = json.loads(path.read_text())
-    for decoder, expected in ([64, 1, 4], []), ([64, 2, 4], ["config (task.decoder)"]):
+    for decoder, expected in ([64, 1, 4], []), ([64, 2, 4], ["another config (task.decoder)"]):
         path.write_text(json.dumps(stored | {"task": {"decoder": decoder}}))
         assert runs.stale(run, fake, 0) == expected
 

@@ -120,10 +120,10 @@ def test_numbers_over_five_worlds(tmp_path):
     assert (first["CPU s"].text, second["CPU s"].text) == ("10", "15")
     assert third["published"].text == "28.4 [P]" and third["cross-batch"].text == third["marks"].text == ""
 
-    shown = table.notes(made, lines, ["erm, seed 0: another code"])
+    shown = table.notes(made, lines, ["erm, seed 0: other code"])
     assert "95 % interval: t over 5 worlds." in shown and "[P]: the primary source was read." in shown
     assert "CORAL, published: WILDS, Table 7." in shown and not any(note.startswith("†") for note in shown)
-    assert shown[-1] == "STALE erm, seed 0: another code; --fresh runs it again."
+    assert shown[-1] == "STALE erm, seed 0: other code; --fresh runs it again."
     assert any(note.startswith("T: transductive") for note in shown) and not any(n.startswith("X: ") for n in shown)
 
     text = table.markdown(made, lines, shown, "cmd")
