@@ -8,7 +8,8 @@
 Trained on both sites of 33 experiments and scored on the 18 others (protocol separated), the last epoch.
 method=adabn reads BatchNorm statistics of one experiment at a time, in training and at test. accumulate: parts of the
 minibatch, one after the other, so that it fits one GPU (BatchNorm then has the statistics of a part). init.path:
-ImageNet's weights, whose stem is repeated for six channels (docs/weights.md).
+ImageNet's weights, whose stem is repeated for six channels (docs/weights.md). post_hoc: a second method by which the
+trained network is also read (adabn). `python -m rxrx_jax.reproduce cvprw2023` has a table of them.
 
 Of the paper, which could not be read itself, secondary sources give the network, 512x512 pixels of six channels,
 minibatch 512, 100 epochs, and images standardised by themselves. Neither of them gives optimiser, learning rate, loss
@@ -32,6 +33,7 @@ def get_config(argument=None):
         paper=False,
         rxrx1=False,
         method="erm",
+        post_hoc="",
         normalisation="image",
         layout="fixed",
         seed=0,
@@ -50,5 +52,7 @@ def get_config(argument=None):
     if large and dataset(arg) == "rxrx1":
         config.protocol.name = "separated"
     adaptation(config, arg.method)
-    config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
+    if arg.post_hoc:
+        config.post_hoc = {arg.post_hoc: dict(name=arg.post_hoc)}
+    config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict(), predictions=dict())
     return config

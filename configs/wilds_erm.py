@@ -6,7 +6,8 @@
 
 data=rxrx1_wilds,paper reads WILDS' own folder, rxrx1 the centre 256x256 of channels w1 to w3 of Recursion's release,
 which WILDS' pixels are. init.path is any file of torchvision's or timm's ResNet-50 (docs/weights.md); without it
-weights start at random. method: another of docs/methods.md in place of erm.
+weights start at random. method: another of docs/methods.md in place of erm; post_hoc: a second one by which the trained
+network is also read (ttbna). `python -m rxrx_jax.reproduce wilds` has a table of them.
 
 As WILDS' released code has it: 90 epochs, minibatch 72, Adam at learning rate 1e-3 (lr=1e-4: that of the paper's text,
 with minibatch 75) with weight decay 1e-5 in the gradient, half a cosine after 5,415 steps of warm-up, every image by
@@ -32,6 +33,7 @@ def get_config(argument=None):
         paper=False,
         rxrx1=False,
         method="erm",
+        post_hoc="",
         normalisation="image_unbiased",
         lr=1e-3,
         layout="fixed",
@@ -53,5 +55,7 @@ def get_config(argument=None):
     if large and dataset(arg) in ("rxrx1", "rxrx1_wilds"):
         config.protocol.name = "wilds_ood"
     adaptation(config, arg.method)
-    config.evaluators = dict(accuracy=dict())
+    if arg.post_hoc:
+        config.post_hoc = {arg.post_hoc: dict(name=arg.post_hoc)}
+    config.evaluators = dict(accuracy=dict(), predictions=dict())
     return config

@@ -19,6 +19,7 @@ COMMANDS = {
     "maps": ("rxrx_jax.maps.__main__", "makes maps of genes and compounds from embeddings, and scores them"),
     "export": ("rxrx_jax.weights.export", "makes a folder to publish from a run"),
     "reproduce": ("rxrx_jax.reproduce", "trains what a table needs and writes it"),
+    "compare": ("rxrx_jax.compare", "sets finished runs of one protocol side by side"),
 }
 OF_BUILDERS = {  # modules of the package that prepares datasets
     "download": "fetches a published dataset",

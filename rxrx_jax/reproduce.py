@@ -1,9 +1,13 @@
-"""`python -m rxrx_jax.reproduce TABLE --out=DIR [--data=DIR] [--seeds=N] [--fresh] [--partial]`: from runs to a table.
+"""`python -m rxrx_jax.reproduce TABLE --out=DIR [--rows=1,3] [--status] [--dry-run] ...`: from runs to a table.
 
 TABLE is a file of `rxrx_jax/tables/`, or the path of a .py file like one. Every run is `python -m rxrx_jax.main` in a
 process of its own; runs that are done are skipped, so an interrupted table resumes. Runs of other code, data or another
-config are listed as stale but still printed; `--fresh` runs them again. `--partial` accepts a dataset with other counts
-than a protocol's; its rows are then named partial. Writes DIR/table.md, table.tex, table.csv and report.html.
+config are listed as stale but still printed; `--fresh` runs them again. `--rows` trains what these rows need alone; the
+numbers of the others are printed if they are there. `--partial` accepts a dataset with other counts than a protocol's;
+its rows are then named partial. Writes DIR/table.md, table.tex, table.csv, runs.md and report.html.
+
+`--status` prints what is done, stale, running and missing, and what it takes; `--dry-run` prints the commands that
+train what is missing on a machine with GPUs. Neither needs the data or trains anything.
 """
 
 import argparse
@@ -15,9 +19,9 @@ import sys
 from rxrx_jax import tables
 from rxrx_jax.base import command
 from rxrx_jax.base.config import load
-from rxrx_jax.base.errors import missing_extra
+from rxrx_jax.base.errors import UserError, missing_extra
 from rxrx_jax.evaluate import protocols
-from rxrx_jax.report import runs
+from rxrx_jax.report import runs, sources, status
 from rxrx_jax.report import table as writers
 
 
@@ -26,7 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rxrx_jax.reproduce", description=__doc__.split("\n")[0])
     parser.add_argument("table", help=f"{', '.join(tables.names())}, or the path of a .py file")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for runs, table and report")
-    parser.add_argument("--data", type=pathlib.Path, help="folder that the table is of, as real_cells needs one")
+    where = "folder that the table is of, as real_cells needs one; else where prepared datasets are"
+    parser.add_argument("--data", type=pathlib.Path, help=where)
+    parser.add_argument("--rows", help="numbers of the rows to train, as in 1,3; all if left out")
+    parser.add_argument("--status", action="store_true", help="print what is done and what the rest takes")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands that train what is missing")
+    rate = "TFLOP/s per device that --status assumes (default %(default).0f)"
+    parser.add_argument("--teraflops", type=float, default=status.RATE, help=rate)
     parser.add_argument("--seeds", type=int, help="number of seeds, a world each where they are simulated")
     parser.add_argument("--fresh", action="store_true", help="run stale runs again")
     parser.add_argument("--partial", action="store_true", help="accept other counts than a protocol's")
@@ -35,8 +45,20 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if (arguments.seeds is not None and arguments.seeds < 1) or arguments.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1")
-    given = arguments.seeds, arguments.jobs, arguments.fresh, arguments.partial, arguments.data
-    reproduce(arguments.table, arguments.out, *given)
+    if arguments.teraflops <= 0:
+        parser.error("--teraflops must be more than 0")
+    given = arguments.table, arguments.data, arguments.partial
+    if arguments.status or arguments.dry_run:
+        table = _table(*given)
+        about = table, _rows(table, arguments.rows), arguments.out, arguments.seeds or table.repeats
+        if arguments.status:
+            print(status.text(*about, arguments.teraflops))
+        if arguments.dry_run:
+            print("\n".join(status.launches(*about)))
+        return
+    table, data, partial = given
+    others = arguments.seeds, arguments.jobs, arguments.fresh, partial, data, arguments.rows
+    reproduce(table, arguments.out, *others)
 
 
 def reproduce(
@@ -47,6 +69,7 @@ def reproduce(
     fresh: bool = False,
     partial: bool = False,
     data: pathlib.Path | None = None,
+    rows: str | None = None,
 ) -> list[writers.Line]:
     """Runs what is missing of a table and writes its files into `out`.
 
@@ -57,40 +80,57 @@ def reproduce(
       jobs: runs at a time.
       fresh: whether stale runs are removed and run again.
       partial: whether the counts of a run's dataset may differ from its protocol's.
-      data: the folder that a table is of, where it is of one.
+      data: the folder that a table is of, where it is of one; else where its prepared datasets are.
+      rows: numbers of the rows to train what is missing of, "1,3"; all if None.
 
     Returns the rows. Raises UserError for a bad table and when a run fails.
     """
     if importlib.util.find_spec("matplotlib") is None:  # checked now, not hours later when it draws
         raise missing_extra("matplotlib", "report")
-    table = tables.load(name, data)
-    if partial:
-        table = dataclasses.replace(table, runs=[_as_partial(run) for run in table.runs])
-    seeds = seeds or max(table.worlds, table.seeds)
+    table = _table(name, data, partial)
+    seeds = seeds or table.repeats
+    needed = {run.name for run in tables.chain(table, _rows(table, rows))} if rows else {run.name for run in table.runs}
     out.mkdir(parents=True, exist_ok=True)
     table.prepare(range(seeds))
-    todo = [(run, seed) for seed in range(seeds) for run in table.runs]
+    todo = [(run, seed) for seed in range(seeds) for run in table.runs if run.name in needed]
     if fresh:
         runs.remove_stale(todo, out)
     runs.run_missing(todo, out, jobs)
-    stale = runs.list_stale(todo, out)
+    stale = runs.list_stale([(run, seed) for run in table.runs for seed in range(seeds)], out)
     for line in stale:
         print(f"stale: {line}; --fresh runs it again", file=sys.stderr)
 
     lines = writers.measure(table, out, seeds)
-    notes = writers.notes(table, lines, stale)
+    notes = [*writers.notes(table, lines, stale), sources.NOTE]
     given = " --data=DIR" if data else ""
     line = f"python -m rxrx_jax.reproduce {name}{given} --out=DIR --seeds={seeds}{' --partial' * partial}"
     writers.write_csv(out / "table.csv", table, lines)
     (out / "table.md").write_text(writers.markdown(table, lines, notes, line), encoding="utf-8")
     (out / "table.tex").write_text(writers.latex(table, lines, notes, line), encoding="utf-8")
+    (out / sources.NAME).write_text(sources.markdown(table, out, seeds), encoding="utf-8")
 
     from rxrx_jax.report.page import write_report  # matplotlib and scikit-learn, only now
 
     workdirs = {run.name: [runs.workdir(run.name, out, seed) for seed in range(seeds)] for run in table.runs}
     write_report(out / "report.html", table, notes, lines, workdirs, line)
-    print(f"wrote {out / 'table.md'}, table.tex, table.csv and report.html")
+    print(f"wrote {out / 'table.md'}, table.tex, table.csv, {sources.NAME} and report.html")
     return lines
+
+
+def _table(name: str, data: pathlib.Path | None, partial: bool) -> tables.Table:
+    table = tables.load(name, data)
+    return dataclasses.replace(table, runs=[_as_partial(run) for run in table.runs]) if partial else table
+
+
+def _rows(table: tables.Table, chosen: str | None) -> list[tables.Row]:
+    """The rows of these numbers from 1, "1,3"; all if None. Raises UserError for others."""
+    if chosen is None:
+        return list(table.rows)
+    numbers = [text.strip() for text in chosen.split(",")]
+    for text in numbers:
+        if not text.isdecimal() or not 1 <= int(text) <= len(table.rows):
+            raise UserError(f"--rows={chosen}: {text!r} is not one of the numbers 1 to {len(table.rows)} of its rows")
+    return [table.rows[number - 1] for number in sorted({int(text) for text in numbers})]
 
 
 def _as_partial(run: tables.Run) -> tables.Run:

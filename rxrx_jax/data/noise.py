@@ -20,7 +20,15 @@ from rxrx_jax.data.images import LENGTHS, ImageViews, checked
 # with those of other protocols by name.
 PAGES = {
     # WILDS rxrx1_v1.0: site 1 of 33 experiments
-    "rxrx1": {"pixels": 512, "controls": 1, "cell_types": 4, "train_images": 40_612, "separated": 81_224},
+    "rxrx1": {
+        "pixels": 512,
+        "controls": 1,
+        "cell_types": 4,
+        "train_images": 40_612,
+        "wilds_mixed": 40_581,
+        **dict.fromkeys(("separated", "stratified", "cellsignal"), 81_224),
+        "cellsignal:controls": 85_716,
+    },  # fmt: skip
     "rxrx1_wilds": {"pixels": 256, "controls": 1, "cell_types": 4, "train_images": 40_612},
     "rxrx2": {"pixels": 1024, "controls": 1},
     "rxrx19a": {"pixels": 1024, "controls": 1},
@@ -174,7 +182,8 @@ def make(config: Config, guess: bool = False) -> Noise:
     description = describe(c.name, c.builder.as_kwargs(), c.get("folder"), guess)
     if chosen := chosen_channels(c.get("channels", ()), description.image_shape[2]):
         description = dataclasses.replace(description, image_shape=(*description.image_shape[:2], len(chosen)))
-    number = PAGES.get(c.name, {}).get(config.protocol.name, description.train_images)
+    protocol, page = config.protocol.name.removesuffix("partial").rstrip(":,"), PAGES.get(c.name, {})
+    number = page.get(protocol, page.get(protocol.partition(":")[0], description.train_images))
     description = dataclasses.replace(description, train_images=number)
     c.as_kwargs(), checked(c.select.as_kwargs())  # read, though nothing is chosen
     sizes = {stream: c.get(key.removeprefix("data."), 0) for stream, key in LENGTHS.items()}

@@ -9,11 +9,12 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.roles import ROLES
 from rxrx_jax.evaluate import intervals
 from rxrx_jax.report.records import by_experiment, cell_types, marks_of
-from rxrx_jax.tables import Column, Row
+from rxrx_jax.tables import PRIMARY, Column, Row
 
 CONVERGED = 0.9  # training accuracy; a row below is not converged
 LINES = 10  # the last training lines, over which it is averaged
 FEW = "†"
+FEWEST = 3  # seeds that a standard deviation is given for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,13 @@ class Found:
         name = self.name(metric)
         return [float(np.mean([line[name] for line in world])) for world in self.worlds]
 
+    def by_seed(self, metric: str) -> list[float]:
+        """The metric of each seed, averaged over the folds of one dataset; of each world, which has one."""
+        if self.simulated or not self.values(metric):
+            return self.values(metric)
+        name = self.name(metric)
+        return [float(np.mean([line[name] for line in folds])) for folds in zip(*self.worlds)]
+
     def experiments(self, metric: str) -> list[dict[str, float]]:
         """For each world experiment -> the metric, averaged over seeds."""
         found = []
@@ -79,13 +87,25 @@ def mean(found: Found, column: Column) -> Cell:
 
 
 def spread(found: Found, column: Column) -> Cell:
-    """Mean ± standard deviation over seeds."""
-    values = found.values(column.metric)
-    if len(values) < 2:
+    """Mean ± standard deviation over seeds, where there are three: of one dataset's folds that of their mean. It says
+    nothing about other experiments, of which `interval` does."""
+    values = found.by_seed(column.metric)
+    if len(values) < FEWEST:
         return mean(found, column)
     deviation = float(np.std(values, ddof=1))
     text = f"{np.mean(values):{column.format}} ± {deviation:{column.format}}"
-    return Cell(text, {"": float(np.mean(values)), "_sd": deviation})
+    how = "" if found.simulated else f"mean ± standard deviation of {len(values)} seeds on the same data"
+    return Cell(text, {"": float(np.mean(values)), "_sd": deviation}, how)
+
+
+def last_step(found: Found, column: Column) -> Cell:
+    """The mean over seeds of the last step's network, where `selection=best_val` published another one in any of them;
+    of the others it is the one that is published."""
+    name = found.name(column.metric)
+    values = [line.get(f"last/{name}", line.get(name)) for line in found.lines]
+    if None in values or not any(f"last/{name}" in line for line in found.lines):
+        return Cell()
+    return _cell(column, np.mean(values))
 
 
 def interval(found: Found, column: Column) -> Cell:
@@ -99,14 +119,15 @@ def interval(found: Found, column: Column) -> Cell:
 
 
 def difference(found: Found, column: Column) -> Cell:
-    """The row less its baseline, paired by experiment or fold, with its 95 % interval as in `interval`."""
+    """The row less its baseline, paired by experiment or fold, with its 95 % interval as in `interval` and, on one
+    dataset, the p of a sign-flip test over these (`intervals.sign_flip`)."""
     base = found.baseline
     if not base or not found.values(column.metric) or not base.values(column.metric):
         return Cell()
     if found.unit == "folds":
         of_folds = np.subtract(found.means(column.metric), base.means(column.metric))
         made = intervals.over_units(of_folds, unit=found.unit)
-        return _interval(found, column, made, f"{made.mean:{column.format}}")
+        return _with_p(_interval(found, column, made, f"{made.mean:{column.format}}"), of_folds, found)
     pairs = zip(found.experiments(column.metric), base.experiments(column.metric))
     try:
         worlds = [intervals.paired(ours, theirs) for ours, theirs in pairs]
@@ -115,7 +136,15 @@ def difference(found: Found, column: Column) -> Cell:
     if not all(worlds):
         return Cell()
     made = intervals.over_worlds(worlds, found.strata(column.metric))
-    return _interval(found, column, made, f"{made.mean:{column.format}}")
+    cell = _interval(found, column, made, f"{made.mean:{column.format}}")
+    return cell if found.simulated else _with_p(cell, list(worlds[0].values()), found)
+
+
+def _with_p(cell: Cell, differences, found: Found) -> Cell:
+    p, how = intervals.sign_flip(differences, unit="experiments" if found.unit == "worlds" else found.unit)
+    if math.isnan(p):
+        return cell
+    return Cell(f"{cell.text}, p {p:.3f}", cell.values | {"_p": p}, f"{cell.how}; p: {how}")
 
 
 def _interval(found: Found, column: Column, made: intervals.Interval, value: str) -> Cell:
@@ -151,7 +180,7 @@ def seen(found: Found, where: str = "cross_batch") -> str:
 def with_marks(cell: Cell, found: Found, column: Column) -> Cell:
     """The cell with the marks that its own metric has beyond those of the row's."""
     where = column.metric.partition("/")[0]
-    if where not in ROLES:
+    if where not in ROLES or "_source" in cell.values:  # a value of others has its own
         return cell
     own = seen(found, where) + "".join(line.get(f"marks/{found.name(column.metric)}", "") for line in found.lines)
     if not (more := "".join(mark for mark in dict.fromkeys(own) if mark not in seen(found))) or not cell.text:
@@ -197,13 +226,36 @@ def cpu_seconds(found: Found, column: Column) -> Cell:
     return _cell(column, np.mean(found.cpu_seconds)) if found.cpu_seconds else Cell()
 
 
-def published(found: Found, column: Column) -> Cell:
-    """The published value with the mark of its source."""
-    of = found.row.published
-    if not of:
+def device_hours(found: Found, column: Column) -> Cell:
+    """Hours of training times devices, of one seed of the run (a fold's), averaged; without what it starts from."""
+    if not found.lines:
         return Cell()
-    mark = f" [{of.mark}]" if of.mark else ""
-    return Cell(f"{of.value:{column.format}}{mark}", {"": of.value, "_mark": of.mark, "_source": of.source})
+    return _cell(column, np.mean([of_devices(line) for line in found.lines]))
+
+
+def of_devices(line: dict) -> float:
+    """Device hours of training, from the last line of a run."""
+    return line["train_seconds"] * int(line["device"].partition(" x ")[0]) / 3600
+
+
+def published(found: Found, column: Column) -> Cell:
+    """The published value of the column's metric, with the marks of its source and of what the method had seen."""
+    return _of_others(found, column, primary=True)
+
+
+def reported(found: Found, column: Column) -> Cell:
+    """The same of a value that a secondary source or a third party reports."""
+    return _of_others(found, column, primary=False)
+
+
+def _of_others(found: Found, column: Column, primary: bool) -> Cell:
+    of = found.row.published.get(column.metric)
+    if of is None or (of.mark in PRIMARY) != primary:
+        return Cell()
+    spread = "" if of.spread is None else f" ± {of.spread:{column.format}}"
+    values = {"": of.value, "_mark": of.mark, "_source": of.source}
+    values |= ({"_sd": of.spread} if spread else {}) | ({"_marks": of.seen} if of.seen else {})
+    return Cell(" ".join(filter(None, [f"{of.value:{column.format}}{spread}", f"[{of.mark}]", of.seen])), values)
 
 
 def _cell(column: Column, value: float) -> Cell:

@@ -22,6 +22,7 @@ from rxrx_jax.training import metrics
 from rxrx_jax.training.provenance.facts import code_version
 
 DERIVED = ("resolved", "init")  # keys of config.json that a config file does not fix: init.path moves with the folder
+FOLDER = "data.folder"  # where the same records lie is no difference; what is in them is compared by its fingerprint
 NAMED = 4  # changed keys of a config
 
 
@@ -54,7 +55,11 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
         return ["its config.json cannot be read"]
     today = json.loads(to_json(load(run.seeded(seed))))
     then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
-    fixed = {key: value for key, value in run.overrides.items() if key.partition(".")[0] not in DERIVED}
+    then.pop(FOLDER, None)
+    now.pop(FOLDER, None)
+    fixed = {
+        key: value for key, value in run.overrides.items() if key.partition(".")[0] not in DERIVED and key != FOLDER
+    }
     now |= json.loads(to_json(fixed))  # as config.json holds them: a tuple is a list there
     missing = object()
     changed = sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))

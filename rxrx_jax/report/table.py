@@ -9,7 +9,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.intervals import ENOUGH_WORLDS
 from rxrx_jax.report import columns, runs
 from rxrx_jax.report.columns import Cell, Found
-from rxrx_jax.tables import SOURCES, Row, Table
+from rxrx_jax.tables import PRIMARY, SOURCES, Published, Row, Run, Table
 from rxrx_jax.training import metrics
 
 MARKS = {
@@ -43,21 +43,26 @@ class Line:
 
 
 def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
-    """The cells of every row from the runs in `out`. Raises UserError when a run has no metric of a row's prefix."""
-    lines = {run.name: [_read(run.name, out, seed) for seed in range(seeds)] for run in table.runs}
+    """The cells of every row from the runs in `out`; those of a row whose runs are not all finished are empty but for
+    what others have published. Raises UserError when a run has no metric of a row's prefix."""
+    lines = {run.name: [_read(run, out, seed) for seed in range(seeds)] for run in table.runs}
     starts = {run.name: run.starts_from for run in table.runs}
 
     def cpu(name, seed):
-        return (lines[name][seed][-1]["cpu_seconds"] + cpu(starts[name], seed)) if name else 0.0
+        return (lines[name][seed][-1]["cpu_seconds"] + cpu(starts[name], seed)) if name and lines[name][seed] else 0.0
+
+    def measured(row):
+        return bool(row.runs) and all(of_seed for run in row.runs for of_seed in lines[run])
 
     def found(row, baseline=None):
-        of_runs = [of_seed for run in row.runs for of_seed in lines[run]]
-        finals = [[_final(of_seed) for of_seed in lines[run]] for run in row.runs] or [[]]
+        runs_of = row.runs if measured(row) else ()
+        of_runs = [of_seed for run in runs_of for of_seed in lines[run]]
+        finals = [[_final(of_seed) for of_seed in lines[run]] for run in runs_of] or [[]]
         return Found(
             row=row,
             worlds=[[final] for final in finals[0]] if table.worlds > 1 else finals,
             training=[[line for line in of_seed if line.get("loss") is not None] for of_seed in of_runs],
-            cpu_seconds=[cpu(run, seed) for run in row.runs for seed in range(seeds)],
+            cpu_seconds=[cpu(run, seed) for run in runs_of for seed in range(seeds)],
             simulated=table.worlds > 1,
             unit="folds" if len(row.runs) > 1 else "worlds",
             baseline=baseline,
@@ -68,7 +73,7 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
     for number, row in enumerate(table.rows, 1):
         of_row = found(row, named.get(row.baseline))
         known = [of_row.name(column.metric) for column in table.columns if column.metric]
-        if row.run and not any(name in final for name in known for final in of_row.lines):
+        if measured(row) and not any(name in final for name in known for final in of_row.lines):
             wanted = " or ".join(dict.fromkeys(known))
             raise UserError(f"table row {' | '.join(row.labels)}: run {row.runs[0]} has no metric {wanted}")
         cells = [columns.with_marks(column.summary(of_row, column), of_row, column) for column in table.columns]
@@ -76,12 +81,13 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
         if partial:
             row = dataclasses.replace(row, labels=(f"{row.labels[0]} (partial)", *row.labels[1:]))
         ended = columns.trained_to(of_row), columns.fits(of_row)
-        made.append(Line(number, row, seeds if row.run else 0, columns.seen(of_row), cells, *ended, partial))
+        made.append(Line(number, row, seeds * measured(row), columns.seen(of_row), cells, *ended, partial))
     return made
 
 
-def _read(name: str, out: pathlib.Path, seed: int) -> list[dict]:
-    return metrics.read(runs.workdir(name, out, seed) / metrics.NAME)
+def _read(run: Run, out: pathlib.Path, seed: int) -> list[dict]:
+    """The lines of a finished run, [] of another."""
+    return metrics.read(runs.workdir(run.name, out, seed) / metrics.NAME) if runs.is_done(run, out, seed) else []
 
 
 def _final(lines: list[dict]) -> dict:
@@ -92,11 +98,10 @@ def _final(lines: list[dict]) -> dict:
 def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
     """The table's notes, and those that its cells need."""
     found = list(table.notes)
-    seen = "".join(
-        [cell.values.get("_marks", "") for line in lines for cell in line.cells] + [line.marks for line in lines]
-    )
+    seen = "".join(cell.values.get("_marks", "") for line in lines for cell in line.cells)
     if any(column.summary is columns.marks for column in table.columns):
-        found += [f"{mark}: {words}." for mark, words in MARKS.items() if mark in seen]
+        seen += "".join(line.marks for line in lines)
+    found += [f"{mark}: {words}." for mark, words in MARKS.items() if mark in seen]
     for i, column in enumerate(table.columns):
         hows = dict.fromkeys(line.cells[i].how for line in lines if line.cells[i].how)
         if hows:
@@ -114,9 +119,15 @@ def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
             name, (lost, of) = " | ".join(line.row.labels), line.fits
             found.append(f"{name}: not converged, {lost} of {of} regressions stopped before the gradient was small.")
     found += [f"{' | '.join(line.row.labels)}: {line.partial}." for line in lines if line.partial]
-    shown = [line.row for line in lines if line.row.published]
-    found += [SOURCES[mark] for mark in SOURCES if mark and any(row.published.mark == mark for row in shown)]
-    found += [f"{', '.join(filter(None, row.labels))}, published: {row.published.source}." for row in shown]
+    by_source: dict[Published, list[str]] = {}
+    for line in lines:
+        for of in line.row.published.values():
+            alike = dataclasses.replace(of, value=0.0, spread=None, seen="")
+            by_source.setdefault(alike, []).append(", ".join(filter(None, line.row.labels)))
+    found += [words for mark, words in SOURCES.items() if any(of.mark == mark for of in by_source)]
+    for of, names in by_source.items():
+        said = "published" if of.mark in PRIMARY else "reported"
+        found.append(f"{'; '.join(dict.fromkeys(names))}, {said}: {of.source} [{of.mark}].")
     return found + [f"STALE {line}; --fresh runs it again." for line in stale]
 
 

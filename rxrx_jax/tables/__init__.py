@@ -4,18 +4,20 @@ returns the Table of a folder; a path to such a file anywhere works too. CONTRIB
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rxrx_jax import tables
 from rxrx_jax.base import plugins
 from rxrx_jax.base.errors import UserError
 
 SOURCES = {
-    "": "",
     "P": "[P]: the primary source was read.",
     "C": "[C]: read in published code or a config.",
-    "S": "[S]: a secondary source alone.",
+    "S": "[S]: a secondary source alone; the primary one could not be read.",
+    "R": "[R]: run by a third party, one seed, in no paper.",
 }
+PRIMARY = ("P", "C")  # what is printed as published; the others are reported, in a column of their own
+SEEN = "TCX?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +36,14 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A published value, how it was read (a key of SOURCES) and where it stands."""
+    """A value of others: how it was read (a key of SOURCES), where it stands, its standard deviation over seeds where
+    one is given, and what the method had seen, as the marks of our own rows say it: T, C, X, ?."""
 
     value: float
     mark: str
     source: str
+    spread: float | None = None
+    seen: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +52,14 @@ class Row:
 
     labels: one for each heading of `Table.labels`. run: whose metrics, all beginning with `prefix`, are its numbers;
     "" for a row that is only published, or has no number; several for the folds of one dataset, which are averaged and
-    whose spread gives the interval. name: for rows that compare themselves with this one by `baseline`.
+    whose spread gives the interval. published: values of others by the metric of the column that they are of, "" where
+    it is not known which they print. name: for rows that compare themselves with this one by `baseline`.
     """
 
     labels: tuple[str, ...]
     run: str | tuple[str, ...] = ""
     prefix: str = ""
-    published: Published | None = None
+    published: Mapping[str, Published] = dataclasses.field(default_factory=dict)
     name: str = ""
     baseline: str = ""
 
@@ -105,6 +111,11 @@ class Table:
     seeds: int = 1
     prepare: Callable[[Sequence[int]], None] = lambda seeds: None
 
+    @property
+    def repeats(self) -> int:
+        """How many seeds there are of each run."""
+        return max(self.worlds, self.seeds)
+
     def __post_init__(self):
         runs = [run.name for run in self.runs]
         names = [row.name for row in self.rows if row.name]
@@ -124,8 +135,13 @@ class Table:
                 )
             if row.baseline and row.baseline not in names:
                 raise UserError(f"{where}: no row is named {row.baseline!r}, its baseline")
-            if row.published and row.published.mark not in SOURCES:
-                raise UserError(f"{where}: the mark {row.published.mark!r} is not one of {', '.join(SOURCES)}")
+            for metric, of in row.published.items():
+                if metric not in {column.metric for column in self.columns}:
+                    raise UserError(f"{where}: no column has the metric {metric!r}, which has a published value")
+                if of.mark not in SOURCES:
+                    raise UserError(f"{where}: the mark {of.mark!r} is not one of {', '.join(SOURCES)}")
+                if unknown := of.seen.strip(SEEN):
+                    raise UserError(f"{where}: what it had seen, {unknown!r}, is not made of {SEEN}")
         for run in self.runs:
             if run.starts_from and run.starts_from not in runs:
                 raise UserError(f"table {self.title!r}: run {run.name} starts from {run.starts_from!r}, not among them")
@@ -136,15 +152,37 @@ def names() -> list[str]:
 
 
 def load(name: str, data: pathlib.Path | None = None) -> Table:
-    """The table of a name or of a path to a .py file; that of a file with `table(data)`, of the folder `data`. Raises
-    UserError for an unknown one, and where a folder is missing or of no use."""
+    """The table of a name or of a path to a .py file. data: for a file with `table(data)` the folder that it is of, for
+    another one where its prepared datasets are, if not in their usual place. Raises UserError for an unknown table, and
+    where a folder is missing or of no use."""
     module = plugins.load(name, tables, "table")
     if hasattr(module, "table"):
         if data is None:
             raise UserError(f"table {name} is of data of yours: add --data=DIR")
         return module.table(data)
-    if data is not None:
-        raise UserError(f"--data={data}: table {name} says itself what it trains on; leave it out")
-    if not isinstance(getattr(module, "TABLE", None), Table):
+    found = getattr(module, "TABLE", None)
+    if not isinstance(found, Table):
         raise UserError(f"{module.__file__} needs TABLE = Table(...) of rxrx_jax.tables")
-    return module.TABLE
+    if data is None:
+        return found
+    if found.worlds > 1:
+        raise UserError(f"--data={data}: table {name} makes the worlds that it trains on; leave it out")
+    where = {"data.folder": str(data.absolute())}
+    return dataclasses.replace(
+        found, runs=[dataclasses.replace(run, overrides=run.overrides | where) for run in found.runs]
+    )
+
+
+def chain(table: Table, rows: Sequence[Row]) -> list[Run]:
+    """The runs of these rows and of those that they start from, each after the one it starts from."""
+    known = {run.name: run for run in table.runs}
+    found: dict[str, Run] = {}
+
+    def add(name: str):
+        if known[name].starts_from:
+            add(known[name].starts_from)
+        found.setdefault(name, known[name])
+
+    for name in dict.fromkeys(name for row in rows for name in row.runs):
+        add(name)
+    return list(found.values())

@@ -1,5 +1,6 @@
 """What a config is: resolved, with the steps, parameters and memory that follow from it, before anything is trained."""
 
+import dataclasses
 import re
 
 import jax
@@ -20,9 +21,25 @@ def text(values: dict) -> str:
     return to_json(values) + figures(values) + "\n"
 
 
-def figures(values: dict) -> str:
-    """One line: steps, minibatch, parameters, FLOPs and the least memory of a run. Raises what the run raises for the
-    config."""
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What follows from a config: steps, images of a minibatch and of an epoch, a note on where the latter is from,
+    parameters, FLOPs of an image, of all training; bytes of the state that a checkpoint holds, and per chip the least
+    that a step does."""
+
+    steps: int
+    minibatch: int
+    examples: int
+    note: str
+    parameters: int
+    flops_per_image: float
+    flops: float
+    state_bytes: int
+    least_memory: int
+
+
+def measure(values: dict) -> Figures:
+    """The figures of a config, of which nothing is prepared or compiled. Raises what the run raises for the config."""
     config = Config(values)
     mesh = sharding.make_mesh(1, 1)  # those of the run may be elsewhere
     with jax.set_mesh(mesh):
@@ -31,13 +48,27 @@ def figures(values: dict) -> str:
         total_steps = run_length(config, **lengths)
         step = make_step(config, source, mesh, total_steps)
     state = step.arguments[0]
+    return Figures(
+        steps=total_steps,
+        **lengths,
+        note=size,
+        parameters=parameter_count(state.params),
+        flops_per_image=step.flops_per_image,
+        flops=total_steps * minibatch_size(source) * step.flops_per_image,
+        state_bytes=sharding.bytes_per_device(state, 1, 1),
+        least_memory=_least_memory(config, step.task, state),
+    )
+
+
+def figures(values: dict) -> str:
+    """One line of them. Raises as `measure` does."""
+    of = measure(values)
     return (
-        f"{total_steps:,} steps of {lengths['minibatch']:,} images, {lengths['examples']:,} per epoch{size} | "
-        f"{parameter_count(state.params) / 1e6:.2f} M parameters | "
-        f"{step.flops_per_image / 1e9:.2f} GFLOPs per image, "
-        f"{total_steps * minibatch_size(source) * step.flops_per_image:.2g} FLOP in all | "
-        f"{_least_memory(config, step.task, state) / 2**30:.2f} GiB per chip of parameters, optimiser state and "
-        "gradients, activations not counted"
+        f"{of.steps:,} steps of {of.minibatch:,} images, {of.examples:,} per epoch{of.note} | "
+        f"{of.parameters / 1e6:.2f} M parameters | "
+        f"{of.flops_per_image / 1e9:.2f} GFLOPs per image, {of.flops:.2g} FLOP in all | "
+        f"{of.least_memory / 2**30:.2f} GiB per chip of parameters, optimiser state and gradients, activations not "
+        "counted"
     )
 
 

@@ -100,7 +100,7 @@ def test_a_set_that_has_changed_since_is_refused(data, tmp_path):
 def test_mistakes_are_one_line(data, tmp_path, capsys):
     for arguments, message in (
         (["real_cells"], "table real_cells is of data of yours: add --data=DIR"),
-        (["demo", f"--data={data}"], "table demo says itself what it trains on; leave it out"),
+        (["demo", f"--data={data}"], "table demo makes the worlds that it trains on; leave it out"),
         (["real_cells", f"--data={tmp_path}"], "no metadata.csv there or in a folder of it"),
     ):
         assert command.run(reproduce.main, [*arguments, f"--out={tmp_path / 'out'}"]) == 2

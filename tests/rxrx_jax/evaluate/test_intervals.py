@@ -11,7 +11,8 @@ import pytest
 import scipy.stats
 from paths import ROOT
 
-from rxrx_jax.evaluate.intervals import clipped, over_experiments, over_units, over_worlds, paired
+from rxrx_jax.evaluate import intervals
+from rxrx_jax.evaluate.intervals import clipped, over_experiments, over_units, over_worlds, paired, sign_flip
 
 
 def bounds(interval):
@@ -35,6 +36,27 @@ def test_one_stratum_is_students_interval(values):
 def test_units_by_hand():
     # Mean 0.6, deviation 0.1, t of two degrees of freedom 4.3027: 0.6 -+ 4.3027 * 0.1 / sqrt(3)
     assert bounds(over_units([0.5, 0.6, 0.7])) == pytest.approx((0.35159, 0.84841), abs=1e-5)
+
+
+def test_sign_flips_by_hand_and_by_scipy(monkeypatch):
+    # Of the eight sums +-1 +-2 +-4 two are as far from 0 as 7; all have the same sign: the least that three can give.
+    assert sign_flip([0.1, 0.2, 0.4]) == (0.25, "exact sign-flip test over 3 experiments")
+    assert sign_flip([0.1, -0.2, 0.4])[0] == 0.75  # |3|, of sums 7, 5, 3, 1 with either sign
+    assert sign_flip([0.0, 0.0])[0] == 1 and math.isnan(sign_flip([0.3])[0]) and math.isnan(sign_flip([])[0])
+    values = np.random.default_rng(0).normal(0.05, 0.1, 12)
+    expected = scipy.stats.permutation_test((values,), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert sign_flip(values)[0] == pytest.approx(expected)
+    assert sign_flip(-values) == sign_flip(values) == sign_flip(values[::-1])
+    monkeypatch.setattr(intervals, "EXACT", 11)
+    p, how = sign_flip(values)
+    assert p == pytest.approx(expected, abs=0.005) and how == "sign-flip test over 12 experiments, 100,000 draws"
+
+
+def test_without_a_difference_p_is_as_small_as_it_says():
+    random = np.random.default_rng(2)
+    found = np.array([sign_flip(random.standard_t(3, 8))[0] for _ in range(10_000)])
+    for level in (12 / 128, 64 / 128):  # eight experiments give multiples of 1 / 128
+        assert (found <= level).mean() == pytest.approx(level, abs=0.012)
 
 
 def test_small_strata_share_the_pooled_variance_by_hand():

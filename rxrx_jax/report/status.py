@@ -1,0 +1,107 @@
+"""Where a table stands: what of it is done and what the rest takes. It reads no data and trains nothing."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shlex
+from collections.abc import Sequence
+
+from rxrx_jax import tables
+from rxrx_jax.base import config_flag, lock
+from rxrx_jax.report import columns, runs
+from rxrx_jax.tables import Row, Run, Table
+from rxrx_jax.training import describe, metrics
+
+STATES = ("done", "stale", "running", "missing")
+RATE = 100.0  # TFLOP/s per device, where no run here has measured it: an assumption, a tenth of an H200's bfloat16 peak
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What the seeds of a run take together: FLOP of training, device hours as measured or estimated, those that are
+    left, bytes of the checkpoints that are kept, and whether a run here has measured the rate."""
+
+    flop: float
+    hours: float
+    left: float
+    disk: int
+    measured: bool
+
+
+def state(run: Run, out: pathlib.Path, seed: int) -> str:
+    """done, stale (done with other code, data or config), running, or missing."""
+    if lock.holder(runs.workdir(run.name, out, seed)):
+        return "running"
+    if not runs.is_done(run, out, seed):
+        return "missing"
+    return "stale" if runs.stale(run, out, seed) else "done"
+
+
+def cost(run: Run, out: pathlib.Path, seeds: Sequence[int], teraflops: float) -> Cost:
+    """Args: teraflops, per second and device, which are assumed until a run here has measured them."""
+    values = config_flag.values(runs.command(run, out, 0)[3:])
+    found = _figures(json.dumps(values | {"seed": 0}, sort_keys=True))
+    lines = [line for seed in seeds for line in _lines(run, out, seed)]
+    rates = [line["teraflops_per_chip"] for line in lines if line.get("teraflops_per_chip")]
+    each = found.flops / (rates[-1] if rates else teraflops) / 1e12 / 3600
+    ends = {seed: _lines(run, out, seed)[-1] for seed in seeds if runs.is_done(run, out, seed)}
+    spent = sum(map(columns.of_devices, ends.values()))
+    left = each * (len(seeds) - len(ends))
+    disk = len(seeds) * values["keep_checkpoints"] * found.state_bytes
+    return Cost(len(seeds) * found.flops, spent + left, left, disk, bool(rates or ends))
+
+
+@functools.cache
+def _figures(values: str) -> describe.Figures:
+    """By a config as JSON, because tracing a large network takes seconds."""
+    return describe.measure(json.loads(values))
+
+
+def _lines(run: Run, out: pathlib.Path, seed: int) -> list[dict]:
+    path = runs.workdir(run.name, out, seed) / metrics.NAME
+    return metrics.read(path) if path.exists() else []
+
+
+def text(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: int, teraflops: float) -> str:
+    """The state of these rows of a table and their cost, as Markdown."""
+    costs = {run.name: cost(run, out, range(seeds), teraflops) for run in tables.chain(table, rows)}
+    states = {run.name: [state(run, out, seed) for seed in range(seeds)] for run in tables.chain(table, rows)}
+    heads = ["row", *table.labels, "seeds", "state", "FLOP", "device hours", "of these left", "disk, GB"]
+    lines = [heads, ["---:", *["---"] * len(table.labels), "---:", "---", *["---:"] * 4]]
+    for number, row in enumerate(table.rows, 1):
+        if row not in rows:
+            continue
+        needed = tables.chain(table, [row])
+        if not needed:
+            lines.append([str(number), *row.labels, "", "of others", "", "", "", ""])
+            continue
+        of = [state for run in needed for state in states[run.name]]
+        counts = ", ".join(f"{of.count(name)} {name}" for name in STATES if name in of)
+        said = of[0] if len(set(of)) == 1 else counts
+        lines.append([str(number), *row.labels, str(seeds), said, *_sum([costs[r.name] for r in needed])])
+    lines.append(["", "all, each run once", *[""] * (len(table.labels) + 1), *_sum(list(costs.values()))])
+    notes = [
+        f"FLOP, hours and disk are of all seeds of a row's runs and of those that they start from. Device hours are of "
+        f"training, at {teraflops:.0f} TFLOP/s per device, which is assumed; *: as measured here.",
+        "Evaluation is not counted in FLOP and hours, prepared records not in disk, which is for checkpoints.",
+    ]
+    return "\n".join([f"| {' | '.join(cells)} |" for cells in lines] + ["", *notes])
+
+
+def _sum(costs: list[Cost]) -> list[str]:
+    flop, hours, left, disk = (sum(getattr(one, name) for one in costs) for name in ("flop", "hours", "left", "disk"))
+    star = "*" * bool(costs and all(one.measured for one in costs))
+    return [f"{flop:.2g}", f"{hours:.3g}{star}", f"{left:.3g}{star}", f"{disk / 1e9:.3g}"]
+
+
+def launches(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: int) -> list[str]:
+    """A command for each run of these rows that is missing, in an order in which each finds what it starts from."""
+    found = []
+    for run in tables.chain(table, rows):
+        for seed in range(seeds):
+            if state(run, out, seed) == "missing":
+                trainer = [a for a in runs.command(run, out, seed)[3:] if not a.startswith("--workdir=")]
+                workdir = f"--workdir={runs.workdir(run.name, out, seed)}"
+                found.append(shlex.join(["python", "-m", "launch.host", workdir, "--", *trainer]))
+    return found
