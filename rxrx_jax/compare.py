@@ -97,7 +97,7 @@ def _settings(config: dict) -> dict[str, Any]:
 def _is_metric(name: str) -> bool:
     """Whether this is an accuracy over all rows of a role, and not of one cell type or experiment."""
     *where, kind = name.split("/")
-    return kind in KINDS and bool(ROLES.keys() & set(where)) and where[0] not in ("marks", "best")
+    return kind in KINDS and bool(ROLES.keys() & set(where)) and where[0] not in ("marks", "best", "last")
 
 
 def _marks(final: dict, name: str) -> str:

@@ -47,18 +47,16 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--seeds and --jobs must be at least 1")
     if arguments.teraflops <= 0:
         parser.error("--teraflops must be more than 0")
-    given = arguments.table, arguments.data, arguments.partial
-    if arguments.status or arguments.dry_run:
-        table = _table(*given)
-        about = table, _rows(table, arguments.rows), arguments.out, arguments.seeds or table.repeats
-        if arguments.status:
-            print(status.text(*about, arguments.teraflops))
-        if arguments.dry_run:
-            print("\n".join(status.launches(*about)))
+    if not arguments.status and not arguments.dry_run:
+        given = arguments.seeds, arguments.jobs, arguments.fresh, arguments.partial, arguments.data, arguments.rows
+        reproduce(arguments.table, arguments.out, *given)
         return
-    table, data, partial = given
-    others = arguments.seeds, arguments.jobs, arguments.fresh, partial, data, arguments.rows
-    reproduce(table, arguments.out, *others)
+    table = _table(arguments.table, arguments.data, arguments.partial)
+    about = table, _rows(table, arguments.rows), arguments.out, arguments.seeds or table.repeats
+    if arguments.status:
+        print(status.text(*about, arguments.teraflops))
+    if arguments.dry_run:
+        print("\n".join(status.launches(*about)))
 
 
 def reproduce(

@@ -165,7 +165,7 @@ def _experiments(table, lines, found):
         label = ", ".join(label for label, name in zip(line.row.labels, table.labels) if label and name != table.group)
         strip = Strip(top, f"{label}: accuracy by experiment")
         for split, kind, y in (("in_batch", "in", 28), ("validation", "val", 28), ("cross_batch", "held", 72)):
-            seeds = max(line.seeds, 1)  # of each of the row's runs
+            seeds = max(len(accuracy[split]) // max(len(line.row.runs), 1), 1)  # of each run, finished or not
             for i, values in enumerate(accuracy[split]):
                 of = f"{line.row.runs[i // seeds]}, " * (len(line.row.runs) > 1) + f"seed {i % seeds}"
                 for name, value in values.items():

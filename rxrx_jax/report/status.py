@@ -9,12 +9,15 @@ from collections.abc import Sequence
 
 from rxrx_jax import tables
 from rxrx_jax.base import config_flag, lock
+from rxrx_jax.evaluate import protocols
 from rxrx_jax.report import columns, runs
 from rxrx_jax.tables import Row, Run, Table
 from rxrx_jax.training import describe, metrics
 
 STATES = ("done", "stale", "running", "missing")
 RATE = 100.0  # TFLOP/s per device, where no run here has measured it: an assumption, a tenth of an H200's bfloat16 peak
+# Keys that leave a train step as it is: runs that differ in them alone are traced once, which may take a while.
+SAME_STEP = {"seed": 0, "protocol": {"name": protocols.DEFAULT}, "evaluators": {}, "post_hoc": {}, "init": {"path": ""}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +44,21 @@ def state(run: Run, out: pathlib.Path, seed: int) -> str:
 def cost(run: Run, out: pathlib.Path, seeds: Sequence[int], teraflops: float) -> Cost:
     """Args: teraflops, per second and device, which are assumed until a run here has measured them."""
     values = config_flag.values(runs.command(run, out, 0)[3:])
-    found = _figures(json.dumps(values | {"seed": 0}, sort_keys=True))
+    found = _figures(json.dumps(values | SAME_STEP, sort_keys=True))
+    flop = found.flops / found.steps * describe.steps(values)
     lines = [line for seed in seeds for line in _lines(run, out, seed)]
     rates = [line["teraflops_per_chip"] for line in lines if line.get("teraflops_per_chip")]
-    each = found.flops / (rates[-1] if rates else teraflops) / 1e12 / 3600
+    each = flop / (rates[-1] if rates else teraflops) / 1e12 / 3600
     ends = {seed: _lines(run, out, seed)[-1] for seed in seeds if runs.is_done(run, out, seed)}
     spent = sum(map(columns.of_devices, ends.values()))
     left = each * (len(seeds) - len(ends))
     disk = len(seeds) * values["keep_checkpoints"] * found.state_bytes
-    return Cost(len(seeds) * found.flops, spent + left, left, disk, bool(rates or ends))
+    return Cost(len(seeds) * flop, spent + left, left, disk, bool(rates or ends))
 
 
 @functools.cache
 def _figures(values: str) -> describe.Figures:
-    """By a config as JSON, because tracing a large network takes seconds."""
+    """By a config as JSON."""
     return describe.measure(json.loads(values))
 
 

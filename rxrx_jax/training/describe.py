@@ -60,6 +60,12 @@ def measure(values: dict) -> Figures:
     )
 
 
+def steps(values: dict) -> int:
+    """The steps of a run alone, which need no network."""
+    config = Config(values)
+    return run_length(config, **lengths_of(_source(config)[0]))
+
+
 def figures(values: dict) -> str:
     """One line of them. Raises as `measure` does."""
     of = measure(values)

@@ -19,6 +19,8 @@ from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import DEVICES, EVALUATING, Watchdog
 from rxrx_jax.training.state import CHOSEN_BY, TrainState
 
+CHOOSES = {"in_batch", "validation"}  # roles whose metrics are shown while a run is under way
+
 
 @dataclasses.dataclass(frozen=True)
 class Every:
@@ -170,11 +172,21 @@ class Loop:
             if self.evaluators:
                 found = marks.complete(found, self.context)
                 found |= {"unreadable": len(self.context.left_out)} if self.context.left_out else {}
+            curves = {}
             if self.selects and final:
                 found["selected_step"] = int(self.state.collections["best"]["step"])
-            self.writer.write(self.step, found | {"final": final})
+                if found["selected_step"] != self.step and self.writer.active:
+                    found |= self.writer.last(self.step)
+            elif not final and self.context:
+                curves = {name: value for name, value in found.items() if self._is_held_out(name)}
+            self.writer.write(self.step, {k: v for k, v in found.items() if k not in curves} | {"final": final})
+            self.writer.curve(self.step, curves)
             if not final:
                 self._consider(found)
+
+    def _is_held_out(self, name: str) -> bool:
+        """Whether a metric is of rows that are scored in the end, by which nobody should choose."""
+        return bool((self.context.dataset.roles.scored.keys() - CHOOSES).intersection(name.split("/")))
 
     def _alive(self) -> None:
         self.watchdog.at(EVALUATING, self.step)

@@ -1,4 +1,5 @@
-"""Tables without records, for tests of protocols: made of rows, and RxRx1's whole design."""
+"""For tests of protocols: tables without records, made of rows, and RxRx1's whole design; and a small tree of images
+in the published layout."""
 
 import csv
 import functools
@@ -8,8 +9,40 @@ import numpy as np
 import pytest
 
 from rxrx_jax.data import Sites
+from rxrx_jax.evaluate.protocols import wilds_ood
+from rxrx_jax.simulate import export
 from rxrx_jax.simulate.design import Screen, sites
+from tfds_builders import prepare
 from tfds_builders.common.rows import splits
+
+NAMES = wilds_ood.named(HEPG2=[1], HUVEC=[1, 2, 17, 18, 21], RPE=[1, 9], U2OS=[1, 5])
+SCREEN = Screen(
+    treatments=8, replicates=1, positive_controls=1, positive_wells=2, untreated_wells=1, image_size=32,
+    val=(), test=(), cell_types=("SIMA",), train=tuple(f"SIMA-{i:02d}" for i in range(len(NAMES))),
+)  # fmt: skip
+PUBLISHED = {"treatment": 0, "positive_control": 1108 - 8, "negative_control": 1138 - 9}  # what is added to labels
+
+
+def published(root):
+    """(a tree, where it is prepared): the simulated screen with RxRx1's experiments and numbers of classes."""
+    export.write_published(SCREEN, root / "tree")
+    (root / "tree" / "splits.csv").unlink()
+    table, named = root / "tree" / "metadata.csv", dict(zip(SCREEN.experiments, NAMES))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    for simulated, name in named.items():
+        (root / "tree" / "images" / simulated).rename(root / "tree" / "images" / name)
+    for row in rows:
+        name = named[row["experiment"]]
+        row |= {key: row[key].replace(row["experiment"], name) for key in ("site_id", "well_id")}
+        row |= {"experiment": name, "cell_type": name.split("-")[0]}
+        row |= {"dataset": "train" if name in wilds_ood.TRAIN else "test"}
+        row["sirna_id"] = int(row["sirna_id"]) + PUBLISHED[row["well_type"]]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    prepare.prepare("rxrx1", root / "tree", root / "data", 1, progress=False)
+    return root / "tree", root / "data"
 
 
 def table(rows, classes):

@@ -17,6 +17,8 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.training.metrics import mirrors
 
 NAME = "metrics.jsonl"
+CURVES = "held_out_curves.jsonl"  # what is scored in the end, as it was during training: nothing chooses by it
+LAST = "last/"  # before metrics of the last step's network, where another one is published
 SECONDS = 30.0  # between two times that the file is written to an object store
 MEASURED = 200  # steps after which a run says how long the whole of it takes
 AHEAD = 5  # minibatches that a loader may have ready before it is asked
@@ -50,8 +52,7 @@ class Writer:
         when the disk is full."""
         if not self.active:
             return
-        clean = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in clean.items()}
+        clean = _clean(values)
         line = json.dumps({"step": step} | clean) + "\n"
         if self._file:
             with files.room(self._path):
@@ -74,6 +75,21 @@ class Writer:
         """The line of the evaluation at `step`, None if there is none; call it on the first host."""
         return next((line for line in read(self._path) if "final" in line and line["step"] == step), None)
 
+    def curve(self, step: int, values: dict) -> None:
+        """Writes a line of CURVES, after those of the steps before."""
+        if self.active and values:
+            path = self._path.with_name(CURVES)
+            before = [line for line in read(path) if line["step"] < step] if path.exists() else []
+            text = "".join(json.dumps(line) + "\n" for line in [*before, {"step": step} | _clean(values)])
+            files.write(path, text)
+
+    def last(self, step: int) -> dict[str, float]:
+        """The accuracies of the evaluation of the network at `step`, each behind LAST; call it on the first host."""
+        path = self._path.with_name(CURVES)
+        curves = [line for line in read(path) if line["step"] == step] if path.exists() else []
+        found = (self.evaluation(step) or {}) | (curves[-1] if curves else {})
+        return {LAST + name: value for name, value in found.items() if name.endswith("_accuracy")}
+
     def __enter__(self):
         return self
 
@@ -85,6 +101,12 @@ class Writer:
                 self._file.close()
         if self._mirror:
             self._mirror.close()
+
+
+def _clean(values: dict) -> dict:
+    """The values as JSON has them: numbers that are not finite are None."""
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
 
 
 def read(path: epath.Path) -> list[dict]:
@@ -124,7 +146,8 @@ def best(path: epath.Path) -> dict[str, float]:
     if len(lines) < 2:
         return found
     for name in lines[-1]:
-        if name.endswith(tuple(f"validation/{kind}_accuracy" for kind in ("site", "well", "balanced"))):
+        chosen_by = name.endswith(tuple(f"validation/{kind}_accuracy" for kind in ("site", "well", "balanced")))
+        if chosen_by and not name.startswith(LAST):
             top = max((line for line in lines if line.get(name) is not None), key=lambda line: line[name])
             found |= {f"best/{name}": top[name], f"best/{name}/step": top["step"]}
     return found

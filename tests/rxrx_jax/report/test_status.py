@@ -23,6 +23,7 @@ def out(monkeypatch, tmp_path):
     figures = Figures(10, 8, 80, "", 1, FLOP / 80, FLOP, STATE, 0)
     monkeypatch.setattr(status.config_flag, "values", lambda argv: {"keep_checkpoints": 2, "argv": argv[0]})
     monkeypatch.setattr(status.describe, "measure", lambda values: figures)
+    monkeypatch.setattr(status.describe, "steps", lambda values: figures.steps)
     monkeypatch.setattr(runs, "load", lambda config: {"config": config})
     monkeypatch.setattr(runs, "code_version", lambda: "today")
     status._figures.cache_clear()

@@ -107,3 +107,17 @@ def test_rows_are_chosen_by_number(tmp_path, capsys):
     for rows in ("0", "1,x", "99", ""):
         with pytest.raises(reproduce.UserError, match=f"--rows={rows}: .* is not one of the numbers 1 to 12 of"):
             reproduce.main(["mae_probe", f"--out={tmp_path}", "--status", f"--rows={rows}"])
+
+
+def test_a_table_of_which_nothing_is_measured_is_printed_twice_with_the_same_bytes(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce.runs, "run_missing", lambda todo, out, jobs: None)
+    monkeypatch.setattr(reproduce.runs, "code_version", lambda: "today")
+    names, printed = ("table.md", "table.tex", "table.csv", "runs.md"), []
+    for _ in range(2):
+        reproduce.reproduce("wilds", tmp_path)
+        printed.append([(tmp_path / name).read_bytes() for name in names])
+    assert printed[0] == printed[1]
+    markdown, latex, values, links = (content.decode() for content in printed[0])
+    assert "| 0.299 ± 0.004 [P] |" in markdown and "0.365 [R] ?" in markdown and "runs.md" in markdown
+    assert r"0.299 $\pm$ 0.004 [P]" in latex and "arXiv 2012.07421v3" in values and links.count("\n") == 4
+    assert "0.299 ± 0.004 [P]" in (tmp_path / "report.html").read_text()

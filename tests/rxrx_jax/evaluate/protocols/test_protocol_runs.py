@@ -1,10 +1,10 @@
 """Every protocol of RxRx1 through the trainer, on a simulated tree in the published layout with RxRx1's experiment
 names: what a run says is what a few lines say of the predictions and embeddings that it stored."""
 
-import csv
 import json
 
 import numpy as np
+import protocol_tools
 import pyarrow.parquet as pq
 import pytest
 import tiny
@@ -13,41 +13,13 @@ from rxrx_jax import submission
 from rxrx_jax.base import embeddings
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate.cellsignal import NAME
-from rxrx_jax.evaluate.protocols import wilds_ood
-from rxrx_jax.simulate import design, export
 from rxrx_jax.training import train
-from tfds_builders import prepare
-
-NAMES = wilds_ood.named(HEPG2=[1], HUVEC=[1, 2, 17, 18, 21], RPE=[1, 9], U2OS=[1, 5])
-SCREEN = design.Screen(
-    treatments=8, replicates=1, positive_controls=1, positive_wells=2, untreated_wells=1, image_size=32,
-    val=(), test=(), cell_types=("SIMA",), train=tuple(f"SIMA-{i:02d}" for i in range(len(NAMES))),
-)  # fmt: skip
-PUBLISHED = {"treatment": 0, "positive_control": 1108 - 8, "negative_control": 1138 - 9}  # what is added to labels
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """(the tree, where it is prepared): the simulated screen with RxRx1's experiments and numbers of classes."""
-    root = tmp_path_factory.mktemp("rxrx1")
-    export.write_published(SCREEN, root / "tree")
-    (root / "tree" / "splits.csv").unlink()
-    table, named = root / "tree" / "metadata.csv", dict(zip(SCREEN.experiments, NAMES))
-    rows = list(csv.DictReader(table.read_text().splitlines()))
-    for simulated, name in named.items():
-        (root / "tree" / "images" / simulated).rename(root / "tree" / "images" / name)
-    for row in rows:
-        name = named[row["experiment"]]
-        row |= {key: row[key].replace(row["experiment"], name) for key in ("site_id", "well_id")}
-        row |= {"experiment": name, "cell_type": name.split("-")[0]}
-        row |= {"dataset": "train" if name in wilds_ood.TRAIN else "test"}
-        row["sirna_id"] = int(row["sirna_id"]) + PUBLISHED[row["well_type"]]
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    prepare.prepare("rxrx1", root / "tree", root / "data", 1, progress=False)
-    return root / "tree", root / "data"
+    return protocol_tools.published(tmp_path_factory.mktemp("rxrx1"))
 
 
 def run(published, workdir, protocol, config="convnet.py", **changes):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from paths import ROOT
 
 from rxrx_jax import evaluate
 from rxrx_jax.base import config as config_lib
@@ -13,6 +14,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.training import checkpoint, metrics, train
 from rxrx_jax.training.state import CHOSEN_BY, TrainState
 
+HELD_OUT = "cross_batch/site_accuracy"
 SCORES = (0.25, 0.5, 0.5, 0.125)  # after each of four steps: the second is the first of the best
 
 
@@ -31,6 +33,7 @@ def scored(monkeypatch):
         if name not in seen:
             seen.append(name)
         yield CHOSEN_BY, SCORES[seen.index(name)]
+        yield HELD_OUT, SCORES[seen.index(name)] / 2
 
     monkeypatch.setitem(evaluate.EVALUATORS, "accuracy", accuracy)
     return seen
@@ -59,6 +62,15 @@ def test_the_network_of_the_best_evaluation_is_published(folder, tmp_path, score
     assert [(line["step"], line[CHOSEN_BY]) for line in lines[:-1]] == list(enumerate(SCORES, 1))
     assert lines[-1]["final"] and lines[-1][CHOSEN_BY] == 0.5 and lines[-1]["selected_step"] == 2
     assert json.loads((tmp_path / "best/config.json").read_text())["selection"] == "best_val"
+    # What is scored in the end is not shown before it, and of the last network beside that of the chosen one.
+    assert [HELD_OUT in line for line in lines] == [False] * 4 + [True]
+    curves = metrics.read(tmp_path / "best" / metrics.CURVES)
+    assert [(line["step"], line[HELD_OUT]) for line in curves] == [(i, s / 2) for i, s in enumerate(SCORES, 1)]
+    assert not any(CHOSEN_BY in line for line in curves)
+    assert (lines[-1][HELD_OUT], lines[-1][f"last/{HELD_OUT}"], lines[-1][f"last/{CHOSEN_BY}"]) == (0.25, 0.0625, 0.125)
+    assert not any(key.startswith("best/last") for key in best)
+    plain = [line for line in metrics.read(tmp_path / "last/metrics.jsonl") if "final" in line][-1]
+    assert plain[HELD_OUT] == 0.0625 and not any(key.startswith("last/") for key in plain)
 
     # Stopped between an evaluation and what follows, and started again: the same network.
     del scored[:]
@@ -75,6 +87,17 @@ def test_the_network_of_the_best_evaluation_is_published(folder, tmp_path, score
         train.run(values(folder, **chosen), tmp_path / "stopped")
     again = train.run(values(folder, **chosen), tmp_path / "stopped")
     assert again["selected_step"] == 2 and again["parameters_sha256"] == best["parameters_sha256"]
+    found = [line for line in metrics.read(tmp_path / "stopped/metrics.jsonl") if "final" in line]
+    assert found[-1] == lines[-1] and metrics.read(tmp_path / "stopped" / metrics.CURVES) == curves
+
+
+def test_no_table_reads_the_curves_of_what_is_held_out():
+    readers = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "rxrx_jax").rglob("*.py")
+        if metrics.CURVES in path.read_text() or "metrics.CURVES" in path.read_text()
+    ]
+    assert readers == ["rxrx_jax/training/metrics/__init__.py"]
 
 
 def test_a_candidate_replaces_only_what_is_worse():
