@@ -107,5 +107,5 @@ def launches(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: int) -
             if state(run, out, seed) == "missing":
                 trainer = [a for a in runs.command(run, out, seed)[3:] if not a.startswith("--workdir=")]
                 workdir = f"--workdir={runs.workdir(run.name, out, seed)}"
-                found.append(shlex.join(["python", "-m", "launch.host", workdir, "--", *trainer]))
+                found.append(f"python -m launch.host {shlex.join([workdir, '--', *trainer])}")
     return found
