@@ -48,6 +48,7 @@ ROWS = (
         for features, prefix in FEATURES.items()
     ),
     Row(("handcrafted features", ""), "probe-s", "probe/handcrafted/none/"),
+    Row(("handcrafted and spatial features", ""), "probe-s", "probe/handcrafted_spatial/none/"),
     Row(("MAE-G/8", "best block, 38 of 48"), published={"": Published(0.51, "S", VITALLY)}),
     Row(("MAE-G/8", "last block"), published={"": Published(0.47, "S", VITALLY)}),
 )

@@ -105,7 +105,7 @@ def test_rows_are_chosen_by_number(tmp_path, capsys):
         for seed in (0, 1)
     ]
     for rows in ("0", "1,x", "99", ""):
-        with pytest.raises(reproduce.UserError, match=f"--rows={rows}: .* is not one of the numbers 1 to 12 of"):
+        with pytest.raises(reproduce.UserError, match=f"--rows={rows}: .* is not one of the numbers 1 to 13 of"):
             reproduce.main(["mae_probe", f"--out={tmp_path}", "--status", f"--rows={rows}"])
 
 

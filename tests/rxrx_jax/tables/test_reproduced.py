@@ -116,7 +116,7 @@ def test_separated_and_stratified_four_numbers_each(monkeypatch, tree, tmp_path)
 @pytest.mark.full
 def test_probes_of_a_chain(monkeypatch, tree, tmp_path, small_models):
     """Every printed number is balanced over classes, and the best block is the one that validation chooses."""
-    rows = reproduced(monkeypatch, "mae_probe", tree, tmp_path, "1,2,3,10")
-    best, last, untrained, handcrafted = (float(row["cross_batch_balanced"]) for row in rows)
-    assert all(0 <= value <= 1 for value in (best, last, untrained, handcrafted))
-    assert [row["marks"] for row in rows] == [""] * 4
+    rows = reproduced(monkeypatch, "mae_probe", tree, tmp_path, "1,2,3,10,11")
+    best, last, untrained, handcrafted, spatial = (float(row["cross_batch_balanced"]) for row in rows)
+    assert all(0 <= value <= 1 for value in (best, last, untrained, handcrafted, spatial))
+    assert [row["marks"] for row in rows] == [""] * 5
