@@ -14,19 +14,7 @@ NOTE = f"{NAME} beside this file links each row to its workdirs, configs and che
 def markdown(table: Table, out: pathlib.Path, seeds: int) -> str:
     """A line for each finished run: the rows that show its numbers, and links to its workdir, config and checkpoint
     below `out`, with the parameters' digest, the data's fingerprint and manifest, code and device."""
-    heads = [
-        "rows",
-        "run",
-        "starts from",
-        "seed",
-        "workdir",
-        "config",
-        "checkpoint",
-        "parameters",
-        "data",
-        "code",
-        "device",
-    ]
+    heads = "rows, run, starts from, seed, workdir, config, checkpoint, parameters, data, code, device".split(", ")
     lines = [heads, ["---"] * len(heads)]
     for run in table.runs:
         rows = ", ".join(str(i) for i, row in enumerate(table.rows, 1) if run.name in row.runs)

@@ -26,6 +26,8 @@ def in_miniature(run, out, seed) -> dict:
     values["augment"]["crop"] = 32
     values["optim"] = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "clip_norm": 0.0}
     values |= {"evaluation_minibatch": 16, "log_steps": 1, "accumulate": 1, "total_steps": 4}
+    if "decoder" in values["task"]:
+        values["task"]["decoder"] = (16, 1, 2)
     if values["model"]["name"] == "vit":
         values["model"] |= {"variant": "XXS/8", "dtype": "float32"}
     else:
