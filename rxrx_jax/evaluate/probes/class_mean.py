@@ -11,9 +11,9 @@ def nearest_mean(given: np.ndarray, labels: np.ndarray, queries: np.ndarray, cla
     float32 [q, classes], -inf for a class without any.
 
     Args: given [n, D] and labels int [n] of the references; queries [q, D]."""
-    centre, deviation = given.mean(0), given.std(0)
+    centre, deviation = given.mean(0, dtype=np.float64), given.std(0, dtype=np.float64)
     deviation = np.where(deviation > 0, deviation, 1)
-    given, queries = (given - centre) / deviation, (queries - centre) / deviation
+    given, queries = (((x - centre) / deviation).astype(np.float32) for x in (given, queries))
     there, number, count = np.unique(labels, return_inverse=True, return_counts=True)
     means = np.zeros((len(there), given.shape[1]), np.float32)
     np.add.at(means, number, given)
