@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("rxrx_jax.main", "trains what --config says, and resumes it"),
     "embed": ("rxrx_jax.embed", "embeds a prepared dataset"),
     "probe": ("rxrx_jax.probe_embeddings", "probe of an embeddings file"),
+    "batch_metrics": ("rxrx_jax.batch_metrics", "how much batch, and how much biology, is in embeddings"),
     "submission": ("rxrx_jax.submission", "checks, scores and converts a submission to CellSignal"),
     "maps": ("rxrx_jax.maps.__main__", "makes maps of genes and compounds from embeddings, and scores them"),
     "export": ("rxrx_jax.weights.export", "makes a folder to publish from a run"),

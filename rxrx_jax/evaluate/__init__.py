@@ -9,11 +9,13 @@ from rxrx_jax import adapt
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, leakage, predictions, reconstruction
+from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, predictions, reconstruction
+from rxrx_jax.evaluate.batch_metrics import leakage, score
 from rxrx_jax.evaluate.probes import encoders, neighbours
 
 EVALUATORS = {
     "accuracy": accuracy.evaluate,
+    "batch_metrics": score.evaluate,
     "cellsignal": cellsignal.evaluate,
     "embeddings": embeddings.evaluate,
     "leakage": leakage.evaluate,

@@ -64,6 +64,9 @@ def as_dataset(found: dict[str, np.ndarray]) -> types.SimpleNamespace:
     if len(wrong := np.flatnonzero(found["perturbation_id"] < -1)):
         raise UserError(f"the embeddings have the perturbation_id {found['perturbation_id'][wrong[0]]} in row "
                         f"{wrong[0]}: use -1 for one that is not known")  # fmt: skip
+    for name in ("well_id", "experiment"):
+        if len(wrong := np.flatnonzero(found[name] == "")):
+            raise UserError(f"row {wrong[0]} of the embeddings has no {name}: embed again, or leave it out")
     experiments, experiment = np.unique(found["experiment"], return_inverse=True)
     cell_types, cell_type = np.unique(found["cell_type"], return_inverse=True)
     label, plates, plate = found["perturbation_id"], [], None

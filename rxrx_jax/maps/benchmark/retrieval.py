@@ -48,7 +48,7 @@ def average_precision(
             hits, rest = row[use & same], row[use & ~same]
             relevant[i], ranked[i] = len(hits), len(hits) + len(rest)
             if len(hits) and len(rest):
-                ap[i] = _of_scores(hits, rest)
+                ap[i] = of_scores(hits, rest)
     return ap, relevant, ranked
 
 
@@ -59,7 +59,7 @@ def _parts(queries: np.ndarray, group: np.ndarray, by_group: bool):
     return [queries[k : k + relate.BLOCK] for k in range(0, len(queries), relate.BLOCK)]
 
 
-def _of_scores(hits: np.ndarray, rest: np.ndarray) -> float:
+def of_scores(hits: np.ndarray, rest: np.ndarray) -> float:
     """Average precision of relevant scores among others; without sorting where few are relevant and none equal."""
     if len(hits) > 16:
         return tied_average_precision(np.concatenate([hits, rest]), np.arange(len(hits) + len(rest)) < len(hits))

@@ -109,6 +109,17 @@ def _clean(values: dict) -> dict:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
 
 
+def amend(path: epath.PathLike, values: dict) -> None:
+    """Adds values, in place of those of the same name, to the line of the last evaluation of a finished run. Raises
+    UserError where there is none."""
+    records = read(epath.Path(path))
+    last = next((line for line in reversed(records) if line.get("final")), None)
+    if last is None:
+        raise UserError(f"{path} has no line of the last evaluation to add to: the run has no evaluators")
+    last |= _clean(values)
+    files.write(path, "".join(json.dumps(line) + "\n" for line in records))
+
+
 def read(path: epath.Path) -> list[dict]:
     """The lines of a metrics.jsonl, objects with at least a step; a last line that a killed process left half-written
     is ignored. Raises UserError naming any other line."""

@@ -25,7 +25,7 @@ def test_equal_scores_are_the_mean_over_their_orders(scores, hits):
     orders = [list(o) for o in itertools.permutations(range(4)) if (np.diff(scores[list(o)]) <= 0).all()]
     expected = np.mean([plain(hits[order]) for order in orders])
     assert retrieval.tied_average_precision(scores, hits) == pytest.approx(expected)
-    assert retrieval._of_scores(scores[hits], scores[~hits]) == pytest.approx(expected)
+    assert retrieval.of_scores(scores[hits], scores[~hits]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("relevant, ranked", [(1, 5), (2, 6), (4, 5), (3, 9)])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rxrx_jax.data import Sites
-from rxrx_jax.evaluate import leakage
+from rxrx_jax.evaluate.batch_metrics import leakage
 from rxrx_jax.simulate import design
 
 NAMES = {f"x/{batch}_{what}" for batch in ("experiment", "plate") for what in ("accuracy", "floor")}
