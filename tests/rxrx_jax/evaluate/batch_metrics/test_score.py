@@ -1,10 +1,12 @@
 """All batch metrics of a screen whose embeddings tell what they tell by construction, and what is refused."""
 
 import dataclasses
+import re
 import types
 
 import numpy as np
 import pytest
+from paths import ROOT
 from protocol_tools import screen
 
 from rxrx_jax.base.errors import UserError
@@ -72,6 +74,15 @@ def test_batch_left_and_biology_kept(scored):
             assert apart["batch"] > 0.5 > 0.1 > apart["biology"] and apart["both"] > 0.2
         else:
             assert apart["batch"] < -2 * width and apart["both"] < -2 * width, key
+
+
+def test_the_page_defines_every_number(scored):
+    page = (ROOT / "docs/batch_metrics.md").read_text().partition("## Definitions")[2]
+    named = re.findall(r"^\|[^|]*\| `(\w+)` \|", page, re.M)
+    keys = {key.split("/")[1] for key in scored["both"]} - {"wells"}
+    assert named == [key for key in dict.fromkeys(named) if key in keys] and keys - set(named) == {
+        f"{key}_shuffled" for key in ("silhouette_batch", "silhouette_label", "ilisi", "clisi", "kbet", "pcr")
+    }
 
 
 def test_replicates_agree_where_there_is_biology(scored):
