@@ -1,4 +1,4 @@
-"""What scib-metrics 0.5 and copairs 0.5 make of small screens (batch_metrics.npz): called, as their users call them.
+"""What scib-metrics 0.5 and copairs 0.5 make of small screens (the .npz beside this): called, as their users call them.
 
 python -m venv ENV && ENV/bin/pip install scib-metrics==0.5.10 copairs==0.5.5
 cd tests && ENV/bin/python -m reference.peers.public_batch_metrics
@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-PATH = pathlib.Path(__file__).parents[1] / "stored" / "batch_metrics.npz"
+PATH = pathlib.Path(__file__).with_suffix(".npz")
 NEIGHBOURS, KBET_NEIGHBOURS, COMPONENTS = 90, 50, 50
 SCREENS = {"shifted": 0.9, "alike": 0.0}  # by how much experiments differ
 

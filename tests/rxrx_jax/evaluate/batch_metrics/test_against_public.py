@@ -5,7 +5,6 @@ import importlib.util
 
 import numpy as np
 import pytest
-from paths import REFERENCE
 from reference.peers import public_batch_metrics as public
 
 from rxrx_jax.evaluate.batch_metrics import mixing, replicates, separation
@@ -16,7 +15,7 @@ TOLERANCE = 1e-3
 
 
 def ours() -> dict[str, np.ndarray]:
-    """By the names of batch_metrics.npz."""
+    """By the names of the stored values."""
     found = {}
     for name, shift in public.SCREENS.items():
         x, perturbation, experiment, plate, untreated = public.screen(shift)
@@ -50,7 +49,7 @@ def found():
 
 
 def test_every_number_is_that_of_the_public_tool(found):
-    with np.load(REFERENCE / "batch_metrics.npz") as stored:
+    with np.load(public.PATH) as stored:
         assert found.keys() == set(stored)
         for name in stored:
             np.testing.assert_allclose(found[name], stored[name], rtol=0, atol=TOLERANCE, err_msg=name)
