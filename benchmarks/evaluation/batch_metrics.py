@@ -1,4 +1,4 @@
-"""Time and memory of batch metrics: `python benchmarks/batch_metrics.py [--peer=PYTHON] [--out=FILE]`.
+"""Time and memory of batch metrics: `python benchmarks/evaluation/batch_metrics.py [--peer=PYTHON] [--out=FILE]`.
 
 Prints one JSON line. 9,216 wells of six experiments, each of four plates with 64 untreated wells and 320 perturbations,
 384 random features. Each case runs in processes of its own on one thread, in turns, after what it imports: the least
@@ -78,7 +78,7 @@ def in_a_process(case: str, python: str) -> dict:
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, "1") | {"PYTHONWARNINGS": "ignore"}
     if case != "copairs":
-        environment["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])
+        environment["PYTHONPATH"] = str(pathlib.Path(__file__).parents[2])
     # -P: the file coverage.py beside this one is not the package that numba looks for.
     done = subprocess.run(
         [python, "-P", __file__, f"--measure={case}"], env=environment, capture_output=True, text=True

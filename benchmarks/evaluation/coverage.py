@@ -1,6 +1,6 @@
 """What the intervals of rxrx_jax.evaluate.intervals cover, simulated at the sizes of the tables.
 
-    python benchmarks/coverage.py --out=docs/coverage.json        # a minute on one core
+    python benchmarks/evaluation/coverage.py --out=docs/coverage.json        # a minute on one core
 
 Accuracies are drawn about their cell types' means, whose distance is that of the experiments' deviations or up to three
 times it, with equal deviations or with such that double from the first cell type to the last, or halve. Worlds differ

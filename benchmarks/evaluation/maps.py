@@ -1,4 +1,4 @@
-"""Speed of maps against the public tools: `python benchmarks/maps.py [--old=FOLDER] [--out=docs/maps.json]`.
+"""Speed of maps against the public tools: `python benchmarks/evaluation/maps.py [--old=FOLDER] [--out=docs/maps.json]`.
 
 Every case runs in a process of its own, ours and theirs, at the same number of threads, after what it imports: seconds,
 and the largest memory of the process, imports included. Theirs are EFAAR 1.0 (recall, consistency, magnitude, TVN) and
