@@ -2,7 +2,8 @@
 
 The images of one experiment share its batch effect, and the experiments of one simulated world share its treatments and
 plates (intraclass correlation of the demo's rows: median .21). So the unit of one dataset is the experiment, within its
-cell type, and the unit of several worlds is the world. `benchmarks/evaluation/coverage.py` simulates what these intervals cover.
+cell type, and the unit of several worlds is the world. `benchmarks/evaluation/coverage.py` simulates what these
+intervals cover.
 """
 
 import dataclasses

@@ -123,7 +123,9 @@ def test_the_interval_needs_no_scipy_stats():
 
 @pytest.fixture(scope="module")
 def coverage():
-    spec = importlib.util.spec_from_file_location("coverage_benchmark", ROOT / "benchmarks" / "evaluation" / "coverage.py")
+    spec = importlib.util.spec_from_file_location(
+        "coverage_benchmark", ROOT / "benchmarks" / "evaluation" / "coverage.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
