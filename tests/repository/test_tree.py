@@ -192,7 +192,17 @@ def test_files_are_not_too_long():
 
 
 @pytest.mark.parametrize(
-    "module", ["training.train", "embed", "reproduce", "probe_embeddings", "weights.export", "aot", "maps.__main__"]
+    "module",
+    [
+        "training.train",
+        "embed",
+        "reproduce",
+        "probe_embeddings",
+        "batch_metrics",
+        "weights.export",
+        "aot",
+        "maps.__main__",
+    ],
 )
 def test_starting_a_command_imports_nothing_that_its_help_does_not_need(module):
     """yaml comes with ml_collections. That takes CPU time at every start."""

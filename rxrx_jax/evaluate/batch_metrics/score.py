@@ -92,8 +92,8 @@ def score(name: str, wells: Wells, metrics: Sequence[str], dataset, seed: int = 
     several = [c for c in np.unique(wells.cell_type) if len(np.unique(wells.experiment[wells.cell_type == c])) > 1]
     wells = wells.take(np.isin(wells.cell_type, several))
     if not several:
-        raise UserError("batch metrics compare experiments of one cell type, and no cell type has two experiments with "
-                        "known perturbations")  # fmt: skip
+        raise UserError("batch_metrics compares experiments of one cell type, and no cell type has two with known "
+                        "perturbations: leave it out")  # fmt: skip
     check_controls(wells, metrics, dataset)
     found: dict[str, dict[int, float]] = {}
     for cell_type in several:

@@ -95,7 +95,7 @@ def test_embeddings_of_unknown_origin_are_marked_so(run, capsys):
     [
         (lambda columns, x: (columns | {"well_type": None}, x), "leakage needs a column well_type"),
         (lambda columns, x: (columns, x * np.nan), "embeddings hold NaN or infinite values"),
-        (lambda columns, x: (columns | {"experiment": np.full(len(x), "A")}, x), "no cell type has two experiments"),
+        (lambda columns, x: (columns | {"experiment": np.full(len(x), "A")}, x), "no cell type has two with known"),
         (lambda columns, x: (columns | {"experiment": np.full(len(x), "")}, x), "row 0 of the embeddings has no exp"),
         (lambda columns, x: (columns | {"perturbation_id": columns["perturbation_id"] - 9}, x), "use -1 for one"),
     ],

@@ -63,6 +63,7 @@ def test_the_mean_over_groups_is_of_these(found):
             assert summary[key] == pytest.approx(found[f"{name}/{key}"].mean())
 
 
+@pytest.mark.filterwarnings("ignore")  # of the tools
 def test_the_tools_print_it_today(found):
     for tool in ("scib_metrics", "copairs"):
         if importlib.util.find_spec(tool) is None:

@@ -126,8 +126,8 @@ def refused(match, x=None, rows=ROWS, metrics=tuple(score.METRICS), **changes):
 
 def test_what_cannot_be_compared_is_named():
     one_each = np.flatnonzero(np.isin(SITES.experiment, np.unique(SITES.cell_type, return_index=True)[1] * 0))
-    refused("no cell type has two experiments", rows=one_each)
-    refused("no cell type has two experiments", label=np.full(len(SITES), -1))
+    refused("no cell type has two with known", rows=one_each)
+    refused("no cell type has two with known", label=np.full(len(SITES), -1))
     x = tells()
     x[3, 2] = np.nan
     refused("1 embeddings hold NaN or infinite values", x)
