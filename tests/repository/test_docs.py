@@ -112,3 +112,18 @@ def test_every_option_of_preparing_exists(capsys):
     for option in ("--experiments", "--plates", "--cell-types", "--workers", "--encoding", "--beam", "--strict"):
         assert option in DATASETS and option in text
     assert sys.modules.get("tensorflow") is None
+
+
+def test_the_figures_of_batch_metrics_are_what_the_benchmark_printed():
+    found = json.loads((ROOT / "docs/batch_metrics.json").read_text())
+    text = " ".join((ROOT / "docs/batch_metrics.md").read_text().split())
+    ours, theirs, every = found["average_precision"], found["copairs"], found["all"]
+    for phrase in (
+        f"{found['wells']:,} wells of {found['features']} features",
+        f"{every['cpu_seconds']:.0f} processor seconds and {every['peak_mb']:.0f} MB",
+        f"{ours['cpu_seconds']:.2f} of them, where copairs 0.5.5 takes {theirs['cpu_seconds']:.1f} in the same run, "
+        f"{found['times_fewer_cpu_seconds']:.0f} times as many ({found['times_fewer_seconds']:.0f} times as long",
+    ):
+        assert phrase in text, phrase
+    assert ours["mean_average_precision"] == pytest.approx(theirs["mean_average_precision"], abs=1e-6)
+    assert every["peak_mb"] < 2000 and found["threads"] == 1
