@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--embeddings", type=pathlib.Path, nargs="+", required=True, metavar="FILE", help=what)
     build.add_argument("--metadata", type=pathlib.Path, metavar="FILE", help="a table with their other columns")
     build.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder of the map")
-    build.add_argument("--align", choices=align.NAMES, default="none", help="how batches are aligned (default none)")
+    what = f"how batches are aligned, or several ways in turn, with commas: {', '.join(align.NAMES)} (default none)"
+    build.add_argument("--align", default="none", metavar="NAME", help=what)
     what = "of the batch (default experiment; without that column all rows are one batch, if nothing is aligned)"
     build.add_argument("--batch", default="", metavar="COLUMNS", help=what)
     what = "their name, or COLUMN=NAME (default: well_type=negative_control where that column is there)"

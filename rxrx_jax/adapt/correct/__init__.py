@@ -13,8 +13,10 @@ import numpy as np
 
 from rxrx_jax.adapt.correct.affine import Affine
 from rxrx_jax.adapt.correct.centre import centre, centre_scale, fit_centre, fit_centre_scale
-from rxrx_jax.adapt.correct.harmony import harmony
+from rxrx_jax.adapt.correct.combat import combat, fit_combat
+from rxrx_jax.adapt.correct.harmony import Clusters, fit_harmony, harmony
 from rxrx_jax.adapt.correct.pca_centre_scale import fit_pca_centre_scale, pca_centre_scale
+from rxrx_jax.adapt.correct.position import fit_position, position
 from rxrx_jax.adapt.correct.rank_inverse_normal import rank_inverse_normal
 from rxrx_jax.adapt.correct.sphering import fit_sphering, sphering
 from rxrx_jax.adapt.correct.tvn import fit_tvn, tvn
@@ -25,14 +27,14 @@ UNTREATED = "negative_control"  # as base.spellings has it: corrections are usab
 
 
 class Correction(NamedTuple):
-    """by: "experiment" or "plate", its groups. marks: of metrics on what it gives, "T" where it uses all wells without
-    labels, those of held-out experiments too; "C" where it is told which of them are untreated. fit: what gives the map
-    that `function` applies, to be kept; None where it is not affine."""
+    """by: "experiment", "plate" or "well" (BATCH/WELL), its groups. marks: of metrics on what it gives, "T" where it
+    uses all wells without labels, those of held-out experiments too; "C" where it is told which of them are untreated.
+    fit: what gives the map that `function` applies, to be kept; None where it is not one."""
 
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     by: str
     marks: str
-    fit: Callable[[np.ndarray, np.ndarray, np.ndarray], Affine] | None = None
+    fit: Callable[[np.ndarray, np.ndarray, np.ndarray], Affine | Clusters] | None = None
 
 
 def _on(function, fit, on: str, mark: str) -> Correction:
@@ -51,13 +53,17 @@ ALIGNMENTS = {
     "tvn": Correction(tvn, "experiment", "C", fit_tvn),
     "tvn_shrunk": Correction(tvn_shrunk, "experiment", "C", fit_tvn_shrunk),
     "sphering": Correction(sphering, "experiment", "C", fit_sphering),
-    "harmony": Correction(harmony, "experiment", "T"),
+    "combat": Correction(combat, "experiment", "T", fit_combat),
+    "harmony": Correction(harmony, "experiment", "T", fit_harmony),
+    "position": Correction(position, "well", "T", fit_position),
 }
 
 
 def _named() -> Iterator[tuple[str, Correction]]:
-    """Centring and scaling by experiments and by plates, and the others."""
+    """Centring and scaling by experiments and by plates, and the others; not those by wells, which maps alone know."""
     for name, found in ALIGNMENTS.items():
+        if found.by == "well":
+            continue
         if not name.startswith("centre"):
             yield name, found
             continue

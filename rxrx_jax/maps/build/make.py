@@ -17,7 +17,7 @@ import numpy as np
 from rxrx_jax.base import embeddings, files
 from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.base.seen import join
-from rxrx_jax.base.spellings import NEGATIVE_CONTROL, is_missing
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, canonical_well, is_missing
 from rxrx_jax.maps import table
 from rxrx_jax.maps.benchmark import genome as genomes
 from rxrx_jax.maps.build import align, arms
@@ -64,7 +64,8 @@ def build(source: Profiles, out: pathlib.Path, settings: Settings, genome=None, 
         raise UserError(f"{profiles.path}: no row has a {by[0]}")
     batch = batches(profiles, settings.batch, settings.align)
     is_control = controls(profiles, settings.controls, by[0])
-    aligner, x = align.fit(settings.align, profiles.features, batch, is_control)
+    well = wells(profiles) if align.needs_wells(settings.align) else None
+    aligner, x = align.fit(settings.align, profiles.features, batch, is_control, well=well)
 
     codes, first = table.codes([*columns, is_control])
     centres, counts = aggregate(x, codes, settings.aggregate)
@@ -102,6 +103,16 @@ def batches(profiles: Profiles, names: str, alignment: str) -> np.ndarray:
     if (empty := np.array([is_missing(one) for one in text])).any():
         raise UserError(f"{profiles.path}: {profiles.row(int(np.flatnonzero(empty)[0]))} has no {names}")
     return text
+
+
+def wells(profiles: Profiles) -> np.ndarray:
+    """The well of each row such as B02, text as object [n]. Raises UserError for a row without one."""
+    found = [canonical_well(str(one)) for one in profiles.column("well").tolist()]
+    if None in found:
+        i = found.index(None)
+        given = shortened(str(profiles.column("well")[i]))
+        raise UserError(f"{profiles.path}: {profiles.row(i)} has the well {given!r}, which is not one such as B02")
+    return np.array(found, object)
 
 
 def controls(profiles: Profiles, wanted: str, label: str) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Writes maps.npz: what EFAAR 1.0 and 0.1, proxbias and copairs make of small maps and screens.
+"""Writes maps.npz: what EFAAR 1.0 and 0.1, proxbias, copairs and neuroCombat make of small maps and screens.
 
 pip install --no-deps efaar_benchmarking==1.0 proxbias==0.11.0 copairs==0.5.5 geomloss==0.3.1 statsmodels numba llvmlite
+pip install --no-deps neuroCombat==0.2.12
 pip install --no-deps --target OLD efaar_benchmarking==0.1.0
 cd tests && python -m reference.maps.make OLD
 """

@@ -1,5 +1,7 @@
-"""What EFAAR 1.0 and 0.1, proxbias and copairs make of the cases: called, as their users call them."""
+"""What EFAAR 1.0 and 0.1, proxbias, copairs and neuroCombat make of the cases: called, as their users call them."""
 
+import contextlib
+import io
 import pathlib
 import sys
 import tempfile
@@ -125,9 +127,17 @@ def copairs():
     return found
 
 
+def combat():
+    from neuroCombat import neuroCombat
+
+    x, batch, _ = cases.screen()
+    with contextlib.redirect_stdout(io.StringIO()):
+        return {"combat": neuroCombat(x.T, pd.DataFrame({"batch": batch}), "batch")["data"].T}
+
+
 def all_of(version: str) -> dict[str, np.ndarray]:
     """version: of EFAAR that can be imported here, "1" or "0.1"."""
-    return efaar_1() | copairs() if version == "1" else efaar_0_1()
+    return efaar_1() | copairs() | combat() if version == "1" else efaar_0_1()
 
 
 if __name__ == "__main__":

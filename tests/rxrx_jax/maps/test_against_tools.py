@@ -1,5 +1,5 @@
-"""Our definitions against what EFAAR 1.0 and 0.1, proxbias and copairs print: stored, and with -m full the tools
-themselves where they are installed."""
+"""Our definitions against what EFAAR 1.0 and 0.1, proxbias, copairs and neuroCombat print: stored, and with -m full
+the tools themselves where they are installed."""
 
 import importlib.metadata
 import importlib.util
@@ -10,6 +10,7 @@ from paths import REFERENCE
 from reference.maps import cases
 
 from rxrx_jax.adapt.correct.centre import centre_scale
+from rxrx_jax.adapt.correct.combat import combat
 from rxrx_jax.adapt.correct.tvn import tvn
 from rxrx_jax.maps import relate, statistics
 from rxrx_jax.maps.benchmark import proximity, recall, relations, retrieval, univariate
@@ -45,6 +46,7 @@ def ours(monkeypatch) -> dict[str, np.ndarray]:
         else:
             y = tvn(x, groups, is_control)
         found[name] = y @ y[:8].T
+    found["combat"] = combat(x, batch, is_control)
     found["centre_scale"] = centre_scale(x, batch, is_control)
     found["centre_scale_controls"] = centre_scale(x, batch, is_control, on="controls")
     labels, codes = np.unique(perturbation.astype(str), return_inverse=True)
@@ -101,9 +103,9 @@ def test_every_definition_is_the_published_one(stored, monkeypatch):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("version, package", [("1", "copairs"), ("0.1", "proxbias")])
-def test_the_tools_print_it_today(version, package, stored):
-    for name in ("efaar_benchmarking", package):
+@pytest.mark.parametrize("version, packages", [("1", ("copairs", "neuroCombat")), ("0.1", ("proxbias",))])
+def test_the_tools_print_it_today(version, packages, stored):
+    for name in ("efaar_benchmarking", *packages):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
     if not (importlib.metadata.version("efaar_benchmarking") + ".").startswith(f"{version}."):

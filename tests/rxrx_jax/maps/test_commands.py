@@ -169,6 +169,10 @@ def without_a_batch(made):
     made.columns["experiment"][5] = ""
 
 
+def with_wells(made):
+    made.columns["well"] = np.array(["Z" if i == 7 else "B02" for i in range(len(made))], object)
+
+
 REFUSED = {
     "nan": (not_a_number, [], "well_id w17 has a NaN or infinite value of embedding_3; --drop-invalid"),
     "no controls there": (without_controls, ["--align=tvn", CONTROLS], "--align=tvn: b2 has no untreated wells"),
@@ -180,6 +184,9 @@ REFUSED = {
     "column absent": (None, ["--by=guide"], "has no column guide; it has concentration_um, experiment, "),
     "batch absent": (None, ["--batch=plate"], "has no column plate"),
     "no batch": (without_a_batch, ["--align=centre"], "well_id w5 has no experiment"),
+    "unknown alignment": (None, ["--align=centre,tnv"], "--align='tnv': expected none, centre,"),
+    "no wells": (None, ["--align=position"], "has no column well; it has"),
+    "not a well": (with_wells, ["--align=position"], "well_id w7 has the well 'Z', which is not one such as B02"),
     "nothing aligned by": (None, ["--align=tvn"], "--align=tvn: b0 has no untreated wells"),
     "few controls": (None, ["--align=pca_centre_scale", "--controls=N4"], "needs at least 4 untreated wells, not 1"),
     "labels": (

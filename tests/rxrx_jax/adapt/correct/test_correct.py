@@ -13,8 +13,10 @@ from sklearn.preprocessing import StandardScaler
 
 from rxrx_jax.adapt.correct import CORRECTIONS, correct
 from rxrx_jax.adapt.correct.centre import centre, centre_scale
+from rxrx_jax.adapt.correct.combat import combat
 from rxrx_jax.adapt.correct.harmony import harmony
 from rxrx_jax.adapt.correct.pca_centre_scale import pca_centre_scale
+from rxrx_jax.adapt.correct.position import position
 from rxrx_jax.adapt.correct.rank_inverse_normal import rank_inverse_normal
 from rxrx_jax.adapt.correct.sphering import sphering
 from rxrx_jax.adapt.correct.tvn import tvn
@@ -187,6 +189,35 @@ def test_without_harmonypy_it_is_one_line(screen, monkeypatch):
         harmony(*screen)
 
 
+def test_combat_brings_groups_together(screen):
+    """Its values are held to neuroCombat's beside those of maps."""
+    x, groups, is_control = screen
+    found = combat(*screen)
+    np.testing.assert_allclose(found.mean(0), x.mean(0), atol=0.15)
+    before, after = ([y[groups == g] for g in np.unique(groups)] for y in (x, found))
+    spread = lambda parts, of: np.ptp([of(part, axis=0) for part in parts], axis=0)  # noqa: E731
+    assert (spread(after, np.mean) < 0.05 * spread(before, np.mean)).all()
+    assert (spread(after, np.std) <= spread(before, np.std)).mean() > 0.7
+
+
+def test_position_takes_rows_and_columns_out_and_leaves_the_batch():
+    random = np.random.default_rng(0)
+    batch, row, column = (a.ravel() for a in np.meshgrid([0, 1], range(8), range(6), indexing="ij"))
+    groups = np.array([f"E/{b}/{'ABCDEFGH'[r]}{c + 1:02d}" for b, r, c in zip(batch, row, column)])
+    tilt = random.normal(size=(2, 8, 3))[batch, row] + random.normal(size=(2, 6, 3))[batch, column]
+    mean = random.normal(size=(2, 3))[batch]
+    found = position(tilt + mean, groups, np.zeros(96, bool))
+    for b in (0, 1):
+        np.testing.assert_allclose(found[batch == b], (tilt + mean)[batch == b].mean(0)[None].repeat(48, 0), atol=1e-9)
+    kept = random.random(96) < 0.9  # some wells are empty
+    x = random.normal(size=(96, 3))[kept]
+    found = position(x, groups[kept], np.zeros(kept.sum(), bool))
+    for b in (0, 1):
+        of = batch[kept] == b
+        design = np.concatenate([np.eye(8)[row[kept][of]], np.eye(6)[column[kept][of]]], 1)
+        np.testing.assert_allclose(design.T @ (found[of] - found[of].mean(0)), 0, atol=1e-9)
+
+
 # What all have in common.
 
 NAMES = [name for name in CORRECTIONS if name != "harmony"]
@@ -239,7 +270,7 @@ def test_a_group_without_controls_is_one_line_that_names_it(screen, name):
 
 
 def test_no_file_of_them_needs_jax_or_training():
-    known = {"numpy", "scipy", "harmonypy", "functools", "collections", "typing"}
+    known = {"numpy", "scipy", "harmonypy", "functools", "collections", "re", "typing"}
     for path in (ROOT / "rxrx_jax" / "adapt" / "correct").glob("*.py"):
         nodes = [
             node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))
@@ -269,5 +300,15 @@ def test_mistakes_are_one_line(screen):
         sphering(x, groups, np.arange(180) == 0)
     with pytest.raises(UserError, match="pca_centre_scale needs at least 4 untreated wells, not 3$"):
         pca_centre_scale(x, groups, np.arange(180) < 3)
+    with pytest.raises(UserError, match="^combat needs at least 2 groups and 2 features, not 1 and 5$"):
+        combat(x, np.full(180, "a"), is_control)
+    with pytest.raises(UserError, match="^combat needs at least 2 embeddings of a group, and z has one$"):
+        combat(x, np.where(np.arange(180) == 9, "z", groups), is_control)
+    with pytest.raises(UserError, match="^combat cannot fit its priors to A-01"):
+        combat(np.ones_like(x), groups, is_control)
+    with pytest.raises(UserError, match="^A-0[12]|B-01 is not a batch and a well such as HUVEC-01/B02$"):
+        position(x, groups, is_control)
+    with pytest.raises(UserError, match="^E has 180 wells in 1 rows and 180 columns, and position needs 4 in each"):
+        position(x, np.array([f"E/A{i:03d}" for i in range(180)]), is_control)
     with pytest.raises(UserError, match="harmony needs at least 30 embeddings, not 5$"):
         pytest.importorskip("harmonypy") and harmony(x[:5], groups[:5], is_control[:5])
