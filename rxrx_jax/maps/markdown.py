@@ -55,7 +55,7 @@ def markdown(result: dict, command: str) -> str:
     if (targets := result.get("targets")) is not None:
         rows = [row | {"dose": "maximum" if row["dose"] is None else f"{row['dose']:g}"} for row in targets["rows"]]
         columns = {"uM": "dose", "compounds": "compounds", "pairs": "pairs", "AP, mean": "ap_macro",
-                   "median": "ap_median", "of all pairs": "ap_micro", "baseline": "ap_baseline",
+                   "median": "ap_median", "of all pairs": "ap_micro", "baseline": "ap_baseline", "chance": "ap_chance",
                    "AUC, mean": "auc_macro", "AUC, median": "auc_median"}  # fmt: skip
         missing = f"{targets['compounds_not_in_map']:,} compounds and {targets['genes_not_in_map']:,} genes"
         lines += [

@@ -44,7 +44,7 @@ ALLOWED = {
     "tables": "base",
     "report": "base drawing data evaluate tables training",
     "commands": "base data models adapt tasks weights evaluate training publishing tables report maps",
-    "a table": "base data weights tables report commands",
+    "a table": "base data weights maps tables report commands",
     "tfds_builders": "base drawing simulate",
     "launch": "base commands",
     "configs": "base training",

@@ -12,6 +12,7 @@ import numpy as np
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import foreign
+from rxrx_jax.maps.benchmark import retrieval
 
 ACTIVE, GREY = 1_000.0, 10_000.0  # nM
 RATIO, LEAST_NEGATIVES, SEED = 2, 20, 42
@@ -78,7 +79,7 @@ def benchmark(
 
     A row has dose (None for the maximum), compounds, pairs, and of average precision (ap) and area under the curve
     (auc): macro, median and upper quartile over compounds, micro over all pairs, and the baseline, for ap the share of
-    actives.
+    actives. ap_chance is what the macro of random orders is, which in short lists is above that share.
     """
     doses = np.unique(dose[np.isfinite(dose)]).tolist()
     rows_of = {name: np.flatnonzero(compound == name) for name in np.unique(compound.astype(str)).tolist()}
@@ -104,4 +105,8 @@ def _summary(items: list[tuple[np.ndarray, np.ndarray]]) -> dict:
         row |= {f"{name}_macro": float(each[:, k].mean()), f"{name}_median": float(np.median(each[:, k])),
                 f"{name}_upper": float(np.quantile(each[:, k], QUARTER)), f"{name}_micro": micro[k],
                 f"{name}_baseline": chance}  # fmt: skip
-    return row | {"ap_micro_baseline": float(labels.mean())}
+    sizes = np.array([(label.sum(), len(label)) for _, label in items])
+    return row | {
+        "ap_chance": float(retrieval.expected(*sizes.T).mean()),
+        "ap_micro_baseline": float(labels.mean()),
+    }

@@ -18,12 +18,14 @@ CONTROL = -1
 @dataclasses.dataclass(frozen=True)
 class Perturbations:
     """What wells are treated with, each [p]: gene, its number or -1; guide, from 0, or -1; compound, its number or -1;
-    dose, micromolar or NaN; block; effect [p, dim]."""
+    dose, micromolar or NaN; works, whether it is a guide, not the dud, of a gene that has an effect by design; block;
+    effect [p, dim]."""
 
     gene: np.ndarray
     guide: np.ndarray
     compound: np.ndarray
     dose: np.ndarray
+    works: np.ndarray
     block: np.ndarray
     effect: np.ndarray
 
@@ -54,6 +56,8 @@ def perturbations(world: World) -> Perturbations:
     place = rng.permuted(np.tile(np.arange(s.guides), (s.genes, 1)), axis=1)  # of the dud, and of the one off target
     genes = np.arange(s.genes)
     effect[genes, place[:, 0]] = 0
+    works = np.repeat(world.active[:, None], s.guides, 1)
+    works[genes, place[:, 0]] = False
     other = (genes + rng.integers(1, s.genes, s.genes)) % s.genes
     effect[genes, place[:, 1]] += s.off_target * world.knockouts[other]
 
@@ -65,6 +69,7 @@ def perturbations(world: World) -> Perturbations:
         guide=np.concatenate([np.tile(np.arange(s.guides), s.genes), none]),
         compound=np.concatenate([np.full(s.genes * s.guides, -1), np.repeat(np.arange(compounds), doses)]),
         dose=np.concatenate([np.full(s.genes * s.guides, np.nan), np.tile(s.doses, compounds)]),
+        works=np.concatenate([works.ravel(), np.zeros(compounds * doses, bool)]),
         block=np.concatenate([np.repeat(block_of_genes, s.guides), np.repeat(block_of_compounds, doses)]),
         effect=np.concatenate([effect.reshape(-1, s.dim), world.responses.reshape(-1, s.dim)]),
     )
