@@ -19,18 +19,35 @@ def by_size(codes: np.ndarray, least: int = 1) -> list[tuple[np.ndarray, np.ndar
 
 def distinct(rng: np.random.Generator, total: int, size: int, draws: int) -> np.ndarray:
     """Draws of `size` different numbers below `total`, each set as likely as any, sorted: int64 [draws, size]."""
-    found = np.empty((draws, size), np.int64)
-    if size * size > 4 * total:  # the first of a random order
-        for part in np.array_split(found, max(1, draws * total // 2**22)):
-            part[:] = np.sort(np.argpartition(rng.random((len(part), total)), size - 1, axis=1)[:, :size], axis=1)
-        return found
-    for k in range(size):  # one of those left, moved past the earlier ones
-        pick = rng.integers(total - k, size=draws)
-        for column in range(k):
-            pick += pick >= found[:, column]
-        found[:, k] = pick
-        found[:, : k + 1].sort(axis=1)
+    if size * size <= 4 * total:
+        return np.sort(distinct_of(rng, np.zeros((draws, size), np.int64), np.array([total])), axis=1)
+    found = np.empty((draws, size), np.int64)  # the first of a random order
+    for part in np.array_split(found, max(1, draws * total // 2**22)):
+        part[:] = np.sort(np.argpartition(rng.random((len(part), total)), size - 1, axis=1)[:, :size], axis=1)
     return found
+
+
+def distinct_of(rng: np.random.Generator, pool: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """A number below count[pool] for each place of `pool` [draws, size], which is sorted along each draw, so that no
+    draw has one of a pool twice and each set is as likely as any: int64 [draws, size]. Each pool has as many numbers as
+    a draw asks for."""
+    left = count[pool] - before(pool)
+    found = np.empty(pool.shape, np.int64)
+    for k in range(pool.shape[1]):
+        pick = (rng.random(len(pool)) * left[:, k]).astype(np.int64)
+        same = pool[:, :k] == pool[:, k : k + 1]
+        earlier = np.sort(np.where(same, found[:, :k], np.iinfo(np.int64).max), axis=1)
+        for column in range(k):
+            pick += pick >= earlier[:, column]  # past the earlier ones
+        found[:, k] = pick
+    return found
+
+
+def before(pool: np.ndarray) -> np.ndarray:
+    """How many of a draw before each place are of the same pool, int64 [draws, size]; `pool` is sorted along draws."""
+    places = np.arange(pool.shape[1])
+    first = np.where(np.diff(pool, axis=1, prepend=-1) != 0, places, 0)
+    return places - np.maximum.accumulate(first, axis=1)
 
 
 def p_values(null: np.ndarray, found: np.ndarray) -> np.ndarray:

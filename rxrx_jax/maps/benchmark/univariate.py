@@ -9,7 +9,7 @@ import numpy as np
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import relate
-from rxrx_jax.maps.statistics import by_size
+from rxrx_jax.maps.statistics import before, by_size, distinct_of
 
 LEAST = {"consistency": 2, "magnitude": 5}  # replicates
 CONTROLS = 1000  # at most, that magnitude compares with
@@ -112,25 +112,11 @@ def matched_controls(
     count = np.bincount(batch[controls], minlength=batch.max() + 1)
     start = np.cumsum(count) - count
     wanted = np.sort(batch[rows[groups[rng.integers(len(groups), size=draws)]]], axis=1)  # [draws, size]
-    most = np.ones(len(wanted), int)
-    nth = np.zeros_like(wanted)  # how many of a draw before this one are of its batch
-    for k in range(1, size):
-        nth[:, k] = np.where(wanted[:, k] == wanted[:, k - 1], nth[:, k - 1] + 1, 0)
-        most = np.maximum(most, nth[:, k] + 1)
-    if (short := nth >= count[wanted]).any():
+    if (short := before(wanted) >= count[wanted]).any():
         one = int(wanted[short][0])
         raise UserError(f"batch {one if names is None else names[one]} has {int(count[one])} controls, fewer than a "
                         "perturbation has replicates there, so no null can be drawn to match it")  # fmt: skip
-    # Without repeats: the k-th of a batch is drawn from those left, and moved past the earlier picks.
-    found = np.empty_like(wanted)
-    for k in range(size):
-        pick = (rng.random(draws) * (count[wanted[:, k]] - nth[:, k])).astype(int)
-        same = wanted[:, :k] == wanted[:, k : k + 1]
-        earlier = np.sort(np.where(same, found[:, :k], np.iinfo(int).max), axis=1)
-        for column in range(k):
-            pick += pick >= earlier[:, column]
-        found[:, k] = pick
-    return order[start[wanted] + found]
+    return order[start[wanted] + distinct_of(rng, wanted, count)]
 
 
 def null_consistency(u: np.ndarray, drawn: np.ndarray) -> np.ndarray:
