@@ -69,6 +69,8 @@ def of_arms(size: int):
 
 def ours(case: str, size: int, folder: pathlib.Path):
     """What is timed, as a function."""
+    with contextlib.suppress(ImportError):
+        import pandas  # noqa: F401  # where it is installed, pyarrow imports it at its first conversion
     from scipy import special, stats  # noqa: F401  # imported by what is timed
 
     from rxrx_jax.maps import relate

@@ -24,7 +24,7 @@ NOTES = [
     f"{SCREEN.guides} guides each, one a dud and one that hits another gene too; {SCREEN.complexes} complexes, "
     f"{SCREEN.on_one_arm:.0%} of them on one arm; {SCREEN.compounds} compounds at {len(SCREEN.doses)} doses on one to "
     f"{SCREEN.most_targets} genes, and {SCREEN.inert} inert ones; an effect of the arm that grows towards the "
-    f"telomere; {SCREEN.batches} batches, each of a quarter of the genes. The constants were fixed before any "
+    f"telomere; {SCREEN.batches} batches. The constants were fixed before any "
     "alignment was scored.",
     "±: standard deviation over seeds; each seed is another world.",
     "arms: whether the genes of an arm were centred, shrunk or as published. That changes genes and guides, not wells.",
@@ -35,6 +35,7 @@ NOTES = [
     "targets: average precision of the genes that a compound acts on, by |cosine| at its best dose; floor: chance.",
     "arm probability: that two genes of one arm are more alike than two of different arms; .5 is unbiased. "
     "over-correction: how far it is below .5, on average over arms, with 0 for arms above.",
+    "A batch has a quarter of the genes, so what is left of batch effects makes guides of a gene alike.",
     "Alignments are as published: ComBat and Harmony keep the mean of all wells, which every cosine then shares.",
     "T: the alignment has used all wells without labels; C: it was told which are untreated.",
 ]

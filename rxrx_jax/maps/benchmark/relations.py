@@ -74,14 +74,14 @@ def _folded(name: str) -> str:
 
 def make(name: str, pairs: np.ndarray) -> Relations:
     """Relations of pairs [m, 2] of names, in any order, with repeats or of one with itself."""
-    return _made(name, pa.array(np.asarray(pairs).reshape(-1).tolist(), pa.string()))
+    entities, number = np.unique(np.asarray(pairs).astype(str), return_inverse=True)
+    return _made(name, entities, number.reshape(-1, 2))
 
 
-def _made(name: str, flat: pa.Array) -> Relations:
-    """Of text [2 m], the two of a pair one after the other."""
-    coded = flat.dictionary_encode()
-    entities, number = np.unique(np.array(coded.dictionary.to_pylist(), str), return_inverse=True)
-    given = number[coded.indices.to_numpy()].reshape(-1, 2)
+def _made(name: str, names: np.ndarray, number: np.ndarray) -> Relations:
+    """Args: names [e], text, distinct; number [rows, 2], the pairs as a file has them."""
+    entities, place = np.unique(names, return_inverse=True)
+    given = place[number]
     ordered = np.sort(given, axis=1)
     code = np.unique(ordered[:, 0] * max(len(entities), 1) + ordered[:, 1])
     first, second = np.divmod(code, max(len(entities), 1))
@@ -96,13 +96,13 @@ def read_pairs(path: pathlib.Path) -> Relations:
     if not set(HEADER) <= set(table.column_names):
         begins = shortened(",".join(table.column_names))
         raise UserError(f"{path} begins with {begins!r} where {','.join(HEADER)!r} should be: it needs a header")
-    columns = [pc.utf8_trim_whitespace(table.column(name).combine_chunks().fill_null("")) for name in HEADER]
+    columns = [pc.utf8_trim_whitespace(table.column(name).combine_chunks()) for name in HEADER]
     for column in columns:
-        if len(empty := np.flatnonzero(pc.equal(column, "").to_numpy(zero_copy_only=False))):
+        if len(empty := np.flatnonzero(pc.binary_length(column).to_numpy() == 0)):
             raise UserError(f"{path}: line {int(empty[0]) + 2} names only one entity")
-    n = len(table)
-    both = pa.concat_arrays(columns).take(np.arange(2 * n).reshape(2, n).T.reshape(-1))
-    return _made(path.name.partition(".")[0], both)
+    coded = pa.concat_arrays(columns).dictionary_encode()
+    number = coded.indices.to_numpy().reshape(2, -1).T
+    return _made(path.name.partition(".")[0], np.array(coded.dictionary.to_pylist(), str), number)
 
 
 def read_folder(folder: pathlib.Path) -> list[Relations]:
