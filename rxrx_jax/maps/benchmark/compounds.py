@@ -69,6 +69,17 @@ def cases(known: dict[str, dict[str, float]], compounds: list[str], genes: list[
             yield compound, active, np.random.default_rng([seed, k]).choice(rest, wanted, replace=False)
 
 
+def labels(known: dict[str, dict[str, float]], names: list[str]) -> np.ndarray:
+    """Which genes each compound of `names` acts on, at a measurement of at most ACTIVE: bool [names, genes], of those
+    that any does."""
+    active = [{gene for gene, value in known.get(name, {}).items() if value <= ACTIVE} for name in names]
+    number = {gene: i for i, gene in enumerate(sorted(set().union(*active)))}
+    found = np.zeros((len(names), len(number)), bool)
+    for row, genes in zip(found, active):
+        row[[number[gene] for gene in genes]] = True
+    return found
+
+
 def benchmark(
     u: np.ndarray, compound: np.ndarray, dose: np.ndarray, v: np.ndarray, genes: np.ndarray, known, seed: int = SEED
 ) -> list[dict]:

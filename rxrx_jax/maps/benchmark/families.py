@@ -9,10 +9,11 @@ from rxrx_jax.maps.folder import Map
 QUERIES = 2_000  # wells that are asked for across batches, drawn with the seed where there are more
 
 
-def of_retrieval(found: Map, seed: int) -> list[dict]:
+def of_retrieval(found: Map, seed: int, known: dict[str, dict[str, float]] | None = None) -> list[dict]:
     """A row per question that the map has the data for: replicates against controls; replicates of other batches
-    against all other wells there; guides of a gene against those of all other genes. Of each: groups, profiles, the
-    mean over groups of average precision and of its normalised form, and the share of groups with FDR <= .05."""
+    against all other wells there; guides of a gene against those of all other genes; doses of compounds that act on a
+    gene against those that share no such gene. Of each: groups, profiles, the mean over groups of average precision and
+    of its normalised form, and the share of groups with FDR <= .05. Args: known, of `compounds.read`."""
     columns, _, u = found.replicates
     is_control = columns["is_control"] > 0
     group = np.where(is_control, -1, columns["map_row"]).astype(np.int64)
@@ -37,6 +38,13 @@ def of_retrieval(found: Map, seed: int) -> list[dict]:
     if len(of) and np.bincount(of).max() > 1:
         v = relate.unit(found.features[genes], lambda i: found.label(int(genes[i])))
         rows.append(_row("guides of a gene", retrieval.average_precision(v, of), of, seed))
+    chosen = found.compounds()
+    names, compound = np.unique(found.columns["perturbation"][chosen].astype(str), return_inverse=True)
+    labels = compounds.labels(known or {}, names.tolist())[compound]
+    if labels.any():
+        w = relate.unit(found.features[chosen], lambda i: found.label(int(chosen[i])))
+        label, *result = retrieval.average_precision_by_label(w, labels, compound)
+        rows.append(_row("compounds of a target", result, label, seed))
     return [row for row in rows if row["groups"]]
 
 

@@ -52,6 +52,38 @@ def average_precision(
     return ap, relevant, ranked
 
 
+def average_precision_by_label(
+    u: np.ndarray, labels: np.ndarray, apart: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(label [q], average precision [q], relevant [q], ranked [q]), one for each label of each profile, in the order of
+    profiles; NaN as in `average_precision`.
+
+    Of a profile and one of its labels those with the same label are relevant, and those are ranked beside them that
+    share none of its labels, as copairs does for profiles of several labels, such as compounds of several targets.
+
+    Args:
+      u: [n, d], unit rows.
+      labels: bool [n, labels]; profiles without any are only ranked.
+      apart: [n], numbers: only profiles of another one are ranked, such as of another compound.
+    """
+    profile, label = np.nonzero(labels)
+    counted = labels.astype(np.float32)
+    ap, relevant, ranked = np.full(len(label), np.nan), np.zeros(len(label), np.int64), np.zeros(len(label), np.int64)
+    asked = np.unique(profile)
+    for start in range(0, len(asked), relate.BLOCK):
+        part = asked[start : start + relate.BLOCK]
+        shared = counted[part] @ counted.T > 0
+        for i, row, alike in zip(part, u[part] @ u.T, shared):
+            others = apart != apart[i]
+            rest = row[others & ~alike]
+            for k in range(*np.searchsorted(profile, (i, i + 1))):
+                hits = row[others & labels[:, label[k]]]
+                relevant[k], ranked[k] = len(hits), len(hits) + len(rest)
+                if len(hits) and len(rest):
+                    ap[k] = _of_scores(hits, rest)
+    return label, ap, relevant, ranked
+
+
 def _parts(queries: np.ndarray, group: np.ndarray, by_group: bool):
     """Queries, sorted by group, in parts of a block, or of a group each."""
     if by_group and len(queries):

@@ -150,7 +150,7 @@ def run(found: Map, known: Known, null: str = "all_pairs", side: str = "two", se
         made = of_relations(found, known.relations, known.genome, null, side, seed)
         result["recall"], result["entities"] = made
     rows, result["replicates"] = of_replicates(found, known.expression, seed)
-    result["retrieval"] = families.of_retrieval(found, seed)
+    result["retrieval"] = families.of_retrieval(found, seed, known.targets)
     if known.genome is not None and len(names):
         result["proximity"] = of_arms(found, known.genome)
     if known.targets is not None:

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from rxrx_jax.maps import relate
 from rxrx_jax.maps.benchmark import retrieval
@@ -85,3 +86,33 @@ def test_nothing_relevant_and_all_relevant_have_no_value():
     assert (
         retrieval.mean_average_precision(np.full(4, np.nan), np.zeros(4, int), np.zeros(4, int), np.zeros(4, int)) == []
     )
+
+
+def test_profiles_of_several_labels():
+    """Each label by itself, against profiles that share none; another dose of one compound is not ranked."""
+    random = np.random.default_rng(0)
+    u = relate.unit(random.normal(size=(24, 5)))
+    labels, compound = np.repeat(random.random((12, 4)) < 0.35, 2, axis=0), np.repeat(np.arange(12), 2)
+    label, ap, relevant, ranked = retrieval.average_precision_by_label(u, labels, compound)
+    expected, sizes = [], []
+    for i in range(24):
+        for k in np.flatnonzero(labels[i]):
+            others = compound != compound[i]
+            used = others & (labels[:, k] | ~(labels & labels[i]).any(1))
+            expected.append(average_precision_score(labels[used, k], u[used] @ u[i]))
+            sizes.append((k, (others & labels[:, k]).sum(), used.sum()))
+    np.testing.assert_allclose(ap, expected, rtol=1e-12)
+    assert np.array_equal(np.stack([label, relevant, ranked], 1), sizes)
+    planted = relate.unit(labels @ np.eye(4, 5) + 0.01 * random.normal(size=(24, 5)) + 1e-6)
+    found = retrieval.average_precision_by_label(planted, labels, compound)
+    rows = retrieval.mean_average_precision(*found[1:], found[0])
+    assert [row["group"] for row in rows] == [0, 1, 2, 3] and min(row["normalised"] for row in rows) > 0.5
+
+
+def test_one_label_of_each_is_a_group():
+    random = np.random.default_rng(1)
+    u, group = relate.unit(random.normal(size=(40, 4))), random.integers(0, 5, 40)
+    expected = retrieval.average_precision(u, group)
+    found = retrieval.average_precision_by_label(u, np.eye(5, dtype=bool)[group], np.arange(40))
+    for one, other in zip((group, *expected), found):
+        np.testing.assert_allclose(other, one, rtol=1e-12)
