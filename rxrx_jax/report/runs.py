@@ -32,7 +32,7 @@ def workdir(name: str, out: pathlib.Path, seed: int) -> pathlib.Path:
 
 def command(run: Run, out: pathlib.Path, seed: int) -> list[str]:
     """What makes a run."""
-    found = [sys.executable, "-m", run.module, f"--config={run.seeded(seed)}"]
+    found = [sys.executable, "-m", run.module or "rxrx_jax.main", f"--config={run.seeded(seed)}"]
     found.append(f"--workdir={workdir(run.name, out, seed)}")
     found += [f"--config.{key}={value}" for key, value in run.overrides.items()]
     if run.starts_from:

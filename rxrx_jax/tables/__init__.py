@@ -23,14 +23,14 @@ SEEN = "TCX?"
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One training run: a name, the --config argument (without seed), the run whose encoder it starts from, and keys
-    of the config that are overridden, such as {"adapt.grl_weight": 0.0}. module: the command that makes it, of --config
-    and --workdir, where it leaves config.json and metrics.jsonl as training does."""
+    of the config that are overridden, such as {"adapt.grl_weight": 0.0}. module: the command that makes it in place of
+    training, of --config and --workdir, where it leaves config.json and metrics.jsonl as training does."""
 
     name: str
     config: str
     starts_from: str | None = None
     overrides: dict[str, object] = dataclasses.field(default_factory=dict)
-    module: str = "rxrx_jax.main"
+    module: str = ""
 
     def seeded(self, seed: int) -> str:
         return f"{self.config}{',' if ':' in self.config else ':'}seed={seed}"
