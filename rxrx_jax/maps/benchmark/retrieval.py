@@ -80,7 +80,7 @@ def average_precision_by_label(
                 hits = row[others & labels[:, label[k]]]
                 relevant[k], ranked[k] = len(hits), len(hits) + len(rest)
                 if len(hits) and len(rest):
-                    ap[k] = _of_scores(hits, rest)
+                    ap[k] = of_scores(hits, rest)
     return label, ap, relevant, ranked
 
 
