@@ -21,6 +21,7 @@ COMMANDS = {
     "export": ("rxrx_jax.weights.export", "makes a folder to publish from a run"),
     "reproduce": ("rxrx_jax.reproduce", "trains what a table needs and writes it"),
     "compare": ("rxrx_jax.compare", "sets finished runs of one protocol side by side"),
+    "report": ("rxrx_jax.report.__main__", "writes the page of a run"),
 }
 OF_BUILDERS = {  # modules of the package that prepares datasets
     "download": "fetches a published dataset",

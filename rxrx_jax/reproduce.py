@@ -12,14 +12,14 @@ train what is missing on a machine with GPUs. Neither needs the data or trains a
 
 import argparse
 import dataclasses
-import importlib.util
 import pathlib
 import sys
 
 from rxrx_jax import tables
 from rxrx_jax.base import command
 from rxrx_jax.base.config import load
-from rxrx_jax.base.errors import UserError, missing_extra
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.page import figures
 from rxrx_jax.evaluate import protocols
 from rxrx_jax.report import runs, sources, status
 from rxrx_jax.report import table as writers
@@ -83,8 +83,7 @@ def reproduce(
 
     Returns the rows. Raises UserError for a bad table and when a run fails.
     """
-    if importlib.util.find_spec("matplotlib") is None:  # checked now, not hours later when it draws
-        raise missing_extra("matplotlib", "report")
+    figures.check()  # now, not hours later
     table = _table(name, data, partial)
     seeds = seeds or table.repeats
     needed = {run.name for run in tables.chain(table, _rows(table, rows))} if rows else {run.name for run in table.runs}
@@ -107,7 +106,7 @@ def reproduce(
     (out / "table.tex").write_text(writers.latex(table, lines, notes, line), encoding="utf-8")
     (out / sources.NAME).write_text(sources.markdown(table, out, seeds), encoding="utf-8")
 
-    from rxrx_jax.report.page import write_report  # matplotlib and scikit-learn, only now
+    from rxrx_jax.report.page import write_report  # Bokeh and scikit-learn, only now
 
     workdirs = {run.name: [runs.workdir(run.name, out, seed) for seed in range(seeds)] for run in table.runs}
     write_report(out / "report.html", table, notes, lines, workdirs, line)

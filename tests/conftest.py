@@ -4,7 +4,6 @@ import gc
 import importlib.metadata
 import os
 import pathlib
-import pickle
 import signal
 
 import pytest
@@ -46,24 +45,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def _named(config: pytest.Config) -> bool:
     return any("::" in argument for argument in config.args)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def drawn_once():
-    """The report of a tiny folder is mostly histograms; those of the same numbers are drawn once a process."""
-    from tfds_builders.report import pictures
-
-    draw, drawn = pictures.histogram, {}
-
-    def draw_once(*args):
-        key = pickle.dumps(args)
-        if key not in drawn:
-            drawn[key] = draw(*args)
-        return drawn[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "histogram", draw_once)
-        yield
 
 
 @pytest.fixture(scope="module")

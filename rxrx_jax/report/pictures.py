@@ -1,10 +1,6 @@
-"""Pictures: composites, reconstructions, training curves and embedding maps.
-
-matplotlib, of the extra [report], is imported by the functions that draw curves and maps; the others are for every run.
-"""
+"""Pictures: composites, reconstructions, colours, and the places of points on a map."""
 
 import colorsys
-import io
 
 import numpy as np
 from etils import epath
@@ -64,9 +60,8 @@ def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, anchor:
     draw.text(place, text, "black", font, anchor=anchor)
 
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, less those too light for dots on white.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#6A3D9A", "#7F7F00")
-GREY = "#bbbbbb"
+# Okabe and Ito's colours, which the colour-blind can tell apart, less those too light or dark for dots on either theme.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8E6BBF", "#8F8F00")
 
 
 def colours(names) -> dict[str, str]:
@@ -77,57 +72,6 @@ def colours(names) -> dict[str, str]:
     hues = [colorsys.hls_to_rgb(i / 20, (0.4, 0.65)[i % 2], 0.7) for i in range(20)]
     palette = ["#" + bytes(round(255 * x) for x in hue).hex() for hue in hues]
     return {name: palette[i % 20] for i, name in enumerate(names)}
-
-
-def curves(seeds: list[list[dict]], loss_limits: tuple[float, float]) -> bytes:
-    """An SVG of the training loss and, below it, accuracies over steps, from each seed's training lines."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    keys = ("accuracy", "domain_accuracy")
-    with_accuracy = any(key in line for lines in seeds for line in lines for key in keys)
-    style = {"svg.fonttype": "none", "svg.hashsalt": "rxrx_jax", "font.size": 8}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(3, 2.7 if with_accuracy else 1.6), layout="constrained")
-        axes = figure.subplots(1 + with_accuracy, 1, sharex=True, squeeze=False)[:, 0]
-        for lines in seeds:
-            _curve(axes[0], lines, loss_key(lines), color=PALETTE[0])
-            if with_accuracy:
-                _curve(axes[1], lines, "domain_accuracy", color=PALETTE[3], linestyle="--")
-                _curve(axes[1], lines, "accuracy", color=PALETTE[2])
-        axes[0].set_ylim(*loss_limits)
-        axes[0].set_ylabel("loss")
-        if with_accuracy:
-            axes[1].set_ylim(0, 1)
-            axes[1].set_ylabel("accuracy")
-        axes[-1].set_xlabel("step")
-        axes[-1].set_xlim(left=0)
-        for a in axes:
-            a.spines[["top", "right"]].set_visible(False)
-            a.grid(color="#eeeeee")
-        out = io.BytesIO()
-        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    return out.getvalue()
-
-
-def _curve(axes, lines, key, **style):
-    found = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
-    if found:
-        axes.plot(*zip(*found), linewidth=1, alpha=0.85, **style)
-
-
-def loss_key(lines: list[dict]) -> str:
-    """The loss to draw: of the task alone where an adversary's is added to it, so that methods compare."""
-    return "class_loss" if any(line.get("class_loss") is not None for line in lines) else "loss"
-
-
-def loss_limits(seeds: list[list[dict]]) -> tuple[float, float]:
-    """The lowest loss to the 99th percentile (without a first outburst), with a margin."""
-    found = [line.get(loss_key(lines)) for lines in seeds for line in lines]
-    found = [value for value in found if value is not None]
-    low, high = (min(found), float(np.quantile(found, 0.99))) if found else (0.0, 1.0)
-    margin = 0.06 * (high - low) or 0.1
-    return low - margin, high + margin
 
 
 def principal_components(embeddings: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -143,25 +87,14 @@ def principal_components(embeddings: np.ndarray) -> tuple[np.ndarray | None, np.
     return fitted.transform(embeddings) * sign, fitted.explained_variance_ratio_
 
 
-def embedding_map(points: np.ndarray, names: list[str], palette: dict[str, str], limits, shares) -> bytes:
-    """A PNG of points [n, 2] in the colours of their names; names outside `palette` are grey and lie below.
+def tsne(embeddings: np.ndarray) -> np.ndarray | None:
+    """Places [n, 2] by t-SNE (van der Maaten and Hinton 2008) of [n, D], begun from the principal components; None for
+    fewer than ten. In one thread and from a fixed seed, so that it is the same each time."""
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
-    limits: ((x low, x high), (y low, y high)), the same for every panel of a run.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.6, 2.6), layout="constrained")
-    axes = figure.subplots()
-    order = np.random.default_rng(0).permutation(len(points))  # else the last group covers the others
-    grey = np.array([name not in palette for name in names], bool)[order]
-    for rows, size in ((order[grey], 3), (order[~grey], 6)):
-        colour = [palette.get(names[i], GREY) for i in rows]
-        axes.scatter(*points[rows].T, s=size, c=colour, linewidths=0, alpha=0.8)
-    axes.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[])
-    axes.set_xlabel(f"PC 1 ({100 * shares[0]:.0f} % of variance)", fontsize=9)
-    axes.set_ylabel(f"PC 2 ({100 * shares[1]:.0f} %)", fontsize=9)
-    axes.spines[:].set_color("#cccccc")
-    raw, out = io.BytesIO(), io.BytesIO()
-    figure.savefig(raw, format="png", dpi=170)
-    Image.open(raw).convert("RGB").quantize(128).save(out, format="PNG", optimize=True)  # a third of the size
-    return out.getvalue()
+    if len(embeddings) < 10:
+        return None
+    with threadpool_limits(1):
+        perplexity = min(30, (len(embeddings) - 1) / 3)
+        return TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(embeddings)

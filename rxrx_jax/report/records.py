@@ -4,13 +4,8 @@ import dataclasses
 import json
 import pathlib
 
-import numpy as np
-
-from rxrx_jax.base import embeddings
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import protocols
-from rxrx_jax.evaluate.embeddings import as_dataset
 from rxrx_jax.training import metrics
 
 
@@ -52,32 +47,6 @@ def read_seed(workdir: pathlib.Path) -> Seed:
     return seed
 
 
-def read_embeddings(workdir: pathlib.Path) -> dict[str, np.ndarray] | str:
-    """site_id, role, embedding and, if it has them, perturbation of the in-batch and cross-batch rows of
-    embeddings.parquet, as the protocol in the run's config divides them, or why they are missing. Other wells and the
-    private leaderboard stand for these where a protocol has no rows of that name."""
-    name = embeddings.NAME
-    if not (workdir / name).exists():
-        return f"no {name}"
-    try:
-        columns, embedding = embeddings.read(workdir / name)
-        scored = protocols.find(protocols.of_run(workdir))(as_dataset(columns)).roles.scored
-    except (UserError, OSError, ValueError, KeyError) as e:
-        return f"{name} cannot be read ({type(e).__name__})"
-    shown = {
-        role: scored.get(role, scored.get(other, np.zeros(0, np.int64)))
-        for role, other in (("in_batch", "in_batch_wells"), ("cross_batch", "private"))
-    }
-    rows = np.concatenate(list(shown.values()))
-    role = np.repeat(list(shown), [len(values) for values in shown.values()])
-    if len(rows) < 3 or embedding.shape[1] < 2:
-        return f"{name} is too small for a map"
-    if not np.isfinite(embedding).all():
-        return f"{name} holds numbers that are not finite"
-    found = {"site_id": columns["site_id"][rows], "role": role, "embedding": embedding[rows]}
-    return found | ({"perturbation": columns["perturbation"][rows]} if "perturbation" in columns else {})
-
-
 def by_experiment(final: dict, name: str) -> dict[str, float]:
     """Accuracy of every experiment from the metrics `NAME/...`, NAME as cross_batch/site_accuracy."""
     known = cell_types(final, name)
@@ -100,11 +69,6 @@ def marks_of(final: dict, prefix: str, where: str = "cross_batch") -> str:
     several; ? where they are not marked."""
     scored = any(key.startswith(f"{prefix}{where}/") for key in final)
     return final.get(f"marks/{prefix}{where}", "?" * scored)
-
-
-def experiment(site_id: str) -> str:
-    """The experiment of a site id EXPERIMENT_PLATE_WELL_SITE."""
-    return site_id.rsplit("_", 3)[0]
 
 
 def choose_for_map(table, lines: list, usable: list[str], limit: int = 4) -> list[tuple[str, str]]:

@@ -206,7 +206,7 @@ def test_files_are_not_too_long():
 )
 def test_starting_a_command_imports_nothing_that_its_help_does_not_need(module):
     """yaml comes with ml_collections. That takes CPU time at every start."""
-    heavy = ["sklearn", "scipy", "matplotlib", "pandas", "jinja2", "tensorflow", "torch", "tfds_builders",
+    heavy = ["sklearn", "scipy", "bokeh", "pandas", "jinja2", "tensorflow", "torch", "tfds_builders",
              "tensorflow_datasets", "grain", "orbax.checkpoint"]  # fmt: skip
     code = f"import sys, rxrx_jax.{module}\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -34,7 +34,7 @@ def test_it_holds_all_source_files_and_the_configs_and_nothing_else(installed):
     found = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
     expected = {f"rxrx_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     for package in ("rxrx_jax", "tfds_builders", "launch"):
-        files = [path for ending in ("py", "html") for path in (ROOT / package).rglob(f"*.{ending}")]
+        files = [path for ending in ("py", "html", "css", "js") for path in (ROOT / package).rglob(f"*.{ending}")]
         expected |= {path.relative_to(ROOT).as_posix() for path in files}
     expected |= {"launch/Dockerfile", "rxrx_jax/py.typed"}
     assert {name for name in found if ".dist-info/" not in name} == expected
@@ -70,6 +70,6 @@ def test_a_missing_extra_is_one_line_that_names_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "2 2" and done.stderr.splitlines() == [
-        "error: matplotlib is not installed; it comes with the extra [report]: pip install 'rxrx_jax[report]'",
+        "error: bokeh is not installed; it comes with the extra [report]: pip install 'rxrx_jax[report]'",
         "error: PyYAML is not installed; it comes with the extra [launch]: pip install 'rxrx_jax[launch]'",
     ], done.stderr

@@ -33,8 +33,8 @@ def histograms(found: Contents) -> dict:
         tops = [pictures.percentile(values, 0.999, found.step) for values in counts.values()]
         top = " to ".join(f"{value:,}" for value in sorted({min(tops), max(tops)}))
         text = f"w{i + 1} {channel}: 99.9 % of an experiment's pixels are at most {top}"
-        png = pictures.histogram(counts, of_experiment, found.step)
-        figures.append(Picture(png, f"histograms of w{i + 1}; in numbers below", text))
+        drawn = pictures.histogram(counts, of_experiment, found.step)
+        figures.append(drawn | {"label": f"histograms of w{i + 1}; in numbers below", "caption": text})
     return {"figures": figures, "legend": [("bar", colour, name) for name, colour in palette.items()]}
 
 

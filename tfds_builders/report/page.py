@@ -92,12 +92,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], fold: str = "") -> dict:
-    """A table for the template; a long one is folded away behind the text `fold`, if there is one."""
+def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict:
+    """A table for the template; a long one is folded away."""
     rows = list(rows)
     numeric = [i for i in range(len(columns)) if all(isinstance(row[i], (int, float, type(None))) for row in rows)]
-    fold = fold if len(rows) > UNFOLDED else ""
-    return {"columns": columns, "rows": [[*map(_text, row)] for row in rows], "numeric": numeric, "fold": fold}
+    fold = f"{caption}: {len(rows):,} rows" if len(rows) > UNFOLDED else ""
+    rows = [[*map(_text, row)] for row in rows]
+    return {"caption": caption, "columns": columns, "rows": rows, "numeric": numeric, "fold": fold}
 
 
 def _plural(number: int, one: str) -> str:
@@ -140,7 +141,7 @@ def _splits(found: Contents) -> dict:
     if unknown:
         rows.append(("unknown", 0, unknown))
     rows.append(("all", sum(row[1] for row in rows), found.set_aside))
-    return _table(("split", "records", "set aside"), rows)
+    return _table("Records by split", ("split", "records", "set aside"), rows)
 
 
 def _published(found: Contents) -> dict:
@@ -172,7 +173,7 @@ def _published(found: Contents) -> dict:
     if _partial(found):
         text = f"This build is partial, so it holds less than the whole dataset. {text}"
     columns = ("count", "published", "in the table", "records", "set aside")
-    return {"text": text, "remarks": remarks, "table": _table(columns, rows)}
+    return {"text": text, "remarks": remarks, "table": _table("Counts against the published design", columns, rows)}
 
 
 def _difference(number: int | None, reference: int | None, words: str) -> str:
@@ -192,7 +193,7 @@ def _experiments(found: Contents) -> dict:
     without = found.aside_experiments[""]
     note = f"{_plural(without, 'site')} set aside without an experiment." if without else ""
     columns = ("experiment", "cell type", "records", "set aside", "plates", *SPLITS)
-    return {"note": note, "table": _table(columns, rows, f"The {len(rows):,} experiments")}
+    return {"note": note, "table": _table("Records by experiment", columns, rows)}
 
 
 def _plates(found: Contents) -> dict:
@@ -206,8 +207,8 @@ def _plates(found: Contents) -> dict:
     head = ("experiment", "plate", "records", "wells", "set aside")
     return {
         "number": _plural(len(names), "plate"),
-        "spread": _table(("", "fewest", "median", "most"), spread),
-        "table": _table(head, rows, f"The {len(rows):,} plates"),
+        "spread": _table("Over the plates", ("of a plate", "fewest", "median", "most"), spread),
+        "table": _table("Records by plate", head, rows),
     }
 
 
@@ -228,8 +229,8 @@ def _classes(found: Contents) -> dict:
     return {
         "number": _plural(len(labels), "class").replace("classs", "classes"),
         "unlabelled": _plural(found.unlabelled, "record") if found.unlabelled else "",
-        "table": _table(columns, rows),
-        "rarest": _table(("perturbation_id", "perturbation", "well type", "records"), rare),
+        "table": _table("Records of a class", columns, rows),
+        "rarest": _table("The rarest classes", ("perturbation_id", "perturbation", "well type", "records"), rare),
     }
 
 
@@ -241,9 +242,9 @@ def _set_aside(found: Contents) -> dict:
     verb = "is" if found.set_aside == 1 else "are"
     return {
         "text": f"{_plural(found.set_aside, 'site')} of the source {verb} not in the records:",
-        "reasons": _table(("reason", "sites"), shown + [("other reasons", others)] * bool(others)),
+        "reasons": _table("Reasons", ("reason", "sites"), shown + [("other reasons", others)] * bool(others)),
         "which": _which(found.set_aside, "set_aside.csv"),
-        "sites": _table(("site", "reason", "experiment", "split"), found.aside_listed, "The sites"),
+        "sites": _table("The sites", ("site", "reason", "experiment", "split"), found.aside_listed),
     }
 
 
@@ -253,7 +254,7 @@ def _unlisted(found: Contents) -> dict:
     return {
         "text": f"No row asks for {_plural(found.unlisted, 'image file')} of the source.",
         "which": _which(found.unlisted, "unlisted.csv"),
-        "files": _table(("file",), ([name] for name in found.unlisted_listed), "The files"),
+        "files": _table("The files", ("file",), ([name] for name in found.unlisted_listed)),
     }
 
 
@@ -268,7 +269,8 @@ def _pixel_values(found: Contents) -> dict:
     whole = found.statistics["dataset"]
     if whole["mean"]:
         rows.insert(0, ("train split", None, *(f"{m:.2f} ± {s:.2f}" for m, s in zip(whole["mean"], whole["std"]))))
-    return _table(("experiment", "cell type", *(f"w{i + 1}" for i in range(len(found.channels)))), rows)
+    columns = ("experiment", "cell type", *(f"w{i + 1}" for i in range(len(found.channels))))
+    return _table("Pixel values: mean ± standard deviation; 99.9th percentile", columns, rows)
 
 
 def _numbers(found: Contents, name: str) -> list[str]:
@@ -281,4 +283,5 @@ def _numbers(found: Contents, name: str) -> list[str]:
 def _edges(found: Contents) -> dict:
     edges = {name: contents.edges(sums) for name, sums in sorted(found.sums.items())}
     rows = [(name, *(page.number(value, 2) for value in values)) for name, values in edges.items()]
-    return _table(("experiment", *(f"w{i + 1}" for i in range(len(found.channels)))), rows)
+    columns = ("experiment", *(f"w{i + 1}" for i in range(len(found.channels))))
+    return _table("The outermost wells less the others, in standard deviations", columns, rows)

@@ -1,6 +1,6 @@
 """The pictures of the build report: sites in colour, plates as heat maps, histograms of pixels.
 
-Drawn with Pillow alone: whatever prepares a dataset makes them, and matplotlib is an extra.
+Drawn with Pillow and as SVG: whatever prepares a dataset makes them, and Bokeh is an extra.
 """
 
 import functools
@@ -9,7 +9,7 @@ import math
 import re
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.report import pictures
@@ -26,8 +26,7 @@ RAMP = np.rint(
         for channel in zip(*map(bytes.fromhex, ANCHORS))
     ]
 ).T.astype(np.uint8)
-WIDTH, HEIGHT = 495, 375  # pixels of a histogram
-PLOT = (84, 12, 466, 320)  # left, top, right and bottom of what it plots
+PLOT = (84, 12, 466, 320)  # left, top, right and bottom of what a histogram plots, as the macro of report.html has them
 # What a channel shows, as builders name it, in the order of RxRx1's channels w1..w6 and of pictures.COLOURS.
 STAINS = (
     ("nucleus", "nuclei", "hoechst", "dapi", "dna"),
@@ -155,8 +154,9 @@ def heat(plate: np.ndarray, scale: int = 1) -> np.ndarray:
     return pixels.repeat(scale, 0).repeat(scale, 1)
 
 
-def histogram(counts: dict[str, np.ndarray], colours: dict[str, str], step: int) -> bytes:
-    """Returns a PNG of the share of pixels at each value, on a logarithmic scale, a line for each experiment.
+def histogram(counts: dict[str, np.ndarray], colours: dict[str, str], step: int) -> dict:
+    """Returns the share of pixels at each value, on a logarithmic scale, a line for each experiment: the places that
+    the macro `histogram` of report.html draws.
 
     A line has a gap at values without pixels; a value by itself is a dot.
 
@@ -168,27 +168,21 @@ def histogram(counts: dict[str, np.ndarray], colours: dict[str, str], step: int)
     shares = {name: values / values.sum() for name, values in counts.items() if values.sum()}
     lowest = min((share[share > 0].min() for share in shares.values()), default=0.1)
     decades = max(1, math.ceil(-math.log10(lowest)))
-    # Twice as large as it is kept: Pillow draws lines without smoothing.
-    picture = Image.new("RGB", (2 * WIDTH, 2 * HEIGHT), "white")
-    draw, font = ImageDraw.Draw(picture, "RGBA"), ImageFont.load_default(34)
-    left, top, right, bottom = (2 * x for x in PLOT)
-    across = lambda i: left + (right - left) * i / 256  # noqa: E731
-    down = lambda share: top - (bottom - top) * np.log10(share) / decades  # noqa: E731
-    for power in range(-decades, 1):
-        y = down(10.0**power)
-        draw.line((left, y, right, y), "#eeeeee", 2)
-        draw.text((left - 10, y), f"{100 * 10.0**power:g} %", "black", font, anchor="rm")
-    for i in range(0, 257, 64):
-        draw.line((across(i), top, across(i), bottom), "#eeeeee", 2)
-        draw.text((across(i), bottom + 10), f"{step * i:,}", "black", font, anchor="ma")
-    draw.line((left, top, left, bottom, right, bottom), "black", 2)
-    draw.text(((left + right) / 2, 2 * HEIGHT - 6), "pixel value", "black", font, anchor="md")
+    left, top, right, bottom = PLOT
+    across = lambda i: round(left + (right - left) * i / 256, 1)  # noqa: E731
+    down = lambda share: round(float(top - (bottom - top) * np.log10(share) / decades), 1)  # noqa: E731
+    lines, dots = [], []
     for name, share in shares.items():
         there = np.flatnonzero(share)
         for run in np.split(there, np.flatnonzero(np.diff(there) > 1) + 1):
             points = [(across(i), down(share[i])) for i in run]
             if len(run) > 1:
-                draw.line(points, f"{colours[name]}b0", 3)
+                lines.append((colours[name], " ".join(f"{x:g},{y:g}" for x, y in points)))
             else:
-                draw.circle(points[0], 4, f"{colours[name]}b0")
-    return png(np.asarray(picture.resize((WIDTH, HEIGHT), Image.Resampling.BOX)), 64)
+                dots.append((colours[name], *points[0]))
+    return {
+        "lines": lines,
+        "dots": dots,
+        "shares": [(down(10.0**power), f"{100 * 10.0**power:g} %") for power in range(-decades, 1)],
+        "values": [(across(i), f"{step * i:,}") for i in range(0, 257, 64)],
+    }

@@ -50,9 +50,9 @@ def test_reconstructions_keep_what_was_visible(tmp_path):
     assert (sheet[:top, left:] < 128).any() and (sheet[top:, : left - 2] < 128).any()  # titles and labels
 
 
-def test_composites_need_no_matplotlib():
+def test_composites_need_no_bokeh():
     code = "import sys, rxrx_jax.simulate.picture, tfds_builders.report.page\n"
-    code += "print({'matplotlib', 'jax'} & set(sys.modules))"
+    code += "print({'bokeh', 'sklearn', 'jax'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     black = pictures.composite(np.zeros((2, 2, 6)), 0, np.full(6, 200))

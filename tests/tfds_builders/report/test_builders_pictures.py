@@ -1,11 +1,8 @@
 """tfds_builders.report.pictures: colours, plates and histograms against arithmetic by hand."""
 
-import io
-
 import numpy as np
 import pytest
 from composite_tools import CHANNELS, COLOURS, HIGH, rgb
-from PIL import Image
 
 from rxrx_jax.base.errors import UserError
 from tfds_builders.report import pictures
@@ -73,34 +70,26 @@ def test_standardised_values_have_mean_0_and_deviation_1():
     assert made[:, 1].tolist() == [0] * 50 and pictures.standardise(values[:1]).tolist() == [[0, 0, 0]]
 
 
-def pixels_of(colour, picture):
-    """Rows [n, 2] of (column, row) where a picture has more of one primary colour than of the others."""
-    strength = picture[..., colour].astype(int) - np.delete(picture, colour, -1).max(-1)
-    return np.argwhere(strength > 60)[:, ::-1]
-
-
 def test_histograms_are_lines_of_shares_in_the_colour_of_the_cell_type():
     counts = {"a": np.zeros(256, np.int64), "b": np.zeros(256, np.int64), "none": np.zeros(256, np.int64)}
     counts["a"][[64, 65, 255]] = [60, 39, 1]
     counts["b"][[10, 11]] = [1, 9]
-    png = pictures.histogram(counts, {"a": "#ff0000", "b": "#00ff00", "none": "#0000ff"}, 256)
-    picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-    assert picture.shape == (pictures.HEIGHT, pictures.WIDTH, 3) and not len(pixels_of(2, picture))
+    made = pictures.histogram(counts, {"a": "#ff0000", "b": "#00ff00", "none": "#0000ff"}, 256)
     left, top, right, bottom = pictures.PLOT
 
     def place(value, share):  # two decades: the smallest share is 1 %
         return left + (right - left) * value / 256, top - (bottom - top) * np.log10(share) / 2
 
-    red, green = pixels_of(0, picture), pixels_of(1, picture)
-    line = red[red[:, 0] < place(100, 1)[0]]
-    np.testing.assert_allclose([line[:, 0].min(), line[:, 1].min()], place(64, 0.6), atol=2)
-    np.testing.assert_allclose([line[:, 0].max(), line[:, 1].max()], place(65, 0.39), atol=2)
-    dot = red[red[:, 0] > place(100, 1)[0]]  # the gap before it is empty, and it is a dot
-    np.testing.assert_allclose(dot.mean(0), place(255, 0.01), atol=2)
-    np.testing.assert_allclose([green[:, 0].min(), green[:, 1].max()], place(10, 0.1), atol=2)
-    np.testing.assert_allclose([green[:, 0].max(), green[:, 1].min()], place(11, 0.9), atol=2)
-    nothing = pictures.histogram({"none": counts["none"]}, {"none": "#0000ff"}, 1)
-    assert Image.open(io.BytesIO(nothing)).size == (pictures.WIDTH, pictures.HEIGHT)
+    lines = {colour: [tuple(map(float, at.split(","))) for at in points.split()] for colour, points in made["lines"]}
+    assert set(lines) == {"#ff0000", "#00ff00"}
+    np.testing.assert_allclose(lines["#ff0000"], [place(64, 0.6), place(65, 0.39)], atol=0.1)
+    np.testing.assert_allclose(lines["#00ff00"], [place(10, 0.1), place(11, 0.9)], atol=0.1)
+    ((colour, *dot),) = made["dots"]  # the gap before it is empty
+    assert colour == "#ff0000"
+    np.testing.assert_allclose(dot, place(255, 0.01), atol=0.1)
+    assert made["shares"] == [(bottom, "1 %"), ((top + bottom) / 2, "10 %"), (top, "100 %")]
+    assert made["values"][1] == (pytest.approx(place(64, 1)[0], abs=0.1), "16,384")
+    assert pictures.histogram({"none": counts["none"]}, {"none": "#0000ff"}, 1)["lines"] == []
 
 
 def test_percentiles_of_histograms():

@@ -1,0 +1,148 @@
+"""The page of a run in Chromium, as people use it; skipped where there is no browser."""
+
+import os
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.slow
+BROWSER = os.environ.get("RXRX_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
+# The lowest ratio of contrast (WCAG 2) of text that is seen, and where; 4.5 is enough.
+CONTRAST = """() => {
+  const rgb = text => text.match(/[0-9.]+/g).map(Number);
+  const light = colour => colour.slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = rgb(getComputedStyle(e).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+    return rgb(getComputedStyle(document.documentElement).backgroundColor);
+  };
+  const texts = [...document.querySelectorAll("main *")].filter(e => e.checkVisibility() &&
+    [...e.childNodes].some(node => node.nodeType === 3 && node.textContent.trim()) && !e.closest("script, option"));
+  return texts.map(e => {
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    return [(a + 0.05) / (b + 0.05), e.tagName + " " + e.textContent.slice(0, 40)];
+  }).reduce((low, one) => one[0] < low[0] ? one : low);
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    if not BROWSER:
+        pytest.skip("no chromium or google-chrome on the path (or in RXRX_CHROMIUM)")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, explored):
+    """A function that opens the page with settings of the browser and draws all figures. At the end of the test the
+    console has no error, and nothing was asked of the network."""
+    said, asked = [], []
+
+    def open_page(**settings):
+        page = chromium.new_page(**settings)
+        page.set_default_timeout(60_000)
+        page.on("console", lambda message: message.type in ("error", "warning") and said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(explored.page.as_uri())
+        for group in page.query_selector_all(".figures"):
+            group.scroll_into_view_if_needed()
+        page.locator(".figures:not([data-drawn])").first.wait_for(state="detached")
+        return page
+
+    yield open_page
+    assert said == []
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+
+
+@pytest.fixture
+def page(opened):
+    return opened()
+
+
+def selected(page):
+    return page.evaluate("Bokeh.documents.map(doc => doc.get_model_by_name('points')).find(Boolean).selected.indices")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast_in_both_themes_and_a_telephone_need_not_scroll_sideways(opened, scheme):
+    page = opened(color_scheme=scheme, viewport={"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    ratio, where = page.evaluate(CONTRAST)
+    assert ratio >= 4.5, where
+    axis = "Bokeh.documents[0].roots()[0].below[0].major_label_text_color"
+    assert page.evaluate(axis) == {"light": "#1d2127", "dark": "#e6e8eb"}[scheme]
+    page.emulate_media(color_scheme="light")
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+    assert page.evaluate(axis) == "#1d2127"
+    page.set_viewport_size({"width": 1000, "height": 800})
+    table = page.eval_on_selector("table.cards", "table => [table.scrollWidth, table.parentElement.clientWidth]")
+    assert table[0] <= table[1]
+
+
+def test_tables_are_sorted_and_filtered(page):
+    table = page.locator("table", has_text="Accuracy per site in every experiment")
+    rows = lambda: table.locator("tbody tr:not([hidden]) td:nth-child(3)").all_text_contents()  # noqa: E731
+    assert rows() == ["SIMB-01", "SIMB-02"]
+    heading = table.get_by_role("button", name="accuracy")
+    heading.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert rows() == ["SIMB-02", "SIMB-01"]
+    assert table.locator("th[aria-sort=descending]").inner_text().startswith("accuracy")
+    confused = page.locator("section", has=page.get_by_role("heading", name="Confusions"))
+    before = confused.locator("tbody tr:not([hidden])").count()
+    confused.locator("input.filter").fill("script")
+    assert 0 < confused.locator("tbody tr:not([hidden])").count() < before
+    assert "of" in confused.locator("output").inner_text()
+
+
+def test_wells_are_found_selected_coloured_and_told(page, explored):
+    evil = explored.evil
+    points = "Bokeh.documents.map(doc => doc.get_model_by_name('points')).find(Boolean)"
+    page.locator(".explorer .search").fill(evil)
+    wells = page.evaluate(f"{points}.data.about1")
+    assert selected(page) == [i for i, name in enumerate(wells) if name == evil]
+    assert evil in page.locator(".chosen").inner_text()
+    page.locator(".explorer .clear").click()
+    assert selected(page) == [] and page.locator(".chosen").inner_text() == ""
+
+    page.locator(".explorer .colouring").select_option("right or wrong")
+    page.locator(".groups button", has_text="wrong").click()
+    chosen = selected(page)
+    colours = page.evaluate(f"{points}.data.colour0")
+    assert chosen and len({colours[i] for i in chosen}) == 1 < len(set(colours))
+
+    # A click on a point, at its place on the canvas, chooses it alone and lists its neighbours.
+    place = page.evaluate(
+        """() => {
+          const doc = Bokeh.documents.find(doc => doc.get_model_by_name("points")), plot = doc.roots()[0];
+          const view = Bokeh.index.find_one(plot), source = doc.get_model_by_name("points");
+          const {x0, y0} = source.data, at = x0.length - 1, box = view.canvas_view.el.getBoundingClientRect();
+          return [box.x + view.frame.x_scale.compute(x0[at]), box.y + view.frame.y_scale.compute(y0[at])];
+        }"""
+    )
+    page.mouse.move(*place)
+    page.locator(".bk-tooltip img, .bk-Tooltip img").first.wait_for(state="attached")
+    page.mouse.click(*place)
+    page.locator(".chosen", has_text="Nearest in").wait_for()
+    assert len(selected(page)) >= 1 and page.locator(".chosen img").count() > 1
+
+
+def test_the_plate_map_shows_what_is_chosen(page):
+    value = "Bokeh.documents.map(doc => doc.get_model_by_name('plate')).find(Boolean).data.value"
+    right = page.evaluate(f"{value}.filter(v => !isNaN(v))")
+    assert right and all(0 <= one <= 1 for one in right)
+    page.locator(".quantity").select_option(label="intensity, w1 nucleus")
+    shown = page.evaluate(f"{value}.filter(v => !isNaN(v))")
+    assert min(shown) < 0 < max(shown)
+    page.locator(".experiment").select_option("SIMB-02")
+    assert page.evaluate(f"{value}.filter(v => !isNaN(v))") != shown

@@ -1,0 +1,154 @@
+"""rxrx_jax.report.wells and .maps: what is known of each well, and the page of one run."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rxrx_jax.base import embeddings as embeddings_file
+from rxrx_jax.base.page.explorer import SIZE
+from rxrx_jax.report import __main__ as command
+from rxrx_jax.report import maps, plots, wells
+
+
+@pytest.fixture(scope="module")
+def read(explored):
+    return wells.read(explored.run)
+
+
+def test_a_well_is_the_mean_of_its_sites(explored, read):
+    sites, scored = explored.dataset.sites, np.isin(explored.dataset.sites.split, ("id_test", "test"))
+    assert read.columns["well_id"].tolist() == sorted(set(sites.well_id[scored])) and read.total == len(read)
+    for i in (0, len(read) - 1):
+        here = scored & (sites.well_id == read.columns["well_id"][i])
+        np.testing.assert_allclose(read.embedding[i], explored.embedding[here].mean(0), rtol=1e-5)
+    held_out = np.char.startswith(read.columns["experiment"], "SIMB")
+    assert (read.columns["role"] == np.where(held_out, "cross_batch", "in_batch")).all()
+
+
+def test_what_a_well_is_called_is_the_networks(read):
+    assert read.how == "the network"
+    wrong = (read.columns["experiment"] == "SIMB-01") & (read.called != read.columns["perturbation"])
+    assert (read.right == np.where(wrong, "wrong", "right")).all() and wrong.any()
+
+
+def test_without_predictions_it_is_that_of_the_nearest_of_another_experiment(explored, tmp_path):
+    (tmp_path / "config.json").write_bytes((explored.run / "config.json").read_bytes())
+    embeddings_file.write(tmp_path / embeddings_file.NAME, explored.table, explored.embedding)
+    found = wells.read(tmp_path)
+    assert found.how == "its nearest neighbour of another experiment (cosine)"
+    evil = found.columns["perturbation"] == explored.evil
+    assert (found.called[evil] == explored.evil).all() and (found.right[evil] == "right").all()
+    assert (found.right == "wrong").any()
+
+
+def test_neighbours_are_the_nearest_by_cosine():
+    angles = np.array([0.0, 0.1, 0.3, 3.0])
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array([[1.0], [5.0], [2.0], [1.0]])
+    (ids, cosines), elsewhere = wells.neighbours(points, np.array(["a", "a", "b", "a"]))
+    assert ids[:, :3].tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]] and (ids[:, 3:] == -1).all()
+    np.testing.assert_allclose(cosines[0, :3], np.cos([0.1, 0.3, 3.0]))
+    assert elsewhere.tolist() == [2, 2, 1, 2]
+    assert wells.neighbours(points, np.array(["a"] * 4))[1].tolist() == [-1] * 4
+
+
+def test_more_wells_than_a_page_holds_are_thinned_and_it_says_so(explored, monkeypatch):
+    monkeypatch.setattr(wells, "MOST", 7)
+    found = wells.read(explored.run)
+    assert len(found) == 7 and found.total > 7
+    out = explored.run / "thinned.html"
+    command.write(explored.run, out)
+    assert f"7 wells, evenly chosen of {found.total}" in out.read_text()
+
+
+def test_thumbnails_show_the_first_site_in_the_published_colours(explored, read):
+    ids = np.array([read.columns["well_id"][0], "nowhere_1_B02"])
+    first, nothing = wells.thumbnails(explored.dataset, ids)
+    assert nothing == b"" and wells.thumbnails(explored.dataset, ids[1:]) == [b""]
+    picture = Image.open(io.BytesIO(first))
+    assert picture.format == "WEBP" and picture.size == (SIZE, SIZE)
+    sites = explored.dataset.sites
+    row = min(np.flatnonzero(sites.well_id == ids[0]), key=lambda i: sites.site[i])
+    image = explored.dataset.sources[sites.split[row]][int(sites.index[row])][:, :]
+    expected = wells.composite(image, 0, np.maximum(np.quantile(image, 0.999, axis=(0, 1)), 1))
+    shown = np.asarray(picture.convert("RGB").resize(image.shape[1::-1], Image.Resampling.BOX)) / 255
+    assert np.abs(shown - expected).mean() < 0.1 and np.corrcoef(shown.ravel(), expected.ravel())[0, 1] > 0.8
+
+
+def test_images_are_those_that_the_run_was_trained_on(explored):
+    config = json.loads((explored.run / "config.json").read_text())
+    assert not isinstance(wells.dataset_of(config), str)
+    config["resolved"]["provenance"]["data"] = "fingerprint of another"
+    assert wells.dataset_of(config) == "the dataset has changed since"
+    config["data"]["folder"] = "/nowhere"
+    assert wells.dataset_of(config) == "the dataset rxrx_sim is not here"
+    assert wells.dataset_of({}) == "the images are not in a prepared folder"
+
+
+def test_intensities_are_standardised_within_their_plate(explored):
+    values, channels = wells.intensities(explored.dataset)
+    assert len(channels) == values.shape[1] == 6
+    for plate in range(len(explored.dataset.plates)):
+        here = values[explored.dataset.sites.plate == plate]
+        np.testing.assert_allclose([here.mean(0), here.std(0)], [np.zeros(6), np.ones(6)], atol=1e-6)
+
+
+def test_plate_maps_are_means_of_wells_where_they_are():
+    made = plots.plate_map(["A01", "A01", "P24", "nothing", "ZZ9"], np.array([1.0, 0, 3, 9, 9]))
+    assert made.shape == (16, 24) and made[0, 0] == 0.5 and made[15, 23] == 3 and np.isfinite(made).sum() == 2
+    made = plots.plate_map(["AF48", "Z1"], np.array([1.0, 2.0]))
+    assert made.shape == (32, 48) and made[31, 47] == 1 and made[25, 0] == 2
+
+
+def test_confusions_are_counted_among_held_out_wells(read):
+    made = maps._confusions("run", read)
+    here = read.columns["role"] == "cross_batch"
+    true, called = read.columns["perturbation"][here], read.called[here]
+    assert made["right"].startswith(f"{np.mean(true == called):.3f} of {here.sum()}")
+    assert sum(row[2].value for row in made["rows"]) == (true != called).sum()
+    for is_, for_, number, share in made["rows"]:
+        assert number.value == ((true == is_) & (called == for_)).sum() and is_ != for_
+        assert share.value == number.value / (true == is_).sum()
+
+
+@pytest.mark.parametrize(
+    "splits, values, words",
+    [
+        (["test"] * 3, [[1, 2], [3, np.nan], [5, 6]], "holds numbers that are not finite"),
+        (["test"] * 2 + ["train"], [[1, 2], [3, 4], [5, 6]], "is too small for a map"),
+        (["test"] * 3, [[1], [3], [5]], "is too small for a map"),
+    ],
+)
+def test_embeddings_without_a_map(tmp_path, splits, values, words):
+    ids = np.array(["a", "b", "c"])
+    table = {"split": np.array(splits), "site_id": ids, "well_id": ids, "experiment": ids, "cell_type": ids}
+    embeddings_file.write(
+        tmp_path / embeddings_file.NAME, table | {"perturbation_id": np.zeros(3, np.int32)}, np.array(values, float)
+    )
+    assert wells.read(tmp_path) == f"embeddings.parquet {words}"
+
+
+def test_the_page_of_a_run(explored):
+    source = explored.page.read_text()
+    for words in ("0.90 (floor 0.25)", "SIMB-01 0.200", "not converged (0.30)", "adabn", "transductive: "):
+        assert words in source, words
+    assert explored.evil not in source and "<run>" not in source and "&lt;run&gt;" in source
+    assert len(source) < 10e6 and not re.search(r'(?:src|href)="(?!data:|#)', source)
+
+
+def test_another_process_writes_the_same_page(explored, tmp_path):
+    code = f"from rxrx_jax.report.__main__ import main; main([{str(explored.run)!r}, '--out', {str(tmp_path / 'x')!r}])"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    again = (tmp_path / "x").read_text()
+    relative = re.sub(r"<code>[^<]*run[^<]*</code>", "", again)  # folders are named as seen from the page
+    assert relative == re.sub(r"<code>[^<]*run[^<]*</code>", "", explored.page.read_text())
+
+
+def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys):
+    assert command.command.run(command.main, [str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path} is not the workdir of a run: it has no config.json\n"
