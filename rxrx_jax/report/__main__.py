@@ -38,7 +38,7 @@ def write(workdir: pathlib.Path, path: pathlib.Path) -> None:
     prefixes = [key.removesuffix(end) for key in seed.final for end in endings if key.endswith(end)]
     lines = []
     for n, prefix in enumerate(dict.fromkeys(["", *prefixes] if seed.final else []), 1):
-        row = Row((name, prefix.rstrip("/") or "as it was trained"), name, prefix)
+        row = Row((prefix.rstrip("/") or "as it was trained",), name, prefix)
         found = Found(row, [[seed.final | seed.done]], [seed.training], [], simulated=False)
         cells = [columns.with_marks(column.summary(found, column), found, column) for column in COLUMNS]
         lines.append(Line(n, row, 1, columns.seen(found), cells, columns.trained_to(found)))
@@ -48,7 +48,7 @@ def write(workdir: pathlib.Path, path: pathlib.Path) -> None:
     rows = [line.row for line in lines]
     simulated = seed.config.get("data", {}).get("name") == "rxrx_sim"
     notes = ["SIMULATED data (rxrx_sim). No number here is a claim about real RxRx images."] * simulated
-    table = Table(title=f"Run {name}", labels=("run", "read"), columns=[COLUMNS[i] for i in used], rows=rows,
+    table = Table(title=f"Run {name}", labels=("read",), columns=[COLUMNS[i] for i in used], rows=rows,
                   runs=[Run(name, "")])  # fmt: skip
     notes += tables.notes(table, lines, [])
     write_report(path, table, notes, lines, {name: [workdir]}, "python -m rxrx_jax.report RUN")

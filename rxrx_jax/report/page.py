@@ -148,8 +148,7 @@ def _experiments(table, lines, found):
     held_out = [one | {"colour": colours[one["row"]]} for one in every if one["role"] in HELD_OUT]
     rows = [
         [one["row"], one["cell_type"] or "–", one["experiment"], ROLES[one["role"]],
-         Cell(number(one["mean"]), one["mean"]), f"{number(one['low'])} to {number(one['high'])}",
-         Cell(str(one["seeds"]), one["seeds"])]
+         Cell(number(one["mean"]), one["mean"]), _range(one)]
         for one in every
     ]  # fmt: skip
     drawn = list(dict.fromkeys(one["row"] for one in held_out))
@@ -157,9 +156,14 @@ def _experiments(table, lines, found):
         "figures": plots.experiments(held_out),
         "legend": [("", colours[name], name) for name in drawn[: plots.DRAWN]],
         "left_out": len(drawn[plots.DRAWN :]),
-        "columns": ["row", "cell type", "experiment", "scored as", "accuracy", "over seeds", "seeds"],
+        "columns": ["row", "cell type", "experiment", "scored as", "accuracy", "over seeds"],
         "rows": rows,
     }
+
+
+def _range(one: Mapping[str, Any]) -> str:
+    several = f"{number(one['low'])} to {number(one['high'])} ({one['seeds']} seeds)"
+    return several if one["seeds"] > 1 else "one seed"
 
 
 def _curves(found):
