@@ -42,9 +42,8 @@ def write_report(
     names = dict.fromkeys([name for line in lines for name in line.row.runs] + list(runs))  # in the order of the table
     found = {name: [records.read_seed(pathlib.Path(w)) for w in runs.get(name, [])] for name in names}
     warnings = [note for note in notes if "simulated" in note.lower()][:1]  # it stands out
-    folder = pathlib.Path(__file__).parent
     shared = pathlib.Path(page.__file__).parent
-    text = page.templates(folder).get_template("report.html").render(
+    text = page.templates(pathlib.Path(__file__).parent).get_template("report.html").render(
         title=table.title,
         warnings=warnings,
         notes=[note for note in notes if note not in warnings],
@@ -52,7 +51,7 @@ def write_report(
         versions=", ".join(_version(name) for name in ("rxrx_jax", "jax", "flax")),
         missing=_missing(found, path.parent),
         spread=_spread(table, lines),
-        scripts=[figures.script(), *(file.read_text() for file in (shared / "explorer.js", folder / "report.js"))],
+        scripts=[figures.script(), *((shared / name).read_text() for name in ("explorer.js", "plates.js"))],
         table=_table(table, lines, found),
         experiments=_experiments(table, lines, found),
         curves=_curves(found),
