@@ -68,7 +68,8 @@ def explore(
             fill_alpha=0.85, nonselection_fill_alpha=0.08, selection_line_color="#000000", selection_line_alpha=0.6,
         )  # fmt: skip
         lasso = LassoSelectTool()
-        one.add_tools(lasso, TapTool(), HoverTool(tooltips=_tooltip(about, bool(thumbnails)), renderers=[shown]))
+        hover = HoverTool(tooltips=_tooltip(about, bool(thumbnails)), renderers=[shown], limit=1)
+        one.add_tools(lasso, TapTool(), hover)
         one.toolbar.active_drag = lasso
         one.xaxis.axis_label, one.yaxis.axis_label = panel.axes
         one.xaxis.ticker = one.yaxis.ticker = []
