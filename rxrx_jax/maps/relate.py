@@ -12,11 +12,16 @@ BLOCK = 512  # rows
 def unit(x: np.ndarray, name: Callable[[int], str] = "row {}".format) -> np.ndarray:
     """The rows of x [n, d] at length 1, float64. Raises UserError, naming the row, for one that has no direction."""
     x = np.asarray(x, np.float64)
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    bad = ~(np.isfinite(length) & (length > 0))[:, 0]
+    return x / lengths(x, name)[:, None]
+
+
+def lengths(x: np.ndarray, name: Callable[[int], str] = "row {}".format) -> np.ndarray:
+    """The length of each row of x [n, d], float64 [n]. Raises UserError as `unit`."""
+    length = np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))
+    bad = ~(np.isfinite(length) & (length > 0))
     if bad.any():
         raise UserError(f"{name(int(np.flatnonzero(bad)[0]))} is zero or not finite, so it has no cosine with others")
-    return x / length
+    return length
 
 
 def blocks(u: np.ndarray, others: np.ndarray | None = None, size: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:

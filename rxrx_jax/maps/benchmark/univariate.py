@@ -23,17 +23,21 @@ def consistency(x: np.ndarray, codes: np.ndarray, names=None) -> np.ndarray:
     Args: x [n, d]; codes [n], 0 to groups - 1; names, row number -> text, for messages.
     Raises UserError for a row without direction.
     """
-    u = relate.unit(x, names or "row {}".format)
+    weight = 1 / relate.lengths(x, names or "row {}".format)
     found = np.full(int(codes.max(initial=-1)) + 1, np.nan)
     for groups, rows in by_size(codes, LEAST["consistency"]):
-        found[groups] = _agreement(u, rows)
+        found[groups] = _agreement(x, weight, rows)
     return found
 
 
-def _agreement(u: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    r = rows.shape[1]
-    total = sum(u[rows[:, k]] for k in range(r))
-    return (np.square(total).sum(1) - r) / (r * (r - 1))
+def _agreement(x: np.ndarray, weight: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of groups of rows [m, r] of x [n, d] times weight [n], at which they have length 1."""
+    r, total = rows.shape[1], np.empty((len(rows), x.shape[1]))
+    most = max(1, 2**20 // (r * x.shape[1]))  # groups at a time, some 8 MB
+    for start in range(0, len(rows), most):
+        part = rows[start : start + most]
+        total[start : start + most] = (weight[part][:, None] @ x[part])[:, 0]
+    return (np.einsum("md,md->m", total, total) - r) / (r * (r - 1))
 
 
 class Reference:
@@ -121,7 +125,7 @@ def matched_controls(
 
 def null_consistency(u: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Of draws of controls [draws, r], rows of unit rows u [n, d]."""
-    return _agreement(u, drawn)
+    return _agreement(u, np.ones(len(u)), drawn)
 
 
 def null_magnitude(x: np.ndarray, drawn: np.ndarray, reference: Reference) -> np.ndarray:
