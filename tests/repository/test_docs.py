@@ -81,6 +81,20 @@ def test_the_figures_of_intervals_are_what_the_benchmark_printed():
         assert phrase.format(*(round(100 * end(found)) for end in (min, max))) in text
 
 
+def test_the_figures_of_the_probe_are_what_the_benchmark_printed():
+    found = json.loads((ROOT / "docs/probe.json").read_text())
+    ours, other = found["rxrx_jax"], found["scikit-learn float32"]
+    first = other["cpu_seconds"] / ours["first_cpu_seconds"]
+    text = " ".join((ROOT / "docs/protocols.md").read_text().split())
+    for phrase in (
+        f"{ours['steps']} steps to scikit-learn's {other['steps']}, which took "
+        f"{found['ratio_cpu']['scikit-learn float32']} times the processor time ({first:.1f} times that of a first fit",
+        f"and {ours['peak_mib']} MiB at most",
+    ):
+        assert phrase in text, phrase
+    assert [found[key] for key in ("rows", "features", "classes")] == [40_612, 384, 1_139]
+
+
 def test_the_files_and_columns_of_records_md_are_those_of_a_folder(tmp_path):
     layouts.write_rxrx3(layouts.Screen(**{**SCREEN_FIELDS, "treatments": 2, "plates": 1}), tmp_path / "tree")
     folder = prepare.prepare("rxrx3", tmp_path / "tree", tmp_path, 1, progress=False)
