@@ -14,6 +14,16 @@ from rxrx_jax.simulate.morphology import NAMES
 
 CELL_Z, CELL_STAIN = 0.7, 0.15  # variation from cell to cell, in units of z and of log intensity
 NUCLEOLI, VESICLES = 6, 10  # at most, in a cell
+# (channel, part of the cell): light that can move there, or away, while the total of the cell stays
+MOVES = (
+    (1, "golgi_side"),
+    (4, "golgi_side"),
+    (1, "around_nucleus"),
+    (2, "rim"),
+    (3, "nucleus"),
+    (4, "around_nucleus"),
+    (5, "rim"),
+)
 CHUNK = 16_000  # pixels painted together: keeps the arrays in the processor's cache
 
 
@@ -98,23 +108,35 @@ def _grid(xy, reach, n):
     return line[:, 0], line[:, 1], first
 
 
-def draw(rng: np.random.Generator, cell_type: str, z: np.ndarray, stain: np.ndarray, density: float) -> dict:
+def draw(
+    rng: np.random.Generator,
+    cell_type: str,
+    z: np.ndarray,
+    stain: np.ndarray,
+    density: float,
+    share: float = 0.0,
+    response: np.ndarray | float = 0.0,
+) -> dict:
     """All that is random about the cells of a site: name -> array [cells, ...].
 
-    z [16] is the shift of all cells, stain [6] their mean intensity, density the log of their number.
+    z [16] is the shift of all cells, stain [6] their mean intensity, density the log of their number; a share of the
+    cells, `cells["responds"]`, shows a further shift, response [16].
     """
     unit, base = morphology.UNIT, morphology.BASE[cell_type]
     count, spread = NAMES.index("cell_count"), NAMES.index("cell_spread")
     margin = 0.6 * base[spread]
-    expected = base[count] * np.exp(unit[count] * z[count] + density) * (1 + 2 * margin) ** 2
+    mean_z = z + share * response
+    expected = base[count] * np.exp(unit[count] * mean_z[count] + density) * (1 + 2 * margin) ** 2
     number = int(np.clip(rng.normal(expected, 0.5 * np.sqrt(expected)), 2, 80))
     xy = _positions(rng, number, margin)
-    cell_z = z + CELL_Z * np.clip(rng.standard_normal((number, len(NAMES))), -2.5, 2.5)
+    responds = rng.random(number) < share if share else np.zeros(number, bool)
+    cell_z = z + responds[:, None] * response + CELL_Z * np.clip(rng.standard_normal((number, len(NAMES))), -2.5, 2.5)
     cells = dict(zip(NAMES, (base * np.exp(np.clip(unit * cell_z, -1.2, 1.2))).T))
     radius, body = cells["nucleus_size"], np.maximum(cells["cell_spread"], 1.35 * cells["nucleus_size"])
     axes = np.sqrt(np.clip(cells["nucleus_elongation"], 1.0, 2.5))
     angle = rng.random(number) * np.pi
-    cells |= {"xy": xy, "body": body, "axes": axes, "angle": angle}
+    cells |= {"xy": xy, "body": body, "axes": axes, "angle": angle, "responds": responds}
+    cells["offset"] = np.zeros((number, 2))  # of the body's centre from the nucleus's
     cells["level"] = stain * np.exp(CELL_STAIN * rng.standard_normal((number, 6)))
 
     # spots: nucleoli inside the nucleus, Golgi vesicles on one side of it
@@ -144,7 +166,8 @@ def paint(cells: dict, n: int) -> np.ndarray:
     """Light of all cells on n x n pixels: float64 [6, n, n]."""
     canvas = np.zeros((6, n, n))
     lean = np.sqrt(cells["axes"])  # the body is less elongated than the nucleus
-    reach = np.ceil(1.25 * cells["body"] * lean * n).astype(int)  # pixels from centre to rim of a patch
+    away = np.hypot(*cells["offset"].T)
+    reach = np.ceil((1.25 * cells["body"] * lean + away) * n).astype(int)  # pixels from centre to rim of a patch
     order = np.argsort(-reach, kind="stable")
     while len(order):
         most = max(1, CHUNK // (2 * reach[order[0]] + 1) ** 2)
@@ -167,6 +190,9 @@ def _light(cells: dict, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     u, v = (cos * x_ + sin * y_) ** 2, (cos * y_ - sin * x_) ** 2
     uneven = np.clip(_texture(cells["shape_waves"], x, y), -1.4, 1.4)
     from_centre = np.sqrt(u * (radius * axes) ** -2 + v * (axes / radius) ** 2) * (1 + 0.05 * uneven)
+    if cells["offset"].any():
+        x_, y_ = x_ - cells["offset"][:, None, :1], y_ - cells["offset"][:, 1:, None]
+        u, v = (cos * x_ + sin * y_) ** 2, (cos * y_ - sin * x_) ** 2
     out = np.sqrt(u * (body * lean) ** -2 + v * (lean / body) ** 2) * (1 + 0.13 * uneven)
     nucleus, cell = _inside(from_centre, 0.14), _inside(out, 0.10)
     cytoplasm = cell * (1 - 0.75 * nucleus)
@@ -196,8 +222,34 @@ def _light(cells: dict, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     golgi = np.minimum(_spots(cells["golgi"], cells["golgi_width"], cells["golgi_weight"], x, y), 3.0)
     light[5] = cell * (golgi + 0.14 * _near(from_centre - 1, 0.14) + 0.14) + 0.16 * cortex
 
+    if "moves" in cells:
+        towards_x, towards_y = _unit(cells["golgi"].mean(1)).T[:, :, None, None]
+        side = (x_ * towards_x + y_ * towards_y) / body
+        parts = {
+            "golgi_side": 0.5 + 0.5 * np.clip(2 * side, -1, 1),
+            "around_nucleus": _near(from_nucleus, 0.2),
+            "nucleus": nucleus,
+            "rim": _near(out - 0.9, 0.15),
+        }
+        for (channel, part), shift in zip(MOVES, cells["moves"].T):
+            _move(light[channel], parts[part], shift)
     light *= cells["level"].T[:, :, None, None]
     return light
+
+
+def _unit(points):
+    """Points [cells, 2] at distance 1 from the centre."""
+    return points / (np.hypot(*points.T)[:, None] + 1e-9)
+
+
+def _move(light, part, shift):
+    """Moves light [cells, P, P] towards a part [cells, P, P] of each cell: the logit of its share there rises by shift
+    [cells], the total stays."""
+    total = light.sum((1, 2)) + 1e-9
+    there = np.clip((light * part).sum((1, 2)) / total, 0.02, 0.98)
+    share = 1 / (1 + (1 / there - 1) * np.exp(-shift))
+    inside, outside = (share / there)[:, None, None], ((1 - share) / (1 - there))[:, None, None]
+    light *= outside + (inside - outside) * part
 
 
 def _gather(canvas: np.ndarray, light: np.ndarray, first: np.ndarray) -> None:

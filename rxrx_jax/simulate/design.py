@@ -22,6 +22,29 @@ from rxrx_jax.base.spellings import NEGATIVE_CONTROL, POSITIVE_CONTROL, TREATMEN
 from rxrx_jax.simulate.morphology import BASE, generator
 
 LAYOUTS = ("fixed", "reshuffled")
+# (version, size) -> the experiments that are not named otherwise
+DESIGNS = {
+    ("v2", "small"): {
+        "train": ("SIMA-01", "SIMA-02", "SIMA-03", "SIMB-01", "SIMB-02", "SIMC-01", "SIMC-02"),
+        "val": ("SIMA-04",),
+        "test": ("SIMA-05", "SIMA-06", "SIMB-03", "SIMC-03"),
+    },
+    ("v3", "large"): {
+        "train": (
+            *(f"SIMA-{i:02d}" for i in range(1, 9)),
+            *(f"SIMB-{i:02d}" for i in range(1, 5)),
+            "SIMC-01",
+            "SIMC-02",
+        ),
+        "val": ("SIMA-09", "SIMB-05", "SIMC-03"),
+        "test": ("SIMA-10", "SIMA-11", "SIMB-06", "SIMB-07", "SIMC-04", "SIMC-05"),
+    },
+    ("v3", "small"): {
+        "train": ("SIMA-01", "SIMA-02", "SIMA-03", "SIMB-01", "SIMB-02", "SIMC-01", "SIMC-02"),
+        "val": ("SIMA-09", "SIMB-05", "SIMC-03"),
+        "test": ("SIMA-10", "SIMB-06", "SIMC-04"),
+    },
+}
 ROWS = "BCDEFGHIJKLMNO"
 WELLS = tuple(f"{row}{column:02d}" for row in ROWS for column in range(2, 24))  # 308 of 384
 EDGE_WELLS = frozenset(w for w in WELLS if w[0] in "BO" or w[1:] in ("02", "23"))
@@ -40,10 +63,13 @@ class Screen:
 
     image_size: pixels along one side. The field of view is always the same: a larger image shows the same
     cells with more pixels. The two strengths multiply every shift made by perturbations and every draw of
-    nuisance.
+    nuisance. imbalance: concentration of the Dirichlet distribution by which treatments of a plate share its wells in
+    the experiments that are not trained on, 0.3 say; with 0 each has `replicates`.
     """
 
     seed: int = 0
+    version: str = "v2"
+    size: str = "small"
     layout: str = "fixed"
     image_size: int = 64
     treatments: int = 24
@@ -54,13 +80,17 @@ class Screen:
     sites_per_well: int = 2
     plates: int = 4
     cell_types: tuple[str, ...] = ("SIMA", "SIMB", "SIMC")
-    train: tuple[str, ...] = ("SIMA-01", "SIMA-02", "SIMA-03", "SIMB-01", "SIMB-02", "SIMC-01", "SIMC-02")
-    val: tuple[str, ...] = ("SIMA-04",)
-    test: tuple[str, ...] = ("SIMA-05", "SIMA-06", "SIMB-03", "SIMC-03")
+    train: tuple[str, ...] = ()  # all three are those of DESIGNS where this is empty
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
     perturbation_strength: float = 1.0
     nuisance_strength: float = 1.0
+    imbalance: float = 0.0
 
     def __post_init__(self):
+        if (self.version, self.size) not in DESIGNS:
+            known = ", ".join(f"version={version} size={size}" for version, size in DESIGNS)
+            raise ValueError(f"version={self.version!r} size={self.size!r}: use one of {known}")
         _check_types(self)
         least = {"seed": 0, "treatments": 1, "positive_controls": 0, "replicates": 1, "positive_wells": 1}
         least |= {"untreated_wells": 0, "sites_per_well": 1, "plates": 1}
@@ -70,6 +100,8 @@ class Screen:
         for name in ("perturbation_strength", "nuisance_strength"):
             if not 0 <= getattr(self, name) <= 10:
                 raise ValueError(f"{name}={getattr(self, name)}: use a number from 0 to 10")
+        if self.imbalance and not 0.01 <= self.imbalance <= 100:
+            raise ValueError(f"imbalance={self.imbalance}: use 0 for none, or a number from 0.01 to 100")
         if not 32 <= self.image_size <= 1024:
             raise ValueError(f"image_size={self.image_size}: use 32 to 1024 pixels")
         if self.layout not in LAYOUTS:
@@ -85,14 +117,14 @@ class Screen:
             if cell_type not in BASE:
                 raise ValueError(f"cell_types: {cell_type!r} is unknown, use some of {', '.join(BASE)}")
         for field in ("train", "val", "test"):
-            for name in getattr(self, field):
+            for name in self.splits[field]:
                 if not re.fullmatch(r"[A-Z]+-\d\d", name) or name.split("-")[0] not in self.cell_types:
                     raise ValueError(
                         f"{field}: experiment {name!r} should be a cell type of "
                         f"{', '.join(self.cell_types)}, a dash and two digits, such as SIMA-01"
                     )
-        if not self.train:
-            raise ValueError("train=(): name at least one experiment")
+        if (self.val or self.test) and not self.train:
+            raise ValueError("train=(): name the experiments of train too, as val or test are named")
         names = self.experiments
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
@@ -101,7 +133,13 @@ class Screen:
     @property
     def experiments(self) -> tuple[str, ...]:
         """All experiments, by name."""
-        return tuple(sorted(self.train + self.val + self.test))
+        return tuple(sorted(name for names in self.splits.values() for name in names))
+
+    @property
+    def splits(self) -> dict[str, tuple[str, ...]]:
+        """The experiments of train, val and test."""
+        own = {"train": self.train, "val": self.val, "test": self.test}
+        return own if self.train else DESIGNS[self.version, self.size]
 
     @property
     def wells_per_plate(self) -> int:
@@ -171,7 +209,7 @@ def sites(screen: Screen) -> list[dict]:
     controls = range(screen.treatments, screen.treatments + screen.positive_controls)
     for experiment in screen.experiments:
         for plate, treatments in enumerate(groups(screen, experiment), start=1):
-            ids = np.repeat(treatments, screen.replicates).tolist()
+            ids = np.repeat(treatments, _replicates(screen, experiment, plate)).tolist()
             ids += np.repeat(controls, screen.positive_wells).tolist()
             ids += [screen.classes - 1] * screen.untreated_wells
             draw = generator(screen.seed, "wells", experiment, plate)
@@ -181,15 +219,24 @@ def sites(screen: Screen) -> list[dict]:
     return rows
 
 
+def _replicates(screen: Screen, experiment: str, plate: int) -> np.ndarray | int:
+    """Wells of each treatment on a plate."""
+    if not screen.imbalance or experiment in screen.splits["train"]:
+        return screen.replicates
+    number = screen.treatments // screen.plates
+    rng = generator(screen.seed, "imbalance", experiment, plate)
+    return rng.multinomial(number * screen.replicates, rng.dirichlet(np.full(number, screen.imbalance)))
+
+
 def _well_rows(screen: Screen, experiment: str, plate: int, well: str, perturbation_id: int) -> list[dict]:
     name, well_type = perturbation(screen, perturbation_id)
     well_id = f"{experiment}_{plate}_{well}"
     rows = []
     for site in range(1, screen.sites_per_well + 1):
-        if experiment in screen.train:
-            split = "train" if site == 1 else "id_test"
+        if experiment in screen.splits["train"]:
+            split = "train" if site < max(screen.sites_per_well, 2) else "id_test"
         else:
-            split = "val" if experiment in screen.val else "test"
+            split = "val" if experiment in screen.splits["val"] else "test"
         place = f"{well_id}_{site}", well_id, experiment.split("-")[0], experiment, plate, well, site
         rows.append(dict(zip(COLUMNS, (*place, well_type, name, perturbation_id, split))))
     return rows

@@ -28,7 +28,7 @@ METADATA = (
 
 def dataset(screen: Screen, experiment: str) -> str:
     """'train' or 'test', as the published metadata divides experiments: validation counts as 'test'."""
-    return "train" if experiment in screen.train else "test"
+    return "train" if experiment in screen.splits["train"] else "test"
 
 
 def write_published(screen: Screen, root) -> None:

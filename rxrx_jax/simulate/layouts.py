@@ -123,7 +123,7 @@ def write_csv(path: pathlib.Path, columns, rows) -> None:
 
 def write_splits(screen: Screen, root: pathlib.Path) -> None:
     """Writes root/splits.csv: the split of every experiment."""
-    splits = {name: split for split in ("train", "val", "test") for name in getattr(screen, split)}
+    splits = {name: split for split, names in screen.splits.items() for name in names}
     write_csv(root / "splits.csv", ("experiment", "split"), sorted(splits.items()))
 
 

@@ -92,6 +92,21 @@ def test_groups_agree_with_sites():
     assert all(set(g) == members["SIMB-01", p] for p, g in enumerate(groups(screen, "SIMB-01"), start=1))
 
 
+def test_imbalance_shares_the_wells_of_held_out_plates_unevenly():
+    balanced, uneven = (sites(Screen(version="v3", sites_per_well=1, imbalance=a)) for a in (0.0, 0.3))
+    assert len(balanced) == len(uneven)
+    trained = [[r for r in rows if r["split"] in ("train", "id_test")] for rows in (balanced, uneven)]
+    assert trained[0] == trained[1]
+    counts = collections.Counter(
+        (r["experiment"], r["perturbation_id"])
+        for r in uneven
+        if r["split"] == "test" and r["well_type"] == "treatment"
+    )
+    assert max(counts.values()) > 20 and len(counts) < 3 * 24 and sum(counts.values()) == 3 * 24 * 8
+    controls = [sum(r["well_type"] != "treatment" for r in rows) for rows in (balanced, uneven)]
+    assert controls[0] == controls[1]
+
+
 def test_seed_changes_groups_and_wells():
     assert sites(Screen(seed=1)) != sites(Screen(seed=2))
     assert sites(Screen(seed=1)) == sites(Screen(seed=1))
@@ -108,11 +123,14 @@ def test_seed_changes_groups_and_wells():
         ({"image_size": 8}, "image_size=8"),
         ({"sites_per_well": 0}, "sites_per_well=0"),
         ({"nuisance_strength": -1}, "nuisance_strength=-1"),
+        ({"imbalance": -0.3}, "imbalance=-0.3: use 0 for none"),
         ({"cell_types": ("HUVEC",)}, "cell_types: 'HUVEC'"),
         ({"train": ("SIMD-01",)}, "train: experiment 'SIMD-01'"),
         ({"train": ["SIMA-01"]}, "train="),
-        ({"train": ()}, "train="),
-        ({"val": ("SIMA-01",)}, "'SIMA-01' is named twice"),
+        ({"train": (), "val": ("SIMA-01",)}, "train=(): name the experiments of train too"),
+        ({"train": ("SIMA-01",), "val": ("SIMA-01",)}, "'SIMA-01' is named twice"),
+        ({"version": "v1"}, "version='v1' size='small': use one of version=v2 size=small, version=v3 size=large"),
+        ({"size": "large"}, "version='v2' size='large'"),
     ],
 )
 def test_invalid_settings_are_refused(settings, message):
@@ -123,8 +141,8 @@ def test_invalid_settings_are_refused(settings, message):
 
 
 def test_parse_settings():
-    assert parse(["seed=3", "layout=reshuffled", "val=", "nuisance_strength=0.5"]) == Screen(
-        seed=3, layout="reshuffled", val=(), nuisance_strength=0.5
+    assert parse(["seed=3", "layout=reshuffled", "train=SIMA-01,SIMB-01", "val=", "nuisance_strength=0.5"]) == Screen(
+        seed=3, layout="reshuffled", train=("SIMA-01", "SIMB-01"), val=(), nuisance_strength=0.5
     )
     for bad in ("sed=1", "seed", "seed=x"):
         with pytest.raises(ValueError, match=bad.split("=")[0]):

@@ -49,6 +49,10 @@ def test_same_pixels_in_any_order_and_process():
     assert done.stdout.strip() == digest(SMALL, rows)
 
 
+def test_version_two_has_the_pixels_it_always_had():
+    assert digest(SMALL, sites(SMALL)[::90]).startswith("ec0033e1ce1ae8ed83436dde97919b72")
+
+
 def test_layout_moves_wells_but_alters_no_perturbation_and_no_nuisance():
     fixed = Screen(layout="fixed")
     reshuffled = dataclasses.replace(fixed, layout="reshuffled")

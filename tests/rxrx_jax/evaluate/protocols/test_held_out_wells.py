@@ -32,7 +32,7 @@ def test_two_of_eight_wells_of_each_perturbation_and_experiment(simulated):
         (int(table.experiment[r]), int(table.label[r])) for r in rows if table.site[r] == 1
     )
     held, every = count(roles.scored["in_batch_wells"]), count(base.fit)
-    assert {dataset.experiments[e] for e, _ in held} == set(Screen().train) and held.keys() == every.keys()
+    assert {dataset.experiments[e] for e, _ in held} == set(Screen().splits["train"]) and held.keys() == every.keys()
     assert {(n, held[key]) for key, n in every.items()} == {(8, 2), (16, 4)}  # untreated wells are on every plate
 
 
@@ -66,7 +66,7 @@ def test_which_wells_depends_on_their_names_alone(simulated):
     share = np.mean([name[-3] < "I" for name in held])
     assert share == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(held)))
     plates = {name.rpartition("_")[0] for name in held}
-    assert len(plates) == len(Screen().train) * Screen().plates
+    assert len(plates) == len(Screen().splits["train"]) * Screen().plates
 
 
 @pytest.mark.parametrize("replicates, held", [(1, 0), (7, 0), (8, 2), (15, 2), (16, 4)])
@@ -74,7 +74,7 @@ def test_without_eight_replicates_nothing_is_held_out(replicates, held):
     dataset = screen(treatments=8, replicates=replicates)
     roles = protocols.roles(dataset, "held_out_wells")
     rows = [r for r in roles.scored["in_batch_wells"] if dataset.sites.label[r] < 8 and dataset.sites.site[r] == 1]
-    assert len(rows) == held * 8 * len(Screen().train)
+    assert len(rows) == held * 8 * len(Screen().splits["train"])
     if not held:
         base = protocols.roles(dataset, "held_out_experiments")
         np.testing.assert_array_equal(roles.fit, base.fit)
