@@ -34,7 +34,7 @@ def command(*arguments, **variables):
 def test_prepares_and_says_where_and_how_much(tmp_path):
     done = command("rxrx_sim", f"--out={tmp_path}", "--workers=2", *SMALL)
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "rxrx_sim" / SMALL_NAME / "2.0.0"
+    folder = tmp_path / "rxrx_sim" / SMALL_NAME / "2.1.0"
     for line in (
         f"preparing {folder}",
         "train 16, id_test 16, val 16, test 16",

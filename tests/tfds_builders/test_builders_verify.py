@@ -24,7 +24,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def folder(made, tmp_path):
     """A copy to damage."""
-    return shutil.copytree(made, tmp_path / "2.0.0")
+    return shutil.copytree(made, tmp_path / "2.1.0")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

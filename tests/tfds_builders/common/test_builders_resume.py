@@ -63,7 +63,7 @@ def test_a_build_stopped_here_resumes(tmp_path, monkeypatch, whole, owner, name,
         rendered = kill_at(patch, simulate, "render_site", 10**9)
         assert contents(build(tmp_path)) == whole
     assert len(rendered) == 64 - 8 * done  # plates with a result are not read again
-    assert [path.name for path in folder.parent.iterdir()] == ["2.0.0"]
+    assert [path.name for path in folder.parent.iterdir()] == ["2.1.0"]
 
 
 def test_the_moments_above_cover_the_whole_build(tmp_path, monkeypatch):
@@ -210,7 +210,7 @@ def test_a_leftover_beside_a_finished_folder_is_removed(tmp_path, whole):
     left.mkdir()
     (left / "plan.sqlite").write_bytes(b"x")
     build(tmp_path)
-    assert [path.name for path in folder.parent.iterdir()] == ["2.0.0"] and contents(folder) == whole
+    assert [path.name for path in folder.parent.iterdir()] == ["2.1.0"] and contents(folder) == whole
 
 
 def test_an_unusable_out_is_one_line(tmp_path):

@@ -2,8 +2,8 @@
 
     python -m tfds_builders.prepare rxrx_sim [--set seed=1 --set layout=reshuffled]
 
-Every field of rxrx_jax.simulate.screen.Screen is a setting. Raise VERSION when the simulator's pixels change:
-a prepared folder is otherwise taken as it is.
+Every field of rxrx_jax.simulate.screen.Screen is a setting. Raise VERSION when the simulator's pixels or its settings
+change: a prepared folder is otherwise taken as it is, or refused for settings that it does not have.
 """
 
 import tensorflow_datasets as tfds
@@ -17,7 +17,7 @@ from tfds_builders.rxrx.rxrx_sim.reader import Simulated
 class Builder(screen.ScreenBuilder):
     """A simulated screen to one record per site; the config holds a Screen."""
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
     settings_type = simulate.Screen
     records = settings.Records(encoding="raw")  # images this small are read in less time than they decode in
     channels = ("nucleus", "endoplasmic reticulum", "actin", "nucleolus and RNA", "mitochondria", "Golgi")
