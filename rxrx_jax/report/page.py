@@ -89,7 +89,8 @@ def _spread(table, lines):
     seeds = sorted({line.seeds for line in lines if line.row.runs})
     what = "seeds, each of another simulated world" if table.worlds > 1 else "seeds"
     several = " or ".join(map(str, seeds))
-    return f"Mean, and ± standard deviation, over {several} {what}" if seeds not in ([], [1]) else "One seed"
+    spread = ", and ± standard deviation," if max(seeds, default=1) >= columns.FEWEST else ""
+    return f"Mean{spread} over {several} {what}" if seeds not in ([], [1]) else "One seed"
 
 
 def _name(line: Line) -> str:

@@ -224,7 +224,7 @@ def rows(source, caption):
 
 
 def test_cells_are_those_given(made):
-    erm, adabn, dann, *_ = rows(made[1], "Mean, and ±")
+    erm, adabn, dann, *_ = rows(made[1], "Mean over 2 seeds")
     assert erm["method"] == "ERM <b>" and erm["normalisation"] == "plate" and adabn["layout"] == "re&mix"
     assert erm["in-batch"] == "0.812 ± 0.1" and erm["cross-batch"] == "0.300 ± 0.1" and erm["marks"] == ""
     assert erm["95 % interval"] == "0.211 to 0.400" and erm["leakage"] == "0.875" and dann["marks"] == "TC"
@@ -246,7 +246,7 @@ def test_accuracies_by_experiment_are_means_over_seeds(made):
             assert row["scored as"] == split.replace("_", "-") and row["cell type"] == name.split("-")[0]
     assert not any(name == "HUVEC" for _, name in found)  # a cell type is not an experiment
     worst = min(EXPERIMENTS["cross_batch"], key=lambda name: float(found["3 DANN, plate, fixed", name]["accuracy"]))
-    assert rows(source, "Mean, and ±")[2]["worst experiment"].startswith(worst)
+    assert rows(source, "Mean over 2 seeds")[2]["worst experiment"].startswith(worst)
 
 
 def test_what_is_missing_is_said(made):
