@@ -78,7 +78,8 @@ def test_one_host_writes(runs):
     keys = [(line["step"], "loss" in line, "final" in line) for line in lines]
     assert len(keys) == len(set(keys)) and [line["step"] for line in lines] == sorted(line["step"] for line in lines)
     assert sorted(p.name for p in runs("erm", 4).iterdir()) == [
-        "checkpoints", "config.json", "embeddings.parquet", "held_out_curves.jsonl", "hosts", "metrics.jsonl", "seen.parquet",
+        "checkpoints", "config.json", "embeddings.parquet", "held_out_curves.jsonl", "hosts", "metrics.jsonl",
+        "seen.parquet",
     ]  # fmt: skip
 
 
