@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from rxrx_jax.base import command
-from rxrx_jax.base.spellings import NEGATIVE_CONTROL
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, SPLITS
 from rxrx_jax.simulate.design import Screen, parse, sites
 from rxrx_jax.simulate.render import render_site
 
@@ -48,7 +48,8 @@ def statistics(images: np.ndarray, experiments: np.ndarray, plates: np.ndarray) 
 
 def of_screen(screen: Screen) -> dict[str, np.ndarray]:
     """`statistics` of site 1 of all untreated wells of the experiments that are not to be tested on."""
-    rows = [r for r in sites(screen) if r["well_type"] == NEGATIVE_CONTROL and r["site"] == 1 and r["split"] != "test"]
+    untreated = [row for row in sites(screen) if row["well_type"] == NEGATIVE_CONTROL and row["site"] == 1]
+    rows = [row for row in untreated if row["split"] != SPLITS[-1]]
     images = np.stack([render_site(screen, row) for row in rows])
     return statistics(images, *(np.array([row[key] for row in rows]) for key in ("experiment", "plate")))
 
