@@ -133,7 +133,7 @@ def plates(maps: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     )  # fmt: skip
     one.rect("x", "y", 0.94, 0.94, source=source, line_color=None, fill_color={"field": "value", "transform": mapper})
     one.add_layout(ColorBar(color_mapper=mapper, background_fill_color=None, width=8), "right")
-    one.xaxis.major_label_overrides = {column: "" for column in numbers[1::2]}  # there is no room on a telephone
+    one.xaxis.major_label_overrides = {column: "" for column in numbers[1::2]}  # a phone is too narrow for all of them
     one.grid.visible = False
 
     def listed(plate):

@@ -22,7 +22,7 @@ from rxrx_jax.training import metrics
 from rxrx_jax.training.provenance.facts import code_version
 
 DERIVED = ("resolved", "init")  # keys of config.json that a config file does not fix: init.path moves with the folder
-FOLDER = "data.folder"  # where the same records lie is no difference; what is in them is compared by its fingerprint
+FOLDER = "data.folder"  # may differ: the records in it are compared by their fingerprint
 NAMED = 4  # changed keys of a config
 
 

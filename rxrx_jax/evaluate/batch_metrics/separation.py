@@ -40,7 +40,7 @@ def silhouette_batch(x: np.ndarray, batch: np.ndarray, labels: np.ndarray) -> fl
 def principal_component_regression(x: np.ndarray, batch: np.ndarray, components: int = COMPONENTS) -> float:
     """The share of the variance of the first principal components of x [n, d] that the batch [n] explains: the R^2 of
     each, regressed on the batch as a category, weighted by its variance (Buettner et al. 2019, Nature Methods 16,
-    43-49). 0 is no batch effect, 1 nothing but one; NaN where all rows are equal."""
+    43-49). 0 means no batch effect, 1 nothing else; NaN where all rows are equal."""
     centred = x - x.mean(0, dtype=np.float64)
     values, vectors = np.linalg.eigh(centred.T @ centred)
     scores = centred @ vectors[:, np.argsort(-values)[:components]]

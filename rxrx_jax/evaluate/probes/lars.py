@@ -25,7 +25,7 @@ def fit(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Callable[[np
     arXiv 1708.03888, optax's) with momentum 0.9 and no weight decay, its trust ratio for the kernel alone; a learning
     rate of 0.1 for every 256 of 16,384 rows (all, where there are fewer), linear warm-up, half a cosine to zero.
 
-    The rows are embeddings, so that there is no augmentation; the BatchNorm's epsilon is 1e-5 and not 1e-6.
+    The rows are embeddings, so nothing is augmented; the BatchNorm's epsilon is 1e-5, where theirs is 1e-6.
 
     Args: seed, of the initial weights and the order of the rows.
     Returns: a function (features [m, D], classes) -> logits float32 [m, classes], -inf for a class without rows in the

@@ -1,4 +1,4 @@
-"""The page of a run in Chromium, as people use it; skipped where there is no browser."""
+"""The page of a run in Chromium, as people use it; skipped without a browser."""
 
 import os
 import shutil

@@ -1,18 +1,9 @@
 """The nearest class mean against scikit-learn and by hand."""
 
 import numpy as np
-import pytest
 from sklearn.neighbors import NearestCentroid
 
 from rxrx_jax.evaluate.probes.class_mean import nearest_mean
-
-
-@pytest.fixture(scope="module")
-def points():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 6, 400)
-    x = random.normal(size=(6, 8))[labels] + random.normal(size=(400, 8))
-    return x[:300].astype(np.float32), labels[:300], x[300:].astype(np.float32)
 
 
 def test_the_nearest_class_mean_is_scikit_learns(points):

@@ -14,14 +14,6 @@ from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.probes import neighbours
 
 
-@pytest.fixture(scope="module")
-def points():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 6, 400)
-    x = random.normal(size=(6, 8))[labels] + random.normal(size=(400, 8))
-    return x[:300].astype(np.float32), labels[:300], x[300:].astype(np.float32)
-
-
 @pytest.mark.parametrize("k", [1, 10, 20])
 def test_votes_are_scikit_learns(points, k, monkeypatch):
     given, labels, queries = points
