@@ -22,7 +22,8 @@ from rxrx_jax.base.spellings import NEGATIVE_CONTROL, POSITIVE_CONTROL, TREATMEN
 from rxrx_jax.simulate.morphology import BASE, generator
 
 LAYOUTS = ("fixed", "reshuffled")
-# (version, size) -> the experiments that are not named otherwise
+OF_DESIGN = ("design",)  # in place of experiments: those that DESIGNS has
+# (version, size) -> the experiments of each split, where they are not named
 DESIGNS = {
     ("v2", "small"): {
         "train": ("SIMA-01", "SIMA-02", "SIMA-03", "SIMB-01", "SIMB-02", "SIMC-01", "SIMC-02"),
@@ -80,9 +81,9 @@ class Screen:
     sites_per_well: int = 2
     plates: int = 4
     cell_types: tuple[str, ...] = ("SIMA", "SIMB", "SIMC")
-    train: tuple[str, ...] = ()  # all three are those of DESIGNS where this is empty
-    val: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    train: tuple[str, ...] = OF_DESIGN
+    val: tuple[str, ...] = OF_DESIGN
+    test: tuple[str, ...] = OF_DESIGN
     perturbation_strength: float = 1.0
     nuisance_strength: float = 1.0
     imbalance: float = 0.0
@@ -123,8 +124,8 @@ class Screen:
                         f"{field}: experiment {name!r} should be a cell type of "
                         f"{', '.join(self.cell_types)}, a dash and two digits, such as SIMA-01"
                     )
-        if (self.val or self.test) and not self.train:
-            raise ValueError("train=(): name the experiments of train too, as val or test are named")
+        if not self.splits["train"]:
+            raise ValueError("train=(): name at least one experiment")
         names = self.experiments
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
@@ -138,8 +139,8 @@ class Screen:
     @property
     def splits(self) -> dict[str, tuple[str, ...]]:
         """The experiments of train, val and test."""
-        own = {"train": self.train, "val": self.val, "test": self.test}
-        return own if self.train else DESIGNS[self.version, self.size]
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return DESIGNS[self.version, self.size] | {split: own for split, own in named.items() if own != OF_DESIGN}
 
     @property
     def wells_per_plate(self) -> int:
@@ -234,7 +235,7 @@ def _well_rows(screen: Screen, experiment: str, plate: int, well: str, perturbat
     rows = []
     for site in range(1, screen.sites_per_well + 1):
         if experiment in screen.splits["train"]:
-            split = "train" if site < max(screen.sites_per_well, 2) else "id_test"
+            split = "train" if site == 1 else "id_test"
         else:
             split = "val" if experiment in screen.splits["val"] else "test"
         place = f"{well_id}_{site}", well_id, experiment.split("-")[0], experiment, plate, well, site

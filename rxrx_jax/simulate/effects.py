@@ -13,6 +13,7 @@ import functools
 
 import numpy as np
 
+from rxrx_jax.base.spellings import NEGATIVE_CONTROL, TREATMENT
 from rxrx_jax.simulate.arrangement import ARRANGEMENT, COLOCALISATION
 from rxrx_jax.simulate.morphology import NAMES, PLATE_PART, SHIFTED, WELL_PART, generator
 
@@ -26,7 +27,7 @@ INTERACTION_SIZE = 0.25  # log of an effect's size, by experiment
 RESPONDING = 0.5, 1.0  # share of the cells that respond, drawn between these
 POSITIVE_CONTROL = 1.5  # times a treatment's effect
 WELL_HAZE, WELL_FLAT, WELL_DENSITY = 0.9, 0.15, 0.15  # of a well: logit of a share, relative light, log number
-EXPERIMENT = {"arrangement": 0.8, "colocalisation": 0.8}  # units of z that an experiment shifts all cells
+EXPERIMENT_Z = 0.8  # units of z that an experiment shifts arrangement and co-localisation of all cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +47,9 @@ def effect(seed: int, index: int, well_type: str, cell_type: str, experiment: st
     inert = index % INERT == generator(seed, "inert", index // INERT).integers(INERT)
     parts = {kind: np.zeros(size) for kind, size in KINDS.items()}
     stain = np.zeros(6)
-    if well_type == "negative_control" or (well_type == "treatment" and inert):
+    if well_type == NEGATIVE_CONTROL or (well_type == TREATMENT and inert):
         return Effect(**parts, stain=stain, share=0.0)
-    treatment = well_type == "treatment"
+    treatment = well_type == TREATMENT
     pathway = ("pathway", index // PATHWAY) if treatment else ("control", index)
     own, common = generator(seed, "effect", index), generator(seed, "effect", *pathway)
     here = generator(seed, "effect", index, "experiment", experiment)
@@ -103,8 +104,8 @@ def _optics(seed: int, strength: float, *names) -> Optics:
     return Optics(
         gamma=normal(0.15, 1) + normal(0.12, 6),
         haze=normal(0.5, 1) + normal(0.3, 6),
-        arrangement=normal(EXPERIMENT["arrangement"], len(ARRANGEMENT)),
-        colocalisation=normal(EXPERIMENT["colocalisation"], len(COLOCALISATION)),
+        arrangement=normal(EXPERIMENT_Z, len(ARRANGEMENT)),
+        colocalisation=normal(EXPERIMENT_Z, len(COLOCALISATION)),
         gain=normal(0.22, 1) + normal(0.45, 6) if len(names) == 1 else np.zeros(6),
     )
 

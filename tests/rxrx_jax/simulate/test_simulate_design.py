@@ -92,6 +92,12 @@ def test_groups_agree_with_sites():
     assert all(set(g) == members["SIMB-01", p] for p, g in enumerate(groups(screen, "SIMB-01"), start=1))
 
 
+def test_experiments_of_each_split_are_the_designs_or_those_named():
+    screen = Screen(val=(), test=("SIMA-05",))
+    assert screen.splits == {"train": Screen().splits["train"], "val": (), "test": ("SIMA-05",)}
+    assert {row["split"] for row in sites(screen)} == {"train", "id_test", "test"}
+
+
 def test_imbalance_shares_the_wells_of_held_out_plates_unevenly():
     balanced, uneven = (sites(Screen(version="v3", sites_per_well=1, imbalance=a)) for a in (0.0, 0.3))
     assert len(balanced) == len(uneven)
@@ -127,8 +133,8 @@ def test_seed_changes_groups_and_wells():
         ({"cell_types": ("HUVEC",)}, "cell_types: 'HUVEC'"),
         ({"train": ("SIMD-01",)}, "train: experiment 'SIMD-01'"),
         ({"train": ["SIMA-01"]}, "train="),
-        ({"train": (), "val": ("SIMA-01",)}, "train=(): name the experiments of train too"),
-        ({"train": ("SIMA-01",), "val": ("SIMA-01",)}, "'SIMA-01' is named twice"),
+        ({"train": ()}, "train="),
+        ({"val": ("SIMA-01",)}, "'SIMA-01' is named twice"),
         ({"version": "v1"}, "version='v1' size='small': use one of version=v2 size=small, version=v3 size=large"),
         ({"size": "large"}, "version='v2' size='large'"),
     ],
@@ -141,8 +147,8 @@ def test_invalid_settings_are_refused(settings, message):
 
 
 def test_parse_settings():
-    assert parse(["seed=3", "layout=reshuffled", "train=SIMA-01,SIMB-01", "val=", "nuisance_strength=0.5"]) == Screen(
-        seed=3, layout="reshuffled", train=("SIMA-01", "SIMB-01"), val=(), nuisance_strength=0.5
+    assert parse(["seed=3", "layout=reshuffled", "val=", "nuisance_strength=0.5"]) == Screen(
+        seed=3, layout="reshuffled", val=(), nuisance_strength=0.5
     )
     for bad in ("sed=1", "seed", "seed=x"):
         with pytest.raises(ValueError, match=bad.split("=")[0]):
