@@ -166,6 +166,7 @@ def confusions(name: str, true: np.ndarray, called: np.ndarray) -> dict[str, Any
     from bokeh.models import ColorBar, ColumnDataSource, FactorRange, LinearColorMapper
     from bokeh.palettes import Viridis256
     from scipy.cluster import hierarchy
+    from scipy.spatial.distance import pdist
 
     names = sorted({*true.tolist(), *called.tolist()})
     if not 2 <= len(names) <= MATRIX:
@@ -174,7 +175,8 @@ def confusions(name: str, true: np.ndarray, called: np.ndarray) -> dict[str, Any
     counts = np.zeros((len(names), len(names)))
     np.add.at(counts, ([at[one] for one in true], [at[one] for one in called]), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    order = hierarchy.leaves_list(hierarchy.linkage(share + share.T, "average", optimal_ordering=True))
+    alike = hierarchy.linkage(pdist(share + share.T), "average", optimal_ordering=True)
+    order = hierarchy.leaves_list(alike)
     names, share, counts = [names[i] for i in order], share[np.ix_(order, order)], counts[np.ix_(order, order)]
     rows, columns = np.indices(share.shape).reshape(2, -1)
     source = ColumnDataSource({

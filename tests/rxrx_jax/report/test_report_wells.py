@@ -116,6 +116,12 @@ def test_confusions_are_counted_among_held_out_wells(read):
         assert share.value == number.value / (true == is_).sum()
 
 
+def test_perturbations_that_are_never_called_right_have_their_matrix():
+    """Its table of shares is symmetric with zeros on the diagonal, as a table of distances is."""
+    true = np.array(["a", "b", "c", "d"])
+    assert plots.confusions("run", true, true[[1, 0, 3, 2]])
+
+
 @pytest.mark.parametrize(
     "splits, values, words",
     [
