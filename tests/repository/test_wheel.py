@@ -49,6 +49,7 @@ def test_its_configs_are_found_in_an_empty_folder(installed, tmp_path):
     assert f"in {installed}/rxrx_jax/configs" in done.stderr and "mae_vit.py" in done.stderr
 
 
+@pytest.mark.slow
 def test_its_launchers_start_there_or_say_what_they_need(installed, tmp_path):
     trainer = ("--workdir=/run", "--dry-run", "--", "--config=mae_vit.py")
     done = python(installed, tmp_path, "launch.local", "--processes=2", "--devices=1", *trainer)

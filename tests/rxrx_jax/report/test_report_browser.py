@@ -81,7 +81,9 @@ def test_text_has_contrast_in_both_themes_and_a_telephone_need_not_scroll_sidewa
     axis = "Bokeh.documents[0].roots()[0].below[0].major_label_text_color"
     assert page.evaluate(axis) == {"light": "#1d2127", "dark": "#e6e8eb"}[scheme]
     page.emulate_media(color_scheme="light")
-    page.evaluate("() => new Promise(requestAnimationFrame)")
+    # The page hears of it some frames later.
+    frames = f"for (let i = 0; i < 600 && {axis} !== '#1d2127'; i++) await new Promise(requestAnimationFrame)"
+    page.evaluate(f"async () => {{ {frames} }}")
     assert page.evaluate(axis) == "#1d2127"
     page.set_viewport_size({"width": 1000, "height": 800})
     table = page.eval_on_selector("table.cards", "table => [table.scrollWidth, table.parentElement.clientWidth]")

@@ -163,6 +163,7 @@ def test_a_build_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
     assert contents(folder) == whole
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_that_the_build_resumes(tmp_path):
     child = subprocess.Popen(
         command(tmp_path, "--set=image_size=256"), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,

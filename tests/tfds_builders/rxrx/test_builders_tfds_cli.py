@@ -13,7 +13,9 @@ from tfds_builders import prepare
 MISSING = [name for name in ("tensorflow", "apache_beam", "mlcroissant") if importlib.util.find_spec(name) is None]
 
 
-@pytest.mark.parametrize("name", prepare.names())
+@pytest.mark.parametrize(  # the simulated screen is whole
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "rxrx_sim")) for name in prepare.names()]
+)
 def test_the_same_shards_records_and_tables_as_tfds_build_wrote(tmp_path, name):
     stored = json.loads(tfds_cli_tools.STORED.read_text())[name]
     assert tfds_cli_tools.contents(tfds_cli_tools.prepared(name, tmp_path)) == stored

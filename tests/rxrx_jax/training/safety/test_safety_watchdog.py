@@ -6,6 +6,8 @@ import sys
 import textwrap
 import time
 
+import pytest
+
 from rxrx_jax.training.safety.watchdog import DEVICES, Watchdog, blame
 
 
@@ -62,6 +64,7 @@ def test_its_last_words_need_no_disk(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: host 0 (") and 'File "<string>", line 5' in done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_moves_is_left_alone_and_so_is_one_without_a_watchdog(tmp_path):
     moving = "dog.moving(); [(time.sleep(0.3), dog.at('reading data', i)) for i in range(12)]"
     done, _ = run(tmp_path, moving, seconds=2)
