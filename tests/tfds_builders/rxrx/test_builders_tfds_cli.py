@@ -13,6 +13,7 @@ from tfds_builders import prepare
 MISSING = [name for name in ("tensorflow", "apache_beam", "mlcroissant") if importlib.util.find_spec(name) is None]
 
 
+@pytest.mark.filterwarnings("ignore:label:DeprecationWarning")  # of TFDS, where TensorFlow holds protobuf back
 @pytest.mark.parametrize(  # the simulated screen is whole
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "rxrx_sim")) for name in prepare.names()]
 )
