@@ -133,7 +133,7 @@ def test_seed_changes_groups_and_wells():
         ({"cell_types": ("HUVEC",)}, "cell_types: 'HUVEC'"),
         ({"train": ("SIMD-01",)}, "train: experiment 'SIMD-01'"),
         ({"train": ["SIMA-01"]}, "train="),
-        ({"train": ()}, "train="),
+        ({"train": ()}, "train=(): name at least one experiment"),
         ({"val": ("SIMA-01",)}, "'SIMA-01' is named twice"),
         ({"version": "v1"}, "version='v1' size='small': use one of version=v2 size=small, version=v3 size=large"),
         ({"size": "large"}, "version='v2' size='large'"),

@@ -13,7 +13,9 @@ from tfds_builders import prepare
 WRITERS = {"rxrx19a": layouts.write_rxrx19a, "rxrx3": layouts.write_rxrx3, "rxrx3_core": layouts.write_rxrx3_core}
 
 
-@pytest.mark.parametrize("name", [pytest.param("rxrx19a", marks=pytest.mark.slow), "rxrx3", "rxrx3_core"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "rxrx19a")) for name in WRITERS]
+)
 def test_a_prepared_dataset_trains_by_its_name(tmp_path, name):
     WRITERS[name](Screen(**{**tiny.SCREEN, "plates": 1}), tmp_path / "tree")
     folder = prepare.prepare(name, tmp_path / "tree", tmp_path / "data", 1, progress=False)
