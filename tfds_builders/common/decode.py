@@ -66,14 +66,14 @@ def decode(
         raise BadSite(f"{found.bits}-bit {found.colour} in place of {bits}-bit {colour}")
     if (found.height, found.width) != tuple(size):
         raise BadSite(f"{found.width}x{found.height} pixels in place of {size[1]}x{size[0]}")
-    try:
-        if found.format == "PNG":
-            pixels = imagecodecs.png_decode(data, out=out)
-        else:
+    if found.format == "PNG":
+        pixels = png_pixels(data, out)
+    else:
+        try:
             _check_codestream(data)
             pixels = imagecodecs.jpeg2k_decode(data, numthreads=1, out=out)
-    except (RuntimeError, ValueError) as error:  # the codecs' own errors are RuntimeErrors
-        raise BadSite(f"corrupt {found.format} ({error})") from error
+        except (RuntimeError, ValueError) as error:  # the codec's own errors are RuntimeErrors
+            raise BadSite(f"corrupt JPEG 2000 ({error})") from error
     if pixels.shape != (*size, *((3,) if colour == "RGB" else ())) or pixels.dtype != (
         np.uint8 if bits == 8 else np.uint16
     ):
@@ -98,6 +98,15 @@ def unknown(data: bytes, otherwise: str) -> BadSite:
     if data.startswith(files.LFS):
         return BadSite("a Git LFS pointer, not the image: run `git lfs pull`")
     return BadSite(otherwise if data else "empty file")
+
+
+def png_pixels(data: bytes, out: np.ndarray | None = None) -> np.ndarray:
+    """The values of a PNG file, in `out` if it is given; raises BadSite for what cannot be decoded."""
+    try:
+        return imagecodecs.png_decode(data, out=out)
+    except (RuntimeError, ValueError) as error:
+        # libpng builds its message in memory that it has left by then: it may read as anything.
+        raise BadSite("corrupt PNG (its pixels cannot be decoded)") from error
 
 
 def check_png(data: bytes) -> None:

@@ -78,7 +78,7 @@ def plane(data: bytes, number: int, size: tuple[int, int], found: Planes) -> np.
             pixels = imagecodecs.jpeg8_decode(data)
         elif found.number > 1:
             common.check_png(data)
-            pixels = imagecodecs.png_decode(data)
+            pixels = common.png_pixels(data)
         else:
             return common.decode(data, size, found.bits)
     except BadSite:

@@ -13,6 +13,7 @@ from PIL import Image
 from tfds_builders.common import decode as lib
 from tfds_builders.common.decode import decode, header
 from tfds_builders.common.types import BadSite
+from tfds_builders.own import decode as own
 
 GENERATOR = np.random.default_rng(0)
 SIZE = (12, 16)
@@ -34,6 +35,11 @@ def forge(pixels: bytes, size=SIZE, interlaced: int = 0, depth: int = 8, colour:
     """A PNG file of this header and pixel data, with right checksums."""
     ihdr = struct.pack(">IIBBBBB", size[1], size[0], depth, colour, 0, 0, interlaced)
     return lib.PNG + chunk(b"IHDR", ihdr) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def first_channel(data: bytes, size, bits: int) -> np.ndarray:
+    """The first channel of a user's own file."""
+    return own.plane(data, 0, size, own.planes(data))
 
 
 def rows(array: np.ndarray) -> bytes:
@@ -124,6 +130,16 @@ def test_pixel_data_that_is_short_or_no_zlib_is_noticed():
     assert "corrupt PNG" in refused(forge(b"no zlib at all"))
     # a checksum of zlib's own, which a chunk's does not cover
     assert "corrupt PNG" in refused(forge(zlib.compress(rows(PIXELS[8]))[:-1] + b"\0"))
+
+
+@pytest.mark.parametrize("colour, decoded", [(0, decode), (2, first_channel)], ids=["grey", "colours"])
+def test_what_libpng_leaves_in_memory_is_not_the_reason(colour, decoded, monkeypatch):
+    def failing(data, out=None):
+        raise imagecodecs.PngError("0n8\n<\x7f")
+
+    monkeypatch.setattr(imagecodecs, "png_decode", failing)
+    with pytest.raises(BadSite, match=r"^corrupt PNG \(its pixels cannot be decoded\)$"):
+        decoded(forge(b"", colour=colour), SIZE, 8)
 
 
 def test_what_a_png_is_instead_is_said():
