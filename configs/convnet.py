@@ -40,11 +40,11 @@ def get_config(argument=None):
     config.task = dict(name="classify", label_smoothing=0.1)
     config.model = dict(name=arg.model)
     if arg.model == "convnet":
-        config.model.widths = (64, 128, 256, 512) if large else (48, 96, 192)
+        config.model.widths = (64, 128, 256, 512) if large else (16, 32, 64, 128)
     config.optim = dict(
         name="adamw", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0, warmup_percent=5.0
     )
-    config.total_epochs = 90.0 if large else 12.0
+    config.total_epochs = 90.0 if large else 36.0
     adaptation(config, arg.method, arg.transductive)
     if arg.post_hoc:
         config.post_hoc = {arg.post_hoc: dict(name=arg.post_hoc)}

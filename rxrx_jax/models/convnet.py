@@ -5,15 +5,15 @@ import jax.numpy as jnp
 
 
 class ConvNet(nn.Module):
-    """Stem of stride 4, then 3x3 convolutions of stride 2, each with BatchNorm and ReLU; mean over positions.
+    """3x3 convolutions of stride 2, each with BatchNorm and ReLU; mean over positions.
 
     `__call__(images [B, H, W, C], train, mask [B] or None)` -> (features [B, h, w, D], {"embedding": [B, D]}).
     With `train` BatchNorm uses this minibatch's statistics (of the images where mask is true, over all devices:
     under jit they are global) and updates the running ones. after_stem(x [B, h, w, D]) -> the same, if given, changes
-    the feature map after the stem.
+    the feature map after the first of them.
     """
 
-    widths: tuple[int, ...] = (48, 96, 192)
+    widths: tuple[int, ...] = (16, 32, 64, 128)
     momentum: float = 0.9
     dtype: jnp.dtype = jnp.float32
 
@@ -23,8 +23,7 @@ class ConvNet(nn.Module):
         if mask is not None:
             mask = mask[:, None, None, None].astype(bool)
         for i, width in enumerate(self.widths):
-            kernel, stride = ((4, 4), (4, 4)) if i == 0 else ((3, 3), (2, 2))
-            x = nn.Conv(width, kernel, stride, use_bias=False, dtype=self.dtype, name=f"conv{i}")(x)
+            x = nn.Conv(width, (3, 3), 2, use_bias=False, dtype=self.dtype, name=f"conv{i}")(x)
             norm = nn.BatchNorm(
                 use_running_average=not train, momentum=self.momentum, dtype=self.dtype, name=f"norm{i}"
             )

@@ -60,7 +60,7 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Screen:
-    """All settings of one simulated screen; the defaults give 12 experiments, 232 wells each, 5,568 sites.
+    """All settings of one simulated screen; the defaults give 13 experiments, 232 wells each, 6,032 sites.
 
     image_size: pixels along one side. The field of view is always the same: a larger image shows the same
     cells with more pixels. The two strengths multiply every shift made by perturbations and every draw of
@@ -69,7 +69,7 @@ class Screen:
     """
 
     seed: int = 0
-    version: str = "v2"
+    version: str = "v3"
     size: str = "small"
     layout: str = "fixed"
     image_size: int = 64

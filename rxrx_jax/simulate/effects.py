@@ -18,7 +18,7 @@ from rxrx_jax.simulate.arrangement import ARRANGEMENT, COLOCALISATION
 from rxrx_jax.simulate.morphology import NAMES, PLATE_PART, SHIFTED, WELL_PART, generator
 
 KINDS = {"morphology": len(NAMES), "arrangement": len(ARRANGEMENT), "colocalisation": len(COLOCALISATION)}
-SIZE = {"morphology": 1.0, "arrangement": 3.0, "colocalisation": 3.0}  # in units of z
+SIZE = {"morphology": 1.0, "arrangement": 4.5, "colocalisation": 3.0}  # in units of z
 STAIN = 0.09  # log intensity, with morphology
 PATHWAY, INERT = 3, 5  # treatments of a pathway; one inert of so many
 COSINE = 0.7  # of the directions within a pathway
@@ -27,7 +27,7 @@ INTERACTION_SIZE = 0.25  # log of an effect's size, by experiment
 RESPONDING = 0.5, 1.0  # share of the cells that respond, drawn between these
 POSITIVE_CONTROL = 1.5  # times a treatment's effect
 WELL_HAZE, WELL_FLAT, WELL_DENSITY = 0.9, 0.15, 0.15  # of a well: logit of a share, relative light, log number
-EXPERIMENT_Z = 0.8  # units of z that an experiment shifts arrangement and co-localisation of all cells
+EXPERIMENT_Z = 0.65  # units of z that an experiment shifts arrangement and co-localisation of all cells
 
 
 @dataclasses.dataclass(frozen=True)

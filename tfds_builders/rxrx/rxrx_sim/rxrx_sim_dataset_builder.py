@@ -17,7 +17,7 @@ from tfds_builders.rxrx.rxrx_sim.reader import Simulated
 class Builder(screen.ScreenBuilder):
     """A simulated screen to one record per site; the config holds a Screen."""
 
-    VERSION = tfds.core.Version("2.1.0")
+    VERSION = tfds.core.Version("3.0.0")
     settings_type = simulate.Screen
     records = settings.Records(encoding="raw")  # images this small are read in less time than they decode in
     channels = ("nucleus", "endoplasmic reticulum", "actin", "nucleolus and RNA", "mitochondria", "Golgi")
