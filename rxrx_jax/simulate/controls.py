@@ -1,6 +1,6 @@
 """Pixel statistics of untreated wells: what the simulated screen shares with real ones.
 
-    python -m rxrx_jax.simulate.controls --set version=v3 size=large seed=100
+    python -m rxrx_jax.simulate.controls --set size=large seed=100
 
 The strengths of version 3 in `effects.py` and `microscope.py` are set so that they lie among those of ten untreated
 wells of RxRx1, which a test measures.

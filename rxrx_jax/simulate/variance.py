@@ -22,9 +22,10 @@ between the pixels of one image, so it says how much the batch effect moves sing
 it out, and is the same decomposition of the mean intensity of a site. The interaction of perturbation and
 experiment falls to "well".
 
-The strengths in `morphology.py` are set so that over seeds experiment takes about 20 to 25 % of "pixels"
+The strengths of version 2, in `morphology.py`, are set so that over seeds experiment takes about 20 to 25 % of "pixels"
 (cell type not counted) and perturbation about 4 to 7 %, like a prototype whose batch effect resembled
-RxRx1's. One world of 12 experiments scatters around that (seeds 0 to 5: 14 to 29 % and 4 to 12 %).
+RxRx1's. One world of 12 experiments scatters around that (seeds 0 to 5: 14 to 29 % and 4 to 12 %). Version 3 moves
+light at constant amounts: its perturbations take less than 1 %, its experiments more (docs/simulated_screen.md).
 """
 
 import argparse

@@ -32,7 +32,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def folder(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "2.1.0")
+    return shutil.copytree(made, tmp_path / builders_tools.VERSION)
 
 
 def pipe(path):

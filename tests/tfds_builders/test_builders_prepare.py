@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import tensorflow_datasets as tfds
-from builders_tools import SCREEN, SCREEN_FIELDS, build
+from builders_tools import SCREEN, SCREEN_FIELDS, VERSION, build
 from paths import ROOT
 
 from rxrx_jax.base.command import run
@@ -34,7 +34,7 @@ def command(*arguments, **variables):
 def test_prepares_and_says_where_and_how_much(tmp_path):
     done = command("rxrx_sim", f"--out={tmp_path}", "--workers=2", *SMALL)
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "rxrx_sim" / SMALL_NAME / "2.1.0"
+    folder = tmp_path / "rxrx_sim" / SMALL_NAME / VERSION
     for line in (
         f"preparing {folder}",
         "train 16, id_test 16, val 16, test 16",

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 
 import pytest
-from builders_tools import SCREEN_FIELDS, read_csv, sign, write_csv
+from builders_tools import SCREEN_FIELDS, VERSION, read_csv, sign, write_csv
 
 from rxrx_jax import data
 from rxrx_jax.base import command, files
@@ -24,7 +24,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def folder(made, tmp_path):
     """A copy to damage."""
-    return shutil.copytree(made, tmp_path / "2.1.0")
+    return shutil.copytree(made, tmp_path / VERSION)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -47,13 +47,13 @@ def test_real_wells_are_within_the_anchors(shared_data):
 
 
 def test_simulated_wells_are_within_the_anchors():
-    found = of_screen(Screen(seed=100, version="v3"))
+    found = of_screen(Screen(seed=100))
     for name, (low, high) in REAL.items():
         assert (found[name] > low).all() and (found[name] < high).all(), name
 
 
 def test_the_command_prints_them(capsys):
-    main(["--set", "version=v3", "train=SIMA-01", "plates=1", "treatments=4"])
+    main(["--set", "train=SIMA-01", "plates=1", "treatments=4"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith(name) for line, name in zip(lines, STATISTICS)] == [True] * 4
     assert len(lines[0].split()) - len(STATISTICS[0].split()) == 1 and "nan" in lines[2]

@@ -21,9 +21,9 @@ def test_default_counts():
     screen = Screen()
     rows = sites(screen)
     assert screen.wells_per_plate == 58
-    assert len(rows) == 12 * 4 * 58 * 2
+    assert len(rows) == 13 * 4 * 58 * 2
     counts = collections.Counter(row["split"] for row in rows)
-    assert counts == {"train": 7 * 232, "id_test": 7 * 232, "val": 464, "test": 4 * 464}
+    assert counts == {"train": 7 * 232, "id_test": 7 * 232, "val": 3 * 464, "test": 3 * 464}
     assert len({row["site_id"] for row in rows}) == len(rows)
     assert {row["cell_type"] for row in rows} == {"SIMA", "SIMB", "SIMC"}
     assert all(tuple(row) == COLUMNS for row in rows)
@@ -99,7 +99,7 @@ def test_experiments_of_each_split_are_the_designs_or_those_named():
 
 
 def test_imbalance_shares_the_wells_of_held_out_plates_unevenly():
-    balanced, uneven = (sites(Screen(version="v3", sites_per_well=1, imbalance=a)) for a in (0.0, 0.3))
+    balanced, uneven = (sites(Screen(sites_per_well=1, imbalance=a)) for a in (0.0, 0.3))
     assert len(balanced) == len(uneven)
     trained = [[r for r in rows if r["split"] in ("train", "id_test")] for rows in (balanced, uneven)]
     assert trained[0] == trained[1]
@@ -136,7 +136,7 @@ def test_seed_changes_groups_and_wells():
         ({"train": ()}, "train=(): name at least one experiment"),
         ({"val": ("SIMA-01",)}, "'SIMA-01' is named twice"),
         ({"version": "v1"}, "version='v1' size='small': use one of version=v2 size=small, version=v3 size=large"),
-        ({"size": "large"}, "version='v2' size='large'"),
+        ({"version": "v2", "size": "large"}, "version='v2' size='large'"),
     ],
 )
 def test_invalid_settings_are_refused(settings, message):

@@ -8,7 +8,7 @@ from rxrx_jax.simulate import effects, render
 from rxrx_jax.simulate.arrangement import ARRANGEMENT, COLOCALISATION
 from rxrx_jax.simulate.screen import Screen, render_site, sites
 
-SCREEN = Screen(seed=100, version="v3", size="large")
+SCREEN = Screen(seed=100, size="large")
 KINDS = tuple(effects.KINDS)
 PLACES = {  # as golgi_pole, 2/rim -> where an effect has it
     name if isinstance(name, str) else "/".join(map(str, name)): (kind, i)
@@ -35,7 +35,7 @@ def test_the_design_is_eight_four_and_two_experiments_and_two_of_each_to_test():
         for split, names in SCREEN.splits.items()
     }
     assert counts == {"train": [8, 4, 2], "val": [1, 1, 1], "test": [2, 2, 2]}
-    small = Screen(version="v3").splits
+    small = Screen().splits
     assert len(small["train"]) == 7 and set(small["val"] + small["test"]) <= set(SCREEN.experiments)
     rows = sites(SCREEN)
     assert len(rows) == 23 * 4 * 58 * 2 and {row["split"] for row in rows} == {"train", "id_test", "val", "test"}

@@ -36,12 +36,17 @@ def test_constant_effects_have_no_variance():
 
 
 def test_the_batch_effect_dominates_but_does_not_drown_the_perturbations():
-    found = shares(Screen(seed=0), wells=500)
+    found = shares(Screen(seed=0, version="v2"), wells=500)
     assert abs(sum(pixels for pixels, _ in found.values()) - 1) < 1e-9
     experiment, perturbation = found["experiment"][0], found["perturbation"][0]
     assert 0.12 < experiment < 0.35
     assert 0.02 < perturbation < 0.10
     assert experiment > 2 * perturbation
+
+
+def test_in_version_three_perturbations_are_hardly_in_the_intensities():
+    found = shares(Screen(seed=0), wells=500)
+    assert 0.2 < found["experiment"][0] < 0.6 and abs(found["perturbation"][0]) < 0.02
 
 
 @pytest.mark.parametrize("strength", ["nuisance_strength", "perturbation_strength"])

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from builders_tools import SCREEN, build, read_csv, sign, write_csv
+from builders_tools import SCREEN, VERSION, build, read_csv, sign, write_csv
 from PIL import Image
 
 from rxrx_jax.base import command
@@ -69,7 +69,7 @@ def test_the_build_the_report_and_verify_say_so(made, capsys):
 
 
 def test_a_changed_list_is_noticed(made, tmp_path):
-    folder = shutil.copytree(made, tmp_path / "2.1.0")
+    folder = shutil.copytree(made, tmp_path / VERSION)
     write_csv(folder / repeats.NAME, read_csv(folder / repeats.NAME)[1:])
     sign(folder)
     assert verify.verify(folder, 1) == ["repeats.csv is not what the records give"]

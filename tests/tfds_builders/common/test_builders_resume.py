@@ -11,7 +11,7 @@ import time
 
 import pytest
 import tensorflow_datasets as tfds
-from builders_tools import SCREEN_FIELDS, Killed, contents, kill_at
+from builders_tools import SCREEN_FIELDS, VERSION, Killed, contents, kill_at
 from paths import ROOT
 from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
@@ -63,7 +63,7 @@ def test_a_build_stopped_here_resumes(tmp_path, monkeypatch, whole, owner, name,
         rendered = kill_at(patch, simulate, "render_site", 10**9)
         assert contents(build(tmp_path)) == whole
     assert len(rendered) == 64 - 8 * done  # plates with a result are not read again
-    assert [path.name for path in folder.parent.iterdir()] == ["2.1.0"]
+    assert [path.name for path in folder.parent.iterdir()] == [VERSION]
 
 
 def test_the_moments_above_cover_the_whole_build(tmp_path, monkeypatch):
@@ -211,7 +211,7 @@ def test_a_leftover_beside_a_finished_folder_is_removed(tmp_path, whole):
     left.mkdir()
     (left / "plan.sqlite").write_bytes(b"x")
     build(tmp_path)
-    assert [path.name for path in folder.parent.iterdir()] == ["2.1.0"] and contents(folder) == whole
+    assert [path.name for path in folder.parent.iterdir()] == [VERSION] and contents(folder) == whole
 
 
 def test_an_unusable_out_is_one_line(tmp_path):

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from builders_tools import SCREEN, SCREEN_FIELDS, build, digests, flat, read_csv, same
+from builders_tools import SCREEN, SCREEN_FIELDS, VERSION, build, digests, flat, read_csv, same
 from paths import ROOT
 
 from rxrx_jax.base.errors import UserError
@@ -52,7 +52,7 @@ def test_the_same_screen_as_files_gives_the_same_records(built, tmp_path):
 
 
 def test_find_names_the_folder_without_making_it(tmp_path):
-    assert prepare.find("rxrx_sim", tmp_path) == tmp_path / "rxrx_sim/default/2.1.0"
+    assert prepare.find("rxrx_sim", tmp_path) == tmp_path / "rxrx_sim/default" / VERSION
     assert prepare.find("rxrx_sim", tmp_path, seed=1, layout="reshuffled").parent.name == "layout_reshuffled-seed_1"
     assert prepare.find("rxrx1", tmp_path) == tmp_path / "rxrx1/default/2.0.0"
     assert not list(tmp_path.iterdir())
@@ -69,7 +69,7 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     folder.parent.rename(tmp_path / "rxrx_sim/default")
     with pytest.raises(UserError, match="was prepared with other settings"):
         prepare.prepare("rxrx_sim", out=tmp_path)
-    (tmp_path / "rxrx_sim/default/2.1.0/metadata.json").unlink()
+    (tmp_path / "rxrx_sim/default" / VERSION / "metadata.json").unlink()
     with pytest.raises(UserError, match="is not a folder that tfds_builders.prepare made"):
         prepare.prepare("rxrx_sim", out=tmp_path)
 
@@ -101,7 +101,7 @@ def test_an_unexpected_error_is_not_a_site_set_aside(tmp_path, monkeypatch):
     monkeypatch.setattr(simulate, "render_site", broken)
     with pytest.raises(ZeroDivisionError):
         prepare_sim(tmp_path)
-    assert not list(tmp_path.rglob("2.1.0"))
+    assert not list(tmp_path.rglob(VERSION))
 
 
 def test_simulated_images_have_no_files_to_keep(tmp_path):
@@ -124,7 +124,7 @@ def test_two_processes_may_prepare_the_same_folder(tmp_path):
     folders = {child.communicate(timeout=100)[0] for child in children}
     assert [child.returncode for child in children] == [0, 0, 0] and len(folders) == 1
     folder = prepare_sim(tmp_path)
-    assert len(flat(folder)) == 64 and [path.name for path in folder.parent.iterdir()] == ["2.1.0"]
+    assert len(flat(folder)) == 64 and [path.name for path in folder.parent.iterdir()] == [VERSION]
 
 
 def test_a_script_without_a_main_guard_is_told_so(tmp_path):

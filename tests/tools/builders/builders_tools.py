@@ -10,7 +10,9 @@ import tensorflow_datasets as tfds
 from rxrx_jax.base import files
 from rxrx_jax.simulate.screen import Screen
 from tfds_builders.prepare import prepare
+from tfds_builders.rxrx.rxrx_sim.rxrx_sim_dataset_builder import Builder
 
+VERSION = str(Builder.VERSION)  # of the simulated screen
 SPLITS = ("train", "id_test", "val", "test")
 SCREEN_FIELDS = dict(
     image_size=32, treatments=4, positive_controls=1, replicates=1, positive_wells=1, untreated_wells=1,
