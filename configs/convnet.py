@@ -13,7 +13,7 @@ method: erm, empirical risk minimisation, or a file of rxrx_jax/adapt/ by its na
 beside each minibatch. post_hoc: a second method by which the trained network is also read (adabn: BatchNorm statistics
 re-estimated per experiment), whose metrics begin with its name, as adabn/cross_batch/site_accuracy.
 
-Simulated screen: half a minute on one CPU core; in_batch, in_batch_wells and cross_batch accuracies of three of these
+Simulated screen: a minute or two on one CPU core; in_batch, in_batch_wells and cross_batch accuracies of three of these
 commands' kind are in docs/demo/table.csv. `:rxrx1` has not been run at full size yet, with any model: no hours, no
 number.
 """
@@ -40,13 +40,15 @@ def get_config(argument=None):
     config.task = dict(name="classify", label_smoothing=0.1)
     config.model = dict(name=arg.model)
     if arg.model == "convnet":
-        config.model.widths = (64, 128, 256, 512) if large else (16, 32, 64, 128)
+        config.model.widths = (64, 128, 256, 512) if large else (32, 64, 128, 192)
     config.optim = dict(
         name="adamw", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05, clip_norm=1.0, ema_decay=0.0, warmup_percent=5.0
     )
-    config.total_epochs = 90.0 if large else 36.0
+    if not large:
+        config.augment.crop = 48  # of 64 pixels: views of a site that differ, in half the time
+    config.total_epochs = 90.0 if large else 40.0
     adaptation(config, arg.method, arg.transductive)
     if arg.post_hoc:
         config.post_hoc = {arg.post_hoc: dict(name=arg.post_hoc)}
-    config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict())
+    config.evaluators = dict(accuracy=dict(), leakage=dict(), embeddings=dict(), predictions=dict())
     return config

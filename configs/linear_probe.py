@@ -16,8 +16,7 @@ one that is best on validation experiments: the last block of a masked autoencod
 channel_agnostic.
 
 Simulated screen: one minute on one CPU core; expected in_batch, in_batch_wells and cross_batch accuracies are in
-docs/demo/table.csv. `:rxrx1` has not been run
-at full size yet: no hours, no number.
+docs/demo/table.csv. `:rxrx1` has not been run at full size yet: no hours, no number.
 """
 
 from rxrx_jax.base.config import parse_arguments

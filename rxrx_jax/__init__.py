@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rxrx_jax.runs import Run as Run
     from rxrx_jax.runs import load as load
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = ["Run", "__version__", "datasets", "load", "weights"]
 
 

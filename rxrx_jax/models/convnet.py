@@ -13,7 +13,7 @@ class ConvNet(nn.Module):
     the feature map after the first of them.
     """
 
-    widths: tuple[int, ...] = (16, 32, 64, 128)
+    widths: tuple[int, ...] = (32, 64, 128, 192)
     momentum: float = 0.9
     dtype: jnp.dtype = jnp.float32
 
