@@ -68,8 +68,9 @@ class Run:
         if min(height, width) < crop:
             raise UserError(f"the run was trained on {crop} pixels and the images have {height}x{width}")
         plates, statistics = self._statistics(images, plate, self.config["normalisation"])
-        top, left = (height - crop) // 2, (width - crop) // 2
-        images = images[:, top : top + crop, left : left + crop]
+        if self.config["augment"].get("evaluation_view") != "whole":
+            top, left = (height - crop) // 2, (width - crop) // 2
+            images = images[:, top : top + crop, left : left + crop]
         try:
             return _in_parts(function, images, plates, statistics, minibatch)
         except flax.errors.ScopeParamShapeError as error:  # of the first layer: the crop is the run's

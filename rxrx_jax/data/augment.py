@@ -14,6 +14,7 @@ from rxrx_jax.base.errors import UserError
 NORMALISATIONS = ("dataset", "image", "image_unbiased", "experiment", "plate")
 OF_IMAGES = ("image", "image_unbiased")  # each image has statistics of its own
 WINDOWS = ("random", "centre")
+EVALUATION_VIEWS = ("crop", "whole")
 TRANSDUCTIVE_NORMALISATIONS = ("experiment", "plate")  # their statistics come from unlabelled held-out images too
 EPSILON = 1e-3  # of a standard deviation in pixel units: a black channel stays zero
 IMAGE_EPSILON = 1e-5  # of an image's own variance, in units of 255^2
@@ -23,7 +24,8 @@ IMAGE_EPSILON = 1e-5  # of an image's own variance, in units of 255^2
 class Augment:
     """normalisation: one of NORMALISATIONS; crop: side in pixels of the views, which data/ cuts; intensity_jitter:
     standard deviation of the random gain and offset that each channel of each training image gets after normalisation;
-    window: one of WINDOWS, where in an image a training view lies ("centre" is where those of evaluation lie).
+    window: one of WINDOWS, where in an image a training view lies ("centre" is where those of evaluation lie);
+    evaluation_view: one of EVALUATION_VIEWS, what is scored of an image: its centre of `crop` pixels, or all of it.
 
     Normalisation "image" is the self-standardisation of the Phenom models (Kraus et al. 2024, arXiv 2404.10242):
     (x / 255 - mean) / sqrt(variance of x / 255 + 1e-5), by image and channel, with the biased variance.
@@ -39,10 +41,19 @@ class Augment:
     rot90: bool
     intensity_jitter: float
     window: str = "random"
+    evaluation_view: str = "crop"
+
+    @property
+    def evaluation_crop(self) -> int | None:
+        """Side in pixels of the centre that is scored; None for whole images."""
+        return None if self.evaluation_view == "whole" else self.crop
 
     def __post_init__(self):
         if self.window not in WINDOWS:
             raise UserError(f"augment.window={self.window!r}: expected {' or '.join(WINDOWS)}")
+        if self.evaluation_view not in EVALUATION_VIEWS:
+            expected = " or ".join(EVALUATION_VIEWS)
+            raise UserError(f"augment.evaluation_view={self.evaluation_view!r}: expected {expected}")
         if self.normalisation not in NORMALISATIONS:
             raise UserError(f"normalisation={self.normalisation!r}: expected one of {', '.join(NORMALISATIONS)}")
 

@@ -97,7 +97,9 @@ class Context:
         """BatchNorm statistics of exactly the images of rows [n], as if they were one minibatch; the network's own
         where none of them can be read."""
         parts = []
-        minibatches = data.evaluation_minibatches(self.dataset, rows, self.minibatch, self.augment.crop, True)
+        minibatches = data.evaluation_minibatches(
+            self.dataset, rows, self.minibatch, self.augment.evaluation_crop, True
+        )
         for number, minibatch in enumerate(minibatches):
             self.between()
             found, valid = self._statistics(*network, to_device(minibatch, self.mesh), self.statistics)
@@ -145,7 +147,9 @@ class Context:
                 whole[start : start + len(value)] = value
 
         late = None  # copied one minibatch late, so that the device does not wait for the copy
-        minibatches = data.evaluation_minibatches(self.dataset, rows, self.minibatch, self.augment.crop, True)
+        minibatches = data.evaluation_minibatches(
+            self.dataset, rows, self.minibatch, self.augment.evaluation_crop, True
+        )
         for number, minibatch in enumerate(minibatches):
             self.between()
             part = run(*arguments, to_device(minibatch, self.mesh), self.statistics)

@@ -39,6 +39,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
     # By default what encoders of that kind are published with; the simulated screen has whole plates to normalise by.
     config.normalisation = arg.normalisation or ("image" if real else "plate")
     config.augment = dict(crop=256 if large else 64, window="random", flips=True, rot90=True, intensity_jitter=0.1)
+    config.augment.evaluation_view = "crop"  # what is scored: the centre of that side, or the whole image
     # The stage before: its workdir, or weights; the part of its state, params or averages, "" = the one it published.
     config.init = dict(path="", parameters="", contaminated="")
     config.selection = "last"  # or best_val: of all evaluations the best on validation experiments (`evaluate_epochs`)

@@ -273,7 +273,8 @@ def test_the_baseline_of_wilds_value_by_value():
         optim = dict(name="adam_l2", lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-5, warmup_steps=5415)
         assert optim.items() <= found["optim"].items() and found["protocol"]["name"] == "wilds_ood"
         assert (found["normalisation"], found["selection"]) == ("image_unbiased", "best_val")
-        assert found["augment"] == dict(crop=256, window="centre", flips=True, rot90=True, intensity_jitter=0.0)
+        expected = dict(crop=256, window="centre", flips=True, rot90=True, intensity_jitter=0.0, evaluation_view="crop")
+        assert found["augment"] == expected
 
 
 def test_fine_tuning_as_the_released_code_of_mae():

@@ -44,8 +44,9 @@ def everything(dataset):
 
 @pytest.fixture(scope="module")
 def classifier(folder, dataset):
-    """A trained run of two steps, with BatchNorm."""
-    values = tiny.values("convnet.py:normalisation=plate", folder, evaluators={"accuracy": {}})
+    """A trained run of two steps, with BatchNorm, on windows of 16 pixels and scored on whole images of 32."""
+    changes = {"augment.crop": 16, "augment.evaluation_view": "whole"}
+    values = tiny.values("convnet.py:normalisation=plate", folder, evaluators={"accuracy": {}}, **changes)
     train.run(values, folder / "convnet")
     return folder / "convnet"
 
@@ -165,8 +166,8 @@ def test_what_predicts_no_classes(folder, everything, classifier, tmp_path):
         rxrx_jax.load(weights_tools.TIMM).predict(images)
     with pytest.raises(UserError, match="trained a convnet: only a vit"):
         rxrx_jax.load(classifier).embed(images)
-    with pytest.raises(UserError, match="was trained on 32 pixels and the images have 16x32"):
-        rxrx_jax.load(classifier).predict(images[:, :16], plate=[1, 1])
+    with pytest.raises(UserError, match="was trained on 16 pixels and the images have 8x32"):
+        rxrx_jax.load(classifier).predict(images[:, :8], plate=[1, 1])
     changed = rxrx_jax.load(classifier)
     changed.config["adapt"] = {"name": "arm_bn"}
     with pytest.raises(UserError, match="the method arm_bn reads the images of a plate or experiment together"):

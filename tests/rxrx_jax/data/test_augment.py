@@ -94,6 +94,8 @@ def test_images_are_standardised_as_wilds_does_it():
 def test_an_unknown_window_is_an_error():
     with pytest.raises(UserError, match="augment.window='left': expected random or centre"):
         Augment("image", 12, False, False, 0.0, "left")
+    with pytest.raises(UserError, match="augment.evaluation_view='all': expected crop or whole"):
+        Augment("image", 12, False, False, 0.0, evaluation_view="all")
 
 
 def test_an_unknown_normalisation_is_an_error():
