@@ -23,6 +23,7 @@ from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.base.spellings import COLUMNS, NEGATIVE_CONTROL, ROWS, SPLITS, TREATMENT, WELL_TYPES, is_missing
 from rxrx_jax.data import Roles, images, untreated
+from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.protocols import Protocol, held_out_experiments
 
 TABLE, KEY = "metadata.csv", "images"
@@ -220,11 +221,11 @@ def within(crops: Crops, fold: int) -> np.ndarray:
     """Which rows of the training batches are scored and not trained on, bool [n]: of each class a fifth of its
     pictures, whole ones, whose choice depends on their names alone."""
     pictures, first, of = np.unique(crops.picture, return_index=True, return_inverse=True)
-    draw = [zlib.crc32(name.encode()) for name in pictures.tolist()]
+    drawn = protocols.draw(0, pictures.tolist())
     chosen, training = np.zeros(len(pictures), bool), crops.fold[first] != fold
     for name in np.unique(crops.label):
         here = np.flatnonzero(training & (crops.label[first] == name))
-        order = here[np.argsort([draw[i] for i in here], kind="stable")]
+        order = here[np.argsort(drawn[here], kind="stable")]
         chosen[order[: max(len(order) // WITHIN, len(order) > 1)]] = True
     return chosen[of]
 

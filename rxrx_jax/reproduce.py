@@ -4,7 +4,9 @@ TABLE is a file of `rxrx_jax/tables/`, or the path of a .py file like one. Every
 process of its own; runs that are done are skipped, so an interrupted table resumes. Runs of other code, data or another
 config are listed as stale but still printed; `--fresh` runs them again. `--rows` trains what these rows need alone; the
 numbers of the others are printed if they are there. `--partial` accepts a dataset with other counts than a protocol's;
-its rows are then named partial. Writes DIR/table.md, table.tex, table.csv, runs.md and report.html.
+its rows are then named partial. `--worlds` names the seeds of simulated worlds. `--archive` keeps the numbers and
+curves of finished runs in one file, from which the same command resumes on another machine. Writes DIR/table.md,
+table.tex, table.csv, runs.md and report.html.
 
 `--status` prints what is done, stale, running and missing, and what it takes; `--dry-run` prints the commands that
 train what is missing on a machine with GPUs. Neither needs the data or trains anything.
@@ -14,6 +16,7 @@ import argparse
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from rxrx_jax import tables
 from rxrx_jax.base import command
@@ -23,6 +26,7 @@ from rxrx_jax.base.page import figures
 from rxrx_jax.evaluate import protocols
 from rxrx_jax.report import runs, sources, status
 from rxrx_jax.report import table as writers
+from rxrx_jax.report.runs import archive
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,7 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the commands that train what is missing")
     rate = "TFLOP/s per device that --status assumes (default %(default).0f)"
     parser.add_argument("--teraflops", type=float, default=status.RATE, help=rate)
-    parser.add_argument("--seeds", type=int, help="number of seeds, a world each where they are simulated")
+    parser.add_argument("--seeds", type=int, help="number of seeds, or of the table's simulated worlds")
+    parser.add_argument("--worlds", type=_worlds, help="seeds of simulated worlds, as in 0,1, in place of the table's")
+    kept = "file of finished runs' numbers, which is read and added to"
+    parser.add_argument("--archive", type=pathlib.Path, metavar="FILE.jsonl", help=kept)
     parser.add_argument("--fresh", action="store_true", help="run stale runs again")
     parser.add_argument("--partial", action="store_true", help="accept other counts than a protocol's")
     jobs = runs.default_jobs()
@@ -49,10 +56,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--teraflops must be more than 0")
     if not arguments.status and not arguments.dry_run:
         given = arguments.seeds, arguments.jobs, arguments.fresh, arguments.partial, arguments.data, arguments.rows
-        reproduce(arguments.table, arguments.out, *given)
+        reproduce(arguments.table, arguments.out, *given, arguments.worlds, arguments.archive)
         return
     table = _table(arguments.table, arguments.data, arguments.partial)
-    about = table, _rows(table, arguments.rows), arguments.out, arguments.seeds or table.repeats
+    seeds, rows = table.choose(arguments.seeds, arguments.worlds), _rows(table, arguments.rows)
+    if arguments.archive:
+        todo = [(run, seed) for seed in seeds for run in tables.chain(table, rows)]
+        archive.restore([(run, seed) for seed in seeds for run in table.runs], todo, arguments.out, arguments.archive)
+    about = table, rows, arguments.out, seeds
     if arguments.status:
         print(status.text(*about, arguments.teraflops))
     if arguments.dry_run:
@@ -68,47 +79,57 @@ def reproduce(
     partial: bool = False,
     data: pathlib.Path | None = None,
     rows: str | None = None,
+    worlds: Sequence[int] | None = None,
+    kept: pathlib.Path | None = None,
 ) -> list[writers.Line]:
     """Runs what is missing of a table and writes its files into `out`.
 
     Args:
       name: of a file of rxrx_jax/tables/, or the path of one elsewhere.
       out: the folder of runs and files.
-      seeds: how many; the table's own number if None.
+      seeds: how many, of simulated worlds the first ones; the table's own number if None.
       jobs: runs at a time.
       fresh: whether stale runs are removed and run again.
       partial: whether the counts of a run's dataset may differ from its protocol's.
       data: the folder that a table is of, where it is of one; else where its prepared datasets are.
       rows: numbers of the rows to train what is missing of, "1,3"; all if None.
+      worlds: seeds of simulated worlds; the table's own if None.
+      kept: an archive of finished runs (`report/runs/archive.py`), which is read and added to.
 
     Returns the rows. Raises UserError for a bad table and when a run fails.
     """
     figures.check()  # now, not hours later
     table = _table(name, data, partial)
-    seeds = seeds or table.repeats
+    chosen = table.choose(seeds, worlds)
     needed = {run.name for run in tables.chain(table, _rows(table, rows))} if rows else {run.name for run in table.runs}
     out.mkdir(parents=True, exist_ok=True)
-    table.prepare(range(seeds))
-    todo = [(run, seed) for seed in range(seeds) for run in table.runs if run.name in needed]
+    every = [(run, seed) for seed in chosen for run in table.runs]
+    todo = [(run, seed) for run, seed in every if run.name in needed]
     if fresh:
         runs.remove_stale(todo, out)
-    runs.run_missing(todo, out, jobs)
-    stale = runs.list_stale([(run, seed) for run in table.runs for seed in range(seeds)], out)
+    if kept:
+        archive.add(every, out, kept)
+        archive.restore(every, todo, out, kept, fresh)
+    if missing := [seed for seed in chosen if any(s == seed and not runs.is_done(run, out, s) for run, s in todo)]:
+        table.prepare(missing)
+    runs.run_missing(todo, out, jobs, lambda run, seed: archive.add([(run, seed)], out, kept) if kept else None)
+    stale = runs.list_stale([(run, seed) for run in table.runs for seed in chosen], out)
     for line in stale:
         print(f"stale: {line}; --fresh runs it again", file=sys.stderr)
 
-    lines = writers.measure(table, out, seeds)
+    lines = writers.measure(table, out, chosen)
     notes = [*writers.notes(table, lines, stale), sources.NOTE]
     given = " --data=DIR" if data else ""
-    line = f"python -m rxrx_jax.reproduce {name}{given} --out=DIR --seeds={seeds}{' --partial' * partial}"
+    which = f"--seeds={len(chosen)}" if worlds is None else f"--worlds={','.join(map(str, chosen))}"
+    line = f"python -m rxrx_jax.reproduce {name}{given} --out=DIR {which}{' --partial' * partial}"
     writers.write_csv(out / "table.csv", table, lines)
     (out / "table.md").write_text(writers.markdown(table, lines, notes, line), encoding="utf-8")
     (out / "table.tex").write_text(writers.latex(table, lines, notes, line), encoding="utf-8")
-    (out / sources.NAME).write_text(sources.markdown(table, out, seeds), encoding="utf-8")
+    (out / sources.NAME).write_text(sources.markdown(table, out, chosen), encoding="utf-8")
 
     from rxrx_jax.report.page import write_report  # Bokeh and scikit-learn, only now
 
-    workdirs = {run.name: [runs.workdir(run.name, out, seed) for seed in range(seeds)] for run in table.runs}
+    workdirs = {run.name: [runs.workdir(run.name, out, seed) for seed in chosen] for run in table.runs}
     write_report(out / "report.html", table, notes, lines, workdirs, line)
     print(f"wrote {out / 'table.md'}, table.tex, table.csv, {sources.NAME} and report.html")
     return lines
@@ -128,6 +149,11 @@ def _rows(table: tables.Table, chosen: str | None) -> list[tables.Row]:
         if not text.isdecimal() or not 1 <= int(text) <= len(table.rows):
             raise UserError(f"--rows={chosen}: {text!r} is not one of the numbers 1 to {len(table.rows)} of its rows")
     return [table.rows[number - 1] for number in sorted({int(text) for text in numbers})]
+
+
+def _worlds(text: str) -> tuple[int, ...]:
+    """Of "0,1"; what argparse says of others is one line."""
+    return tuple(int(part) for part in text.split(","))
 
 
 def _as_partial(run: tables.Run) -> tables.Run:

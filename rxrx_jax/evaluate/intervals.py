@@ -129,6 +129,20 @@ def sign_flip(differences: Sequence[float], unit: str = "experiments") -> tuple[
     return float((np.abs(sums) >= least).mean()), f"exact sign-flip test over {n} {unit}"
 
 
+def t_test(differences: Sequence[float], unit: str = "worlds") -> tuple[float, str]:
+    """The two-sided p of Student's t test that the mean of differences [n] is 0, and how it was found in words. nan and
+    "" for fewer than two, and where all are 0."""
+    values = np.asarray(differences, float)
+    n = len(values)
+    if n < 2 or not values.any():
+        return math.nan, ""
+    from scipy.special import stdtr  # as in accuracy.py
+
+    error = float(values.std(ddof=1)) / math.sqrt(n)
+    t = abs(float(values.mean())) / error if error else math.inf
+    return 2 * float(stdtr(n - 1, -t)), f"t test over {n} {unit}"
+
+
 def clipped(interval: Interval) -> Interval:
     """The interval of an accuracy, within [0, 1]."""
     low, high = (min(1.0, max(0.0, x)) if math.isfinite(x) else x for x in (interval.low, interval.high))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Cell:
 class Found:
     """A row's runs. worlds: for each world, or fold of one dataset, for each seed there, the last evaluation and the
     last line as one dict; training: for each of these the training lines; cpu_seconds: of each, with the runs it starts
-    from; unit: worlds or folds; baseline: the row it is compared with."""
+    from; unit: worlds or folds; baseline: the row it is compared with; compared: all rows that have one."""
 
     row: Row
     worlds: list[list[dict]]
@@ -40,6 +41,7 @@ class Found:
     simulated: bool  # whether each world is drawn, and others could have been
     unit: str = "worlds"
     baseline: "Found | None" = None
+    compared: "Sequence[Found]" = ()
 
     def name(self, metric: str) -> str:
         """The whole name of a metric: after the row's prefix, or as it is behind a slash."""
@@ -119,32 +121,66 @@ def interval(found: Found, column: Column) -> Cell:
 
 
 def difference(found: Found, column: Column) -> Cell:
-    """The row less its baseline, paired by experiment or fold, with its 95 % interval as in `interval` and, on one
-    dataset, the p of a sign-flip test over these (`intervals.sign_flip`)."""
-    base = found.baseline
-    if not base or not found.values(column.metric) or not base.values(column.metric):
+    """The row less its baseline, paired by experiment or fold, with its 95 % interval as in `interval` and its p: of
+    the t test of that interval over simulated worlds, else of a sign-flip test over experiments or folds
+    (`intervals.sign_flip`)."""
+    units = differences(found, column.metric)
+    if not units:
         return Cell()
     if found.unit == "folds":
-        of_folds = np.subtract(found.means(column.metric), base.means(column.metric))
-        made = intervals.over_units(of_folds, unit=found.unit)
-        return _with_p(_interval(found, column, made, f"{made.mean:{column.format}}"), of_folds, found)
-    pairs = zip(found.experiments(column.metric), base.experiments(column.metric))
-    try:
-        worlds = [intervals.paired(ours, theirs) for ours, theirs in pairs]
-    except ValueError as error:
-        raise UserError(f"row {' | '.join(found.row.labels)} and its baseline cannot be paired: {error}") from None
-    if not all(worlds):
-        return Cell()
-    made = intervals.over_worlds(worlds, found.strata(column.metric))
+        made = intervals.over_units(units, unit=found.unit)
+    elif len(found.worlds) > 1:
+        made = intervals.over_units(units, unit="worlds")
+    else:
+        made = intervals.over_worlds([_paired(found, column.metric)[0]], found.strata(column.metric))
     cell = _interval(found, column, made, f"{made.mean:{column.format}}")
-    return cell if found.simulated else _with_p(cell, list(worlds[0].values()), found)
-
-
-def _with_p(cell: Cell, differences, found: Found) -> Cell:
-    p, how = intervals.sign_flip(differences, unit="experiments" if found.unit == "worlds" else found.unit)
+    p, how = p_value(found, column.metric)
     if math.isnan(p):
         return cell
     return Cell(f"{cell.text}, p {p:.3f}", cell.values | {"_p": p}, f"{cell.how}; p: {how}")
+
+
+def holm(found: Found, column: Column) -> Cell:
+    """The p of `difference` adjusted for all rows of the table that have a baseline and one (Holm 1979, Scandinavian
+    Journal of Statistics 6, 65): of the m rows the k-th smallest p times m - k + 1, at least that of the smaller ones
+    and at most 1."""
+    if math.isnan(own := p_value(found, column.metric)[0]):
+        return Cell()
+    ps = sorted(p for row in found.compared if not math.isnan(p := p_value(row, column.metric)[0]))
+    adjusted = min(1.0, max((len(ps) - k) * p for k, p in enumerate(ps) if p <= own))
+    return dataclasses.replace(_cell(column, adjusted), how=f"Holm's adjustment for {len(ps)} rows")
+
+
+def p_value(found: Found, metric: str) -> tuple[float, str]:
+    """The p of a row less its baseline and how it was found in words; nan and "" where there is none, as for a single
+    simulated world."""
+    units = differences(found, metric)
+    if found.simulated and found.unit == "worlds":
+        return intervals.t_test(units)
+    return intervals.sign_flip(units, unit="experiments" if found.unit == "worlds" else found.unit)
+
+
+def differences(found: Found, metric: str) -> list[float]:
+    """A row less its baseline in each simulated world, where it is averaged over the experiments that they share, in
+    each fold, or in each experiment of one dataset; [] where there is nothing to compare."""
+    base = found.baseline
+    if not base or not found.values(metric) or not base.values(metric):
+        return []
+    if found.unit == "folds":
+        return np.subtract(found.means(metric), base.means(metric)).tolist()
+    worlds = _paired(found, metric)
+    if not all(worlds):
+        return []
+    return [float(np.mean([*of.values()])) for of in worlds] if found.simulated else [*worlds[0].values()]
+
+
+def _paired(found: Found, metric: str) -> list[dict[str, float]]:
+    """For each world experiment -> the row less its baseline."""
+    pairs = zip(found.experiments(metric), found.baseline.experiments(metric))
+    try:
+        return [intervals.paired(ours, theirs) for ours, theirs in pairs]
+    except ValueError as error:
+        raise UserError(f"row {' | '.join(found.row.labels)} and its baseline cannot be paired: {error}") from None
 
 
 def _interval(found: Found, column: Column, made: intervals.Interval, value: str) -> Cell:
@@ -224,6 +260,15 @@ def training_accuracy(found: Found, column: Column) -> Cell:
 def cpu_seconds(found: Found, column: Column) -> Cell:
     """Processor seconds of the run and of those it starts from, averaged over seeds."""
     return _cell(column, np.mean(found.cpu_seconds)) if found.cpu_seconds else Cell()
+
+
+def relative_seconds(found: Found, column: Column) -> Cell:
+    """Processor seconds of a row as in `cpu_seconds`, in units of those of its baseline, or of its own where other rows
+    are compared with it."""
+    base = found.baseline or found
+    if not found.cpu_seconds or not base.cpu_seconds or not (of_base := np.mean(base.cpu_seconds)):
+        return Cell()
+    return _cell(column, np.mean(found.cpu_seconds) / of_base) if found.baseline or found.row.name else Cell()
 
 
 def device_hours(found: Found, column: Column) -> Cell:

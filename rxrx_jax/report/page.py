@@ -87,7 +87,7 @@ def _missing(found, base):
 
 def _spread(table, lines):
     seeds = sorted({line.seeds for line in lines if line.row.runs})
-    what = "seeds, each of another simulated world" if table.worlds > 1 else "seeds"
+    what = "seeds, each of another simulated world" if table.worlds else "seeds"
     several = " or ".join(map(str, seeds))
     spread = ", and ± standard deviation," if max(seeds, default=1) >= columns.FEWEST else ""
     return f"Mean{spread} over {several} {what}" if seeds not in ([], [1]) else "One seed"

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 
 from rxrx_jax import tables
-from rxrx_jax.base import config_flag, lock
+from rxrx_jax.base import lock
 from rxrx_jax.evaluate import protocols
 from rxrx_jax.report import columns, runs
 from rxrx_jax.tables import Row, Run, Table
@@ -43,7 +43,7 @@ def state(run: Run, out: pathlib.Path, seed: int) -> str:
 
 def cost(run: Run, out: pathlib.Path, seeds: Sequence[int], teraflops: float) -> Cost:
     """Args: teraflops, per second and device, which are assumed until a run here has measured them."""
-    values = config_flag.values(runs.command(run, out, 0)[3:])
+    values = runs.values(run, out, 0)
     found = _figures(json.dumps(values | SAME_STEP, sort_keys=True))
     flop = found.flops / found.steps * describe.steps(values)
     lines = [line for seed in seeds for line in _lines(run, out, seed)]
@@ -67,10 +67,10 @@ def _lines(run: Run, out: pathlib.Path, seed: int) -> list[dict]:
     return metrics.read(path) if path.exists() else []
 
 
-def text(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: int, teraflops: float) -> str:
+def text(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: Sequence[int], teraflops: float) -> str:
     """The state of these rows of a table and their cost, as Markdown."""
-    costs = {run.name: cost(run, out, range(seeds), teraflops) for run in tables.chain(table, rows)}
-    states = {run.name: [state(run, out, seed) for seed in range(seeds)] for run in tables.chain(table, rows)}
+    costs = {run.name: cost(run, out, seeds, teraflops) for run in tables.chain(table, rows)}
+    states = {run.name: [state(run, out, seed) for seed in seeds] for run in tables.chain(table, rows)}
     heads = ["row", *table.labels, "seeds", "state", "FLOP", "device hours", "of these left", "disk, GB"]
     lines = [heads, ["---:", *["---"] * len(table.labels), "---:", "---", *["---:"] * 4]]
     for number, row in enumerate(table.rows, 1):
@@ -83,7 +83,7 @@ def text(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: int, teraf
         of = [state for run in needed for state in states[run.name]]
         counts = ", ".join(f"{of.count(name)} {name}" for name in STATES if name in of)
         said = of[0] if len(set(of)) == 1 else counts
-        lines.append([str(number), *row.labels, str(seeds), said, *_sum([costs[r.name] for r in needed])])
+        lines.append([str(number), *row.labels, str(len(seeds)), said, *_sum([costs[r.name] for r in needed])])
     lines.append(["", "all, each run once", *[""] * (len(table.labels) + 1), *_sum(list(costs.values()))])
     notes = [
         f"FLOP, hours and disk are of all seeds of a row's runs and of those that they start from. Device hours are of "
@@ -99,11 +99,11 @@ def _sum(costs: list[Cost]) -> list[str]:
     return [f"{flop:.2g}", f"{hours:.3g}{star}", f"{left:.3g}{star}", f"{disk / 1e9:.3g}"]
 
 
-def launches(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: int) -> list[str]:
+def launches(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: Sequence[int]) -> list[str]:
     """A command for each run of these rows that is missing, in an order in which each finds what it starts from."""
     found = []
     for run in tables.chain(table, rows):
-        for seed in range(seeds):
+        for seed in seeds:
             if state(run, out, seed) == "missing":
                 trainer = [a for a in runs.command(run, out, seed)[3:] if not a.startswith("--workdir=")]
                 workdir = f"--workdir={runs.workdir(run.name, out, seed)}"

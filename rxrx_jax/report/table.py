@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import rxrx_jax
 from rxrx_jax.base.errors import UserError
@@ -42,14 +43,14 @@ class Line:
     partial: str = ""
 
 
-def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
+def measure(table: Table, out: pathlib.Path, seeds: Sequence[int]) -> list[Line]:
     """The cells of every row from the runs in `out`; those of a row whose runs are not all finished are empty but for
     what others have published. Raises UserError when a run has no metric of a row's prefix."""
-    lines = {run.name: [_read(run, out, seed) for seed in range(seeds)] for run in table.runs}
+    lines = {run.name: [_read(run, out, seed) for seed in seeds] for run in table.runs}
     starts = {run.name: run.starts_from for run in table.runs}
 
-    def cpu(name, seed):
-        return (lines[name][seed][-1]["cpu_seconds"] + cpu(starts[name], seed)) if name and lines[name][seed] else 0.0
+    def cpu(name, i):
+        return (lines[name][i][-1]["cpu_seconds"] + cpu(starts[name], i)) if name and lines[name][i] else 0.0
 
     def measured(row):
         return bool(row.runs) and all(of_seed for run in row.runs for of_seed in lines[run])
@@ -60,18 +61,20 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
         finals = [[_final(of_seed) for of_seed in lines[run]] for run in runs_of] or [[]]
         return Found(
             row=row,
-            worlds=[[final] for final in finals[0]] if table.worlds > 1 else finals,
+            worlds=[[final] for final in finals[0]] if table.worlds else finals,
             training=[[line for line in of_seed if line.get("loss") is not None] for of_seed in of_runs],
-            cpu_seconds=[cpu(run, seed) for run in runs_of for seed in range(seeds)],
-            simulated=table.worlds > 1,
+            cpu_seconds=[cpu(run, i) for run in runs_of for i in range(len(seeds))],
+            simulated=bool(table.worlds),
             unit="folds" if len(row.runs) > 1 else "worlds",
             baseline=baseline,
         )
 
     named = {row.name: found(row) for row in table.rows if row.name}
+    every = [found(row, named.get(row.baseline)) for row in table.rows]
+    compared = [of_row for of_row in every if of_row.baseline]
     made = []
-    for number, row in enumerate(table.rows, 1):
-        of_row = found(row, named.get(row.baseline))
+    for number, (row, of_row) in enumerate(zip(table.rows, every), 1):
+        of_row = dataclasses.replace(of_row, compared=compared)
         known = [of_row.name(column.metric) for column in table.columns if column.metric]
         if measured(row) and not any(name in final for name in known for final in of_row.lines):
             wanted = " or ".join(dict.fromkeys(known))
@@ -81,7 +84,7 @@ def measure(table: Table, out: pathlib.Path, seeds: int) -> list[Line]:
         if partial:
             row = dataclasses.replace(row, labels=(f"{row.labels[0]} (partial)", *row.labels[1:]))
         ended = columns.trained_to(of_row), columns.fits(of_row)
-        made.append(Line(number, row, seeds * measured(row), columns.seen(of_row), cells, *ended, partial))
+        made.append(Line(number, row, len(seeds) * measured(row), columns.seen(of_row), cells, *ended, partial))
     return made
 
 

@@ -16,6 +16,8 @@ SOURCES = {
     "S": "[S]: a secondary source alone; the primary one could not be read.",
     "R": "[R]: run by a third party, one seed, in no paper.",
 }
+# Simulated worlds of which the final comparison is made: nothing is chosen on them, and no test or demo has seen them.
+FINAL = range(200, 205)
 PRIMARY = ("P", "C")  # what is printed as published; the others are reported, in a column of their own
 SEEN = "TCX?"
 
@@ -97,9 +99,10 @@ class Column:
 class Table:
     """What to train, and what to print of it.
 
-    title, notes: at the top. labels: the headings of the rows' labels. group: the one that parts the page. worlds: how
-    many simulated worlds there are, one for each seed; 1 for one dataset, which `seeds` runs are trained on.
-    prepare(seeds): makes their datasets, before several runs want them at the same time.
+    title, notes: at the top. labels: the headings of the rows' labels. group: the one that parts the page. worlds: the
+    seeds of simulated worlds, each run trained once in each; () for one dataset, which each run is trained on `seeds`
+    times, with seeds from 0. final: whether it may have worlds of FINAL. prepare(seeds): makes their datasets, before
+    several runs want them at the same time.
     """
 
     title: str
@@ -109,16 +112,42 @@ class Table:
     runs: Sequence[Run]
     notes: Sequence[str] = ()
     group: str = ""
-    worlds: int = 1
+    worlds: Sequence[int] = ()
     seeds: int = 1
+    final: bool = False
     prepare: Callable[[Sequence[int]], None] = lambda seeds: None
 
-    @property
-    def repeats(self) -> int:
-        """How many seeds there are of each run."""
-        return max(self.worlds, self.seeds)
+    def choose(self, seeds: int | None = None, worlds: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The seeds of each run.
+
+        Args: seeds, how many, of worlds the first ones; worlds, in place of the table's own. None: all of the table.
+        Raises UserError for both, for more worlds than there are, and for one that the table must not have."""
+        if worlds is None and not self.worlds:
+            return tuple(range(self.seeds if seeds is None else seeds))
+        if worlds is None:
+            if seeds is not None and seeds > len(self.worlds):
+                known = ", ".join(map(str, self.worlds))
+                raise UserError(f"--seeds={seeds}: the table has the worlds {known}; name more of them with --worlds")
+            return tuple(self.worlds[:seeds])
+        given = f"--worlds={','.join(map(str, worlds))}"
+        if not self.worlds:
+            raise UserError(f"{given}: the table is of one dataset and has no simulated worlds; use --seeds")
+        if seeds is not None:
+            raise UserError(f"{given}: use it without --seeds")
+        if len(set(worlds)) < len(worlds):
+            raise UserError(f"{given}: name each world once")
+        self._check_worlds(worlds, given)
+        return tuple(worlds)
+
+    def _check_worlds(self, worlds: Sequence[int], where: str) -> None:
+        if not self.final and (kept := [world for world in worlds if world in FINAL]):
+            raise UserError(
+                f"{where}: world {kept[0]} is kept for the final comparison, in which nothing may be chosen or tried; "
+                f"table {self.title!r} takes any world but {FINAL[0]} to {FINAL[-1]}"
+            )
 
     def __post_init__(self):
+        self._check_worlds(self.worlds, f"table {self.title!r}")
         runs = [run.name for run in self.runs]
         names = [row.name for row in self.rows if row.name]
         fields = [*self.labels, *(column.field for column in self.columns)]
@@ -131,9 +160,9 @@ class Table:
                 raise UserError(f"{where}: {len(row.labels)} labels for the headings {', '.join(self.labels)}")
             if unknown := [run for run in row.runs if run not in runs]:
                 raise UserError(f"{where}: unknown run {unknown[0]!r}")
-            if len(row.runs) > 1 and self.worlds > 1:
+            if len(row.runs) > 1 and self.worlds:
                 raise UserError(
-                    f"{where}: the runs of a row are folds of one dataset, and the table has several worlds"
+                    f"{where}: the runs of a row are folds of one dataset, and the table has simulated worlds"
                 )
             if row.baseline and row.baseline not in names:
                 raise UserError(f"{where}: no row is named {row.baseline!r}, its baseline")
@@ -167,7 +196,7 @@ def load(name: str, data: pathlib.Path | None = None) -> Table:
         raise UserError(f"{module.__file__} needs TABLE = Table(...) of rxrx_jax.tables")
     if data is None:
         return found
-    if found.worlds > 1:
+    if found.worlds:
         raise UserError(f"--data={data}: table {name} makes the worlds that it trains on; leave it out")
     where = {"data.folder": str(data.absolute())}
     return dataclasses.replace(

@@ -69,7 +69,7 @@ TABLE = Table(
     title="What alignments of a planted gene screen's map find",
     notes=NOTES,
     labels=("alignment", "arms"),
-    worlds=4,
+    worlds=tuple(range(4)),
     columns=COLUMNS,
     rows=ROWS,
     runs=[Run("planted", planted_maps.__file__, module="rxrx_jax.planted_maps")],

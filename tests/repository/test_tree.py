@@ -50,7 +50,7 @@ ALLOWED = {
     "configs": "base training",
 }
 FRONT = {"rxrx_jax.datasets", "rxrx_jax.runs", "rxrx_jax.weights"}  # attributes of the package, imported when asked for
-STARTED = {("report/runs.py", "rxrx_jax.main")}  # a run of a table is a process of its own
+STARTED = {("report/runs/__init__.py", "rxrx_jax.main")}  # a run of a table is a process of its own
 STARTS = ("subprocess.", "os.system", "os.exec", "os.spawn", "runpy.", "importlib.", "__import__")
 MOST_ENTRIES, MOST_LINES = 14, 350
 FULLER = {"docs"}

@@ -7,12 +7,10 @@ eight wells or more; so none of RxRx1, where a treatment is in one well per expe
 names alone.
 """
 
-import zlib
-
 import numpy as np
 
 from rxrx_jax.data import Roles
-from rxrx_jax.evaluate.protocols import Protocol, held_out_experiments
+from rxrx_jax.evaluate.protocols import Protocol, draw, held_out_experiments
 
 OF, HELD_OUT = 8, 2
 
@@ -32,7 +30,7 @@ def held_out(sites, rows: np.ndarray) -> np.ndarray:
     """Names of the wells to hold out among those of the rows [n], str [m]."""
     names, first = np.unique(sites.well_id[rows], return_index=True)
     experiment, label = sites.experiment[rows][first], sites.label[rows][first]
-    draw = [zlib.crc32(name.encode()) for name in names.tolist()]  # an order unrelated to position
+    drawn = draw(0, names.tolist())
     chosen = [names[:0]]
     for one in np.unique(experiment):
         here = (experiment == one) & (label >= 0)
@@ -40,6 +38,6 @@ def held_out(sites, rows: np.ndarray) -> np.ndarray:
         if len(counts) and np.median(counts) >= OF:
             for perturbation, count in zip(perturbations, counts):
                 wells = np.flatnonzero(here & (label == perturbation))
-                order = sorted(wells, key=lambda i: (draw[i], names[i]))
+                order = sorted(wells, key=lambda i: (drawn[i], names[i]))
                 chosen.append(names[order[: HELD_OUT * (count // OF)]])
     return np.concatenate(chosen)

@@ -37,7 +37,7 @@ def out(tmp_path_factory):
 def test_every_row_is_read_from_the_run(out):
     rows = [row for row in map_demo.ROWS if row.prefix.partition("/")[0] in ALIGNMENTS]
     table = dataclasses.replace(map_demo.TABLE, rows=rows)
-    lines = writers.measure(table, out, 1)
+    lines = writers.measure(table, out, range(1))
     assert [line.row.labels for line in lines[:4]] == [
         ("none", "none"), ("none", "shrunk"), ("none", "published"), ("ComBat", "none")
     ]  # fmt: skip

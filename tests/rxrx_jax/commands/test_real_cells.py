@@ -118,7 +118,7 @@ def test_the_table_and_the_page_are_made_of_the_folds(data, tmp_path, monkeypatc
     monkeypatch.setattr(efficientnet, "published", lambda: None)
     table = tables.load("real_cells", data / "plain")
 
-    def run_missing(todo, out, jobs):
+    def run_missing(todo, out, jobs, ended):
         for run, seed in todo:
             fold, final = int(run.name.split("-")[1]), {"step": 3, "final": True}
             for prefix in {row.prefix for row in table.rows if run.name in row.runs}:
@@ -158,7 +158,7 @@ def test_the_whole_table_of_one_set_and_again(data, tmp_path, monkeypatch, capsy
     """Every kind of run, in this process."""
     ran = []
 
-    def run_missing(todo, out, jobs):
+    def run_missing(todo, out, jobs, ended):
         for run, seed in todo:
             if not runs.is_done(run, out, seed):
                 start = {"init": {"path": str(runs.workdir(run.starts_from, out, seed))}} if run.starts_from else {}

@@ -37,7 +37,7 @@ def fake(monkeypatch, tmp_path):
         return [sys.executable, "-c", FAKE, *map(str, arguments), os.environ.get("CODE", "today")]
 
     monkeypatch.setattr(runs, "command", command)
-    monkeypatch.setattr(runs, "load", lambda config: {"config": config, "init": {"path": ""}})
+    monkeypatch.setattr(runs, "values", lambda run, out, seed: {"config": run.seeded(seed), "init": {"path": ""}})
     monkeypatch.setattr(runs, "code_version", lambda: "today")
     return tmp_path
 
@@ -83,14 +83,26 @@ def test_runs_of_other_code_config_or_data_are_stale(fake, monkeypatch):
     assert runs.stale(Run("never", "a.py"), fake, 0) == []
 
 
-def test_an_override_is_compared_as_the_config_holds_it(fake, monkeypatch):
-    run = Run("first", "a.py", overrides={"task.decoder": (64, 1, 4)})
-    runs.run_missing([(run, 0)], fake, jobs=1)
-    path = runs.workdir("first", fake, 0) / "config.json"
-    stored = json.loads(path.read_text())
-    for decoder, expected in ([64, 1, 4], []), ([64, 2, 4], ["another config (task.decoder)"]):
-        path.write_text(json.dumps(stored | {"task": {"decoder": decoder}}))
-        assert runs.stale(run, fake, 0) == expected
+@pytest.mark.parametrize(
+    "run",
+    [
+        Run("x", "convnet.py", overrides={"total_steps": 30}),  # the config has epochs
+        Run("x", "convnet.py", overrides={"evaluators.leakage": False}),
+        Run("x", "mae_vit.py", overrides={"task.decoder": (64, 1, 4), "data.folder": "there"}),
+        Run("x", "linear_probe.py", starts_from="mae"),
+    ],
+)
+def test_a_run_is_compared_with_what_its_command_makes(run, monkeypatch, tmp_path):
+    """Whatever the override replaces or removes, the run is not stale until the config changes."""
+    monkeypatch.setattr(runs, "code_version", lambda: "today")
+    folder = runs.workdir("x", tmp_path, 3)
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "done": True}) + "\n")
+    stored = runs.values(run, tmp_path, 3) | {"resolved": {"provenance": {"code": "today"}}}
+    assert stored["seed"] == 3
+    for changes, expected in ({}, []), ({"accumulate": 2}, ["another config (accumulate)"]):
+        (folder / "config.json").write_text(runs.to_json(stored | changes))
+        assert runs.stale(run, tmp_path, 3) == expected
 
 
 def test_fresh_runs_again_what_is_stale_and_what_starts_from_it(fake, monkeypatch, capsys):

@@ -21,10 +21,10 @@ TABLE = Table(
 def out(monkeypatch, tmp_path):
     """The folder of a table whose configs are not read."""
     figures = Figures(10, 8, 80, "", 1, FLOP / 80, FLOP, STATE, 0)
-    monkeypatch.setattr(status.config_flag, "values", lambda argv: {"keep_checkpoints": 2, "argv": argv[0]})
     monkeypatch.setattr(status.describe, "measure", lambda values: figures)
     monkeypatch.setattr(status.describe, "steps", lambda values: figures.steps)
-    monkeypatch.setattr(runs, "load", lambda config: {"config": config})
+    today = lambda run, out, seed: {"keep_checkpoints": 2, "config": run.seeded(seed)}  # noqa: E731
+    monkeypatch.setattr(runs, "values", today)
     monkeypatch.setattr(runs, "code_version", lambda: "today")
     status._figures.cache_clear()
     return tmp_path
@@ -35,7 +35,8 @@ def write(out, name, seed, *lines, code="today"):
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps({"step": 10} | line) + "\n" for line in lines))
     run = next(run for run in RUNS if run.name == name)
-    stored = {"config": run.seeded(seed), "resolved": {"provenance": {"code": code, "data": "d"}}}
+    (folder / "checkpoints").mkdir()
+    stored = runs.values(run, out, seed) | {"resolved": {"provenance": {"code": code, "data": "d"}}}
     (folder / "config.json").write_text(json.dumps(stored))
 
 
@@ -68,7 +69,7 @@ def test_costs_by_hand(out):
     assert none.disk == 2 * 2 * STATE
 
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in
-            status.text(TABLE, ROWS, out, 2, 100.0).splitlines() if line.startswith("|")]  # fmt: skip
+            status.text(TABLE, ROWS, out, range(2), 100.0).splitlines() if line.startswith("|")]  # fmt: skip
     head, bars, x, y, z, total = rows
     assert {len(row) for row in rows} == {8} and bars == ["---:", "---", "---:", "---", *["---:"] * 4]
     assert head == ["row", "method", "seeds", "state", "FLOP", "device hours", "of these left", "disk, GB"]
@@ -79,7 +80,7 @@ def test_costs_by_hand(out):
 
 def test_a_dry_run_names_what_is_missing_alone(out):
     write(out, "mae", 0, end())
-    lines = status.launches(TABLE, ROWS, out, 1)
+    lines = status.launches(TABLE, ROWS, out, range(1))
     assert [line.split()[3] for line in lines] == [f"--workdir={out}/runs/{name}-seed0" for name in ("probe", "other")]
     assert lines[0].endswith(f"-- --config=b.py:seed=0 --config.init.path={out}/runs/mae-seed0")
 
@@ -87,7 +88,7 @@ def test_a_dry_run_names_what_is_missing_alone(out):
 def test_every_number_leads_to_its_run(out):
     for name in ("mae", "probe"):
         write(out, name, 1, end())
-    text = sources.markdown(TABLE, out, 2)
+    text = sources.markdown(TABLE, out, range(2))
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
     head, _, probe, mae = table
     assert dict(zip(head, probe)) == {

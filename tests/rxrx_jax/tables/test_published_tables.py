@@ -42,7 +42,7 @@ def test_every_row_is_of_a_config_and_the_protocol_that_it_names(name, tmp_path)
 def test_only_primary_sources_are_printed_as_published(name, tmp_path):
     """Nothing is trained: whatever a cell shows is of others, and stands where its mark belongs."""
     made = tables.load(name)
-    lines = table.measure(made, tmp_path, made.seeds)
+    lines = table.measure(made, tmp_path, range(made.seeds))
     seen = set()
     for line in lines:
         assert line.seeds == 0 and line.marks == ""
@@ -110,7 +110,7 @@ def test_rows_are_chosen_by_number(tmp_path, capsys):
 
 
 def test_a_table_of_which_nothing_is_measured_is_printed_twice_with_the_same_bytes(monkeypatch, tmp_path):
-    monkeypatch.setattr(reproduce.runs, "run_missing", lambda todo, out, jobs: None)
+    monkeypatch.setattr(reproduce.runs, "run_missing", lambda *_: None)
     monkeypatch.setattr(reproduce.runs, "code_version", lambda: "today")
     names, printed = ("table.md", "table.tex", "table.csv", "runs.md"), []
     for _ in range(2):

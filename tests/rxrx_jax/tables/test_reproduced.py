@@ -43,7 +43,7 @@ def in_miniature(run, out, seed) -> dict:
 def reproduced(monkeypatch, name, tree, out, rows):
     """table.csv as dicts, of rows whose runs are trained in this process; printed twice, with the same bytes."""
 
-    def run_missing(todo, out, jobs):
+    def run_missing(todo, out, jobs, ended):
         todo = [(run, seed) for run, seed in todo if not runs.is_done(run, out, seed)]
         for run, seed in sorted(todo, key=lambda job: job[0].starts_from is not None):
             train.run(in_miniature(run, out, seed), runs.workdir(run.name, out, seed))

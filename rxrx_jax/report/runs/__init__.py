@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable
 
 from rxrx_jax import data
+from rxrx_jax.base import config_flag
 from rxrx_jax.base.command import cores
-from rxrx_jax.base.config import flatten, load, to_json
+from rxrx_jax.base.config import flatten, to_json
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
 from rxrx_jax.tables import Run
@@ -53,27 +55,39 @@ def stale(run: Run, out: pathlib.Path, seed: int) -> list[str]:
         stored = dict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError):
         return ["its config.json cannot be read"]
-    today = json.loads(to_json(load(run.seeded(seed))))
-    then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
-    then.pop(FOLDER, None)
-    now.pop(FOLDER, None)
-    fixed = {
-        key: value for key, value in run.overrides.items() if key.partition(".")[0] not in DERIVED and key != FOLDER
-    }
-    now |= json.loads(to_json(fixed))  # as config.json holds them: a tuple is a list there
-    missing = object()
-    changed = sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))
-    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-    found = [f"another config ({', '.join(changed[:NAMED])}{more})"] if changed else []
+    names = changed(run, out, seed, stored)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    found = [f"another config ({', '.join(names[:NAMED])}{more})"] if names else []
     provenance = stored.get("resolved", {}).get("provenance")
     if not provenance:
         return [*found, "its provenance is unknown"]
-    if provenance.get("code") != (code := code_version()):
-        found.append(f"other code ({provenance.get('code', 'unknown')}, now {code})")
+    if other := other_code(stored):
+        found.append(f"other code ({other}, now {code_version()})")
     fingerprint = data_today(stored.get("data", {}))
     if fingerprint and fingerprint not in provenance.get("data", ""):  # other facts may stand beside it
         found.append("other data")
     return found
+
+
+def changed(run: Run, out: pathlib.Path, seed: int, stored: dict) -> list[str]:
+    """The keys in which the config of a run, as its config.json holds it, is not what the command would make today."""
+    today = json.loads(to_json(values(run, out, seed)))
+    then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
+    then.pop(FOLDER, None)
+    now.pop(FOLDER, None)
+    missing = object()
+    return sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))
+
+
+def other_code(stored: dict) -> str:
+    """The version of the code that a config.json names, "" where it is today's."""
+    code = stored.get("resolved", {}).get("provenance", {}).get("code", "unknown")
+    return "" if code == code_version() else code
+
+
+def values(run: Run, out: pathlib.Path, seed: int) -> dict:
+    """The config of a run, as its command makes it."""
+    return config_flag.values(command(run, out, seed)[3:])
 
 
 def data_today(settings: dict) -> str:
@@ -119,8 +133,14 @@ def default_jobs() -> int:
     return len(cores())
 
 
-def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> None:
-    """Runs every (run, seed) that is not finished, `jobs` at a time, each after the run that it starts from.
+def run_missing(
+    todo: list[tuple[Run, int]],
+    out: pathlib.Path,
+    jobs: int,
+    ended: Callable[[Run, int], None] = lambda run, seed: None,
+) -> None:
+    """Runs every (run, seed) that is not finished, `jobs` at a time, each after the run that it starts from. ended: is
+    called after each that has finished.
 
     Raises UserError naming the log of the first run that fails, after those under way have ended.
     """
@@ -132,7 +152,9 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
     compiled = str(out.absolute() / "compiled")
     cache = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     while active or (waiting and not failed):
-        unfinished = {(run.name, seed) for run, seed in waiting} | {job[:2] for job in active.values()}
+        unfinished = {(run.name, seed) for run, seed in waiting} | {
+            (run.name, seed) for run, seed, *_ in active.values()
+        }
         ready = [job for job in waiting if (job[0].starts_from, job[1]) not in unfinished]
         while ready and len(active) < jobs and not failed:
             slot = next(i for i in range(jobs) if i not in active)
@@ -151,17 +173,19 @@ def run_missing(todo: list[tuple[Run, int]], out: pathlib.Path, jobs: int) -> No
             if share:  # long before it starts threads of its own
                 with contextlib.suppress(ProcessLookupError):
                     os.sched_setaffinity(process.pid, share)
-            active[slot] = (run.name, seed, process, log)
+            active[slot] = (run, seed, process, log)
         time.sleep(0.2)
-        for slot, (name, seed, process, log) in list(active.items()):
+        for slot, (run, seed, process, log) in list(active.items()):
             if process.poll() is None:
                 continue
             del active[slot]
             if process.returncode:
-                failed = failed or (name, seed, log)
+                failed = failed or (run.name, seed, log)
+            else:
+                ended(run, seed)
             left = len(waiting) + len(active)
             state = "FAILED" if process.returncode else "done"
-            print(f"[{time.time() - begin:5.0f} s] {name} seed {seed} {state}, {left} of {total} left", flush=True)
+            print(f"[{time.time() - begin:5.0f} s] {run.name} seed {seed} {state}, {left} of {total} left", flush=True)
     if failed:
         name, seed, log = failed
         last = log.read_text().strip().rpartition("\n")[2]
