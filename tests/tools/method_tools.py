@@ -25,6 +25,13 @@ class Pixels(nn.Module):
         return x, {"embedding": x}
 
 
+def windows(images):
+    """What the ConvNet's first convolution sees of images: [B, S, S, C] -> [B, S/2 * S/2, 9 C]."""
+    padded = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    found = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]  # [B, s, s, C, 3, 3]
+    return found.transpose(0, 1, 2, 4, 5, 3).reshape(len(images), -1, 9 * images.shape[3])
+
+
 def draw(size, seed=0, side=2, domains=(0, 1, 3)):
     random = np.random.default_rng(seed)
     return {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_tools import discriminate, finite_differences
+from method_tools import discriminate, finite_differences, windows
 from parameters import random_variables
 from step_tools import batch, collections
 
@@ -238,9 +238,8 @@ def test_statistics_of_minibatches_leave_padding_out_and_old_statistics_behind(c
     again = run(variables["params"], other_running, dirty, mask)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), again, found)
 
-    # The first layer's statistics by hand: kernel and stride are 4, so its windows are patches.
+    # The first layer's statistics by hand.
     kernel = np.asarray(variables["params"]["encoder"]["conv0"]["kernel"], np.float64)
-    windows = images[mask].astype(np.float64).reshape(5, 2, 4, 2, 4, 2).transpose(0, 1, 3, 2, 4, 5).reshape(20, -1)
-    y = windows @ kernel.reshape(-1, 4)
+    y = windows(images[mask].astype(np.float64)).reshape(-1, 18) @ kernel.reshape(-1, 4)
     np.testing.assert_allclose(found["encoder"]["norm0"]["mean"], y.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["encoder"]["norm0"]["var"], y.var(0), rtol=1e-4, atol=1e-5)

@@ -124,7 +124,7 @@ def test_every_rule_is_used():
         ("encoder/blocks/block/mlp1/bias", (2, 32), P(None, "tensor")),
         ("encoder/blocks/block/mlp2/bias", (2, 16), P(None, None)),
         ("encoder/embed/kernel", (48, 16), P(None, "fsdp")),
-        ("encoder/conv0/kernel", (4, 4, 3, 8), P(None, None, None, "fsdp")),
+        ("encoder/conv0/kernel", (3, 3, 3, 8), P(None, None, None, "fsdp")),
         ("head/linear/kernel", (16, 5), P(None, None)),  # five classes do not divide
         ("head/linear/bias", (8,), P(None)),
         ("collections/batch_stats/encoder/norm0/mean", (8,), P()),

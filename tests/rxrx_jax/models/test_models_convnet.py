@@ -35,8 +35,8 @@ def formula(variables, images, train, mask=None, momentum=0.8):
     """(positions, embedding, batch_stats) of NET in float64; `mask` says which images count."""
     params, stats = jax.tree.map(lambda a: np.asarray(a, np.float64), (variables["params"], variables["batch_stats"]))
     x, new = np.asarray(images, np.float64), {}
-    for i, stride in enumerate((4, 2)):
-        x = convolve(x, params[f"conv{i}"]["kernel"], stride)
+    for i in range(2):
+        x = convolve(x, params[f"conv{i}"]["kernel"], 2)
         mean, var = stats[f"norm{i}"]["mean"], stats[f"norm{i}"]["var"]
         if train:
             counted = x if mask is None else x[mask]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import step_tools
 import tiny
-from method_tools import CLASSES, SHARES, SMALL, batch_of, draw, make, start
+from method_tools import CLASSES, SHARES, SMALL, batch_of, draw, make, start, windows
 
 from rxrx_jax import adapt, data
 from rxrx_jax.adapt.mixing.arcface import ArcFace, with_margin
@@ -141,12 +141,11 @@ def test_swas_statistics_are_those_of_all_training_images(swa, folder):
     source = tiny.source(train.Config(config))
     rows, dataset = source.samplers[TRAIN].drawn_from, source.dataset
     np.testing.assert_array_equal(np.unique(dataset.sites.split[rows]), ["train"])
-    images = data.minibatches.read_minibatch(dataset, dataset.sites, rows, 16)["image"].astype(np.float64) / 255
+    images = data.minibatches.read_minibatch(dataset, dataset.sites, rows)["image"].astype(np.float64) / 255
     images -= images.mean((1, 2), keepdims=True)
     images /= np.sqrt((images**2).mean((1, 2), keepdims=True) + IMAGE_EPSILON)
-    kernel = params["encoder"]["conv0"]["kernel"].astype(np.float64)  # 4x4 windows, stride 4
-    windows = images.reshape(len(rows), 4, 4, 4, 4, 6).transpose(0, 1, 3, 2, 4, 5).reshape(len(rows) * 16, -1)
-    y = windows @ kernel.reshape(-1, kernel.shape[-1])
+    kernel = params["encoder"]["conv0"]["kernel"].astype(np.float64)
+    y = windows(images).reshape(-1, 54) @ kernel.reshape(54, -1)
     close(stats["encoder"]["norm0"]["mean"], y.mean(0), rtol=1e-4, atol=1e-5)
     close(stats["encoder"]["norm0"]["var"], y.var(0), rtol=1e-4, atol=1e-5)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_tools import SHARES, batch_of, close, draw, make
+from method_tools import SHARES, batch_of, close, draw, make, windows
 from parameters import random_variables
 from step_tools import collections as of_step
 
@@ -64,15 +64,15 @@ def test_training_normalises_by_the_statistics_of_the_group(name):
     method, groups = TRAINED[name]
     with jax.enable_x64(True):
         random = np.random.default_rng(0)
-        streams = {TRAIN: draw(8, side=4)}
+        streams = {TRAIN: draw(8, side=2)}
         if method.context != "all":
-            streams[CONTROLS] = draw(4, seed=1, side=4) | {"label": np.full(4, -1)}
+            streams[CONTROLS] = draw(4, seed=1, side=2) | {"label": np.full(4, -1)}
         for columns in streams.values():  # every group is brighter than the one before
             size = len(columns["label"]) // groups
             columns["image"] *= np.repeat(1.0 + np.arange(groups), size)[:, None, None, None]
             columns["image"] += np.repeat(np.arange(groups), size)[:, None, None, None]
         task = make(method, ConvNet((3,), dtype=jnp.float64))
-        params = task.init(jax.random.key(0), np.zeros((1, 4, 4, 2)))["params"]
+        params = task.init(jax.random.key(0), np.zeros((1, 2, 2, 2)))["params"]
         params = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)), params)
         stats = {"encoder": {"norm0": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}, "head": {}}
         batch = batch_of(streams)
@@ -83,12 +83,12 @@ def test_training_normalises_by_the_statistics_of_the_group(name):
         found, extra = method.forward(encode, batch.images, batch)
         assert extra == {}
 
-        kernel = np.asarray(params["encoder"]["conv0"]["kernel"])
+        kernel = np.asarray(params["encoder"]["conv0"]["kernel"]).reshape(-1, 3)
         scale, bias = (np.asarray(params["encoder"]["norm0"][name]) for name in ("scale", "bias"))
         expected, means, variances = {name: [] for name in streams}, [], []
         parts = {name: np.split(columns["image"], groups) for name, columns in streams.items()}
         for g in range(groups):
-            x = {name: np.tensordot(part[g], kernel, 3) for name, part in parts.items()}  # one window per image
+            x = {name: windows(part[g])[:, 0] @ kernel for name, part in parts.items()}  # one window per image
             seen = x[CONTROLS] if method.context == "controls" else np.concatenate([*x.values()])
             means.append(seen.mean(0))
             variances.append(seen.var(0))
@@ -104,10 +104,10 @@ def test_training_normalises_by_the_statistics_of_the_group(name):
 
 def test_the_loss_is_that_of_the_images_beside_the_controls():
     method = CSBN(SHARES, 1)
-    streams = {TRAIN: draw(8, side=4), CONTROLS: draw(4, seed=1, side=4) | {"label": np.full(4, -1)}}
+    streams = {TRAIN: draw(8, side=2), CONTROLS: draw(4, seed=1, side=2) | {"label": np.full(4, -1)}}
     streams = {name: columns | {"plate": columns["experiment"]} for name, columns in streams.items()}
     task, batch = make(method, ConvNet((3,))), batch_of(streams)
-    variables = random_variables(task.init, np.zeros((1, 4, 4, 2), np.float32))
+    variables = random_variables(task.init, np.zeros((1, 2, 2, 2), np.float32))
     collections = of_step(variables)
 
     @jax.jit
@@ -204,7 +204,7 @@ def test_a_role_without_rows_is_read_too(name):
 def context(tmp_path_factory):
     """Twelve sites of two experiments and three plates, of two splits, three of them untreated; and their images."""
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (12, 4, 4, 2), dtype=np.uint8)
+    images = random.integers(0, 256, (12, 2, 2, 2), dtype=np.uint8)
     plate = np.array([0, 2, 0, 1, 2, 0, 2, 1, 1, 2, 0, 2], np.int32)
     split = np.array(["test", "val"])[random.integers(0, 2, 12)]
     table = {field.name: np.zeros(12, np.int32) for field in dataclasses.fields(data.Sites)}
@@ -216,11 +216,11 @@ def context(tmp_path_factory):
     names = ["A", "B"], ["A/1", "A/2", "B/1"], ["A"], ["x"]
     roles = data.Roles(scored={"cross_batch": np.flatnonzero(split == "test")})
     folder = tmp_path_factory.mktemp("data")
-    dataset = data.Dataset(folder, data.Sites(**table), *names, (4, 4, 2), {}, {}, sources, roles)
+    dataset = data.Dataset(folder, data.Sites(**table), *names, (2, 2, 2), {}, {}, sources, roles)
     task = Classify(ConvNet((3,)), Head(2), Method(), 0.0)
-    variables = random_variables(task.init, np.zeros((1, 4, 4, 2), np.float32))
+    variables = random_variables(task.init, np.zeros((1, 2, 2, 2), np.float32))
     statistics = {key: np.full((3, 2), value, np.float32) for key, value in (("mean", 120), ("std", 70))}
-    augment = Augment("dataset", 4, False, False, 0.0)
+    augment = Augment("dataset", 2, False, False, 0.0)
     readings = {"": task.method}
     found = Context(task, readings, dataset, augment, statistics, make_mesh(), 4, folder, 0)
     found.network = Network(variables["params"], variables["batch_stats"])
@@ -252,7 +252,8 @@ def test_a_domain_is_read_with_its_own_statistics(method, context):
     found = context.predict("cross_batch", "mine")
     np.testing.assert_array_equal(found["row"], rows)
     encoder = jax.tree.map(lambda a: np.asarray(a, np.float64), context.network.params["encoder"])
-    x = np.tensordot((images - 120.0) / (70 + EPSILON), encoder["conv0"]["kernel"], 3)  # one window per image
+    kernel = encoder["conv0"]["kernel"].reshape(-1, 3)
+    x = windows((images - 120.0) / (70 + EPSILON))[:, 0] @ kernel  # one window per image
     embedding = []
     for row, seen in direct(sites, rows, method).items():
         y = (x[row] - x[seen].mean(0)) / np.sqrt(x[seen].var(0) + 1e-5)
