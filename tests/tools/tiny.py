@@ -40,7 +40,7 @@ def values(config: str, folder, **changes) -> dict:
         found["model"]["widths"] = (8, 16)
     found["augment"]["crop"] = 32
     found |= {"evaluation_minibatch": 16, "log_steps": 1, "total_steps": 2}
-    del found["total_epochs"]
+    found.pop("total_epochs", None)
     for key, value in changes.items():
         *parents, last = key.split(".")
         node = found

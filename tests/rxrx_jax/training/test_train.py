@@ -45,7 +45,12 @@ CONFIGS = (
 MORE = [
     *(
         pytest.param(config, marks=pytest.mark.slow)
-        for config in ("convnet.py:method=arm_bn", "convnet.py:method=ttbna", "wilds_erm.py")
+        for config in (
+            "convnet.py:method=arm_bn",
+            "convnet.py:method=ttbna",
+            "wilds_erm.py",
+            "adaptation.py:method=ben",
+        )
     ),
     pytest.param("rxrx1_densenet.py", marks=pytest.mark.full),
 ]
