@@ -26,7 +26,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.training.base_config import adaptation, base_config, decoder, encoder
 
 SCREEN = {"version": "v3", "size": "large"}
-WIDTHS, CROP = (16, 32, 64, 128), 64
+WIDTHS, CROP = (32, 64, 128, 192), 48  # of images of 64 pixels, which are scored whole
 EXPERIMENTS = {"SIMA": (8, 11), "SIMB": (4, 7), "SIMC": (2, 5)}  # of that design, by cell type: training's, and all
 STAGES = ("convnet", "vit", "mae", "probe")
 CORRECTIONS = ("none", "centre_scale_experiment", "rank_inverse_normal", "combat", "tvn_shrunk", "sphering")
@@ -56,7 +56,8 @@ def get_config(argument=None):
         config.data.builder.imbalance = arg.imbalance
     if not arg.tested:
         config.data.unlabelled_roles = ("validation",)
-    config.augment.crop = CROP
+    if arg.stage == "convnet":
+        config.augment.crop, config.augment.evaluation_view = CROP, "whole"
     config.total_steps = arg.steps
     config.log_steps, config.checkpoint_steps = max(1, arg.steps // 50), max(1, arg.steps // 5)
     config.optim = dict(
