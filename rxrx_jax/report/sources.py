@@ -24,9 +24,10 @@ def markdown(table: Table, out: pathlib.Path, seeds: int) -> str:
                 continue
             link = lambda name, path: f"[{name}](<{os.path.relpath(path, out)}>)"  # noqa: E731
             step = f"checkpoints/{last['step']}"
+            checkpoint = "" if run.module else link(step, folder / step)
             lines.append([
                 rows, run.name, run.starts_from or "", str(seed), link(folder.name, folder),
-                link("config.json", folder / "config.json"), link(step, folder / step),
+                link("config.json", folder / "config.json"), checkpoint,
                 last.get("parameters_sha256", "")[:12], *(last.get(k, "unknown") for k in ("data", "code", "device")),
             ])  # fmt: skip
     return "\n".join([f"# {table.title}: runs", "", *(f"| {' | '.join(cells)} |" for cells in lines)]) + "\n"
