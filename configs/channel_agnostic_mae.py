@@ -4,6 +4,7 @@ tokens of its own, so that its encoder reads any 1 to 11 channels.
     python -m rxrx_jax.main --config=channel_agnostic_mae.py
     python -m rxrx_jax.main --config=channel_agnostic_mae.py:rxrx3
     python -m rxrx_jax.main --config=channel_agnostic_mae.py:rxrx3,openphenom=True
+    python -m rxrx_jax.main --config=channel_agnostic_mae.py:data=rxrx3_core,paper=True,openphenom=True
     python -m rxrx_jax.main --config=channel_agnostic_mae.py:rxrx1,variant=S/16
 
 `:rxrx3` is CA-MAE-S/16 as reports of arXiv 2411.02572 have it: minibatch 2,048, 100 epochs, stochastic depth 0.1, Lion
@@ -20,6 +21,8 @@ reconstruction/in_batch/loss was 0.88, of which 0.03 is the Fourier loss.
 
 from rxrx_jax.base.config import parse_arguments
 from rxrx_jax.training.base_config import at_paper_scale, base_config, dataset, decoder, encoder, microscopy_lion
+
+LARGE = ("rxrx3", "rxrx3_core")
 
 
 def get_config(argument=None):
@@ -42,8 +45,8 @@ def get_config(argument=None):
     parts = (512, 8, 16) if arg.openphenom else decoder(config.model.variant, (256, 2, 16), (32, 1, 4))
     config.task = dict(name="mae", mask_ratio=0.75, normalise_target=False, fourier_weight=0.01, decoder=parts)
     config.evaluators = dict(reconstruction=dict(images=6), leakage=dict(), embeddings=dict())
-    if name == "rxrx3":
-        del config.evaluators.leakage  # a regression on two million sites
+    if name in LARGE:
+        del config.evaluators.leakage  # a regression on two million sites, or on 222,601
     if not at_paper_scale(arg):
         config.data.minibatch = 32
         lr = 4e-3
@@ -54,5 +57,5 @@ def get_config(argument=None):
         return config
     config.data.minibatch = 2048
     config.optim = microscopy_lion(config.model.variant)
-    config.total_epochs = 100.0 if name == "rxrx3" else 1000.0
+    config.total_epochs = 100.0 if name in LARGE else 1000.0
     return config

@@ -11,7 +11,6 @@ import dataclasses
 import importlib.util
 import pathlib
 import sys
-import time
 
 import ml_collections
 
@@ -41,21 +40,15 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     values = config.load(flags.config)
 
-    from rxrx_jax.base import files  # with jax, when the flags are known to be good
-    from rxrx_jax.training import metrics
-    from rxrx_jax.training.provenance import facts
+    from rxrx_jax.training.provenance.recorded import recorded  # with jax, when the flags are known to be good
 
-    flags.workdir.mkdir(parents=True, exist_ok=True)
-    resolved = {facts.NOW: {"code": facts.code_version()}}
-    files.write(flags.workdir / "config.json", config.to_json(values | {"resolved": resolved}))
-    found: dict = {}
-    with metrics.Writer(flags.workdir, 0) as writer:
+    with recorded(flags.workdir, values) as write:
+        found: dict = {}
         for alignment, arms, marks, numbers in score.score(Settings(**values["screen"]), values["alignments"]):
             prefix = f"{alignment}/{arms}/"
             found |= {f"{prefix}map/{name}": value for name, value in numbers.items()} | {f"marks/{prefix}map": marks}
             print(f"{alignment}, arms {arms}: " + ", ".join(f"{n} {v:.3f}" for n, v in numbers.items()), flush=True)
-        writer.write(1, {"final": True} | found)
-        writer.write(1, {"done": True, "cpu_seconds": time.process_time()})
+        write(found)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,9 @@ def _worlds(text: str) -> tuple[int, ...]:
 
 
 def _as_partial(run: tables.Run) -> tables.Run:
-    """The run under its protocol with other counts allowed."""
+    """The run under its protocol with other counts allowed; one that has no protocol as it is."""
+    if run.module:
+        return run
     name = run.overrides.get("protocol.name") or load(run.seeded(0))["protocol"]["name"]
     return dataclasses.replace(run, overrides=run.overrides | {"protocol.name": protocols.as_partial(name)})
 

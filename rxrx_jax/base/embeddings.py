@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from rxrx_jax.base import files
-from rxrx_jax.base.errors import UserError, reason
+from rxrx_jax.base.errors import UserError, reason, shortened
 
 AGAIN = "copy it again, or embed again"
 NAME = "embeddings.parquet"
@@ -120,7 +120,8 @@ def read(
     Returns:
       columns, each [n]: object for text (equal text is stored once), int32, float64; and embedding [n, D] float32.
 
-    Raises UserError: no such file, not an embeddings file, or an experiment or plate that it does not have.
+    Raises UserError: no such file, not an embeddings file, an experiment or plate that it does not have, or two rows of
+    one site among those read.
     """
     path = epath.Path(path)
     path = path / NAME if path.is_dir() else path
@@ -173,9 +174,21 @@ def _read(file: pq.ParquetFile, path: epath.Path, experiments: set | None, plate
     if plates is not None:
         names = [f"{e}/{p}" for e, p in zip(columns["experiment"], columns["plate"])]
         keep &= _among("plate", np.array(names, object), plates, path)
-    if keep.all():
-        return columns, embedding
-    return {name: values[keep] for name, values in columns.items()}, embedding[keep]
+    if not keep.all():
+        columns, embedding = {name: values[keep] for name, values in columns.items()}, embedding[keep]
+    _check_sites(columns.get("site_id"), path)
+    return columns, embedding
+
+
+def _check_sites(names: np.ndarray | None, path: epath.Path) -> None:
+    """Raises UserError, naming the first, for a site that is there twice; blank names are not compared."""
+    if names is None or len(set(names.tolist())) == len(names):
+        return
+    seen: set[str] = set()
+    for i, name in enumerate(names.tolist()):
+        if name in seen and name != "":
+            raise UserError(f"{path} has two rows of site {shortened(str(name))}, the second in row {i}: keep one")
+        seen.add(name)
 
 
 def _may_hold(group: pq.RowGroupMetaData, experiments: set | None, plates: set | None) -> bool:

@@ -28,7 +28,8 @@ def markdown(table: Table, out: pathlib.Path, seeds: Sequence[int]) -> str:
                 continue
             link = lambda name, path: f"[{name}](<{os.path.relpath(path, out)}>)"  # noqa: E731
             step = f"checkpoints/{last['step']}"
-            checkpoint = link(step, folder / step) if (folder / "checkpoints").is_dir() else ARCHIVED
+            there = (folder / "checkpoints").is_dir()
+            checkpoint = "" if run.module else link(step, folder / step) if there else ARCHIVED
             lines.append([
                 rows, run.name, run.starts_from or "", str(seed), link(folder.name, folder),
                 link("config.json", folder / "config.json"), checkpoint,

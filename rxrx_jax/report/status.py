@@ -42,7 +42,10 @@ def state(run: Run, out: pathlib.Path, seed: int) -> str:
 
 
 def cost(run: Run, out: pathlib.Path, seeds: Sequence[int], teraflops: float) -> Cost:
-    """Args: teraflops, per second and device, which are assumed until a run here has measured them."""
+    """Args: teraflops, per second and device, which are assumed until a run here has measured them. Of a run that is
+    not the trainer's nothing is known."""
+    if run.module:
+        return Cost(0.0, 0.0, 0.0, 0, False)
     values = runs.values(run, out, 0)
     found = _figures(json.dumps(values | SAME_STEP, sort_keys=True))
     flop = found.flops / found.steps * describe.steps(values)
@@ -90,12 +93,15 @@ def text(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: Sequence[i
         f"training, at {teraflops:.0f} TFLOP/s per device, which is assumed; *: as measured here.",
         "Evaluation is not counted in FLOP and hours, prepared records not in disk, which is for checkpoints.",
     ]
+    if others := dict.fromkeys(run.module for run in tables.chain(table, rows) if run.module):
+        notes.append(f"What {', '.join(others)} takes is not counted: it trains nothing.")
     return "\n".join([f"| {' | '.join(cells)} |" for cells in lines] + ["", *notes])
 
 
 def _sum(costs: list[Cost]) -> list[str]:
     flop, hours, left, disk = (sum(getattr(one, name) for one in costs) for name in ("flop", "hours", "left", "disk"))
-    star = "*" * bool(costs and all(one.measured for one in costs))
+    trained = [one for one in costs if one.flop]
+    star = "*" * bool(trained and all(one.measured for one in trained))
     return [f"{flop:.2g}", f"{hours:.3g}{star}", f"{left:.3g}{star}", f"{disk / 1e9:.3g}"]
 
 
@@ -104,7 +110,9 @@ def launches(table: Table, rows: Sequence[Row], out: pathlib.Path, seeds: Sequen
     found = []
     for run in tables.chain(table, rows):
         for seed in seeds:
-            if state(run, out, seed) == "missing":
+            if state(run, out, seed) == "missing" and run.module:
+                found.append(shlex.join(["python", *runs.command(run, out, seed)[1:]]))
+            elif state(run, out, seed) == "missing":
                 trainer = [a for a in runs.command(run, out, seed)[3:] if not a.startswith("--workdir=")]
                 workdir = f"--workdir={runs.workdir(run.name, out, seed)}"
                 found.append(f"python -m launch.host {shlex.join([workdir, '--', *trainer])}")

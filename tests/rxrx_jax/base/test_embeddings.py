@@ -67,6 +67,22 @@ def test_no_rows(tmp_path):
     assert values.shape == (0, 4) and all(len(v) == 0 for v in read.values())
 
 
+def test_two_rows_of_a_site_are_refused(tmp_path):
+    columns, embedding = table()
+    columns["site_id"][[7, 30]] = columns["site_id"][3]
+    embeddings.write(tmp_path / "e.parquet", columns, embedding)
+    with pytest.raises(UserError, match="e.parquet has two rows of site A-01_1_B03_1, the second in row 7: keep one"):
+        embeddings.read(tmp_path / "e.parquet")
+    same(embeddings.read(tmp_path / "e.parquet", "B-01"), tuple_of(columns, embedding, columns["experiment"] == "B-01"))
+    columns["site_id"][:] = ""  # none is named
+    embeddings.write(tmp_path / "e.parquet", columns, embedding)
+    same(embeddings.read(tmp_path / "e.parquet"), (columns, embedding))
+
+
+def tuple_of(columns, embedding, kept):
+    return {name: values[kept] for name, values in columns.items()}, embedding[kept]
+
+
 def test_a_written_file_is_whole_or_not_there(tmp_path):
     columns, embedding = table()
     with pytest.raises(ValueError, match="columns of .44, 45. rows for 45 embeddings"):

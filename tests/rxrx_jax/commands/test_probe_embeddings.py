@@ -88,7 +88,8 @@ def test_nothing_held_out_reaches_the_fit(screen, monkeypatch):
 @pytest.fixture
 def saved(screen, tmp_path):
     columns, embedding = screen
-    columns = columns | {"site_id": np.array([f"{name}_1" for name in columns["well_id"]])}
+    site = 1 + (columns["split"] == "id_test")
+    columns = columns | {"site_id": np.array([f"{name}_{of}" for name, of in zip(columns["well_id"], site)])}
     embeddings.write(tmp_path / "embeddings.parquet", columns, embedding)
     return tmp_path
 
