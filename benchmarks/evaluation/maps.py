@@ -5,7 +5,9 @@ CPU seconds, whose ratio other work on the machine disturbs less, and the larges
 included. Theirs are EFAAR 1.0 (recall, consistency, magnitude, TVN) and
 proxbias 0.11 (Brunner-Munzel), which needs EFAAR 0.1 in FOLDER; a case whose tool is not installed has ours alone. The
 inputs are random numbers of the sizes named. The case `map` is ours alone: 100,000 wells of 17,063 genes are aligned,
-aggregated and put to all benchmarks. How they were installed says tests/reference/maps/make.py.
+aggregated and put to all benchmarks; so is `page`, of a map of 20,000 genes: seconds to write the page, its bytes, and
+the seconds until Chromium has opened it and drawn the heat map. How they were installed says
+tests/reference/maps/make.py.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,7 +35,9 @@ CASES = {  # name: (size, threads)
     "brunner_munzel": (2_000, 1),
     "tvn": (4_000, 1),
     "map": (100_000, 2),
+    "page": (20_000, 1),
 }
+ALONE = ("map", "page")
 GENES = 17_063
 OLD = ("brunner_munzel",)  # need EFAAR 0.1
 REPLICATES, CONTROLS, BATCHES = 8, 1_000, 10
@@ -95,7 +100,7 @@ def ours(case: str, size: int, folder: pathlib.Path):
 
         made = batches(size)
         return lambda: tvn(*made)
-    return whole_map(size, folder)
+    return made_page(size, folder) if case == "page" else whole_map(size, folder)
 
 
 def whole_map(size: int, folder: pathlib.Path):
@@ -123,6 +128,44 @@ def whole_map(size: int, folder: pathlib.Path):
         run.run(folders.read(folder / "map"), run.Known(relations.read_folder(folder), genome))
 
     return function
+
+
+def made_page(size: int, folder: pathlib.Path):
+    """The page of genes on 40 arms in 200 complexes, with its relations."""
+    from rxrx_jax.maps.benchmark import relations
+    from rxrx_jax.maps.benchmark.genome import ARMS, Genome
+    from rxrx_jax.maps.folder import Map
+    from rxrx_jax.maps.show import page
+
+    relation_files(folder, size)
+    rng = np.random.default_rng(0)
+    names = np.array([f"G{i}" for i in range(size)], object)
+    x = rng.normal(size=(size, DIM)) + rng.normal(size=(200, DIM))[rng.integers(0, 200, size)]
+    blank, one = np.full(size, "", object), np.ones(size, np.int32)
+    columns = {"perturbation": names, "kind": np.full(size, "gene", object), "gene": names, "guide": blank,
+               "concentration_um": np.full(size, np.nan), "n_replicates": one, "n_batches": one}  # fmt: skip
+    genome = Genome(names, np.array(ARMS[:40], object)[rng.integers(0, 40, size)], np.arange(size), np.arange(size))
+    made = Map(folder, columns, x.astype(np.float32), {"marks": ""})
+    known = relations.read_folder(folder)
+    return lambda: page.write(made, folder / page.NAME, known, genome, "benchmarks/evaluation/maps.py")
+
+
+def opened(path: pathlib.Path) -> dict[str, float]:
+    """Bytes of a page; seconds until Chromium has it with its search in use, and until the heat map is drawn too."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        start = time.perf_counter()
+        page.goto(path.as_uri())
+        page.locator(".neighbours tbody tr").first.wait_for()
+        seconds = time.perf_counter() - start
+        page.locator("#view").scroll_into_view_if_needed()
+        page.locator("[data-name=heat][data-drawn]").wait_for()
+        drawn = time.perf_counter() - start
+        browser.close()
+    return {"bytes": path.stat().st_size, "seconds_to_open": seconds, "seconds_to_heat_map": drawn}
 
 
 def theirs(case: str, size: int, folder: pathlib.Path):
@@ -170,7 +213,9 @@ def measure(who: str, case: str, size: int) -> dict[str, float]:
         start, cpu = time.perf_counter(), time.process_time()
         function()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    return {
+        page = pathlib.Path(folder, "page.html")
+        more = opened(page) if page.exists() else {}
+    return more | {
         "seconds": seconds,
         "cpu_seconds": cpu,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -210,7 +255,7 @@ def main() -> None:
     for case in flags.case or CASES:
         size, threads = CASES[case]
         row = {"size": flags.size or size, "threads": threads}
-        for who in ("ours", "theirs") if case != "map" else ("ours",):
+        for who in ("ours", "theirs") if case not in ALONE else ("ours",):
             row[who] = in_a_process(who, case, row["size"], threads, flags.old)
         if row.get("theirs"):
             row["times_faster"] = row["theirs"]["cpu_seconds"] / row["ours"]["cpu_seconds"]

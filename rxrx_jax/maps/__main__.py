@@ -3,6 +3,7 @@
     python -m rxrx_jax.maps build --embeddings=FILE --out=DIR [--align=tvn_shrunk --controls=NAME ...]
     python -m rxrx_jax.maps benchmark DIR [--relations=FOLDER --genome=FILE --expression=FILE ...]
     python -m rxrx_jax.maps query DIR GENE_OR_COMPOUND [--top=20 --relations=FOLDER --genome=FILE]
+    python -m rxrx_jax.maps page DIR [--relations=FOLDER --genome=FILE]
     python -m rxrx_jax.maps export DIR --out=map.h5ad
 
 FILE is an embeddings.parquet of `rxrx_jax.embed`, a wide table as .parquet, .csv or .csv.gz (RxRx3's, pycytominer's),
@@ -22,9 +23,10 @@ from rxrx_jax.maps import exchange, folder, markdown, table
 from rxrx_jax.maps.benchmark import compounds, recall, relations, run
 from rxrx_jax.maps.build import align, make
 from rxrx_jax.maps.build.aggregate import HOW
+from rxrx_jax.maps.show import page as pages
 from rxrx_jax.maps.show import query as show
 
-JSON, PAGE, ROWS = "benchmark.json", "benchmark.md", "perturbations.csv"
+PAGE, ROWS = "benchmark.md", "perturbations.csv"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,10 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("folder", type=pathlib.Path, metavar="DIR")
     query.add_argument("name", metavar="GENE_OR_COMPOUND")
     query.add_argument("--top", type=int, default=20, help="neighbours (default 20)")
-    for one in (score, query):
+    page = commands.add_parser("page", help="DIR/page.html: the map to explore, in one file")
+    page.add_argument("folder", type=pathlib.Path, metavar="DIR")
+    for one in (score, query, page):
         what = "folder of relation files such as CORUM.txt, with the header entity1,entity2"
         one.add_argument("--relations", type=pathlib.Path, metavar="FOLDER", help=what)
-    for one in (build, score, query):
+    for one in (build, score, query, page):
         what = "genes with their arms: a table gene, chrom, start, end, chrom_arm_name, or a folder of UCSC's tables"
         one.add_argument("--genome", type=pathlib.Path, metavar="PATH", help=what)
     for one in (build, score):
@@ -106,11 +110,11 @@ def benchmark(flags: argparse.Namespace) -> None:
     )
     result, rows = run.run(found, known, flags.null, flags.sides, flags.seed)
     words = shlex.join(["python", "-m", "rxrx_jax.maps", *flags.argv])
-    files.write(flags.folder / JSON, json.dumps({"command": words, **_plain(result)}, indent=1) + "\n")
-    page = markdown.markdown(result, words)
-    files.write(flags.folder / PAGE, page)
+    files.write(flags.folder / folder.BENCHMARK, json.dumps({"command": words, **_plain(result)}, indent=1) + "\n")
+    text = markdown.markdown(result, words)
+    files.write(flags.folder / PAGE, text)
     files.write(flags.folder / ROWS, _csv(rows))
-    print(page)
+    print(text)
 
 
 def query(flags: argparse.Namespace) -> None:
@@ -127,6 +131,14 @@ def query(flags: argparse.Namespace) -> None:
     curve = show.dose_response(entities, flags.name, next((row["name"] for row in rows if row["kind"] == "gene"), None))
     if curve is not None:
         print("\n".join(["", *markdown.doses(curve)]))
+
+
+def page(flags: argparse.Namespace) -> None:
+    found = folder.read(flags.folder)
+    known = relations.read_folder(flags.relations) if flags.relations else []
+    genome, _ = make.read_genome(flags.genome, None)
+    words = shlex.join(["python", "-m", "rxrx_jax.maps", *flags.argv])
+    print(f"wrote {pages.write(found, flags.folder / pages.NAME, known, genome, words)}")
 
 
 def export(flags: argparse.Namespace) -> None:
@@ -164,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     flags = _parser().parse_args(argv)
     flags.argv = argv
-    {"build": build, "benchmark": benchmark, "query": query, "export": export}[flags.command](flags)
+    {"build": build, "benchmark": benchmark, "query": query, "page": page, "export": export}[flags.command](flags)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rxrx_jax.maps.build.aggregate import aggregate
 from rxrx_jax.maps.build.make import FACTS, MAP, REPLICATES
 
 AGAIN = "build the map again"
+BENCHMARK = "benchmark.json"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Results as Markdown, for reading: benchmark.md, and what a query prints."""
 
 import math
+from typing import NamedTuple
 
 SHOWN = 20  # clusters; benchmark.json has all
 
@@ -20,10 +21,25 @@ def table(rows: list[dict], columns: dict[str, str]) -> list[str]:
     return lines + [f"| {' | '.join(cell(row.get(key)) for key in columns.values())} |" for row in rows]
 
 
-def markdown(result: dict, command: str) -> str:
-    """The page of a result of `run.run`. Args: command, that made it."""
-    lines = [f"Made by `{command}`.", "", f"{result['genes']:,} genes of {result['guides']:,} rows, "
-             f"{result['compound_rows']:,} rows of compounds. Marks: {result['marks'] or 'none'}."]  # fmt: skip
+class Section(NamedTuple):
+    """A table of results: title; rows; columns, heading -> key of the rows; a sentence above and one below it."""
+
+    title: str
+    rows: list[dict]
+    columns: dict[str, str]
+    above: str = ""
+    below: str = ""
+
+
+def summary(result: dict) -> str:
+    """What a result of `run.run` is of."""
+    return (f"{result['genes']:,} genes of {result['guides']:,} rows, {result['compound_rows']:,} rows of compounds. "
+            f"Marks: {result['marks'] or 'none'}.")  # fmt: skip
+
+
+def sections(result: dict) -> list[Section]:
+    """The tables of a result of `run.run`, or of its JSON."""
+    made = []
     if rows := result.get("recall"):
         rows = [
             row | {"interval": f"{cell(row['ci_low'])} to {cell(row['ci_high'])}" if cell(row["ci_low"]) else "",
@@ -33,54 +49,51 @@ def markdown(result: dict, command: str) -> str:
         columns = {"source": "source", "licence": "licence", "arms": "arms", "null": "null", "sides": "side",
                    "tails": "tails", "pairs": "pairs", "recall": "recall", "95 % interval": "interval",
                    "chance": "chance"}  # fmt: skip
-        lines += ["", "## Known relationships", "", *table(rows, columns), "",
-                  "The interval is of a bootstrap over genes, with the null as it is; no recall is given for fewer "
-                  "than 20 genes. Values of different nulls must not be compared."]  # fmt: skip
+        below = ("The interval is of a bootstrap over genes, with the null as it is; no recall is given for fewer "
+                 "than 20 genes. Values of different nulls must not be compared.")  # fmt: skip
+        made.append(Section("Known relationships", rows, columns, below=below))
     found = result["replicates"]
     rows = [{"metric": name, **found[name]} for name in ("consistency", "magnitude")]
     columns = {"metric": "metric", "perturbations": "scored", "with a p-value": "with_a_p_value", "median": "median",
                "p <= .05": "p_below", "FDR <= .05": "fdr_below"}  # fmt: skip
-    lines += ["", "## Replicates", "", *table(rows, columns), "", f"Null: {found['null']}."]
+    made.append(Section("Replicates", rows, columns, below=f"Null: {found['null']}."))
     if rows := result["retrieval"]:
         columns = {"of what": "question", "groups": "groups", "profiles": "profiles", "mAP": "map",
                    "normalised": "normalised", "FDR <= .05": "fdr_below"}  # fmt: skip
-        lines += [
-            "",
-            "## Retrieval",
-            "",
-            *table(rows, columns),
-            "",
-            "Normalised: 0 is a random order, 1 a perfect one.",
-        ]
+        made.append(Section("Retrieval", rows, columns, below="Normalised: 0 is a random order, 1 a perfect one."))
     if (targets := result.get("targets")) is not None:
         rows = [row | {"dose": "maximum" if row["dose"] is None else f"{row['dose']:g}"} for row in targets["rows"]]
         columns = {"uM": "dose", "compounds": "compounds", "pairs": "pairs", "AP, mean": "ap_macro",
                    "median": "ap_median", "of all pairs": "ap_micro", "baseline": "ap_baseline", "chance": "ap_chance",
                    "AUC, mean": "auc_macro", "AUC, median": "auc_median"}  # fmt: skip
         missing = f"{targets['compounds_not_in_map']:,} compounds and {targets['genes_not_in_map']:,} genes"
-        lines += [
-            "",
-            "## Targets of compounds",
-            "",
-            *table(rows, columns),
-            "",
-            f"Not in the map: {missing} of the file.",
-        ]
+        below = f"Not in the map: {missing} of the file."
+        made.append(Section("Targets of compounds", rows, columns, below=below))
     if (clusters := result.get("clusters")) is not None:
         rows = sorted(clusters["rows"], key=lambda row: -row["ks"])[:SHOWN]
         columns = {"cluster": "cluster", "genes": "genes", "within": "within", "with others": "between", "KS": "ks",
                    "FDR": "fdr"}  # fmt: skip
-        share = f"{cell(clusters['share_apart'])} of {len(clusters['rows']):,} clusters are apart at FDR .05"
-        lines += ["", "## Clusters", "", *table(rows, columns), "",
-                  f"{share}; {clusters['too_small']:,} are too small in this map."]  # fmt: skip
+        below = (f"{cell(clusters['share_apart'])} of {len(clusters['rows']):,} clusters are apart at FDR .05; "
+                 f"{clusters['too_small']:,} are too small in this map.")  # fmt: skip
+        made.append(Section("Clusters", rows, columns, below=below))
     if (arms := result.get("proximity")) is not None:
         whole = arms["genome"]
         columns = {"arm": "arm", "genes": "genes", "probability": "probability", "statistic": "statistic", "p": "p",
                    "along the arm": "along_arm"}  # fmt: skip
-        lines += ["", "## Chromosome arms", "",
-                  f"Probability that two genes of one arm are more alike than two of different arms: "
-                  f"{cell(whole['probability'])} (.5 is unbiased), statistic {cell(whole['statistic'])}; "
-                  f"{arms['without_an_arm']:,} genes are in no arm.", "", *table(arms["arms"], columns)]  # fmt: skip
+        above = (f"Probability that two genes of one arm are more alike than two of different arms: "
+                 f"{cell(whole['probability'])} (.5 is unbiased), statistic {cell(whole['statistic'])}; "
+                 f"{arms['without_an_arm']:,} genes are in no arm.")  # fmt: skip
+        made.append(Section("Chromosome arms", arms["arms"], columns, above))
+    return made
+
+
+def markdown(result: dict, command: str) -> str:
+    """The page of a result of `run.run`. Args: command, that made it."""
+    lines = [f"Made by `{command}`.", "", summary(result)]
+    for one in sections(result):
+        lines += ["", f"## {one.title}", ""]
+        lines += [one.above, ""] if one.above else []
+        lines += [*table(one.rows, one.columns), *(["", one.below] if one.below else [])]
     return "\n".join(lines) + "\n"
 
 

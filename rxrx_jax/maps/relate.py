@@ -63,8 +63,13 @@ def order_statistics(values: np.ndarray, ranks: Sequence[int]) -> np.ndarray:
 
 
 def percentiles(values: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """The share of `values` [N] below each query [m], and half of those equal to it. `values` is sorted in place."""
+    """The share of `values` [N] below each query, and half of those equal to it. `values` is sorted in place."""
     values.sort()
+    return percentiles_of_sorted(values, queries)
+
+
+def percentiles_of_sorted(values: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """`percentiles` of values that are sorted already."""
     left, right = (np.searchsorted(values, queries, side) for side in ("left", "right"))
     return (left + right) / (2 * len(values))
 

@@ -1,45 +1,15 @@
 """Neighbours of a gene and of a compound: what was planted comes first, with its evidence."""
 
-import json
-
 import numpy as np
 import pytest
 
-from rxrx_jax.base import command, embeddings
+from rxrx_jax.base import command
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import __main__ as maps
-from rxrx_jax.maps import folder
+from rxrx_jax.maps import relate
 from rxrx_jax.maps.benchmark import relations
 from rxrx_jax.maps.benchmark.genome import Genome
 from rxrx_jax.maps.show import query
-
-DOSES = np.array([0.1, 1.0, 10.0])
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """A map of 60 genes, of which G1 has two guides and is the opposite of G0, and of compounds that inhibit G0 (drug)
-    or do nothing (inert)."""
-    path = tmp_path_factory.mktemp("query")
-    random = np.random.default_rng(0)
-    x = random.normal(size=(60, 12))
-    x[1] = -x[0]
-    guides = np.concatenate([np.arange(60), [1]])
-    features = np.concatenate(
-        [x[guides], DOSES[:, None] * -x[0] / 5 + random.normal(size=(3, 12)) * 0.3, random.normal(size=(3, 12))]
-    )
-    n, drugs = len(features), ["drug"] * 3 + ["inert"] * 3
-    columns = {
-        "perturbation": np.array([f"G{i}_guide_{int(k >= 60)}" for k, i in enumerate(guides)] + drugs, object),
-        "kind": np.array(["gene"] * 61 + ["compound"] * 6, object),
-        "gene": np.array([f"G{i}" for i in guides] + [""] * 6, object),
-        "guide": np.array([str(int(k >= 60)) for k in range(61)] + [""] * 6, object),
-        "concentration_um": np.concatenate([np.full(61, np.nan), DOSES, DOSES]),
-        "n_replicates": np.full(n, 4, np.int32), "n_batches": np.full(n, 2, np.int32),
-    }  # fmt: skip
-    embeddings.write(path / "map.parquet", columns, features.astype(np.float32))
-    (path / "build.json").write_text(json.dumps({"marks": ""}))
-    return folder.read(path)
 
 
 def test_neighbours_of_a_gene(found):
@@ -61,12 +31,40 @@ def test_neighbours_of_a_gene(found):
     assert abs(round(by_name["G7"]["percentile"] * len(null)) - below) <= 1
 
 
+@pytest.mark.parametrize("name", ["G3", "drug"])
+@pytest.mark.parametrize("block", [query.BLOCK, 5])
+def test_the_nearest_are_those_of_all_pairs(found, name, block, monkeypatch):
+    """By trying every dose of every one, at the percentile that a sort of the null gives."""
+    monkeypatch.setattr(query, "BLOCK", block)
+    entities = query.Entities(found)
+    mine, best = entities.find(name), {}
+    for other in sorted(set(entities.name) - {name}):
+        for i in mine:
+            for j in entities.find(other):
+                null = entities.null(entities.kind[i], entities.kind[j])
+                cosine = entities.u[i] @ entities.u[j]
+                percentile = relate.percentiles(null.copy(), np.array([cosine]))[0]
+                key = (abs(percentile - 0.5), abs(cosine))
+                best[other] = max(best.get(other, (0, 0, 0, 0, 0)), (*key, i, j, percentile))
+    ones = len(entities.start) - 1
+    own, other, cosine, percentile = (of[entities.one(name)] for of in query.nearest(entities, 0, ones, 70))
+    found_of = {entities.name[j]: k for k, j in enumerate(other.tolist()) if j >= 0}
+    assert found_of.keys() == best.keys() and len(best) == (other >= 0).sum() == ones - 1
+    far = np.abs(percentile[: ones - 1] - 0.5)
+    assert (np.diff(far) <= 0).all()  # the farthest out first
+    for one, (_, _, i, j, expected) in best.items():
+        k = found_of[one]
+        assert percentile[k] == pytest.approx(expected, abs=1e-2)  # up to a rank or two of few pairs
+        if far[k] > 0.1:
+            assert (own[k], other[k]) == (i, j) and cosine[k] == pytest.approx(entities.u[i] @ entities.u[j])
+
+
 def test_neighbours_and_doses_of_a_compound(found):
     entities = query.Entities(found)
     rows = query.neighbours(entities, "drug", 3)
     assert {row["name"] for row in rows[:2]} == {"G0", "G1"} and all(row["own_dose"] == 10 for row in rows[:2])
     curve = query.dose_response(entities, "drug", "G0")
-    assert curve["dose"] == DOSES.tolist() and curve["length_spearman"] == pytest.approx(1)
+    assert curve["dose"] == [0.1, 1.0, 10.0] and curve["length_spearman"] == pytest.approx(1)
     assert curve["cosine"][2] < -0.9 and curve["cosine"] == sorted(curve["cosine"], reverse=True)
     assert query.dose_response(entities, "G0") is None
 
