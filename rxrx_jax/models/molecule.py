@@ -1,5 +1,5 @@
 """A transformer over the atoms of a molecule: disentangled attention (He et al. 2021, arXiv 2006.03654) whose relative
-positions are distances in the molecular graph, as MolE has it (Mendez-Lucio et al. 2024, doi 10.1038/s41467-024-53751-y).
+positions are distances in the molecular graph, as MolE has it (Mendez-Lucio et al. 2024).
 
 Shapes: B molecules, N atoms of the largest and CLS, which comes first, D width, P kinds of distances, H heads of h.
 """
