@@ -32,7 +32,8 @@ ALLOWED = {
     "base": "",
     "drawing": "base",
     "simulate": "base drawing",
-    "data": "base simulate",
+    "molecules": "base",
+    "data": "base simulate molecules",
     "models": "base",
     "adapt": "base data models",
     "tasks": "base data models adapt",
@@ -45,7 +46,7 @@ ALLOWED = {
     "report": "base drawing data evaluate tables training",
     "commands": "base data models adapt tasks weights evaluate training publishing tables report maps",
     "a table": "base data weights maps tables report commands",
-    "tfds_builders": "base drawing simulate",
+    "tfds_builders": "base drawing simulate molecules",
     "launch": "base commands",
     "configs": "base training",
 }
