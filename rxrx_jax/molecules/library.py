@@ -12,7 +12,7 @@ import numpy as np
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.molecules.chemistry import chem, quiet
 
-# Open bonds are written @1, @2 and @3 and become ring closures of SMILES (%10 and up), which also join what a dot parts.
+# Open bonds are written @1, @2 and @3 and become ring closures of SMILES (%10 and up), which join what a dot parts.
 CORES = (
     "c1cc@1cc@2c1@3", "c1c@1cc@2nc1@3", "c1c@1ncnc1@2", "n1c@1ccc2c1cc@2cc2@3", "c1c@1c2ccc@2cc2n1@3",
     "C1CN@1CCN1@2", "C1CC@1CCN1@2", "c1c@1sc@2n1", "c1c@1oc@2c1@3", "c1c@1nn@2c1@3", "c1c@1nc2ccc@2cc2n1",
@@ -25,14 +25,15 @@ LINKERS = (
     "C@1C(=O)N@2", "C@1=C@2", "C@1CCN@2", "S@1C@2", "C@1C(O)C@2",
 )  # fmt: skip
 GROUPS = (
-    "C@1", "F@1", "Cl@1", "O@1C", "C@1(F)(F)F", "N@1(C)C", "O@1", "C@1#N", "C@1(=O)N", "N@1", "Br@1", "C@1C", "C@1(C)C",
-    "C@1(=O)O", "N@1CCO", "C@1O", "S@1(=O)(=O)C", "N@1C(C)=O", "O@1C(F)F", "C@1(C)(C)C", "N@1CCCOC", "C@1(=O)OCC", "S@1C",
-    "[N+]@1(=O)[O-]", "C@1CN(C)C", "C@1CCCC", "I@1", "O@1CCN(CC)CC", "S@1(N)(=O)=O", "C@1#C", "P@1(=O)(OC)OC", "B@1(O)O",
+    "C@1", "F@1", "Cl@1", "O@1C", "C@1(F)(F)F", "N@1(C)C", "O@1", "C@1#N", "C@1(=O)N", "N@1", "Br@1", "C@1C",
+    "C@1(C)C", "C@1(=O)O", "N@1CCO", "C@1O", "S@1(=O)(=O)C", "N@1C(C)=O", "O@1C(F)F", "C@1(C)(C)C", "N@1CCCOC",
+    "C@1(=O)OCC", "S@1C", "[N+]@1(=O)[O-]", "C@1CN(C)C", "C@1CCCC", "I@1", "O@1CCN(CC)CC", "S@1(N)(=O)=O", "C@1#C",
+    "P@1(=O)(OC)OC", "B@1(O)O",
 )  # fmt: skip
 ENDS = (
-    "c1@1ccccc1", "c1@1ccncc1", "c1@1ccc(F)cc1", "C1@1CCCC1", "N1@1CCOCC1", "N1@1CCN(C)CC1", "c1@1cccs1", "C1@1CC1", "N1@1CCCC1",
-    "c1@1ccc(OC)cc1", "c1@1ccc(Cl)cc1Cl", "n1@1ccnc1", "c1@1ccco1", "N1@1CCC(O)CC1", "C1@1CCNCC1", "c1@1cnn(C)c1",
-    "c1@1cccc2ccccc12", "c1@1nc2ccccc2s1", "C1@1CCOCC1", "c1@1ccc(C(F)(F)F)cc1",
+    "c1@1ccccc1", "c1@1ccncc1", "c1@1ccc(F)cc1", "C1@1CCCC1", "N1@1CCOCC1", "N1@1CCN(C)CC1", "c1@1cccs1", "C1@1CC1",
+    "N1@1CCCC1", "c1@1ccc(OC)cc1", "c1@1ccc(Cl)cc1Cl", "n1@1ccnc1", "c1@1ccco1", "N1@1CCC(O)CC1", "C1@1CCNCC1",
+    "c1@1cnn(C)c1", "c1@1cccc2ccccc12", "c1@1nc2ccccc2s1", "C1@1CCOCC1", "c1@1ccc(C(F)(F)F)cc1",
 )  # fmt: skip
 TARGETS = ("logp", "tpsa", "basic")  # computed by RDKit, not measured
 KINDS = ("regression", "regression", "classification")

@@ -1,4 +1,4 @@
-"""Metrics of predicted properties, as scikit-learn and SciPy define them; one that is undefined is named, and is not 0."""
+"""Metrics of predicted properties, as scikit-learn and SciPy define them; an undefined one is named, and is not 0."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -168,6 +168,19 @@ class Molecules(NamedTuple):
     vocabulary: Vocabulary
     about: dict[str, Any]
 
+    def read(self, rows: Sequence[int] | np.ndarray) -> list[Molecule]:
+        """The molecules of rows of `table`, in their order. Raises IndexError for a row that is not there."""
+        starts = np.cumsum([0, *(len(split) for split in self.splits.values())])
+        rows = np.asarray(rows, np.int64)
+        which = np.searchsorted(starts, rows, "right") - 1
+        found: dict[int, Molecule] = {}
+        for i, split in enumerate(self.splits.values()):
+            mine = np.flatnonzero(which == i)
+            found |= dict(zip(mine.tolist(), split.read(rows[mine] - starts[i])))
+        if len(found) != len(rows):
+            raise IndexError(f"a row that is not in 0..{starts[-1] - 1}")
+        return [found[i] for i in range(len(rows))]
+
 
 def open_folder(folder: pathlib.Path) -> Molecules:
     """Opens a folder of molecules, without RDKit and TFDS. Raises UserError if it is not what was prepared."""

@@ -28,9 +28,9 @@ def scaffold_split(
     """Splits molecules so that none of a scaffold is in two splits: the split of TDC (Huang et al. 2021, "Therapeutics
     Data Commons"), seed for seed, for the same molecules in the same order.
 
-    The molecules of each scaffold, in the order in which scaffolds first occur, are a group. Groups of more than half of
-    the validation or of the test set come first; both kinds are shuffled by one `random.Random(seed)`. Each group goes
-    to train if it still fits there, else to validation, else to test.
+    The molecules of each scaffold, in the order in which scaffolds first occur, are a group. Groups of more than half
+    of the validation or of the test set come first; both kinds are shuffled by one `random.Random(seed)`. Each group
+    goes to train if it still fits there, else to validation, else to test.
 
     Args:
       scaffolds: of every molecule.

@@ -1,8 +1,8 @@
 """From Morgan identifiers to the numbers that an encoder embeds and predicts: a vocabulary of the training molecules.
 
 Tokens are 0 for padding, 1 to V for the identifiers of radius 0 that training molecules have, then MASK, UNKNOWN and
-CLS. Labels are 1 to K for the identifiers of radius 2 that occur often enough there, and 0 (UNKNOWN_LABEL) for any other,
-which a loss leaves out.
+CLS. Labels are 1 to K for the identifiers of radius 2 that occur often enough there, and 0 (UNKNOWN_LABEL) for any
+other, which a loss leaves out.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Writes public_tdc.json: the scaffold splits that PyTDC makes of a simulated library and of public tables, seeds 0 to 5.
+"""Writes public_tdc.json: PyTDC's scaffold splits of a simulated library and of public tables, seeds 0 to 5.
 
 pip download --no-deps --no-binary :all: PyTDC==1.1.15 && tar xzf pytdc-1.1.15.tar.gz; pip install pandas tqdm rdkit
 cd tests && python -m reference.peers.public_tdc PATH_OF/tdc/utils/split.py FOLDER_WITH_esol.csv_AND_clintox.csv.gz
