@@ -3,13 +3,13 @@
     python -m rxrx_jax.main --config=mole.py
     python -m rxrx_jax.main --config=mole.py:full,data=path/to/molecules
 
-Of every molecule 15 % of the atoms are chosen, and what lies within two bonds of each is predicted from the rest. Beside
-masked_accuracy stands most_frequent_label_accuracy, what the atom's token alone allows.
+Of every molecule 15 % of the atoms are chosen, and what lies within two bonds of each is predicted from the rest.
+Beside masked_accuracy stands most_frequent_label_accuracy, what the atom's token alone allows.
 
-The default is a simulated library that RDKit joins from fragments, and an encoder of width 96: minutes on two CPU cores.
+The default is a simulated library that RDKit joins from fragments, and an encoder of width 96, for two CPU cores.
 full: 12 layers of width 768, 12 heads, as released; minibatch, learning rate and length are this file's own, as the
-released code has no pretraining. It has not been run at full size yet: no hours, no number. data: a folder of molecules
-that `python -m tfds_builders.prepare molecules` made, in place of the simulated library.
+released code has no pretraining. It has not been run at full size yet: no hours, no number. data: molecules that
+`python -m tfds_builders.prepare molecules` made, in place of the simulated library.
 """
 
 import ml_collections

@@ -4,14 +4,14 @@
     python -m rxrx_jax.main --config=mole_finetune.py:esol --config.init.path=runs/mole
     python -m rxrx_jax.main --config=mole_finetune.py:data=path/to/molecules --config.init.path=runs/mole
 
-Adam with epsilon 1e-6 and without decay, minibatches of 32, gradients clipped to 1, a linear warm-up and then a constant
-learning rate; the encoder and head of the best validation loss are kept. That is the released recipe; learning rate and
-dropout are there chosen per task, here this file's own, and so is the length, which was 100 epochs with an evaluation
-every 5. Without init.path the encoder starts untrained.
+Adam with epsilon 1e-6 and without decay, minibatches of 32, gradients clipped to 1, a linear warm-up and then a
+constant learning rate; the encoder and head of the best validation loss are kept. That is the released recipe; learning
+rate and dropout are there chosen per task, here this file's own, and so is the length, 100 epochs there with an
+evaluation every 5. Without init.path the encoder starts untrained.
 
-The default predicts three computed properties of the simulated library. esol: measured log solubility, of the folder
-that `python -m tfds_builders.prepare molecules` made of delaney-processed.csv with the vocabulary of the encoder's
-library. data: any such folder. full: the encoder of mole.py:full, 100 epochs.
+The default predicts three computed properties of the simulated library. esol: measured log solubility, of what
+`python -m tfds_builders.prepare molecules` made of esol.csv with the vocabulary of the encoder's library. data: any
+such molecules, by the name or the path of their folder. full: the encoder of mole.py:full, 100 epochs.
 """
 
 import ml_collections

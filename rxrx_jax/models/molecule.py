@@ -107,8 +107,8 @@ class MoleculeEncoder(nn.Module):
     def __call__(self, tokens, distances, train=False):
         dtype, width = self.style.dtype, self.size.width
         real = tokens != PADDING
-        table = self.param("tokens", NORMAL, (self.vocabulary, width))
-        positions = self.param("positions", NORMAL, (POSITIONS, width)).at[0].set(0)
+        table = jnp.asarray(self.param("tokens", NORMAL, (self.vocabulary, width)))
+        positions = jnp.asarray(self.param("positions", NORMAL, (POSITIONS, width))).at[0].set(0)
         positions = norm("norm_positions", dtype)(positions)
         x = norm("norm_tokens", dtype)(table[tokens]) * real[:, :, None].astype(dtype)
         x = nn.Dropout(self.style.dropout, deterministic=not train)(x)
@@ -150,6 +150,8 @@ def make_molecule_encoder(config, vocabulary: int) -> MoleculeEncoder:
     """The encoder of `config.model` for that many kinds of tokens. Raises UserError naming a bad value."""
     from rxrx_jax.models import chosen, compute_dtype  # they are made of this module too
 
+    if config.name != "molecule":
+        raise UserError(f"model.name={config.name!r}: this task is of molecules and needs molecule")
     size = Size(config.width, config.depth, config.mlp, config.heads)
     if size.heads < 1 or size.width % size.heads:
         raise UserError(f"model.width={size.width} is not a multiple of model.heads={size.heads}")

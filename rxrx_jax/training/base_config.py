@@ -63,11 +63,11 @@ def run_keys(config: ml_collections.ConfigDict, large: bool) -> None:
 
 
 def molecules(name: str, seed: int, minibatch: int) -> dict:
-    """The keys of `config.data` for molecules: the prepared folder or dataset `name`, or "", the simulated library."""
+    """The keys of `config.data` for molecules: prepared ones by their name or folder, or "", the simulated library."""
     return dict(
         source="molecules",
         name=name or "molecules",
-        builder=dict() if name else dict(library="simulated", seed=seed),
+        builder=dict() if name else dict(seed=seed, count=4000),
         folder=ml_collections.config_dict.placeholder(str),
         minibatch=minibatch,
         unreadable=0,

@@ -39,7 +39,7 @@ ALLOWED = {
     "tasks": "base data models adapt",
     "weights": "base models",
     "maps": "base adapt",
-    "evaluate": "base drawing data models adapt maps",
+    "evaluate": "base drawing molecules data models adapt maps",
     "training": "base data models adapt tasks weights evaluate",
     "publishing": "base data models weights training",
     "tables": "base",

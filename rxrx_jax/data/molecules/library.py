@@ -15,7 +15,7 @@ from rxrx_jax.data.roles import Roles
 from rxrx_jax.data.sites import Sites
 
 SPLITS = ("train", "validation", "test")  # the first is trained on, the others are scored by their names
-SIMULATED = {"library": "simulated"}
+SIMULATED = "molecules"  # `data.name` of the simulated library
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +96,26 @@ class Library:
 
 
 def open_library(name: str, settings: dict, folder: str | None) -> Library:
-    """A prepared dataset of molecules by the name of its builder; the simulated library is built on first use.
+    """Molecules that `prepare molecules` made, by the name or the path of their folder; the simulated library,
+    "molecules", is built on first use with these settings.
 
-    Raises UserError with the command that prepares a missing one."""
-    if settings.get("library") == SIMULATED["library"]:
-        return read_library(builders().prepare(name, out=folder, **settings))
-    return read_library(builders().find(name, out=folder, **settings))
+    Raises UserError where there are none of that name, or several."""
+    if name == SIMULATED:
+        return read_library(builders().prepare(SIMULATED, out=folder, **settings))
+    if pathlib.Path(name).is_dir():
+        return read_library(pathlib.Path(name))
+    simulated = builders().find(SIMULATED, out=folder)
+    there = simulated.parents[1]
+    found = [
+        path for path in sorted(there.glob(f"*/{simulated.name}")) if f"{path.parent.name}-".startswith(f"{name}-")
+    ]
+    if not found:
+        command = "python -m tfds_builders.prepare molecules --source=FILE.csv"
+        raise UserError(f"data.name={name}: no such molecules in {there}; make them with `{command}`")
+    if len(found) > 1:
+        names = ", ".join(path.parent.name for path in found)
+        raise UserError(f"data.name={name}: {there} has {names}; give the path of one")
+    return read_library(found[0])
 
 
 def read_library(path: pathlib.Path) -> Library:

@@ -64,11 +64,15 @@ def trees(count: int, seed: int = 0, tokens: int = 12, labels: int = 40, atoms=(
     )
 
 
+class Description(NamedTuple):
+    name: str  # of the molecules in whose place they are
+
+
 @dataclasses.dataclass(frozen=True)
 class Noise(Molecules):
     """Random trees in up to four sizes: what the compute alone can do, and what it is compiled for."""
 
-    name: str
+    description: Description
     fingerprint = "noise"
     only_measures = True
 
@@ -83,4 +87,4 @@ def make(config: Config) -> Noise:
     library = trees(1000, config.seed, TOKENS, LABELS, ATOMS, SHARES)
     rows = library.roles.fit
     sampler = BucketSampler(rows, library.atoms[rows], c.minibatch, BUCKETS, config.seed)
-    return Noise(library, sampler, c.name)
+    return Noise(library, sampler, Description(c.name))

@@ -192,8 +192,8 @@ def test_the_head_and_bad_values():
     head = MoleculeHead(4)
     x = np.ones((2, 3, 5), np.float32)
     assert head.apply(head.init(jax.random.key(0), x), x).shape == (2, 3, 4)
-    values = dict(width=12, depth=2, mlp=20, heads=3, dropout=0.1, dtype="float32", remat="none")
+    values = dict(name="molecule", width=12, depth=2, mlp=20, heads=3, dropout=0.1, dtype="float32", remat="none")
     assert make_molecule_encoder(Config(values), 7) == MoleculeEncoder(SIZE, 7)
-    for bad in ("heads", 5), ("dropout", 1.0), ("remat", "some"), ("dtype", "float8"):
+    for bad in ("heads", 5), ("dropout", 1.0), ("remat", "some"), ("dtype", "float8"), ("name", "vit"):
         with pytest.raises(UserError, match=f"model.{bad[0]}"):
             make_molecule_encoder(Config(values | dict([bad])), 7)

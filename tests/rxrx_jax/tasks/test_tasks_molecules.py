@@ -8,8 +8,7 @@ import pytest
 from parameters import random_variables
 from step_tools import batch
 
-from rxrx_jax.adapt import Method
-from rxrx_jax.base.config import Config, load
+from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import molecules
 from rxrx_jax.data.molecules.noise import trees
@@ -62,7 +61,7 @@ def test_the_loss_is_the_mean_over_hidden_atoms_with_a_known_label():
     params = random_variables(one.init, views)["params"]
     keys = jax.random.split(jax.random.key(0), 4)
     run = jax.jit(lambda p: one._run(p, views, found["labels"], keys))(params)
-    given = batch(views, {"labels": found["labels"]}, keys=keys)
+    given = batch(views, keys, labels=found["labels"])
     plain = jax.jit(lambda p: one.__class__(one.encoder, one.head, one.mask, one.share, "").loss(p, {}, given, None, 0))
     logits, expected = np.asarray(run["logits"], np.float64), []
     for lane, place in np.argwhere(np.asarray(run["chosen"])):
@@ -140,6 +139,3 @@ def test_what_does_not_fit_is_one_line():
         make_task(config, task_source())
     with pytest.raises(UserError, match="needs data.source=molecules"):
         make_task(Config(dict(task=dict(name="properties", dropout=0.1), model=MODEL)), object())
-
-
-assert Method and load
