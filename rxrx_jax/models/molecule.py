@@ -29,8 +29,10 @@ class Style:
     dtype: jnp.dtype = jnp.float32
 
 
-def linear(features: int, name: str, dtype=jnp.float32) -> Dense:
-    return Dense(features, True, dtype, NORMAL, name=name)
+def linear(features: int, width: int, name: str, dtype=jnp.float32) -> Dense:
+    """Of an encoder of that width. Weights start as N(0, 0.02) at width 768, and wider in a narrow one, as a sum of
+    fewer products would else vanish."""
+    return Dense(features, True, dtype, nn.initializers.normal(0.02 * (768 / width) ** 0.5), name=name)
 
 
 def norm(name: str, dtype=jnp.float32) -> nn.LayerNorm:
@@ -72,14 +74,15 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x, positions, distances, real, train=False):
         dtype, drop = self.style.dtype, nn.Dropout(self.style.dropout, deterministic=not train)
-        y = drop(linear(self.size.width, "out", dtype)(self.attention(x, positions, distances, real, drop)))
+        width = self.size.width
+        y = drop(linear(width, width, "out", dtype)(self.attention(x, positions, distances, real, drop)))
         x = norm("norm1", dtype)(x + y)
-        y = nn.gelu(linear(self.size.mlp, "mlp1", dtype)(x), approximate=False)
-        return constrain_tokens(norm("norm2", dtype)(x + drop(linear(self.size.width, "mlp2", dtype)(y))))
+        y = nn.gelu(linear(self.size.mlp, width, "mlp1", dtype)(x), approximate=False)
+        return constrain_tokens(norm("norm2", dtype)(x + drop(linear(width, width, "mlp2", dtype)(y))))
 
     def attention(self, x, positions, distances, real, drop):
         b, n, d = x.shape
-        qkv, heads = linear(3 * d, "qkv", self.style.dtype), self.size.heads
+        qkv, heads = linear(3 * d, d, "qkv", self.style.dtype), self.size.heads
         q, k, v = jnp.moveaxis(qkv(x).reshape(b, n, heads, 3, -1), 3, 0)  # [B, N, H, h]
         q_d, k_d, _ = jnp.moveaxis(qkv(positions).reshape(-1, heads, 3, d // heads), 2, 0)  # [P, H, h]
         scores = jnp.einsum("bnhc,bmhc->bhnm", q, k, preferred_element_type=jnp.float32)
@@ -142,8 +145,9 @@ class MoleculeHead(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        x = nn.gelu(linear(x.shape[-1], "dense")(drop(x.astype(jnp.float32))), approximate=False)
-        return linear(self.outputs, "outputs")(drop(x))
+        width = x.shape[-1]
+        x = nn.gelu(linear(width, width, "dense")(drop(x.astype(jnp.float32))), approximate=False)
+        return linear(self.outputs, width, "outputs")(drop(x))
 
 
 def make_molecule_encoder(config, vocabulary: int) -> MoleculeEncoder:

@@ -27,9 +27,9 @@ class Tree(NamedTuple):
 
 
 def trees(count: int, seed: int = 0, tokens: int = 12, labels: int = 40, atoms=(3, 40), shares=(0, 1)) -> Library:
-    """`count` random trees, the last fifth of which is for validation and test. An atom's label is a function of its
-    token and its neighbours'; target `mean` is that of the tokens and `many` is 1 where it is above the middle, each
-    missing for one tree in four. Args: atoms, quantiles of their number, at these shares."""
+    """`count` random trees, the last fifth of which is for validation and test. An atom's label is how many neighbours
+    it has, up to three, with the largest token among them. Target `mean` is that of the tokens and `many` is 1 where it
+    is above the middle, each missing for one tree in four. Args: atoms, quantiles of their number, at these shares."""
     sizes = np.interp(np.random.default_rng(seed).random(count), shares, atoms).round().astype(np.int32)
     number = np.arange(count)
     split = np.array(SPLITS)[np.where(number < count * 4 // 5, 0, np.where(number < count * 9 // 10, 1, 2))]
@@ -38,15 +38,16 @@ def trees(count: int, seed: int = 0, tokens: int = 12, labels: int = 40, atoms=(
     def one(row: int) -> Tree:
         random, n = np.random.default_rng([seed, row]), int(sizes[row])
         own = random.integers(1, tokens - 3, n)
-        far, near = np.zeros((n, n), np.int64), own.copy()
+        far, degree, largest = np.zeros((n, n), np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
         for i in range(1, n):
             parent = random.integers(max(0, i - 3), i)
             far[i, :i] = far[:i, i] = far[parent, :i] + 1
-            near[i] += 7 * own[parent]
-            near[parent] += 7 * own[i]
+            for atom, other in ((i, parent), (parent, i)):
+                degree[atom] += 1
+                largest[atom] = max(largest[atom], own[other])
         targets = np.array([own.mean(), own.mean() > (tokens - 3) / 2], np.float32)
         targets[random.random(2) < 0.25] = np.nan
-        label = 1 + near % (labels - 1)
+        label = 1 + ((np.minimum(degree, 3) - 1) * (tokens - 4) + largest - 1) % (labels - 1)
         distances = (np.minimum(far, FARTHEST) + 1).astype(np.uint8)
         return Tree(own.astype(np.uint16), label.astype(np.int32), distances, targets)
 
