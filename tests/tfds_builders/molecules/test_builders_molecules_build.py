@@ -9,7 +9,7 @@ import pytest
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.molecules import environments, library, records, standardise
-from tfds_builders import prepare
+from tfds_builders import prepare, verify
 from tfds_builders.molecules import build, features, write
 
 ROWS = """smiles,y,c
@@ -197,6 +197,7 @@ def test_damage_is_named(simulated, tmp_path):
         (copy / name).write_text("x") if name != "SHA256SUMS" else (copy / name).unlink()
         with pytest.raises(UserError, match=message):
             records.open_folder(copy)
+        assert verify.verify(copy) and not verify.verify(simulated)
 
 
 def test_processes_and_shards_change_nothing(source, tmp_path, monkeypatch):
