@@ -22,6 +22,7 @@ from rxrx_jax.molecules.vocabulary import Vocabulary, load
 FEATURE = "molecule"
 # What a record's last bytes are: atoms, targets and those of them that are known, bytes of SMILES and InChIKey, row.
 END = struct.Struct("<HHHHHi")
+INT32, FLOAT32, UINT16, UINT8 = map(np.dtype, ("<i4", "<f4", "<u2", "u1"))
 IN_MEMORY = 2**28  # bytes of a split that are read at once and kept
 AGAIN = "copy the folder again, or prepare it anew"
 TABLE, VOCABULARY = "molecules.csv", "vocabulary.json"
@@ -90,14 +91,15 @@ def decode(record: bytes) -> Molecule:
         at = len(record) - END.size - inchikey - smiles - n * n - 2 * known - 2 * n - 4 * known - 4 * n
         if at < 0:
             raise ValueError("a record that is cut short")
-        labels = np.frombuffer(record, "<i4", n, at)
-        values = np.frombuffer(record, "<f4", known, at := at + 4 * n)
-        tokens = np.frombuffer(record, "<u2", n, at := at + 4 * known)
-        places = np.frombuffer(record, "<u2", known, at := at + 2 * n)
-        distances = np.frombuffer(record, np.uint8, n * n, at := at + 2 * known).reshape(n, n)
+        labels = np.frombuffer(record, INT32, n, at)
+        targets = np.frombuffer(record, FLOAT32, known, at := at + 4 * n)
+        tokens = np.frombuffer(record, UINT16, n, at := at + 4 * known)
+        at += 2 * n
+        if known < t:
+            values, targets = targets, np.full(t, np.nan, FLOAT32)
+            targets[np.frombuffer(record, UINT16, known, at)] = values
+        distances = np.frombuffer(record, UINT8, n * n, at := at + 2 * known).reshape(n, n)
         at += n * n
-        targets = np.full(t, np.nan, np.float32)
-        targets[places] = values
         text = record[at : at + smiles + inchikey].decode("ascii")
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise ValueError(f"not a record of a molecule ({error})") from error
@@ -173,13 +175,14 @@ class Molecules(NamedTuple):
         starts = np.cumsum([0, *(len(split) for split in self.splits.values())])
         rows = np.asarray(rows, np.int64)
         which = np.searchsorted(starts, rows, "right") - 1
-        found: dict[int, Molecule] = {}
+        if len(rows) and not (0 <= rows.min() and rows.max() < starts[-1]):
+            raise IndexError(f"a row that is not in 0..{starts[-1] - 1}")
+        found: list[Any] = [None] * len(rows)
         for i, split in enumerate(self.splits.values()):
             mine = np.flatnonzero(which == i)
-            found |= dict(zip(mine.tolist(), split.read(rows[mine] - starts[i])))
-        if len(found) != len(rows):
-            raise IndexError(f"a row that is not in 0..{starts[-1] - 1}")
-        return [found[i] for i in range(len(rows))]
+            for at, molecule in zip(mine.tolist(), split.read(rows[mine] - starts[i])):
+                found[at] = molecule
+        return found
 
 
 def open_folder(folder: pathlib.Path) -> Molecules:

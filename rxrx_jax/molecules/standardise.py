@@ -70,7 +70,7 @@ def _standardise(text: str, salts: str) -> Standard:
     if smiles.startswith("|"):
         raise BadMolecule("no SMILES before the CXSMILES extension")
     mol = _parse(text.strip(), smiles)
-    pieces = lib.GetMolFrags(mol)
+    pieces = lib.GetMolFrags(mol) if "." in smiles else ((),)
     if len(pieces) > 1 and salts == "refuse":
         raise BadMolecule(f"{len(pieces)} fragments, and salts=refuse")
     if len(pieces) > 1 and salts == "largest":
@@ -86,7 +86,9 @@ def _standardise(text: str, salts: str) -> Standard:
         raise BadMolecule("RDKit cannot read the canonical SMILES that it writes of it")
     if (atoms := again.GetNumAtoms()) > MOST_ATOMS:
         raise BadMolecule(f"{atoms} atoms, more than {MOST_ATOMS}")
-    metals = {atom.GetSymbol() for atom in again.GetAtoms() if atom.GetAtomicNum() not in NO_METALS}
+    metals = set()
+    if "[" in canonical:  # as SMILES write every metal
+        metals = {atom.GetSymbol() for atom in again.GetAtoms() if atom.GetAtomicNum() not in NO_METALS}
     return Standard(again, canonical, inchikey(again), suffix.strip(), len(pieces), tuple(sorted(metals)))
 
 

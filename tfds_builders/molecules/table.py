@@ -134,7 +134,8 @@ def _read_targets(found: Table, body: list[list[str]], header: list[str], names:
             )
         known = np.unique(values[~np.isnan(values[:, i]), i])
         if len(known) < 2:
-            found.notes.append(f"{names[i]} has {'one value alone' if len(known) else 'no value'}: no metric of it is")
+            few = "one value alone" if len(known) else "no value"
+            found.notes.append(f"{names[i]} has {few}: no metric of it is defined that compares molecules")
     if skip and (left := [names[i] for i in range(len(names)) if i not in kept]):
         found.notes.append(f"{len(left):,} columns are no targets, as they do not hold numbers alone: {_names(left)}")
     found.values = np.ascontiguousarray(values[:, kept])
