@@ -41,7 +41,7 @@ class Properties:
         whole_minibatch(config)
         library = library_of(config, source)
         if not library.targets:
-            raise UserError("task.name=properties: these molecules have no targets; prepare them with --targets")
+            raise UserError("task.name=properties: these molecules have no targets; prepare them with --target")
         classes = tuple(kind == CLASSIFICATION for kind in library.kinds)
         mean, std = _statistics(library, classes)
         encoder = make_molecule_encoder(config.model, library.tokens)
