@@ -25,8 +25,7 @@ from absl import flags
 from rxrx_jax.base import command, config_flag, sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import noise
-from rxrx_jax.data.source import minibatch_size
+from rxrx_jax.data.source import make_source, minibatch_size
 from rxrx_jax.training.speed import hlo
 
 # Memory per chip in GiB, by jax's device_kind.
@@ -100,8 +99,8 @@ def compile_step(values: dict, chips: list) -> dict:
     from rxrx_jax.training.step import make_step, memory_per_chip, parameter_count
     from rxrx_jax.training.train import lengths_of, run_length
 
-    config = Config(values)
-    source = noise.make(config)
+    config = Config(values | {"measure": "synthetic"})
+    source = make_source(config, None)
     mesh = sharding.make_mesh(config.mesh.fsdp, config.mesh.tensor, chips)
     with jax.set_mesh(mesh):
         step = make_step(config, source, mesh, run_length(config, **lengths_of(source)))

@@ -5,6 +5,7 @@
     python -m tfds_builders.prepare rxrx_sim [--out=DIR] [--set seed=1 --set layout=reshuffled]
     python -m tfds_builders.prepare path/to/my_builder.py --source=DIR
     python -m tfds_builders.prepare images --help     # plates of your own, without a builder: docs/own_plates.md
+    python -m tfds_builders.prepare molecules --help  # a csv file of SMILES, or a simulated library: docs/molecules.md
 
 From Python, prepare('rxrx_sim', out=..., seed=1) does the same and returns the folder; find(...) names it.
 """
@@ -23,6 +24,7 @@ from tfds_builders import rxrx
 
 READ = ("metadata.json", "dataset_info.json", "features.json", "sites.csv")  # of a folder that is there already
 AGAIN = "delete the folder and run the same command to rebuild it"
+MOLECULES = "molecules"
 
 # TFDS is imported inside the functions: spawned workers import this module again and need none of it.
 
@@ -68,7 +70,12 @@ def _folder(out: str | pathlib.Path | None) -> pathlib.Path:
 
 
 def find(name: str, out: str | pathlib.Path | None = None, **settings) -> pathlib.Path:
-    """Returns the folder that `prepare` with the same arguments fills, whether it exists or not."""
+    """Returns the folder that `prepare` with the same arguments fills, whether it exists or not; of molecules, `source`
+    is among the settings."""
+    if name == MOLECULES:
+        from tfds_builders.molecules import build as molecules
+
+        return molecules.find(out=out, **settings)
     return _find(builder_class(name, out), out, settings)
 
 
@@ -82,8 +89,8 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
     """Prepares a dataset unless its folder exists, and returns the folder; resumes a build that was stopped.
 
     Args:
-      name: rxrx1, rxrx_sim, ..., or the path of a builder's file.
-      source: the folder of the raw data; only for datasets that are not simulated.
+      name: rxrx1, rxrx_sim, ..., the path of a builder's file, or molecules.
+      source: the folder of the raw data, of molecules a csv file; only for datasets that are not simulated.
       out: the folder of all prepared datasets; TFDS's own (TFDS_DATA_DIR or ~/tensorflow_datasets) if None.
       workers: processes; all cores if None.
       progress: show a progress bar on stderr.
@@ -92,6 +99,12 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
       follow_links: read also what is a link out of the source folder, as in a hub's cache or on a second disk.
       **settings: of the builder and of its records; those that are not the default name the folder.
     """
+    if name == MOLECULES:
+        from tfds_builders.molecules import build as molecules
+
+        if beam is not None or follow_links:
+            raise UserError("molecules are built in processes of this machine, from one file: without beam and links")
+        return molecules.prepare(source, out, workers, progress, strict, **settings)
     return build(builder_class(name, out), source, out, workers, progress, strict, beam, follow_links, **settings)
 
 
@@ -163,10 +176,15 @@ def main(argv: list[str] | None = None) -> None:
         from tfds_builders.own import command as own
 
         return own.main(argv[1:])
+    if argv[:1] == [MOLECULES]:
+        from tfds_builders.molecules import command as molecules
+
+        return molecules.main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m tfds_builders.prepare", description="Prepares a dataset for training."
     )
-    known = f"{', '.join(names())}; the path of a builder's .py file; or `images`: plates of your own (images --help)"
+    known = f"{', '.join(names())}; the path of a builder's .py file; `images`: plates of your own (images --help); "
+    known += "or `molecules` (molecules --help)"
     parser.add_argument("name", help=f"the dataset: {known}")
     add_common(parser)
     parser.add_argument("--experiments", help="build these only, such as HUVEC-01,HUVEC-02")

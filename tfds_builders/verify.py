@@ -29,6 +29,7 @@ from rxrx_jax.base.command import cores
 from rxrx_jax.base.embeddings import NAME as EMBEDDINGS
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.spellings import SPLITS
+from rxrx_jax.molecules.records import TABLE as MOLECULES
 from tfds_builders.common.types import SITE_COLUMNS
 
 SHOWN = 50  # differences that are printed; all are counted
@@ -50,7 +51,7 @@ def examine(folder: pathlib.Path, workers: int | None, progress: bool) -> tuple[
     """
     from tfds_builders.common import build, repeats
 
-    if (folder / EMBEDDINGS).exists():
+    if (folder / EMBEDDINGS).exists() or (folder / MOLECULES).exists():
         return files.changed(folder, None, AGAIN, required=True), []
     changed: list[str] = []
     try:

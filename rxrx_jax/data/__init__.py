@@ -8,12 +8,12 @@ from rxrx_jax.data.dataset import (
     fingerprint,
     make_sampler,
     open_dataset,
+    pixel_digests,
     read_dataset,
     select,
     select_fitted,
     with_channels,
 )
-from rxrx_jax.data.identity import pixel_digests
 from rxrx_jax.data.minibatches import describe_record, evaluation_minibatches, read_minibatch, training_minibatches
 from rxrx_jax.data.noise import Description, describe
 from rxrx_jax.data.roles import ROLES, Roles, Scoring, hide_labels, untreated

@@ -200,7 +200,7 @@ def training_minibatches(
     record that cannot be read, reported on stderr, stands another of this host's part (`stand_in`), with `valid`
     False: the sum of that over all hosts is how many are missing.
     """
-    return _read_ahead(_Steps(dataset, samplers, steps, crop, seed, window), start)
+    return read_ahead(_Steps(dataset, samplers, steps, crop, seed, window), start)
 
 
 def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: int | None = None, go_on: bool = False):
@@ -215,10 +215,10 @@ def evaluation_minibatches(dataset: Dataset, rows: np.ndarray, size: int, crop: 
         lanes = host_part(np.arange(start, start + size))
         return read_minibatch(dataset, dataset.sites, rows[lanes[lanes < len(rows)]], crop, size=local, go_on=go_on)
 
-    return _read_ahead(list(range(0, len(rows), size)), map_with=read)
+    return read_ahead(list(range(0, len(rows), size)), map_with=read)
 
 
-def _read_ahead(elements, start: int = 0, map_with=None):
+def read_ahead(elements, start: int = 0, map_with=None):
     """Iterator over elements from number `start`, read in the background, three minibatches ahead at most."""
     import grain  # with Orbax: a second that `--help` of a command does not wait for
 

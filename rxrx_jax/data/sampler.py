@@ -160,3 +160,48 @@ class ControlSampler:
         first = self._sampler.rows(step).reshape(self._sampler.groups, -1)[:, 0]
         drawn = [random.choice(self._of[g], self._each, replace=False) for g in self._group[first].tolist()]
         return np.concatenate(drawn)
+
+
+class BucketSampler:
+    """Draws minibatches of `size` rows of similar length, so that little of what they are padded to is padding.
+
+    An epoch visits every row at least once. The rows of each bucket are shuffled and cut into minibatches; what is left
+    of a bucket joins the next larger one, and what is left of the largest is filled up from its own start. Then the
+    minibatches are shuffled.
+
+    Args: rows [n] indices; length [n] of each row; buckets, the largest length of each, ascending; seed, at least 0.
+    Raises UserError when the numbers do not fit.
+    """
+
+    unit = 1
+
+    def __init__(self, rows: np.ndarray, length: np.ndarray, size: int, buckets: tuple[int, ...], seed: int = 0):
+        if not len(rows):
+            raise UserError("no example to train on: the dataset's split train is empty")
+        if seed < 0:
+            raise UserError(f"seed={seed}: use 0 or more")
+        if length.max() > buckets[-1]:
+            raise UserError(f"an example of length {length.max()} is longer than the largest bucket, {buckets[-1]}")
+        self.size, self.seed, self.drawn_from = size, seed, rows
+        bucket = np.searchsorted(buckets, length)
+        self._members = [rows[bucket == b] for b in np.unique(bucket)]  # the smallest first
+        self.examples, self.steps_per_epoch = len(rows), math.ceil(len(rows) / size)
+        self._epoch = functools.lru_cache(maxsize=2)(self._epoch)  # per object
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of minibatch number `step` (0, 1, ...) of the run: [size]."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return self._epoch(epoch)[index].copy()
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """[steps_per_epoch, size] rows of one epoch."""
+        random = np.random.default_rng([self.seed, epoch])
+        left, plan = self._members[0][:0], []
+        for members in self._members:
+            mine = np.concatenate([left, random.permutation(members)])
+            whole = len(mine) // self.size * self.size
+            plan.append(mine[:whole].reshape(-1, self.size))
+            left = mine[whole:]
+        if len(left):
+            plan.append(np.concatenate([left, np.resize(mine, self.size - len(left))])[None])
+        return random.permutation(np.concatenate(plan))

@@ -8,12 +8,15 @@ units {stream: int}          neighbours in a minibatch that accumulation and dev
 lengths {stream: key}        the config key of each stream's size, for messages
 examples                     of the stream "train" in an epoch
 constants                    a tree of arrays that every device holds
-view                         ShapeDtypeStruct [1, ...]: what `views` makes of one example
+view                         ShapeDtypeStruct [1, ...], or a tree of them: what `views` makes of one example
 views(columns, constants, keys, number) -> tuple of [B, ...]   on device: `number` random views, by one key each
 minibatches(start, steps) -> iterator of {stream: {name: this host's part}}, of steps start .. steps-1
 fingerprint                  a text that must be equal on all hosts
 rows(step)                   JSON-able descriptions of what a minibatch was made of
 without(step, instead)       the source with minibatch `instead` in the place of `step`
+
+One whose minibatches come in up to four shapes has `shapes`, [(share of the steps, spec)] of each, of which `spec` is
+the first and largest: the step is compiled for each of them when training starts.
 
 Tasks may require more of it: those of images need `classes` and `shares`, methods with `within=cell_type` need
 `cell_types`, evaluators `dataset`. One that says `only_measures = True`, as noise, is trained on for its speed:
@@ -39,10 +42,14 @@ def make_source(config: Config, roles: Callable, dataset=None):
     name = config.data.get("source", "images")
     if dataset is not None and (measure == "synthetic" or name != "images"):
         raise UserError("a dataset in memory is trained on with data.source=images, and without measure=synthetic")
+    if name == "molecules":
+        from rxrx_jax.data import molecules
+
+        return molecules.noise(config) if measure == "synthetic" else molecules.make(config)
     if name.endswith(".py"):
         return plugins.load(name, sys.modules[__package__], "data.source").make(config, roles)
     if name != "images":
-        raise UserError(f"data.source={name!r}: expected images, or the path of a .py file")
+        raise UserError(f"data.source={name!r}: expected images or molecules, or the path of a .py file")
     if measure == "synthetic":
         from rxrx_jax.data import noise
 

@@ -9,7 +9,7 @@ from rxrx_jax import adapt
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, predictions, reconstruction
+from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, molecules, predictions, reconstruction
 from rxrx_jax.evaluate.batch_metrics import leakage, score
 from rxrx_jax.evaluate.probes import encoders, neighbours
 
@@ -18,10 +18,12 @@ EVALUATORS = {
     "batch_metrics": score.evaluate,
     "cellsignal": cellsignal.evaluate,
     "embeddings": embeddings.evaluate,
+    "environments": molecules.environments,
     "leakage": leakage.evaluate,
     "neighbours": neighbours.evaluate,
     "predictions": predictions.evaluate,
     "probe": encoders.evaluate,
+    "properties": molecules.properties,
     "reconstruction": reconstruction.evaluate,
 }
 

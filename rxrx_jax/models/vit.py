@@ -6,6 +6,7 @@ Shapes: B minibatch, H W C image, N patch tokens, K kept ones, N' = N or K and 1
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -143,16 +144,17 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
-    """The linear layer of the transformers here: Glorot-uniform kernel, zero bias (as in the published MAE); float32
+    """The linear layer of the transformers here: Glorot-uniform kernel (as in the published MAE), zero bias; float32
     parameters and gradients, products in `dtype`. [..., D] -> [..., features]."""
 
     features: int
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         y = checkpoint_name(product(x.astype(self.dtype), kernel), PRODUCT)
         if self.use_bias:
             y = (y + self.param("bias", nn.initializers.zeros, (self.features,))).astype(self.dtype)

@@ -8,6 +8,8 @@ predict(params, batch_stats, images, mask) -> {"embedding": [B, D], ...}; for ta
 method: what the step asks for the update
 frozen: a regular expression of parameter paths that are not trained, or None
 inherits: the parameter subtree that comes from the stage before, or None
+vocabulary: of tasks of molecules, a digest of what tokens and labels mean, which the stage before must share
+chosen_by: (evaluator, metric) by which `selection=best_val` chooses; without it, the accuracy on validation experiments
 
 key is one for the step, `batch.keys` [B] one for each example; progress is the finished part of the run, 0 to 1. What
 is read at test, published and inherited is `averages` where a state has any, else its parameters (`state.network`). A
@@ -22,13 +24,17 @@ from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.tasks.classify import Classify
 from rxrx_jax.tasks.distill import Distill
+from rxrx_jax.tasks.environments import Environments
 from rxrx_jax.tasks.mae import Mae
+from rxrx_jax.tasks.properties import Properties
 
 TASKS = {
     "mae": Mae.from_config,
     "distill": Distill.from_config,
     "classify": Classify.from_config,
     "probe": Classify.probe_from_config,
+    "environments": Environments.from_config,
+    "properties": Properties.from_config,
 }
 
 

@@ -40,6 +40,12 @@ def base_config(arg) -> ml_collections.ConfigDict:
     config.normalisation = arg.normalisation or ("image" if real else "plate")
     config.augment = dict(crop=256 if large else 64, window="random", flips=True, rot90=True, intensity_jitter=0.1)
     config.augment.evaluation_view = "crop"  # what is scored: the centre of that side, or the whole image
+    run_keys(config, large)
+    return config
+
+
+def run_keys(config: ml_collections.ConfigDict, large: bool) -> None:
+    """Adds the keys that a run has whatever it is trained on."""
     # The stage before: its workdir, or weights; the part of its state, params or averages, "" = the one it published.
     config.init = dict(path="", parameters="", contaminated="")
     config.selection = "last"  # or best_val: of all evaluations the best on validation experiments (`evaluate_epochs`)
@@ -55,7 +61,25 @@ def base_config(arg) -> ml_collections.ConfigDict:
     config.mirror = ""  # where the metrics also go: tensorboard, wandb or trackio
     config.profile_steps = ()  # (first, last + 1) of a trace in workdir/profile
     config.measure = ""  # "synthetic" trains on noise, "loader" only reads: what limits the speed?
-    return config
+
+
+def molecules(name: str, seed: int, minibatch: int) -> dict:
+    """The keys of `config.data` for molecules: prepared ones by their name or folder, or "", the simulated library."""
+    return dict(
+        source="molecules",
+        name=name or "molecules",
+        builder=dict() if name else dict(seed=seed, count=4000),
+        folder=ml_collections.config_dict.placeholder(str),
+        minibatch=minibatch,
+        unreadable=0,
+    )
+
+
+def molecule_encoder(large: bool, dropout: float = 0.1) -> dict:
+    """The keys of `config.model` for molecules: the released size, or one for laptops."""
+    size = dict(width=768, depth=12, mlp=3072, heads=12) if large else dict(width=96, depth=4, mlp=384, heads=4)
+    how = dict(dtype="bfloat16", remat="dots") if large else dict(dtype="float32", remat="none")
+    return dict(name="molecule", **size, dropout=dropout, **how)
 
 
 def dataset(arg) -> str:

@@ -10,6 +10,7 @@ import jax
 from rxrx_jax.base import hosts, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN
+from rxrx_jax.evaluate.molecules import MoleculeContext
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import metrics
 from rxrx_jax.training.checkpoint import Checkpoints
@@ -17,7 +18,7 @@ from rxrx_jax.training.provenance import marks
 from rxrx_jax.training.safety.guard import Diverged, Guard
 from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import DEVICES, EVALUATING, Watchdog
-from rxrx_jax.training.state import CHOSEN_BY, TrainState
+from rxrx_jax.training.state import TrainState
 
 CHOOSES = {"in_batch", "validation"}  # roles whose metrics are shown while a run is under way
 
@@ -45,8 +46,9 @@ class Loop:
     mesh: jax.sharding.Mesh
 
     evaluators: list  # of (name, function, settings)
-    context: Context | None  # None without evaluators
+    context: Context | MoleculeContext | None  # None without evaluators
     selects: bool  # whether the network of the best evaluation takes the place of the last one at the end
+    chosen_by: str  # the metric that is best then
     finish: Callable | None  # state -> state after the last step, before it is kept
     checkpoints: Checkpoints | None
     writer: metrics.Writer
@@ -152,8 +154,8 @@ class Loop:
 
     def _consider(self, found: dict) -> None:
         """Takes the network that was evaluated as the best one, if it is."""
-        if self.selects and found.get(CHOSEN_BY) is not None:
-            self.state = self.state.with_candidate(found[CHOSEN_BY])
+        if self.selects and found.get(self.chosen_by) is not None:
+            self.state = self.state.with_candidate(found[self.chosen_by])
 
     def _evaluate(self, final: bool, between: Callable | None = None) -> None:
         """Args: between, called between the minibatches in place of `_between`, where it may not be interrupted."""

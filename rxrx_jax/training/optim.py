@@ -24,10 +24,10 @@ def decays(name: str) -> bool:
 
 
 def make_schedule(config: Config, total_steps: int, minibatch: int, examples: int) -> optax.Schedule:
-    """The learning rate of every step, at most `lr`: `schedule` is cosine (default) or onecycle.
+    """The learning rate of every step, at most `lr`: `schedule` is cosine (default), constant or onecycle.
 
-    cosine: linear warm-up from zero, then a half cosine to zero at the last step. onecycle: `one_cycle` below. The
-    warm-up is warmup_steps, _epochs, _examples or _percent.
+    cosine: linear warm-up from zero, then a half cosine to zero at the last step; constant: `lr` after that warm-up.
+    onecycle: `one_cycle` below. The warm-up is warmup_steps, _epochs, _examples or _percent.
     """
     warmup = duration(config, "warmup", minibatch=minibatch, examples=examples, total_steps=total_steps) or 0
     if warmup >= total_steps:
@@ -35,9 +35,11 @@ def make_schedule(config: Config, total_steps: int, minibatch: int, examples: in
     name = config.get("schedule", "cosine")
     if name == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0 if warmup else config.lr, config.lr, warmup, total_steps)
+    if name == "constant":
+        return optax.warmup_constant_schedule(0.0 if warmup else config.lr, config.lr, warmup)
     if name == "onecycle":
         return one_cycle(config.lr, warmup, total_steps)
-    raise UserError(f"optim.schedule={name!r}: expected cosine or onecycle")
+    raise UserError(f"optim.schedule={name!r}: expected cosine, constant or onecycle")
 
 
 def one_cycle(peak: float, warmup: int, total_steps: int) -> optax.Schedule:
@@ -61,7 +63,7 @@ def make_optimiser(
     Weight decay is of kernels alone and decoupled from the gradient's moments, in SGD part of the gradient. adam_l2 is
     what `torch.optim.Adam(weight_decay=...)` does: part of the gradient, and of every parameter, biases and norms too.
     Gradients are first clipped to a global norm of `clip_norm`, if that is above 0; `moment_dtype` bfloat16 halves the
-    memory of the first moment; `layer_decay`: `decay_by_layer`.
+    memory of the first moment; `epsilon` is AdamW's, 1e-8 unless set; `layer_decay`: `decay_by_layer`.
 
     Args: params, the parameters or their shapes; frozen, a regular expression: parameters whose path it matches from
     its start get no update and no optimiser state. Raises UserError for an unknown value.
@@ -71,6 +73,7 @@ def make_optimiser(
         make = {"adamw": optax.adamw, "lion": optax.lion}[config.name]
         b1, b2 = config.betas
         settings = dict(mu_dtype=moment_dtype(config), weight_decay=config.weight_decay, mask=kernels)
+        settings |= {"eps": config.epsilon} if config.name == "adamw" and "epsilon" in config else {}
         inner = make(schedule, b1, b2, **settings)
     elif config.name == "adam_l2":
         b1, b2 = config.betas

@@ -9,7 +9,7 @@ import numpy as np
 
 COLLECTIONS = ("batch_stats", "carry", "averages")
 SELECTIONS = ("last", "best_val")
-CHOSEN_BY = "validation/site_accuracy"  # the metric of best_val: per image, as WILDS chooses
+CHOSEN_BY = "validation/site_accuracy"  # the metric of best_val of images: per image, as WILDS chooses
 
 
 @jax.tree_util.register_dataclass

@@ -29,7 +29,8 @@ PURPOSES = {"init": 0, "augment": 1, "task": 2}
 @dataclasses.dataclass(frozen=True)
 class Step:
     """initialise(key) -> TrainState; update(state, minibatch, constants, keys) -> (state, metrics), jitted, the state
-    donated; arguments: their shapes and shardings, the first is the state's; flops_per_image: of a training step."""
+    donated; arguments: their shapes and shardings, the first is the state's; flops_per_image: of a training step;
+    smaller: the minibatches of other shapes than that of `arguments`."""
 
     task: object
     seed: int
@@ -37,6 +38,7 @@ class Step:
     update: Callable
     arguments: tuple
     flops_per_image: float
+    smaller: tuple = ()
 
     @property
     def keys(self) -> dict[str, jax.Array]:
@@ -59,8 +61,28 @@ class Step:
         return dataclasses.replace(state, params=_with(own, name, new)["params"], collections=collections)
 
     def compile(self):
-        """The update compiled for these arguments: jax.stages.Compiled."""
-        return self.update.lower(*self.arguments).compile()
+        """The update compiled for these arguments, and for every smaller minibatch: jax.stages.Compiled or ByShape."""
+        largest = self.update.lower(*self.arguments).compile()
+        if not self.smaller:
+            return largest
+        state, minibatch, *rest = self.arguments
+        found = {_shape(other): self.update.lower(state, other, *rest).compile() for other in self.smaller}
+        return ByShape(found | {_shape(minibatch): largest}, largest.memory_analysis)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByShape:
+    """A step compiled for minibatches of several shapes; memory_analysis is that of the largest."""
+
+    compiled: dict
+    memory_analysis: Callable
+
+    def __call__(self, state, minibatch, *rest):
+        return self.compiled[_shape(minibatch)](state, minibatch, *rest)
+
+
+def _shape(minibatch) -> tuple:
+    return tuple(x.shape for x in jax.tree.leaves(minibatch))
 
 
 def _with(network: dict, name: str, new: dict) -> dict:
@@ -91,7 +113,7 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
     kept = _kept(config, task, variables, total_steps)
 
     def initialise(key):
-        variables = task.init(key, jnp.zeros(source.view.shape, source.view.dtype))
+        variables = task.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), source.view))
         params = variables["params"]
         collections = {name: variables.get(name, {}) for name in COLLECTIONS}
         if kept:
@@ -124,17 +146,22 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
     shapes = jax.eval_shape(initialise, keys["init"])
     placement = sharding.state_shardings(shapes, mesh)
     stop = jax.ShapeDtypeStruct((_size(source.spec[TRAIN]),), bool)
-    spec = source.spec | {TRAIN: source.spec[TRAIN] | {"stop": stop}}
+    shapes_of = getattr(source, "shapes", [(1.0, source.spec)])
+    specs = [spec | {TRAIN: spec[TRAIN] | {"stop": stop}} for _, spec in shapes_of]
     constants = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.constants)
     everywhere, split = sharding.replicated(mesh), sharding.minibatch_sharding(mesh)
     place = lambda shapes, sharding: jax.tree.map(  # noqa: E731
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
     )
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placement)
-    arguments = (state, place(spec, split), place(constants, everywhere), place(keys, everywhere))
+    rest = place(constants, everywhere), place(keys, everywhere)
+    arguments, *others = ((state, place(spec, split), *rest) for spec in specs)
     initialise = jax.jit(initialise, out_shardings=placement)
     update = jax.jit(update, donate_argnums=0, out_shardings=(placement, everywhere))
-    return Step(task, config.seed, initialise, update, arguments, flops_per_image(config, source, update, arguments))
+    each = [share * flops_per_image(config, source, update, given) for (share, _), given in
+            zip(shapes_of, (arguments, *others)) if share]  # fmt: skip
+    smaller = tuple(minibatch for _, minibatch, *_ in others)
+    return Step(task, config.seed, initialise, update, arguments, sum(each), smaller)
 
 
 def selects_best(config: Config) -> bool:
@@ -249,7 +276,8 @@ def flops_per_image(config: Config, source, update, arguments) -> float:
     if not remat and not attention.fused():
         return flops.of_jaxpr(update.trace(*arguments).jaxpr) / minibatch_size(source)
     task = make_task(config.replace("model", remat="none") if remat else config, source)
-    state, _, constants, keys = arguments
+    state, minibatch, constants, keys = arguments
+    minibatch, _ = _without(minibatch, "stop")
 
     def gradients(params, collections, minibatch, constants, keys, progress):
         state = TrainState(jnp.int32(0), params, collections, {})
@@ -259,7 +287,7 @@ def flops_per_image(config: Config, source, update, arguments) -> float:
     keys = {name: keys[name] for name in ("augment", "task")}
     progress = jax.ShapeDtypeStruct((), np.float32)
     with attention.unfused():  # a fused kernel's operations are hidden in it
-        arguments = state.params, state.collections, source.spec, constants, keys, progress
+        arguments = state.params, state.collections, minibatch, constants, keys, progress
         return flops.count(gradients, *arguments) / minibatch_size(source)
 
 

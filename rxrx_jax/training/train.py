@@ -15,8 +15,10 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data import ARRAYS, Dataset
 from rxrx_jax.data.batch import TRAIN
+from rxrx_jax.data.molecules.library import Library
 from rxrx_jax.data.source import make_source, minibatch_size, only_measures
 from rxrx_jax.evaluate import make_evaluators, make_readings, protocols
+from rxrx_jax.evaluate.molecules import MoleculeContext
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import checkpoint, claims, metrics
 from rxrx_jax.training.loop import Every, Loop
@@ -80,7 +82,8 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     the_step = make_step(config, source, mesh, total_steps)
     evaluators, context = make_evaluation(config, source, the_step, mesh, workdir)
     finish = make_finish(config, source, the_step, context)
-    selects = check_selection(config, source, every.evaluate, evaluators, finish)
+    chosen_by = getattr(the_step.task, "chosen_by", ("accuracy", CHOSEN_BY))
+    selects = check_selection(config, source, every.evaluate, evaluators, finish, chosen_by)
 
     # Everything in the config must have been read by now; the workdir is claimed, or its finished run returned.
     settings, made_by = settings_of(config), facts.facts(source)
@@ -88,6 +91,8 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     config.check_all_read()
     resolved = {"total_steps": total_steps, "transductive": bool(ledger) and ledger.transductive}
     resolved |= {"layout": checkpoint.LAYOUT, facts.NOW: made_by}
+    if vocabulary := getattr(the_step.task, "vocabulary", ""):
+        resolved[former.VOCABULARY] = vocabulary
     if done := hosts.on_first_host(lambda: claims.claim(workdir, values | {"resolved": resolved}, bool(measure))):
         claims.confirm(workdir, done)
         return done
@@ -117,6 +122,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
         evaluators=evaluators,
         context=context,
         selects=selects,
+        chosen_by=chosen_by[1],
         finish=finish,
         checkpoints=None if only_measures(source) else checkpoints,
         writer=writer,
@@ -173,7 +179,9 @@ def settings_of(config: Config) -> dict:
     }
 
 
-def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Path) -> tuple[list, Context | None]:
+def make_evaluation(
+    config: Config, source, step: Step, mesh, workdir: epath.Path
+) -> tuple[list, Context | MoleculeContext | None]:
     """The evaluators of a config and what they work with; no context where the source has no dataset to evaluate."""
     evaluators, size = make_evaluators(config.evaluators, source), config.evaluation_minibatch
     sharding.check_minibatch(mesh, size, "evaluation_minibatch")
@@ -183,15 +191,17 @@ def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Pat
         if "post_hoc" in config:
             [getattr(config.post_hoc, name).as_kwargs() for name in config.post_hoc]
         return [], None
-    readings = make_readings(config, step.task.method, source.shares, has_batch_norm(step.task, step.arguments[0]))
-    for name, method in readings.items():
-        key = f"post_hoc.{name}" if name else "adapt.name"
-        adapt.check_controls(key, method, source.dataset, classifies=hasattr(step.task, "logits"))
     unreadable, ledger = config.data.unreadable, None
     if not config.get("measure", ""):
         stage = f"{workdir.name} ({config.task.name})"
         given = config, source, step.task.method, stage, bool(evaluators), config.init.get("contaminated", "")
         ledger = hosts.on_all_hosts(lambda: marks.open_ledger(*given))
+    if isinstance(source.dataset, Library):
+        return evaluators, MoleculeContext(step.task, source.dataset, mesh, size, workdir, config.seed, ledger)
+    readings = make_readings(config, step.task.method, source.shares, has_batch_norm(step.task, step.arguments[0]))
+    for name, method in readings.items():
+        key = f"post_hoc.{name}" if name else "adapt.name"
+        adapt.check_controls(key, method, source.dataset, classifies=hasattr(step.task, "logits"))
     context = Context(
         task=step.task,
         readings=readings,
@@ -224,17 +234,20 @@ def make_finish(config: Config, source, step: Step, context: Context | None) -> 
     return finish
 
 
-def check_selection(config: Config, source, every: int | None, evaluators: list, finish: Callable | None) -> bool:
+def check_selection(
+    config: Config, source, every: int | None, evaluators: list, finish: Callable | None, chosen_by: tuple[str, str]
+) -> bool:
     """Whether the network of the best evaluation is kept (selection=best_val). Raises UserError where that cannot be.
 
-    Args: every, steps between evaluations; evaluators and finish, as made of the config."""
+    Args: every, steps between evaluations; evaluators and finish, as made of the config; chosen_by, the evaluator and
+    the metric."""
     if not selects_best(config) or only_measures(source):
         return False
     said = "selection=best_val"
     if not every:
         raise UserError(f"{said} chooses among evaluations during training: set evaluate_epochs=1")
-    if "accuracy" not in [name for name, _, _ in evaluators]:
-        raise UserError(f"{said} chooses by {CHOSEN_BY}: add evaluators.accuracy")
+    if chosen_by[0] not in [name for name, _, _ in evaluators]:
+        raise UserError(f"{said} chooses by {chosen_by[1]}: add evaluators.{chosen_by[0]}")
     scored = source.dataset.roles.scored.get("validation", ())
     if not len(scored) or not (source.dataset.sites.label[scored] >= 0).any():
         raise UserError(f"{said} chooses on validation experiments, and protocol.name={config.protocol.name} scores "

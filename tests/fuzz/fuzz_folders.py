@@ -10,8 +10,7 @@ from trials import Damage, Found, Target, Wrong, if_checked
 
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.dataset import fingerprint, read_dataset
-from rxrx_jax.data.identity import pixel_digests
+from rxrx_jax.data.dataset import fingerprint, pixel_digests, read_dataset
 from tfds_builders import prepare, verify
 from tfds_builders.own import builder
 

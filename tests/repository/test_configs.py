@@ -74,8 +74,9 @@ DOCUMENTED = [command for name in FILES for command in commands(name)]
 ALL = tuple(dict.fromkeys([arguments(command) for command in DOCUMENTED] + list(REAL)))
 
 
-# Tracing a step of DenseNet-161 takes a quarter of a minute.
-TRACED = [pytest.param(name, marks=pytest.mark.full) if "densenet" in name else name for name in ALL]
+# Tracing a step of DenseNet-161 takes a quarter of a minute, and molecules have four shapes.
+LONG = {"densenet": pytest.mark.full, "mole.py:": pytest.mark.slow, "mole_finetune.py:": pytest.mark.slow}
+TRACED = [pytest.param(name, marks=[mark for key, mark in LONG.items() if key in name]) for name in ALL]
 
 
 @functools.cache
@@ -97,7 +98,7 @@ def parameters(name: str) -> dict[str, int]:
 def test_the_step_is_made_and_every_key_is_read(name):
     step, values, dataset, _ = made(name)
     assert dataset.name == config.load(name)["data"]["name"]
-    assert step.flops_per_image > 0
+    assert step.flops_per_image > 0 and len(step.smaller) == (3 if "mole" in name else 0)
     make_evaluators(values.evaluators)
     assert set(values.unread()) <= TRAINERS
 

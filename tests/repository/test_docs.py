@@ -141,3 +141,16 @@ def test_the_figures_of_batch_metrics_are_what_the_benchmark_printed():
         assert phrase in text, phrase
     assert ours["mean_average_precision"] == pytest.approx(theirs["mean_average_precision"], abs=1e-6)
     assert every["peak_mb"] < 2000 and found["threads"] == 1
+
+
+def test_the_figures_of_molecules_are_what_the_benchmark_printed():
+    found = json.loads((ROOT / "docs/molecules.json").read_text())
+    text = " ".join((ROOT / "docs/molecules.md").read_text().split())
+    for phrase in (
+        f"{found['rows']:,} {found['molecules']} molecules",
+        f"{found['times_faster']:.0f} times as fast as to make its arrays with RDKit ({found['read_us']:.0f} and "
+        f"{found['featurise_us']:.0f} microseconds)",
+        f"two processes are {found['two_processes']:.2f} times as fast as one",
+        f"of whose time RDKit's functions take {100 * found['share_in_rdkit']:.0f} %",
+    ):
+        assert phrase in text, phrase

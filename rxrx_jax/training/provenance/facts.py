@@ -39,7 +39,7 @@ def facts(source) -> dict[str, str]:
     the SHA-256 of its manifest, which has the digest of every record. Args: source, as `data.source` describes it."""
     of_data = source.fingerprint
     dataset = getattr(source, "dataset", None)
-    if dataset and dataset.folder:
+    if dataset and dataset.folder and not hasattr(dataset, "vocabulary"):  # that of molecules is in the fingerprint
         of_data = f"fingerprint {of_data} manifest {files.sha256(dataset.folder / 'manifest.csv', AGAIN)}"
     devices = jax.devices()
     return {

@@ -6,8 +6,11 @@ import sys
 from rxrx_jax import weights
 from rxrx_jax.base import seen
 from rxrx_jax.base.config import Config
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
 from rxrx_jax.training import checkpoint
+
+VOCABULARY = "vocabulary"  # key of a resolved config: of a run on molecules, a digest of what its tokens mean
 
 
 def encoder(path: str, source: str, config: Config, task, shapes, statistics) -> tuple:
@@ -16,16 +19,33 @@ def encoder(path: str, source: str, config: Config, task, shapes, statistics) ->
     It is that of a run's checkpoint, there the part `source` of the state ("params" or "averages"; "" is the part that
     the run published), or of a file, folder or hub address of weights, there the part `source` if the file holds
     several."""
+    vocabulary = getattr(task, "vocabulary", "")
     if checkpoint.is_run(path):
-        former = checkpoint.read_config(checkpoint.find_checkpoint(path, "init.path="))["normalisation"]
-        if former != config.normalisation:
+        before = checkpoint.read_config(checkpoint.find_checkpoint(path, "init.path="))
+        check_vocabulary(path, before, vocabulary)
+        former = before.get("normalisation")
+        if former and former != config.normalisation:
             print(f"note: {path} saw images normalised by {former}, this run {config.normalisation}", file=sys.stderr)
         where = task.inherits, source or checkpoint.published_part(path)
         return tuple(
             load(path, where[0], like, where[1])
             for load, like in ((checkpoint.load_parameters, shapes), (checkpoint.load_statistics, statistics))
         )
+    if vocabulary:
+        raise UserError(f"init.path={path}: an encoder of molecules starts from a run's workdir")
     return weights.encoder_network(path, shapes, statistics, task.encoder, source)
+
+
+def check_vocabulary(path: str, before: dict, vocabulary: str) -> None:
+    """Raises UserError where the run whose config is `before` embeds other tokens than a task of this `vocabulary`, or
+    images ("")."""
+    theirs = before.get("resolved", {}).get(VOCABULARY, "")
+    if theirs != vocabulary:
+        what = f"the vocabulary {theirs[:12]}" if theirs else "no vocabulary of molecules"
+        mine = f"{vocabulary[:12]}" if vocabulary else "none"
+        raise UserError(
+            f"init.path={path} has {what} and this run's data {mine}: prepare them with the vocabulary of its dataset"
+        )
 
 
 def seen_by(path: str) -> Seen:

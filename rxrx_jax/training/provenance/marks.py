@@ -23,6 +23,7 @@ from rxrx_jax.data.roles import held_out_rows, only_controls_told
 from rxrx_jax.training import checkpoint
 from rxrx_jax.training.provenance import former
 
+UNLABELLED = ("mae", "environments")  # tasks whose loss has no label
 SEEN_AS = ("", "image", "label")  # by a site's exposure, from none to most
 
 
@@ -31,11 +32,12 @@ def of_run(config: Config, source, digests: np.ndarray, stage: str) -> Seen:
     that controls are controls where they are a stream, and all images whose statistics normalise."""
     dataset, fitted = source.dataset, source.samplers[TRAIN].drawn_from
     images, table = [sampler.drawn_from for sampler in source.samplers.values()], np.arange(len(dataset.sites))
-    if config.normalisation in TRANSDUCTIVE_NORMALISATIONS:
+    normalisation = config.get("normalisation", "")  # molecules have none
+    if normalisation in TRANSDUCTIVE_NORMALISATIONS:
         images.append(table)
-    elif config.normalisation == "dataset":
+    elif normalisation == "dataset":
         images.append(data.select(dataset, splits="train"))
-    by_label = config.task.name != "mae" or config.data.get("pairs")
+    by_label = config.task.name not in UNLABELLED or config.data.get("pairs")
     labels = fitted[dataset.sites.label[fitted] >= 0] if by_label else fitted[:0]
     controls = source.samplers[CONTROLS].drawn_from if CONTROLS in source.samplers else fitted[:0]
     return of_rows(dataset, digests, stage, labels=labels, images=np.unique(np.concatenate(images)), controls=controls)
@@ -130,7 +132,7 @@ def open_ledger(config: Config, source, method: Method, stage: str, scores: bool
         checkpoint.find_checkpoint(config.init.path, "init.path=")
     before = former.seen_by(config.init.path)
     digests, fitted = data.pixel_digests(source.dataset), source.samplers[TRAIN].drawn_from
-    ledger = Ledger(before, source.dataset, digests, fitted, config.normalisation, method.needs)
+    ledger = Ledger(before, source.dataset, digests, fitted, config.get("normalisation", ""), method.needs)
     if scores and not allowed:
         check_contamination(ledger, source.dataset.roles.scored.values(), f"init.path={config.init.path}",
                             "--config.init.contaminated=allow")  # fmt: skip

@@ -109,7 +109,7 @@ def test_one_cycle_at_its_shortest_still_peaks_and_ends(total, warmup):
 
 
 def test_an_unknown_schedule_is_an_error():
-    with pytest.raises(UserError, match="optim.schedule='linear': expected cosine or onecycle"):
+    with pytest.raises(UserError, match="optim.schedule='linear': expected cosine, constant or onecycle"):
         schedule_of(schedule="linear")
 
 

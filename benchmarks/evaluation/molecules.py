@@ -1,0 +1,121 @@
+"""Speed of molecules: `python benchmarks/evaluation/molecules.py [--source=FILE.csv] [--molecules=8000]`, a JSON line.
+
+Every time is the best of some.
+
+read: microseconds a molecule to read records in random order, 128 at a time, the opening of the folder included, beside
+those to make the same arrays of the same canonical SMILES with RDKit (parsing, environments, vocabulary; no InChIKey).
+build: seconds of a whole build in one process and in two, and the share of the first that RDKit's own functions take,
+which are timed alone on some of the molecules in the same run. What is imported is imported before, by a build of 20
+molecules. Without --source the molecules are simulated.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from rxrx_jax.base import command
+from rxrx_jax.molecules import chemistry, environments, library, records
+from tfds_builders.molecules import build, table
+
+MINIBATCH, SAMPLE = 128, 1000
+
+
+def source(path: str | None, count: int, folder: pathlib.Path) -> pathlib.Path:
+    """A csv file of the first molecules."""
+    smiles = table.read(pathlib.Path(path)).smiles[:count] if path else library.simulated(count)
+    out = folder / "molecules.csv"
+    out.write_text("smiles\n" + "".join(f'"{text}"\n' for text in smiles))
+    return out
+
+
+def read(folder: pathlib.Path, repeats: int) -> dict:
+    """Reading all records, and featurising some of them, microseconds each."""
+    reading = on_the_fly = float("inf")
+    lib = chemistry.chem()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        found = records.open_folder(folder)
+        order = np.random.default_rng(0).permutation(len(found.table["row"]))
+        for at in range(0, len(order), MINIBATCH):
+            found.read(order[at : at + MINIBATCH])
+        reading = min(reading, (time.perf_counter() - start) / len(order))
+        texts = found.table["smiles"][order[:SAMPLE]]
+        start = time.perf_counter()
+        for text in texts:
+            own = environments.environments(lib.MolFromSmiles(text))
+            found.vocabulary.encode_tokens(own.atoms), found.vocabulary.encode_labels(own.labels)
+        on_the_fly = min(on_the_fly, (time.perf_counter() - start) / len(texts))
+    return {
+        "read_us": round(1e6 * reading, 1),
+        "featurise_us": round(1e6 * on_the_fly, 1),
+        "times_faster": round(on_the_fly / reading, 1),
+        "bytes": round(sum(one["bytes"] for one in found.about["splits"].values()) / len(order)),
+    }
+
+
+def in_rdkit(texts: list[str]) -> float:
+    """Seconds a molecule that RDKit's functions take of what a build asks of them."""
+    from rdkit.Chem import rdFingerprintGenerator
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    lib, generator = chemistry.chem(), environments._generator()[0]
+    start = time.perf_counter()
+    with chemistry.quiet():
+        for text in texts:
+            mol = lib.MolFromSmiles(text)
+            if mol is None:
+                continue
+            smiles = lib.MolToSmiles(mol)
+            mol = lib.MolFromSmiles(smiles)
+            lib.MolToInchiKey(mol)
+            if "@" in smiles or "/" in smiles:
+                lib.MolToSmiles(mol, isomericSmiles=False)
+            MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)
+            output = rdFingerprintGenerator.AdditionalOutput()
+            output.AllocateAtomToBits()
+            generator.GetSparseCountFingerprint(mol, additionalOutput=output)
+            output.GetAtomToBits()
+            lib.GetDistanceMatrix(mol)
+    return (time.perf_counter() - start) / len(texts)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", help="a csv file of SMILES")
+    parser.add_argument("--molecules", type=int, default=8000)
+    parser.add_argument("--repeats", type=int, default=3, help="builds of each kind, of which the fastest counts")
+    flags = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        made_of = source(flags.source, flags.molecules, folder)
+        texts = table.read(made_of).smiles
+        records.open_folder(build.prepare(None, folder, 1, progress=False, count=20))
+        seconds: dict[int, float] = {}
+        of_rdkit = float("inf")
+        for repeat in range(flags.repeats):
+            for workers in (1, 2):
+                start = time.perf_counter()
+                prepared = build.prepare(made_of, folder / f"{workers}-{repeat}", workers, progress=False)
+                seconds[workers] = min(seconds.get(workers, 1e9), time.perf_counter() - start)
+            of_rdkit = min(of_rdkit, in_rdkit(texts[:: max(1, len(texts) // SAMPLE)]) * len(texts))
+        result = {
+            "molecules": pathlib.Path(flags.source).name if flags.source else "simulated",
+            "rows": len(texts),
+            **read(prepared, flags.repeats),
+            "build_s": round(seconds[1], 2),
+            "build_two_processes_s": round(seconds[2], 2),
+            "two_processes": round(seconds[1] / seconds[2], 2),
+            "share_in_rdkit": round(of_rdkit / seconds[1], 2),
+            "rdkit": chemistry.version(),
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

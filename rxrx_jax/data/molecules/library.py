@@ -1,0 +1,152 @@
+"""Molecules as the trainer knows them: a table, a vocabulary, records, and what is trained on and scored."""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.spellings import TREATMENT
+from rxrx_jax.data.builders import builders
+from rxrx_jax.data.roles import Roles
+from rxrx_jax.data.sites import Sites
+
+SPLITS = ("train", "validation", "test")  # the first is trained on, the others are scored by their names
+SIMULATED = "molecules"  # `data.name` of the simulated library
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """Molecules by row.
+
+    read(rows [n]) -> n records with tokens [a], labels [a] (0 where the environment is not known), distances uint8
+    [a, a] and targets float32 [t] (NaN where missing). split, inchikey [rows] str; atoms int [rows]. targets: their
+    names; kinds: of each, "classification" or "regression". vocabulary: a digest of what tokens and labels mean;
+    digest: of all that must be equal on all hosts. folder: None for arrays.
+
+    tokens: kinds of tokens, of which 0 is padding and `mask`, the unknown atom and `cls` the three last; labels: kinds
+    of labels, 0 among them."""
+
+    read: Callable
+    split: np.ndarray
+    inchikey: np.ndarray
+    atoms: np.ndarray
+    tokens: int
+    labels: int
+    targets: tuple[str, ...]
+    kinds: tuple[str, ...]
+    vocabulary: str
+    digest: str
+    folder: pathlib.Path | None = None
+
+    def __post_init__(self):
+        where = {}
+        for key, split in zip(self.inchikey.tolist(), self.split.tolist()):
+            if split not in SPLITS:
+                raise UserError(f"the split {split!r} of a molecule: expected {', '.join(SPLITS)}")
+            if key and where.setdefault(key, split) != split:
+                raise UserError(f"the molecule {key} is in {where[key]} and in {split}: split the molecules again")
+
+    @property
+    def mask(self) -> int:
+        return self.tokens - 3
+
+    @property
+    def cls(self) -> int:
+        return self.tokens - 1
+
+    @functools.cached_property
+    def roles(self) -> Roles:
+        fit, *scored = (np.flatnonzero(self.split == name) for name in SPLITS)
+        return Roles(fit, dict(zip(SPLITS[1:], scored)))
+
+    @functools.cached_property
+    def sites(self) -> Sites:
+        """The table as provenance knows it: a molecule's id is its InChIKey and its experiment its split; its label is
+        0 where the library has targets."""
+        n, codes = len(self.split), {name: i for i, name in enumerate(SPLITS)}
+        zeros = np.zeros(n, np.int32)
+        split = np.array([codes[name] for name in self.split.tolist()], np.int32)
+        return Sites(
+            split=self.split,
+            index=np.arange(n),
+            site_id=self.inchikey,
+            well_id=self.inchikey,
+            site=zeros,
+            well_type=np.full(n, TREATMENT),
+            label=zeros - (not self.targets),
+            experiment=split,
+            plate=split,
+            cell_type=zeros,
+        )
+
+    @functools.cached_property
+    def digests(self) -> np.ndarray:
+        """64 bits of the SHA-256 of each InChIKey, by which later stages know the molecules: uint64 [rows]."""
+        of = lambda key: hashlib.sha256(key.encode()).digest()[:8]  # noqa: E731
+        return np.frombuffer(b"".join(map(of, self.inchikey.tolist())), "<u8").astype(np.uint64)
+
+    def targets_of(self, rows: np.ndarray) -> np.ndarray:
+        """float32 [n, t], NaN where missing."""
+        none = np.zeros((0, len(self.targets)), np.float32)
+        return np.concatenate([none, *(record.targets[None] for record in self.read(rows))])
+
+
+def open_library(name: str, settings: dict, folder: str | None) -> Library:
+    """Molecules that `prepare molecules` made, by the name or the path of their folder; the simulated library,
+    "molecules", is built on first use with these settings.
+
+    Raises UserError where there are none of that name, or several."""
+    if name == SIMULATED:
+        return read_library(builders().prepare(SIMULATED, out=folder, **settings))
+    if pathlib.Path(name).is_dir():
+        return read_library(pathlib.Path(name))
+    simulated = builders().find(SIMULATED, out=folder)
+    there = simulated.parents[1]
+    found = [
+        path for path in sorted(there.glob(f"*/{simulated.name}")) if f"{path.parent.name}-".startswith(f"{name}-")
+    ]
+    if not found:
+        command = "python -m tfds_builders.prepare molecules --source=FILE.csv"
+        raise UserError(f"data.name={name}: no such molecules in {there}; make them with `{command}`")
+    if len(found) > 1:
+        names = ", ".join(path.parent.name for path in found)
+        raise UserError(f"data.name={name}: {there} has {names}; give the path of one")
+    return read_library(found[0])
+
+
+def read_library(path: pathlib.Path) -> Library:
+    """Opens a prepared folder of molecules. Raises UserError if it is not what was prepared."""
+    from rxrx_jax.molecules import records
+
+    found = records.open_folder(pathlib.Path(path))
+    split, inchikey, smiles = (found.table[name].astype(str) for name in ("split", "inchikey", "smiles"))
+    place = np.zeros(len(split), np.int64)
+    for name in SPLITS:
+        place[split == name] = np.arange((split == name).sum())
+
+    def read(rows):
+        out = [None] * len(rows)
+        for name in SPLITS:
+            lanes = np.flatnonzero(split[rows] == name)
+            for lane, record in zip(lanes.tolist(), found.splits[name].read(place[rows[lanes]])):
+                out[lane] = record
+        return out
+
+    digest = hashlib.sha256((found.folder / "SHA256SUMS").read_bytes())
+    return Library(
+        read=read,
+        split=split,
+        inchikey=np.where(inchikey == "", smiles, inchikey),  # InChI has none of some
+        atoms=found.table["atoms"],
+        tokens=found.vocabulary.size,
+        labels=found.vocabulary.label_size,
+        targets=found.targets,
+        kinds=found.kinds,
+        vocabulary=found.vocabulary.digest,
+        digest=digest.hexdigest(),
+        folder=found.folder,
+    )

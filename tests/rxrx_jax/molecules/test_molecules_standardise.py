@@ -1,0 +1,100 @@
+"""SMILES to molecules: every bad one has its reason, and a molecule that is written in two ways is one."""
+
+import builtins
+
+import pytest
+
+from rxrx_jax.base.errors import UserError
+from rxrx_jax.molecules import chemistry
+from rxrx_jax.molecules.standardise import BadMolecule, standardise, without_stereo
+
+LONG = "C" * 257
+
+
+@pytest.mark.parametrize(
+    ("text", "salts", "reason"),
+    [
+        ("", "largest", "empty SMILES"),
+        ("  \t ", "largest", "empty SMILES"),
+        ("|o1:1|", "largest", "no SMILES before"),
+        ("C1CC", "largest", "invalid SMILES"),
+        ("hello", "largest", "invalid SMILES"),
+        ("CN(C)(C)(C)C", "largest", "valence for atom # 1 N"),
+        ("c1cccc1", "largest", "kekulize"),
+        ("[H][H]", "largest", "no heavy atom"),
+        ("[H+].[H+]", "largest", "no heavy atom"),
+        ("*", "keep", "no heavy atom"),
+        (LONG, "largest", "257 atoms, more than 256"),
+        (f"{'C' * 200}.{'C' * 100}", "keep", "300 atoms, more than 256"),
+        ("CC(=O)[O-].[Na+]", "refuse", "2 fragments, and salts=refuse"),
+    ],
+)
+def test_a_bad_smiles_has_its_reason(text, salts, reason, capfd):
+    with pytest.raises(BadMolecule, match=reason.replace("#", ".")):
+        standardise(text, salts)
+    assert capfd.readouterr().err == ""
+
+
+def test_salts():
+    text = "[Na+].CC(=O)[O-]"
+    assert standardise(text, "keep").smiles == "CC(=O)[O-].[Na+]"
+    largest = standardise(text)
+    assert (largest.smiles, largest.fragments, largest.metals) == ("CC(=O)[O-]", 2, ())
+    assert standardise(f"{'C' * 256}.{'C' * 100}").mol.GetNumAtoms() == 256  # of the molecule that is kept
+    with pytest.raises(UserError, match="salts='drop': expected largest, keep or refuse"):
+        standardise("C", "drop")
+
+
+def test_which_of_two_fragments_is_kept_does_not_depend_on_their_order():
+    assert standardise("CCCO.CCCN").smiles == standardise("CCCN.CCCO").smiles
+
+
+@pytest.mark.parametrize(
+    ("text", "smiles", "suffix"),
+    [
+        ("CC[C@H](O)C |o1:2|", "CC[C@@H](C)O", "|o1:2|"),
+        ("CCO |o1:1,r|", "CCO", "|o1:1,r|"),
+        ("CCO |garbage", "CCO", "|garbage"),
+        ("C[CH2] |^1:1|", "[CH2]C", "|^1:1|"),
+        ("OCC\tethanol", "CCO", "ethanol"),
+        (" OCC ", "CCO", ""),
+    ],
+)
+def test_what_follows_a_smiles(text, smiles, suffix):
+    found = standardise(text)
+    assert (found.smiles, found.suffix) == (smiles, suffix)
+
+
+def test_one_molecule_is_written_in_one_way():
+    one, other = standardise("OC(=O)c1ccccc1OC(C)=O"), standardise("CC(=O)Oc1ccccc1C(O)=O")
+    assert one.smiles == other.smiles and one.inchikey == other.inchikey == "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+    assert [a.GetSymbol() for a in one.mol.GetAtoms()] == [a.GetSymbol() for a in other.mol.GetAtoms()]
+
+
+def test_metals_are_named():
+    assert standardise("[Fe+2].[Cl-].[Cl-]", "keep").metals == ("Fe",)
+    assert standardise("C[Si](C)(C)C").metals == standardise("OB(O)c1ccccc1").metals == ()
+
+
+def test_stereoisomers_share_what_an_encoder_reads():
+    one, other = standardise("C[C@H](N)C(=O)O"), standardise("C[C@@H](N)C(=O)O")
+    assert one.smiles != other.smiles and one.inchikey != other.inchikey
+    assert without_stereo(one.mol, one.smiles) == without_stereo(other.mol, other.smiles) == "CC(N)C(=O)O"
+
+
+def test_without_rdkit_one_line_names_the_extra(monkeypatch):
+    original = builtins.__import__
+
+    def no_rdkit(name, *args, **kwargs):
+        if name.partition(".")[0] == "rdkit":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_rdkit)
+    chemistry.chem.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"pip install 'rxrx_jax\[molecules\]'"):
+            standardise("C")
+    finally:
+        monkeypatch.undo()
+        chemistry.chem.cache_clear()
