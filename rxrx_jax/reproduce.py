@@ -155,8 +155,10 @@ def _rows(table: tables.Table, chosen: str | None) -> list[tables.Row]:
 
 
 def _worlds(text: str) -> tuple[int, ...]:
-    """Of "0,1"; what argparse says of others is one line."""
-    return tuple(int(part) for part in text.split(","))
+    """Of "0,1"."""
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not made of seeds and commas, as 0,1 is")
+    return tuple(map(int, text.split(",")))
 
 
 def _as_partial(run: tables.Run) -> tables.Run:

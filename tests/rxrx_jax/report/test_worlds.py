@@ -98,7 +98,7 @@ def test_worlds_are_named_by_their_seeds():
             table.choose(*given)
 
 
-def test_worlds_of_the_final_comparison_are_refused_elsewhere(tmp_path):
+def test_worlds_of_the_final_comparison_are_refused_elsewhere(tmp_path, capsys):
     assert list(FINAL) == [200, 201, 202, 203, 204]
     with pytest.raises(UserError, match="table 'T': world 203 is kept for the final comparison"):
         made(worlds=(1, 203))
@@ -106,6 +106,9 @@ def test_worlds_of_the_final_comparison_are_refused_elsewhere(tmp_path):
         made(worlds=(100,)).choose(None, (100, 204))
     with pytest.raises(UserError, match="--worlds=200: world 200 is kept"):
         reproduce.main(["demo", f"--out={tmp_path}", "--worlds=200", "--status"])
+    with pytest.raises(SystemExit):
+        reproduce.main(["demo", f"--out={tmp_path}", "--worlds=1-3"])
+    assert "'1-3' is not made of seeds and commas" in capsys.readouterr().err
 
 
 def test_worlds_are_rendered_once_and_for_the_runs_that_are_missing(monkeypatch, tmp_path):
