@@ -110,8 +110,11 @@ def reproduce(
     if kept:
         archive.add(every, out, kept)
         archive.restore(every, todo, out, kept, fresh)
-    if missing := [seed for seed in chosen if any(s == seed and not runs.is_done(run, out, s) for run, s in todo)]:
-        table.prepare(missing)
+    missing = [(run, seed) for run, seed in todo if not runs.is_done(run, out, seed)]
+    if table.worlds:
+        runs.prepare_worlds(missing, out)
+    if missing:
+        table.prepare(sorted({seed for _, seed in missing}))
     runs.run_missing(todo, out, jobs, lambda run, seed: archive.add([(run, seed)], out, kept) if kept else None)
     stale = runs.list_stale([(run, seed) for run in table.runs for seed in chosen], out)
     for line in stale:
@@ -152,8 +155,10 @@ def _rows(table: tables.Table, chosen: str | None) -> list[tables.Row]:
 
 
 def _worlds(text: str) -> tuple[int, ...]:
-    """Of "0,1"; what argparse says of others is one line."""
-    return tuple(int(part) for part in text.split(","))
+    """Of "0,1"."""
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not made of seeds and commas, as 0,1 is")
+    return tuple(map(int, text.split(",")))
 
 
 def _as_partial(run: tables.Run) -> tables.Run:

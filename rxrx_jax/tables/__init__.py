@@ -101,8 +101,8 @@ class Table:
 
     title, notes: at the top. labels: the headings of the rows' labels. group: the one that parts the page. worlds: the
     seeds of simulated worlds, each run trained once in each; () for one dataset, which each run is trained on `seeds`
-    times, with seeds from 0. final: whether it may have worlds of FINAL. prepare(seeds): makes their datasets, before
-    several runs want them at the same time.
+    times, with seeds from 0. final: whether it may have worlds of FINAL. prepare(seeds): is called before
+    runs with these seeds start; the datasets of simulated worlds are made anyway.
     """
 
     title: str

@@ -1,8 +1,6 @@
 """Adaptation methods compared on the simulated screen: one recipe, equal steps, five worlds of which nobody has seen a
 number before."""
 
-from rxrx_jax.base.config import load
-from rxrx_jax.data.builders import builders
 from rxrx_jax.report import columns
 from rxrx_jax.tables import FINAL, Column, Row, Run, Table
 
@@ -211,17 +209,6 @@ def marks_of_validation(found: columns.Found, column: Column) -> columns.Cell:
     return columns.Cell(text, {"": text})
 
 
-def prepare_worlds(runs):
-    """For `Table.prepare`: renders what these runs are of, each once, before several of them want it at a time."""
-
-    def prepare(seeds) -> None:
-        wanted = {str(of): of for seed in seeds for run in runs if (of := load(run.seeded(seed))["data"]["builder"])}
-        for settings in wanted.values():
-            builders().prepare("rxrx_sim", **settings)
-
-    return prepare
-
-
 RUNS, ROWS = every()
 TABLE = Table(
     title="Adaptation methods across experimental batches, simulated screen",
@@ -233,5 +220,4 @@ TABLE = Table(
     columns=COLUMNS,
     rows=ROWS,
     runs=RUNS,
-    prepare=prepare_worlds(RUNS),
 )

@@ -52,5 +52,4 @@ TABLE = Table(
     ),
     rows=ROWS,
     runs=RUNS,
-    prepare=adaptation.prepare_worlds(RUNS),
 )

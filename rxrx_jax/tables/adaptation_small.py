@@ -12,5 +12,4 @@ TABLE = Table(
     columns=adaptation.COLUMNS,
     rows=ROWS,
     runs=RUNS,
-    prepare=adaptation.prepare_worlds(RUNS),
 )

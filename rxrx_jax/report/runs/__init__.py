@@ -90,6 +90,16 @@ def values(run: Run, out: pathlib.Path, seed: int) -> dict:
     return config_flag.values(command(run, out, seed)[3:])
 
 
+def prepare_worlds(todo: list[tuple[Run, int]], out: pathlib.Path) -> None:
+    """Prepares the datasets of runs, each once, before several of them want it at a time."""
+    wanted = {}
+    for run, seed in todo:
+        settings = values(run, out, seed).get("data")  # not every kind of run has one
+        wanted |= {to_json(settings["builder"]): settings} if settings else {}
+    for of in wanted.values():
+        builders().prepare(of["name"], out=of["folder"], **of["builder"])
+
+
 def data_today(settings: dict) -> str:
     """The fingerprint of the dataset that a config's `data` names, as it is here now; "" if it is missing."""
     try:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.report import runs
 from rxrx_jax.tables import Run
@@ -84,22 +85,26 @@ def test_runs_of_other_code_config_or_data_are_stale(fake, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "run",
+    "run, key, value",
     [
-        Run("x", "convnet.py", overrides={"total_steps": 30}),  # the config has epochs
-        Run("x", "convnet.py", overrides={"evaluators.leakage": False}),
-        Run("x", "mae_vit.py", overrides={"task.decoder": (64, 1, 4), "data.folder": "there"}),
-        Run("x", "linear_probe.py", starts_from="mae"),
+        (Run("x", "convnet.py", overrides={"total_steps": 30}), "total_epochs", None),
+        (Run("x", "convnet.py", overrides={"evaluators.leakage": False}), "evaluators.leakage", None),
+        (
+            Run("x", "mae_vit.py", overrides={"task.decoder": (64, 1, 4), "data.folder": "f"}),
+            "task.decoder",
+            (64, 1, 4),
+        ),
+        (Run("x", "linear_probe.py", starts_from="mae"), "task.name", "probe"),
     ],
 )
-def test_a_run_is_compared_with_what_its_command_makes(run, monkeypatch, tmp_path):
+def test_a_run_is_compared_with_what_its_command_makes(run, key, value, monkeypatch, tmp_path):
     """Whatever the override replaces or removes, the run is not stale until the config changes."""
     monkeypatch.setattr(runs, "code_version", lambda: "today")
     folder = runs.workdir("x", tmp_path, 3)
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "done": True}) + "\n")
     stored = runs.values(run, tmp_path, 3) | {"resolved": {"provenance": {"code": "today"}}}
-    assert stored["seed"] == 3
+    assert stored["seed"] == 3 and flatten(stored).get(key) == value
     for changes, expected in ({}, []), ({"accumulate": 2}, ["another config (accumulate)"]):
         (folder / "config.json").write_text(runs.to_json(stored | changes))
         assert runs.stale(run, tmp_path, 3) == expected

@@ -1,6 +1,7 @@
 """Simulated worlds of a table: which they are, and differences over them, with their p and Holm's adjustment."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import scipy.stats
 from rxrx_jax import reproduce, tables
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate import intervals
-from rxrx_jax.report import columns
+from rxrx_jax.report import columns, runs
 from rxrx_jax.report.columns import Found
-from rxrx_jax.tables import FINAL, Column, Row, Table
+from rxrx_jax.tables import FINAL, Column, Row, Run, Table
 
 CROSS = Column("cross-batch", "cross_batch/site_accuracy", format="+.3f")
 
@@ -97,7 +98,7 @@ def test_worlds_are_named_by_their_seeds():
             table.choose(*given)
 
 
-def test_worlds_of_the_final_comparison_are_refused_elsewhere(tmp_path):
+def test_worlds_of_the_final_comparison_are_refused_elsewhere(tmp_path, capsys):
     assert list(FINAL) == [200, 201, 202, 203, 204]
     with pytest.raises(UserError, match="table 'T': world 203 is kept for the final comparison"):
         made(worlds=(1, 203))
@@ -105,6 +106,19 @@ def test_worlds_of_the_final_comparison_are_refused_elsewhere(tmp_path):
         made(worlds=(100,)).choose(None, (100, 204))
     with pytest.raises(UserError, match="--worlds=200: world 200 is kept"):
         reproduce.main(["demo", f"--out={tmp_path}", "--worlds=200", "--status"])
+    with pytest.raises(SystemExit):
+        reproduce.main(["demo", f"--out={tmp_path}", "--worlds=1-3"])
+    assert "'1-3' is not made of seeds and commas" in capsys.readouterr().err
+
+
+def test_worlds_are_rendered_once_and_for_the_runs_that_are_missing(monkeypatch, tmp_path):
+    made = []
+    prepare = lambda name, out, **settings: made.append((name, settings["seed"], settings["layout"]))  # noqa: E731
+    monkeypatch.setattr(runs, "builders", lambda: types.SimpleNamespace(prepare=prepare))
+    todo = [(Run(name, f"convnet.py:{of}"), seed) for seed in (3, 4) for name, of in
+            (("a", "normalisation=plate"), ("b", "method=adabn"), ("c", "layout=reshuffled"))]  # fmt: skip
+    runs.prepare_worlds([*todo[:4], (tables.load("map_demo").runs[0], 0)], tmp_path)
+    assert made == [("rxrx_sim", 3, "fixed"), ("rxrx_sim", 3, "reshuffled"), ("rxrx_sim", 4, "fixed")]
 
 
 def test_the_worlds_of_a_command_are_those_of_its_runs(tmp_path, capsys):
