@@ -41,7 +41,8 @@ def write(workdir: pathlib.Path, path: pathlib.Path) -> None:
         row = Row((prefix.rstrip("/") or "as it was trained",), name, prefix)
         found = Found(row, [[seed.final | seed.done]], [seed.training], [], simulated=False)
         cells = [columns.with_marks(column.summary(found, column), found, column) for column in COLUMNS]
-        lines.append(Line(n, row, 1, columns.seen(found), cells, columns.trained_to(found), columns.fits(found)))
+        ended = columns.trained_to(found), columns.fits(found)
+        lines.append(Line(n, row, 1, columns.seen(found), cells, *ended, left_out=tuple(tables.left_out(found))))
     used = [i for i in range(len(COLUMNS)) if any(line.cells[i].text for line in lines)]
     for line in lines:
         line.cells[:] = [line.cells[i] for i in used]

@@ -37,6 +37,9 @@ def sections(table: Table, lines: list[Line], found: Mapping[str, list[records.S
                 f"{name}: {why}; {len(of):,} wells{f', evenly chosen of {of.total:,}' * (of.total > len(of))}"
                 for name, (of, why) in read.items()
             ],
+            "by_neighbours": "UMAP"
+            if pictures.has_umap()
+            else "t-SNE, as umap-learn is not installed (rxrx_jax[umap])",
             "images": dataset if isinstance(dataset, str) else "",
             "absent": "; ".join(f"{name}: {why}" for name, why in absent.items()),
         },
@@ -67,8 +70,8 @@ def _explorer(shown: Mapping[str, wells.Wells], dataset) -> dict[str, Any]:
         if scores is not None:
             axes = tuple(f"PC {i + 1} ({100 * share:.0f} % of variance)" for i, share in enumerate(shares))
             panels.append(explorer.Panel("PCA", name, spread(scores, np.nan), axes))
-            tsne = pictures.tsne(of.embedding)
-            panels += [explorer.Panel("t-SNE", name, spread(tsne, np.nan))] if tsne is not None else []
+            title, places = pictures.neighbour_map(of.embedding)
+            panels += [explorer.Panel(title, name, spread(places, np.nan))] if places is not None else []
         right[name] = spread(of.right, "").tolist()
         ids, cosines = of.neighbours
         near[name] = spread(np.where(ids >= 0, at[ids], -1), -1), spread(cosines, 0.0)

@@ -1,6 +1,8 @@
 """Pictures: composites, reconstructions, colours, and the places of points on a map."""
 
 import colorsys
+import importlib.util
+import warnings
 
 import numpy as np
 from etils import epath
@@ -98,3 +100,27 @@ def tsne(embeddings: np.ndarray) -> np.ndarray | None:
     with threadpool_limits(1):
         perplexity = min(30, (len(embeddings) - 1) / 3)
         return TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(embeddings)
+
+
+def has_umap() -> bool:
+    """Whether umap-learn, of the extra [umap], is installed."""
+    return importlib.util.find_spec("umap") is not None
+
+
+def umap(embeddings: np.ndarray) -> np.ndarray | None:
+    """Places [n, 2] by UMAP (McInnes et al. 2018, arXiv 1802.03426) of [n, D], from a fixed seed and so in one thread;
+    None for fewer than ten."""
+    if len(embeddings) < 10:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages that it could use, and of groups that no neighbour joins
+        from umap import UMAP
+
+        made = UMAP(n_neighbors=min(15, len(embeddings) - 1), random_state=0, n_jobs=1)
+        return np.asarray(made.fit_transform(embeddings.astype(np.float32)))
+
+
+def neighbour_map(embeddings: np.ndarray) -> tuple[str, np.ndarray | None]:
+    """What a map by neighbours is called, UMAP where that is installed and else t-SNE, and its places, as they give
+    them."""
+    return ("UMAP", umap(embeddings)) if has_umap() else ("t-SNE", tsne(embeddings))

@@ -11,7 +11,10 @@ from rxrx_jax.report.pictures import PALETTE
 
 POINTS = 400  # of a curve, at most
 DRAWN = 8  # rows by experiment, at most
-MATRIX = 64  # classes of a matrix, at most
+NAMED = 64  # classes of a matrix whose names fit beside it
+CLUSTERED = 2_000  # classes of a matrix that are put in order by who is taken for whom
+VALUES = 200_000  # of wells in plate maps, a megabyte: with more of them, experiments are left out
+NUMBERED = 8  # columns of a plate whose numbers are written: a phone is too narrow for more
 HOVER = "hover,pan,wheel_zoom,box_zoom,reset,save"
 INSIDE, CROSS, MARKED = "#808080", PALETTE[0], PALETTE[3]
 
@@ -120,6 +123,11 @@ def plates(maps: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
         return {}
     shapes = [plate.shape for of in maps.values() for plate in of.values()]
     height, width = (max(sizes) for sizes in zip(*shapes))
+    every = sorted({name for of in maps.values() for name in of})
+    most = max(1, min(len(every), VALUES // (height * width * len(maps))))
+    shown = {every[i] for i in np.linspace(0, len(every) - 1, most).astype(int)}
+    maps = {quantity: {name: of[name] for name in of if name in shown} for quantity, of in maps.items()}
+    maps = {quantity: of for quantity, of in maps.items() if of}
     letters = [chr(65 + i) if i < 26 else f"A{chr(39 + i)}" for i in range(height)]
     numbers = [str(i + 1) for i in range(width)]
     at = [(column, row) for row in letters for column in numbers]
@@ -133,7 +141,8 @@ def plates(maps: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     )  # fmt: skip
     one.rect("x", "y", 0.94, 0.94, source=source, line_color=None, fill_color={"field": "value", "transform": mapper})
     one.add_layout(ColorBar(color_mapper=mapper, background_fill_color=None, width=8), "right")
-    one.xaxis.major_label_overrides = {column: "" for column in numbers[1::2]}  # a phone is too narrow for all of them
+    written = numbers[:: -(-width // NUMBERED)]
+    one.xaxis.major_label_overrides = {column: "" for column in numbers if column not in written}
     one.grid.visible = False
 
     def listed(plate):
@@ -143,7 +152,8 @@ def plates(maps: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
 
     values = {quantity: {name: listed(of[name]) for name in sorted(of)} for quantity, of in maps.items()}
     data = {"values": values, "palettes": [list(Viridis256), list(RdBu11)]}
-    return {"figures": figures.group({"plate map, a value for each well": one}), "data": data}
+    left_out = f"{most} of {len(every)} experiments, evenly chosen" if most < len(every) else ""
+    return {"figures": figures.group({"plate map, a value for each well": one}), "data": data, "left_out": left_out}
 
 
 def plate_map(wells: Sequence[str], values: np.ndarray) -> np.ndarray:
@@ -161,36 +171,43 @@ def plate_map(wells: Sequence[str], values: np.ndarray) -> np.ndarray:
 
 
 def confusions(name: str, true: np.ndarray, called: np.ndarray) -> dict[str, Any]:
-    """A matrix of what each perturbation is called, text [n] each, those that are alike side by side; none for more
-    than MATRIX of them."""
+    """A matrix of what each perturbation is called, text [n] each, those that are alike side by side; of more than
+    NAMED of them a point for each pair that occurs, without their names at the sides."""
     from bokeh.models import ColorBar, ColumnDataSource, FactorRange, LinearColorMapper
     from bokeh.palettes import Viridis256
     from scipy.cluster import hierarchy
     from scipy.spatial.distance import pdist
 
     names = sorted({*true.tolist(), *called.tolist()})
-    if not 2 <= len(names) <= MATRIX:
+    if len(names) < 2:
         return {}
-    at = {one: i for i, one in enumerate(names)}
-    counts = np.zeros((len(names), len(names)))
+    at, large = {one: i for i, one in enumerate(names)}, len(names) > NAMED
+    counts = np.zeros((len(names), len(names)), np.float32)
     np.add.at(counts, ([at[one] for one in true], [at[one] for one in called]), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    alike = hierarchy.linkage(pdist(share + share.T), "average", optimal_ordering=True)
-    order = hierarchy.leaves_list(alike)
-    names, share, counts = [names[i] for i in order], share[np.ix_(order, order)], counts[np.ix_(order, order)]
-    rows, columns = np.indices(share.shape).reshape(2, -1)
+    if len(names) <= CLUSTERED:
+        alike = hierarchy.linkage(pdist(share + share.T), "average", optimal_ordering=not large)
+        order = hierarchy.leaves_list(alike)
+        names, share, counts = [names[i] for i in order], share[np.ix_(order, order)], counts[np.ix_(order, order)]
+    rows, columns = np.nonzero(counts) if large else np.indices(share.shape).reshape(2, -1)
     source = ColumnDataSource({
-        "true": [names[i] for i in rows], "called": [names[i] for i in columns], "share": share.ravel(),
-        "wells": counts.ravel().astype(int),
+        "true": [names[i] for i in rows], "called": [names[i] for i in columns],
+        "share": share[rows, columns].astype(float).round(4), "wells": counts[rows, columns].astype(int),
     })  # fmt: skip
     mapper = LinearColorMapper(palette=list(Viridis256), low=0, high=1)
-    side = 130 + 11 * len(names)
+    side = 130 + 11 * min(len(names), NAMED)
     tips = [("is", "@true"), ("called", "@called"), ("share", "@share{0.00} (@wells wells)")]
     one = figures.figure(side, HOVER, x_range=FactorRange(*names), y_range=FactorRange(*names[::-1]), tooltips=tips)
-    one.rect("called", "true", 1, 1, source=source, line_color=None, fill_color={"field": "share", "transform": mapper})
+    colour = {"line_color": None, "fill_color": {"field": "share", "transform": mapper}}
+    if large:
+        one.scatter("called", "true", marker="square", size=4, source=source, **colour)
+        one.axis.major_label_text_font_size, one.axis.major_tick_line_color = "0px", None
+    else:
+        one.rect("called", "true", 1, 1, source=source, **colour)
+        one.axis.major_label_text_font_size = "8px"
     one.add_layout(ColorBar(color_mapper=mapper, background_fill_color=None, width=8), "right")
     one.xaxis.axis_label, one.yaxis.axis_label = "called", "is"
     one.xaxis.major_label_orientation = "vertical"
-    one.axis.major_label_text_font_size = "8px"
     one.grid.visible = False
-    return figures.group({f"confusions of {name}": one})
+    words = f", {len(names):,} perturbations, a point for each pair that occurs" if large else ""
+    return figures.group({f"confusions of {name}{words}": one})

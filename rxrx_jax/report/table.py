@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import rxrx_jax
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.roles import ROLES
 from rxrx_jax.evaluate.intervals import ENOUGH_WORLDS
 from rxrx_jax.report import columns, runs
 from rxrx_jax.report.columns import Cell, Found
@@ -30,8 +31,8 @@ LATEX = str.maketrans(
 @dataclasses.dataclass(frozen=True)
 class Line:
     """A row with what was found: its number from 1, how many seeds, a cell for each column, the training accuracy of
-    each seed at the end, where there is one, how many of how many regressions did not converge, and what its protocol's
-    counts differ in, where that was allowed."""
+    each seed at the end, where there is one, how many of how many regressions did not converge, what its protocol's
+    counts differ in, where that was allowed, and what else its numbers leave out."""
 
     number: int
     row: Row
@@ -41,6 +42,7 @@ class Line:
     trained_to: list[float] = dataclasses.field(default_factory=list)
     fits: tuple[int, int] = (0, 0)
     partial: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def measure(table: Table, out: pathlib.Path, seeds: Sequence[int]) -> list[Line]:
@@ -84,8 +86,25 @@ def measure(table: Table, out: pathlib.Path, seeds: Sequence[int]) -> list[Line]
         if partial:
             row = dataclasses.replace(row, labels=(f"{row.labels[0]} (partial)", *row.labels[1:]))
         ended = columns.trained_to(of_row), columns.fits(of_row)
-        made.append(Line(number, row, len(seeds) * measured(row), columns.seen(of_row), cells, *ended, partial))
+        of_line = partial, tuple(left_out(of_row))
+        made.append(Line(number, row, len(seeds) * measured(row), columns.seen(of_row), cells, *ended, *of_line))
     return made
+
+
+def left_out(found: Found) -> list[str]:
+    """What the numbers of a row leave out, by what its runs counted; the most of any seed."""
+
+    def most(metric):
+        return max((int(line.get(found.name(metric)) or 0) for line in found.lines), default=0)
+
+    said = []
+    for role, words in ROLES.items():
+        if classes := most(f"{role}/absent_classes"):
+            sites = most(f"{role}/absent_sites")
+            said.append(f"{words}: {classes:,} classes have no training row; their {sites:,} sites count as wrong")
+    if bare := most("leakage/plate_without_controls"):
+        said.append(f"leakage of plates is without {bare:,} experiments, which have no control well")
+    return said
 
 
 def _read(run: Run, out: pathlib.Path, seed: int) -> list[dict]:
@@ -122,6 +141,7 @@ def notes(table: Table, lines: list[Line], stale: list[str]) -> list[str]:
             name, (lost, of) = " | ".join(line.row.labels), line.fits
             found.append(f"{name}: not converged, {lost} of {of} regressions stopped before the gradient was small.")
     found += [f"{' | '.join(line.row.labels)}: {line.partial}." for line in lines if line.partial]
+    found += [f"{' | '.join(line.row.labels)}: {words}." for line in lines for words in line.left_out]
     by_source: dict[Published, list[str]] = {}
     for line in lines:
         for of in line.row.published.values():

@@ -21,11 +21,11 @@ from rxrx_jax.base.page.explorer import SIZE
 from rxrx_jax.data.builders import builders
 from rxrx_jax.evaluate import predictions, protocols
 from rxrx_jax.evaluate.embeddings import as_dataset
+from rxrx_jax.evaluate.nearest import nearest
 from rxrx_jax.report.pictures import composite
 
 MOST = 5_000  # wells, and thumbnails, in a page
 NEAR = 8  # neighbours that are listed
-BLOCK = 512  # wells whose neighbours are looked for at a time
 STANDS_FOR = {"in_batch_wells": "in_batch", "private": "cross_batch"}  # where a protocol has no rows of that name
 ABOUT = ("well_id", "perturbation", "experiment", "plate", "cell_type", "well")
 
@@ -84,7 +84,8 @@ def read(workdir: pathlib.Path) -> Wells | str:
     found["role"] = np.repeat(list(roles), [len(of) for of in roles.values()])[first]
     kept = np.unique(np.linspace(0, len(ids) - 1, min(MOST, len(ids))).astype(int))
     found, mean = {key: values[kept] for key, values in found.items()}, mean[kept]
-    near, elsewhere = neighbours(mean, found["experiment"])
+    near = nearest(mean, NEAR, "cosine")
+    elsewhere = nearest(mean, 1, "cosine", apart=found["experiment"])[0][:, 0]
     called, how = found["perturbation"][elsewhere], "its nearest neighbour of another experiment (cosine)"
     called = np.where(elsewhere < 0, "", called)
     if of_network := _called(workdir):
@@ -102,26 +103,6 @@ def _called(workdir: pathlib.Path) -> dict[str, str]:
     wells, names, labels, called = (column.to_pylist() for column in table.columns)
     name = dict(zip(labels, names))
     return {well: name.get(one, str(one)) for well, one in zip(wells, called)}
-
-
-def neighbours(embedding: np.ndarray, experiment: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """The NEAR nearest of each by cosine, nearest first, and their cosines, [n, NEAR] each; and the nearest of another
-    experiment, [n], -1 where there is none. Args: embedding [n, D]; experiment, text [n]."""
-    unit = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
-    n, k = len(unit), min(NEAR, len(unit) - 1)
-    ids, cosines, elsewhere = np.full((n, NEAR), -1), np.zeros((n, NEAR)), np.full(n, -1)
-    for start in range(0, n, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, n))
-        cosine = unit[rows] @ unit.T
-        cosine[np.arange(len(rows)), rows] = -np.inf
-        near = np.sort(np.argpartition(-cosine, k - 1, axis=1)[:, :k], axis=1) if k else ids[rows, :0]
-        value = np.take_along_axis(cosine, near, 1)
-        order = np.argsort(-value, axis=1, kind="stable")
-        ids[rows, :k], cosines[rows, :k] = (np.take_along_axis(x, order, 1) for x in (near, value))
-        cosine[experiment[rows, None] == experiment] = -np.inf
-        best = cosine.argmax(1)
-        elsewhere[rows] = np.where(np.isfinite(cosine[np.arange(len(rows)), best]), best, -1)
-    return (ids, cosines), elsewhere
 
 
 def dataset_of(config: dict) -> data.Dataset | str:

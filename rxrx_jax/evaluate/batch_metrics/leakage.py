@@ -21,7 +21,8 @@ def evaluate(context) -> Iterator[tuple[str, float]]:
     Each is fitted on every second well and scored on the others, perturbation by perturbation, so that no half has more
     of one than the other. The accuracy is the share of all scored sites, and the floor that of always predicting the
     commonest experiment of the cell type (plate of the experiment). A group with one experiment (plate) has nothing to
-    predict and is left out. Where regressions did not converge, `leakage/experiment_not_converged` says how many.
+    predict and is left out. Where regressions did not converge, `leakage/experiment_not_converged` says how many, and
+    `leakage/plate_without_controls` how many experiments have no control well, so that no plate of theirs counts.
     """
     for reading in context.readings:
         rows, features = context.embeddings(reading)
@@ -45,6 +46,8 @@ def score(name: str, features: np.ndarray, rows: np.ndarray, dataset) -> Iterato
             yield f"{name}/{batch}_floor", commonest / count
         if unfinished:
             yield f"{name}/{batch}_not_converged", unfinished
+    if bare := len(np.setdiff1d(experiment, experiment[control])):
+        yield f"{name}/plate_without_controls", bare
 
 
 def read_off(

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rxrx_jax.evaluate import nearest as among
+
 NEIGHBOURS = 90  # of LISI, itself among them; the perplexity is a third of it
 KBET_NEIGHBOURS, KBET_LEAST = 50, 10
 ALPHA = 0.05
-MEMORY = 64  # MiB of distances at a time
 TRIES, TOLERANCE = 50, 1e-5  # of the search for a perplexity
 
 
@@ -23,14 +24,8 @@ class Neighbours(NamedTuple):
 
 def nearest(x: np.ndarray, k: int = NEIGHBOURS) -> Neighbours:
     """The k nearest rows of x [n, d], or all n where there are fewer."""
-    import sklearn  # here, as it takes longer to import than commands take to start
-    from sklearn.neighbors import NearestNeighbors
-
     n = len(x)
-    # Its compiled search asks for the threads of every library first, which takes longer than a small search.
-    with sklearn.config_context(working_memory=MEMORY, enable_cython_pairwise_dist=False):
-        found = NearestNeighbors(n_neighbors=max(min(k, n) - 1, 1), algorithm="brute").fit(x)
-        distance, index = found.kneighbors()  # without the row itself
+    index, distance = among.nearest(x, min(max(k - 1, 1), n - 1), "euclidean")  # without the row itself
     own = np.arange(n)[:, None]
     return Neighbours(np.concatenate([own, index], 1), np.concatenate([np.zeros((n, 1)), distance], 1))
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from rxrx_jax.report import pictures, records
@@ -96,3 +97,26 @@ def test_the_map_shows_runs_chosen_by_rule():
     assert chosen["c"] == "highest cross-batch accuracy" and chosen["e"] == "lowest leakage"
     assert list(dict(records.choose_for_map(table, lines, ["e", "b"]))) == ["b", "e"]
     assert records.choose_for_map(table, lines, []) == []
+
+
+@pytest.mark.slow
+def test_umap_keeps_groups_apart_and_is_the_same_each_time():
+    """Numba compiles it for a while."""
+    pytest.importorskip("umap", reason="umap-learn is not installed: pip install 'rxrx_jax[umap]'")
+    random = np.random.default_rng(0)
+    group = np.arange(90) % 3
+    x = 8 * np.eye(3)[group] + random.normal(size=(90, 3))
+    places = pictures.umap(x)
+    assert places.shape == (90, 2) and np.isfinite(places).all() and pictures.umap(x[:9]) is None
+    apart = ((places[:, None] - places) ** 2).sum(2)
+    np.fill_diagonal(apart, np.inf)
+    assert (group[apart.argmin(1)] == group).all()
+    np.testing.assert_array_equal(pictures.umap(x), places)
+
+
+def test_without_umap_the_map_is_by_t_sne(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(12, 3))
+    monkeypatch.setattr(pictures, "umap", lambda embeddings: embeddings[:, :2])
+    for there, title in ((True, "UMAP"), (False, "t-SNE")):
+        monkeypatch.setattr(pictures, "has_umap", lambda: there)  # noqa: B023
+        assert pictures.neighbour_map(x)[0] == title

@@ -47,16 +47,6 @@ def test_without_predictions_it_is_that_of_the_nearest_of_another_experiment(exp
     assert (found.right == "wrong").any()
 
 
-def test_neighbours_are_the_nearest_by_cosine():
-    angles = np.array([0.0, 0.1, 0.3, 3.0])
-    points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array([[1.0], [5.0], [2.0], [1.0]])
-    (ids, cosines), elsewhere = wells.neighbours(points, np.array(["a", "a", "b", "a"]))
-    assert ids[:, :3].tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]] and (ids[:, 3:] == -1).all()
-    np.testing.assert_allclose(cosines[0, :3], np.cos([0.1, 0.3, 3.0]))
-    assert elsewhere.tolist() == [2, 2, 1, 2]
-    assert wells.neighbours(points, np.array(["a"] * 4))[1].tolist() == [-1] * 4
-
-
 def test_more_wells_than_a_page_holds_are_thinned_and_it_says_so(explored, monkeypatch):
     monkeypatch.setattr(wells, "MOST", 7)
     found = wells.read(explored.run)
@@ -122,6 +112,30 @@ def test_perturbations_that_are_never_called_right_have_their_matrix():
     assert plots.confusions("run", true, true[[1, 0, 3, 2]])
 
 
+def test_a_matrix_of_many_perturbations_has_a_point_for_each_pair_that_occurs():
+    true = np.repeat(np.array([f"p{i:03d}" for i in range(300)]), 3)
+    called = np.where(np.arange(900) % 3 == 0, true, np.roll(true, 3))  # one in three is right
+    made = plots.confusions("run", true, called)
+    (words, _, height), text = made["roots"][0], json.dumps(made["document"])
+    assert words == "confusions of run, 300 perturbations, a point for each pair that occurs" and height < 900
+    assert text.count('"p007"') < 20 and len(text) < 100_000  # pairs and factors, no square of 90,000
+
+
+def test_plate_maps_of_many_experiments_are_thinned_and_said_so():
+    maps = {f"q{i}": {f"E-{e:03d}": np.zeros((32, 48)) for e in range(180)} for i in range(7)}
+    made = plots.plates(maps)
+    assert made["left_out"] == "18 of 180 experiments, evenly chosen"
+    assert {len(of) for of in made["data"]["values"].values()} == {18} and "E-179" in made["data"]["values"]["q6"]
+    assert plots.plates({"q0": {f"E-{e}": np.zeros((16, 24)) for e in range(51)}})["left_out"] == ""
+
+
+@pytest.mark.parametrize("shape, written", [((16, 24), 8), ((32, 48), 8), ((8, 12), 6)])
+def test_the_numbers_of_columns_do_not_run_together_on_a_telephone(shape, written):
+    made = plots.plates({"right": {"E-01": np.zeros(shape)}})
+    hidden = json.dumps(made["figures"]["document"]).count(', ""]')
+    assert shape[1] - hidden == written
+
+
 @pytest.mark.parametrize(
     "splits, values, words",
     [
@@ -150,7 +164,8 @@ def test_the_page_of_a_run(explored):
 
 def test_another_process_writes_the_same_page(explored):
     again = explored.run / "again.html"
-    code = f"from rxrx_jax.report.__main__ import main; main([{str(explored.run)!r}, '--out', {str(again)!r}])"
+    code = "from rxrx_jax.report import pictures; pictures.has_umap = lambda: False; "  # as in this process
+    code += f"from rxrx_jax.report.__main__ import main; main([{str(explored.run)!r}, '--out', {str(again)!r}])"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert again.read_bytes() == explored.page.read_bytes()
 

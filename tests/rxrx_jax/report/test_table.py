@@ -248,6 +248,20 @@ def test_a_probe_whose_regression_did_not_converge_says_so_in_its_row_and_in_the
     assert told == ["first: not converged, 1 of 2 regressions stopped before the gradient was small."]
 
 
+def test_what_a_number_leaves_out_is_a_note(tmp_path):
+    lost = {"x/cross_batch/absent_classes": 3, "x/cross_batch/absent_sites": 1200, "x/in_batch/absent_classes": 0}
+    for seed, bare in ((0, {"x/leakage/plate_without_controls": 2}), (1, {})):
+        write(tmp_path, "a", seed, accuracies("x/", dict.fromkeys(STRATA, 0.5)) | lost | bare)
+    made = make([Row(("probe",), "a", "x/"), Row(("other",))], {"a": None}, seeds=2)
+    lines = table.measure(made, tmp_path, 2)
+    assert lines[1].left_out == () and [
+        note for note in table.notes(made, lines, []) if note.startswith("probe: ")
+    ] == [
+        "probe: cross-batch: 3 classes have no training row; their 1,200 sites count as wrong.",
+        "probe: leakage of plates is without 2 experiments, which have no control well.",
+    ]
+
+
 def test_a_row_of_a_dataset_with_other_counts_is_named_partial(tmp_path):
     words = "fit is 40,612 images of 33 experiments and this dataset has 8 of 1"
     write(tmp_path, "a", 0, accuracies("", dict.fromkeys(STRATA, 0.5)) | {"partial": words})

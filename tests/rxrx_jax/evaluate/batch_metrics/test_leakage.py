@@ -66,6 +66,14 @@ def test_none_leaks_and_the_floors_are_those_of_the_screen():
     assert found["x/plate_accuracy"] == pytest.approx(0.25, abs=0.06)
 
 
+def test_an_experiment_without_controls_is_counted():
+    treated = DATASET.sites.well_type == "treatment"
+    rows = ROWS[treated | (DATASET.sites.experiment > 1)]
+    found = probe(tells(), rows)
+    assert found.keys() == NAMES | {"x/plate_without_controls"} and found["x/plate_without_controls"] == 2
+    assert probe(tells(), ROWS[treated])["x/plate_without_controls"] == 12
+
+
 def test_the_cell_type_alone_is_not_a_leak():
     """Across cell types it would tell a quarter of the experiments, three times their floor."""
     assert probe(tells("cell_type"))["x/experiment_accuracy"] == pytest.approx(0.25, abs=0.03)
@@ -105,6 +113,7 @@ def test_groups_that_cannot_be_told_apart_are_left_out():
     assert probe(tells(), three[sites.well_type[three] == "treatment"]).keys() == {
         "x/experiment_accuracy",
         "x/experiment_floor",
+        "x/plate_without_controls",
     }
     assert probe(tells(), three[:0]) == {}
 
