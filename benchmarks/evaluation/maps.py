@@ -90,7 +90,7 @@ def ours(case: str, size: int, folder: pathlib.Path):
         x, names = wells(size)
         codes = np.where(names == "control", -1, np.arange(len(names)) // REPLICATES)
         if case == "consistency":
-            return lambda: univariate.consistency(x[codes >= 0], codes[codes >= 0])
+            return lambda: univariate.consistency(x, codes)
         return lambda: univariate.magnitude(x, codes, univariate.Reference(x, np.flatnonzero(codes < 0)))
     if case == "brunner_munzel":
         x, arm = of_arms(size)

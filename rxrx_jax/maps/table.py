@@ -141,15 +141,17 @@ def check(profiles: Profiles, drop: bool = False) -> tuple[Profiles, dict[str, i
     """Profiles of which every row can be used, and how many rows and features were left out, by reason.
 
     Raises UserError, naming the first row or feature, unless they are to be dropped: rows with NaN or infinite values,
-    rows of zeros, features that are the same in every row.
+    rows of zeros, features that are the same in every row, rows that are there twice with all they say. Two rows of one
+    site or well that differ cannot be dropped, as nobody knows which is right.
     """
+    profiles, repeats = _once(profiles, drop)
     x = profiles.features
     finite = np.isfinite(x).all(1)
     zero = finite & ~x.any(1)
     good = finite & ~zero
     constant = np.zeros(x.shape[1], bool) if good.sum() < 2 else (x[good] == x[good][0]).all(0)
     dropped = {"rows not finite": int((~finite).sum()), "rows of zeros": int(zero.sum()),
-               "constant features": int(constant.sum())}  # fmt: skip
+               "rows that are there twice": repeats, "constant features": int(constant.sum())}  # fmt: skip
     advice = "; --drop-invalid leaves such out and counts them"
     if not drop and not finite.all():
         i = int(np.flatnonzero(~finite)[0])
@@ -168,6 +170,29 @@ def check(profiles: Profiles, drop: bool = False) -> tuple[Profiles, dict[str, i
         names = tuple(name for name, same in zip(profiles.names, constant) if not same)
         profiles = dataclasses.replace(profiles, features=profiles.features[:, ~constant], names=names)
     return profiles, dropped
+
+
+def _once(profiles: Profiles, drop: bool) -> tuple[Profiles, int]:
+    """(the rows without those that are there twice, how many these were). A row is known by its site, or by its well
+    and the number of its site there, or else by all that it holds."""
+    site, well, number = (profiles.find(name) for name in ("site_id", "well_id", "site"))
+    by = [site] if site is not None else [] if well is None else [well] if number is None else [well, number]
+    values = [one.tolist() for one in profiles.columns.values()]
+    text = lambda i: [str(one[i]) for one in values]  # noqa: E731  # NaN equals NaN
+    key = list(zip(*(one.tolist() for one in by))) if by else None
+    seen: dict = {}
+    kept = np.ones(len(profiles), bool)
+    for i, row in enumerate(profiles.features):
+        first = seen.setdefault(key[i] if key else (row.tobytes(), *text(i)), i)
+        if first == i:
+            continue
+        kept[i] = False
+        same = row.tobytes() == profiles.features[first].tobytes() and text(i) == text(first)
+        if not (drop and same):
+            advice = "; --drop-invalid leaves one out and counts it" if same else ", and they differ: remove one"
+            where = f"rows {first} and {i}" if by else f"also row {first}"
+            raise UserError(f"{profiles.path}: {profiles.row(i)} is there twice, {where}{advice}")
+    return profiles if kept.all() else profiles.take(kept), int((~kept).sum())
 
 
 def _is_own(path: pathlib.Path) -> bool:

@@ -56,7 +56,7 @@ def of_replicates(found: Map, expression: dict | None, seed: int) -> tuple[list[
     numbers[codes >= 0] = codes_of
     controls = np.flatnonzero(columns["is_control"] > 0)
     size = np.bincount(codes_of, minlength=len(kept))
-    values = {"consistency": univariate.consistency(u[codes >= 0], codes_of)}
+    values = {"consistency": univariate.consistency(u, numbers)}
     reference = univariate.Reference(x, controls, seed) if len(controls) > 1 else None
     values["magnitude"] = (
         np.full(len(kept), np.nan) if reference is None else univariate.magnitude(x, numbers, reference)

@@ -20,23 +20,25 @@ FEW = 4000  # controls at most of which all distances are kept: 128 MB
 def consistency(x: np.ndarray, codes: np.ndarray, names=None) -> np.ndarray:
     """The mean cosine of two of a group's rows, (|sum of unit rows|^2 - r) / (r (r - 1)), [groups]; NaN for one row.
 
-    Args: x [n, d]; codes [n], 0 to groups - 1; names, row number -> text, for messages.
+    Args: x [n, d]; codes [n], -1 for rows that are not of a group; names, row number -> text, for messages.
     Raises UserError for a row without direction.
     """
     weight = 1 / relate.lengths(x, names or "row {}".format)
     found = np.full(int(codes.max(initial=-1)) + 1, np.nan)
-    for groups, rows in by_size(codes, LEAST["consistency"]):
-        found[groups] = _agreement(x, weight, rows)
+    used = np.flatnonzero(codes >= 0)
+    for groups, part in by_size(codes[used], LEAST["consistency"]):
+        found[groups] = _agreement(x, weight, used[part])
     return found
 
 
 def _agreement(x: np.ndarray, weight: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Of groups of rows [m, r] of x [n, d] times weight [n], at which they have length 1."""
-    r, total = rows.shape[1], np.empty((len(rows), x.shape[1]))
-    most = max(1, 2**20 // (r * x.shape[1]))  # groups at a time, some 8 MB
-    for start in range(0, len(rows), most):
-        part = rows[start : start + most]
-        total[start : start + most] = (weight[part][:, None] @ x[part])[:, 0]
+    """Of groups of rows [m, r] of x [n, d] times weight [n], at which they have length 1. The product with a sparse
+    matrix of weights reads the rows where they lie, which is faster than gathering them."""
+    from scipy.sparse import csr_array
+
+    m, r = rows.shape
+    groups = csr_array((weight[rows].ravel(), rows.ravel(), np.arange(0, m * r + 1, r)), shape=(m, len(x)))
+    total = groups @ x
     return (np.einsum("md,md->m", total, total) - r) / (r * (r - 1))
 
 

@@ -62,6 +62,8 @@ def build(source: Profiles, out: pathlib.Path, settings: Settings, genome=None, 
         columns = [column[named] for column in columns]
     if not len(profiles):
         raise UserError(f"{profiles.path}: no row has a {by[0]}")
+    profiles, dropped["rows without a dose"] = _dosed(profiles, by, settings)
+    columns = [profiles.column(name) for name in by]
     batch = batches(profiles, settings.batch, settings.align)
     is_control = controls(profiles, settings.controls, by[0])
     well = wells(profiles) if align.needs_wells(settings.align) else None
@@ -130,6 +132,21 @@ def controls(profiles: Profiles, wanted: str, label: str) -> np.ndarray:
     return found
 
 
+def _dosed(profiles: Profiles, by: list[str], settings: Settings) -> tuple[Profiles, int]:
+    """(the rows without those that have no dose while others of their perturbation have one, which would be taken for
+    another perturbation; how many these were); controls stay. Raises UserError for the first, unless told to drop."""
+    dose = profiles.find("concentration_um")
+    if "concentration_um" not in by or dose is None or dose.dtype.kind != "f":
+        return profiles, 0
+    label = profiles.column(by[0]).astype(str)
+    bad = np.isnan(dose) & np.isin(label, label[~np.isnan(dose)]) & ~controls(profiles, settings.controls, by[0])
+    if bad.any() and not settings.drop_invalid:
+        i = int(np.flatnonzero(bad)[0])
+        others = f"and others of {shortened(label[i])} have one; --drop-invalid leaves such out and counts them"
+        raise UserError(f"{profiles.path}: {profiles.row(i)} has no concentration_um, {others}")
+    return profiles.take(~bad) if bad.any() else profiles, int(bad.sum())
+
+
 def _usual(profiles: Profiles) -> list[str]:
     dose = profiles.find("concentration_um")
     return ["perturbation"] + (["concentration_um"] if dose is not None and dose.dtype.kind in "if" else [])
@@ -164,7 +181,7 @@ def _check_labels(about: dict[str, np.ndarray], path: str) -> None:
     labels = [about[name].tolist() for name in ("perturbation", "guide", "concentration_um")]
     seen = set()
     for one in zip(*labels):
-        one = tuple(map(str, one))
+        one = tuple("" if is_missing(str(value)) else str(value) for value in one)
         if one in seen:
             raise UserError(f"{path}: two rows of the map would be {' '.join(filter(None, one))}: --by must tell them "
                             "apart by perturbation, guide and concentration_um alone")  # fmt: skip

@@ -173,7 +173,17 @@ def with_wells(made):
     made.columns["well"] = np.array(["Z" if i == 7 else "B02" for i in range(len(made))], object)
 
 
+def without_a_dose(made):
+    made.columns["concentration_um"][len(made) - 3] = np.nan
+
+
+def a_well_twice(made):
+    made.columns["well_id"][9] = "w4"
+
+
 REFUSED = {
+    "dose": (without_a_dose, [], "has no concentration_um, and others of aspirin have one; --drop-invalid"),
+    "twice": (a_well_twice, [], "well_id w4 is there twice, rows 4 and 9, and they differ: remove one"),
     "nan": (not_a_number, [], "well_id w17 has a NaN or infinite value of embedding_3; --drop-invalid"),
     "no controls there": (without_controls, ["--align=tvn", CONTROLS], "--align=tvn: b2 has no untreated wells"),
     "control absent": (
@@ -192,7 +202,7 @@ REFUSED = {
     "labels": (
         None,
         ["--by=perturbation,experiment"],
-        "two rows of the map would be EMPTY_control nan: --by must tell",
+        "two rows of the map would be EMPTY_control: --by must tell",
     ),
 }
 
@@ -208,10 +218,13 @@ def test_what_a_map_cannot_be_made_of_is_one_line(name, files, tmp_path, capsys)
 
 
 def test_invalid_rows_are_left_out_and_counted(tmp_path, capsys):
-    path = write(spoilt(not_a_number), tmp_path / "spoilt.parquet")
+    path = write(spoilt(lambda made: (not_a_number(made), without_a_dose(made))), tmp_path / "spoilt.parquet")
     assert run("build", f"--embeddings={path}", f"--out={tmp_path / 'm'}", "--drop-invalid") == 0
     assert "left out: 1 rows not finite" in capsys.readouterr().out
-    assert json.loads((tmp_path / "m/build.json").read_text())["dropped"]["rows not finite"] == 1
+    dropped = json.loads((tmp_path / "m/build.json").read_text())["dropped"]
+    assert dropped["rows not finite"] == 1 and dropped["rows without a dose"] == 1
+    columns, _ = embeddings.read(tmp_path / "m/map.parquet")
+    assert (columns["perturbation"] == "aspirin").sum() == 2  # no third one, of a gene
 
 
 def test_a_folder_without_a_map_is_one_line(files, tmp_path, capsys):
@@ -225,6 +238,23 @@ def test_a_folder_without_a_map_is_one_line(files, tmp_path, capsys):
         assert run(*argv) == 2
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1, said
+
+
+def test_labels_of_one_batch_each_have_no_replicates_across(files, tmp_path):
+    """Then that question is not asked; a relation file without a gene of the map has no pairs, and is there."""
+    profiles = screen()
+    kept = profiles.take(profiles.column("perturbation") != "EMPTY_control")
+    names = [f"{name}-{batch}" for name, batch in zip(kept.column("perturbation"), kept.column("experiment"))]
+    kept.columns["perturbation"] = np.array(names, object)
+    write(kept, tmp_path / "one.parquet")
+    (tmp_path / "relations").mkdir()
+    (tmp_path / "relations/HuMAP.txt").write_text("entity1,entity2\nA,B\n")
+    assert run("build", f"--embeddings={tmp_path / 'one.parquet'}", f"--out={tmp_path / 'm'}") == 0
+    assert run("benchmark", tmp_path / "m", f"--relations={tmp_path / 'relations'}") == 0
+    result = json.loads((tmp_path / "m/benchmark.json").read_text())
+    assert "replicates of other batches" not in {row["question"] for row in result["retrieval"]}
+    assert [(row["pairs"], row["recall"]) for row in result["recall"]] == [(0, None)] * len(result["recall"]) != []
+    assert result["entities"]["HuMAP"]["not_in_map"] == 2
 
 
 def test_one_replicate_of_each_has_no_p_value(files, tmp_path):

@@ -165,12 +165,47 @@ def test_invalid_rows_and_features_are_named_or_counted(profiles):
     bad = x.copy()
     bad[:, 4], bad[3, 2], bad[7] = 2, np.nan, 0
     found, dropped = table.check(dataclasses.replace(profiles, features=bad), drop=True)
-    assert dropped == {"rows not finite": 1, "rows of zeros": 1, "constant features": 1}
+    assert dropped == {
+        "rows not finite": 1, "rows of zeros": 1, "rows that are there twice": 0, "constant features": 1
+    }  # fmt: skip
     kept = np.delete(np.arange(len(x)), [3, 7])
     np.testing.assert_array_equal(found.features, np.delete(x[kept], 4, axis=1))
     assert found.column("well_id").tolist() == [f"w{i}" for i in kept] and "embedding_4" not in found.names
     with pytest.raises(UserError, match="no row or no feature is left"):
         table.check(dataclasses.replace(profiles, features=np.full_like(x, np.nan)), drop=True)
+
+
+@pytest.mark.parametrize("ids", [{"well_id"}, {"site_id"}, {"well_id", "site"}, set()])
+def test_a_row_that_is_there_twice_is_named_or_counted(profiles, ids):
+    """By its site, its well, or, where a table has neither, by all that it holds."""
+    columns = {name: values.copy() for name, values in profiles.columns.items() if name != "well_id"}
+    names = {"well_id": profiles.columns["well_id"], "site_id": profiles.columns["well_id"],
+             "site": np.arange(len(profiles))}  # fmt: skip
+    columns |= {name: names[name] for name in ids}
+    own = dataclasses.replace(profiles, columns=columns)
+    twice = own.take(np.append(np.arange(len(own)), 3))
+    with pytest.raises(
+        UserError, match="is there twice, .* 3.*; --drop-invalid leaves one out and counts it$"
+    ) as caught:
+        table.check(twice)
+    assert not ids or "_id w3 is" in str(caught.value)
+    found, dropped = table.check(twice, drop=True)
+    np.testing.assert_array_equal(found.features, own.features)
+    assert dropped["rows that are there twice"] == 1
+    other = dataclasses.replace(twice, features=twice.features + np.eye(len(twice))[-1][:, None])
+    if ids:
+        with pytest.raises(UserError, match="and they differ: remove one$"):
+            table.check(other, drop=True)
+    else:
+        assert table.check(other)[1]["rows that are there twice"] == 0
+
+
+def test_sites_of_a_well_are_not_one_row(profiles):
+    columns = profiles.columns | {
+        "well_id": np.repeat("w0", len(profiles)).astype(object),
+        "site": np.arange(len(profiles)),
+    }
+    assert len(table.check(dataclasses.replace(profiles, columns=columns))[0]) == len(profiles)
 
 
 def test_a_missing_column_is_named_with_those_there_are(profiles):

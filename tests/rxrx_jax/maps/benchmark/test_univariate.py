@@ -31,6 +31,9 @@ def test_consistency_is_the_mean_cosine_of_pairs():
     for g in (1, 2, 3):
         u = relate.unit(x[codes == g])
         assert found[g] == pytest.approx((u @ u.T)[np.triu_indices(len(u), 1)].mean(), rel=1e-12)
+    order = random.permutation(16)  # wherever the rows lie, with three of no group among them
+    mixed, of = np.concatenate([x, x[:3]])[order], np.concatenate([codes, [-1] * 3])[order]
+    np.testing.assert_allclose(univariate.consistency(mixed, of), found, rtol=1e-6)
     assert univariate.consistency(np.ones((4, 3)), np.zeros(4, int))[0] == pytest.approx(1)
 
 
