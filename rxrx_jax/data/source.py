@@ -44,8 +44,9 @@ def make_source(config: Config, roles: Callable, dataset=None):
         raise UserError("a dataset in memory is trained on with data.source=images, and without measure=synthetic")
     if name == "molecules":
         from rxrx_jax.data import molecules
+        from rxrx_jax.data.molecules import noise as trees
 
-        return molecules.noise(config) if measure == "synthetic" else molecules.make(config)
+        return trees.make(config) if measure == "synthetic" else molecules.make(config)
     if name.endswith(".py"):
         return plugins.load(name, sys.modules[__package__], "data.source").make(config, roles)
     if name != "images":

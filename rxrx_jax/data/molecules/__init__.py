@@ -161,13 +161,11 @@ def make(config: Config, library: Library | None = None) -> Molecules:
     find = functools.cache(lambda: library or open_library(*named))
     hosts.on_first_host(lambda: find() and None)
     found = hosts.on_all_hosts(find)
+    rows, others = found.roles.fit, c.get("leave_out", ())
+    for other in hosts.on_all_hosts(lambda: [open_library(name, {}, c.get("folder")) for name in others]):
+        scored = other.inchikey[np.concatenate([*other.roles.scored.values()])]
+        kept = rows[~np.isin(found.inchikey[rows], scored)]
+        hosts.say(f"{len(rows) - len(kept)} training molecules are scored in {other.folder} and left out")
+        rows = kept
     c.get("unreadable", 0)  # none is: a record that cannot be read stops the run
-    rows = found.roles.fit
     return Molecules(found, BucketSampler(rows, found.atoms[rows], c.minibatch, BUCKETS, config.seed))
-
-
-def noise(config: Config) -> Molecules:
-    """Random trees in the place of `config.data`."""
-    from rxrx_jax.data.molecules import noise  # made of this module
-
-    return noise.make(config)

@@ -13,8 +13,8 @@ from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.roles import Roles
 from rxrx_jax.data.sites import Sites
+from rxrx_jax.molecules.split import SPLITS  # the first is trained on, the others are scored by their names
 
-SPLITS = ("train", "validation", "test")  # the first is trained on, the others are scored by their names
 SIMULATED = "molecules"  # `data.name` of the simulated library
 
 

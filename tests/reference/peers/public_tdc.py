@@ -55,7 +55,8 @@ def main(split: str, folder: str) -> None:
     from rxrx_jax.molecules import library
 
     create = split_with_tdc(split)
-    lists = {"simulated": library.simulated(200, 7)}
+    of_one_scaffold = [f"{'C' * n}c1ccccc1" for n in range(1, 31)]  # more than half of a validation set
+    lists = {"simulated": library.simulated(200, 7) + of_one_scaffold}
     lists |= {name: smiles_of(pathlib.Path(folder) / name) for name in ("esol.csv", "clintox.csv.gz")}
     found = {}
     for name, smiles in lists.items():

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import molecules, pixel_digests
 from rxrx_jax.data.molecules.noise import trees
@@ -99,6 +100,14 @@ def test_evaluation_reads_each_row_once():
         for lane, record in enumerate(LIBRARY.read(rows[where])):
             np.testing.assert_array_equal(columns["tokens"][lane, 1 : len(record.tokens) + 1], record.tokens)
     assert sorted(places) == list(range(len(rows))) and len(sizes) > 1
+
+
+def test_molecules_that_others_score_are_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(molecules, "open_library", lambda name, settings, folder: trees(40, atoms=(3, 5)))
+    config = dict(name="molecules", builder={}, minibatch=8, leave_out=("esol",))
+    found = molecules.make(Config(dict(data=config, seed=0)), LIBRARY)  # of 40 trees those from number 32 are scored
+    assert set(found.sampler.drawn_from.tolist()) == set(range(32)) | set(range(40, 80))
+    assert "8 training molecules are scored in None and left out" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_one_line():

@@ -40,6 +40,7 @@ def test_salts():
     assert standardise(text, "keep").smiles == "CC(=O)[O-].[Na+]"
     largest = standardise(text)
     assert (largest.smiles, largest.fragments, largest.metals) == ("CC(=O)[O-]", 2, ())
+    assert standardise("[2H]C([2H])([2H])[2H].CC").smiles == "CC"  # of heavy atoms
     assert standardise(f"{'C' * 256}.{'C' * 100}").mol.GetNumAtoms() == 256  # of the molecule that is kept
     with pytest.raises(UserError, match="salts='drop': expected largest, keep or refuse"):
         standardise("C", "drop")

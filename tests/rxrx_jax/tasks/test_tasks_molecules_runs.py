@@ -53,7 +53,7 @@ def evaluation(workdir):
     return [line for line in metrics.read(workdir / "metrics.jsonl") if line.get("final")][-1]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_pretraining_learns_environments_and_resumes_exactly(folder, pretrained):
     last, workdir, settings = pretrained
     found = evaluation(workdir)
@@ -67,7 +67,7 @@ def test_pretraining_learns_environments_and_resumes_exactly(folder, pretrained)
     assert again["parameters_sha256"] == last["parameters_sha256"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_fine_tuning_starts_from_it_and_keeps_the_best(folder, pretrained):
     _, workdir, _ = pretrained
     settings = {"total_epochs": 6.0, "evaluate_epochs": 2.0, "init.path": str(workdir)}
