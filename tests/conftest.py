@@ -40,7 +40,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     a third for slow ones, which wait for processes of their own."""
     if _named(config):
         return 0
-    return min(2, len(os.sched_getaffinity(0))) + (config.option.markexpr in ("slow", "full"))
+    return min(2, len(os.sched_getaffinity(0))) + (config.option.markexpr in ("slow", "full", "slow or full"))
 
 
 def _named(config: pytest.Config) -> bool:

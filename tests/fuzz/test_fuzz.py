@@ -18,10 +18,12 @@ def test_a_few_trials_of_every_reader(name, tmp_path):
     assert not [about for outcome, about in found if outcome in run.FINDINGS]
 
 
-@pytest.mark.slow
-def test_thousands_of_trials_in_processes_of_their_own():
-    found = run.run(list(READERS), seed=1, trials=2000)
-    assert found["findings"] == [] and found["trials"] == 2000, found["findings"]
+@pytest.mark.parametrize(
+    "count", [pytest.param(500, marks=pytest.mark.slow), pytest.param(2000, marks=pytest.mark.full)]
+)
+def test_many_trials_in_processes_of_their_own(count):
+    found = run.run(list(READERS), seed=1, trials=count)
+    assert found["findings"] == [] and found["trials"] == count, found["findings"]
 
 
 def _target(read) -> trials.Target:

@@ -17,16 +17,23 @@ except ImportError:
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def build_with(tmp_path, beam):
-    return prepare.prepare("rxrx1", tmp_path / "tree", tmp_path / "out", progress=False, beam=beam)
+def build_with(tree, out, beam):
+    return prepare.prepare("rxrx1", tree, out, progress=False, beam=beam)
 
 
-@pytest.fixture
-def expected(tmp_path):
-    """A tree with a damaged site, and the digests of what one process makes of it."""
-    simulate.write_published(simulate.Screen(**SCREEN_FIELDS), tmp_path / "tree")
-    next((tmp_path / "tree").glob("images/SIMB-01/Plate2/*_s2_w4.png")).write_bytes(b"")
-    return digests(prepare.prepare("rxrx1", tmp_path / "tree", tmp_path / "one", 1, progress=False))
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A tree with a damaged site."""
+    tree = tmp_path_factory.mktemp("published") / "tree"
+    simulate.write_published(simulate.Screen(**SCREEN_FIELDS), tree)
+    next(tree.glob("images/SIMB-01/Plate2/*_s2_w4.png")).write_bytes(b"")
+    return tree
+
+
+@pytest.fixture(scope="module")
+def expected(tree):
+    """The digests of what one process makes of the tree."""
+    return digests(prepare.prepare("rxrx1", tree, tree.parent / "one", 1, progress=False))
 
 
 @pytest.mark.skipif(apache_beam is None, reason="Apache Beam is not installed: pip install 'rxrx_jax[beam]'")
@@ -39,17 +46,17 @@ def expected(tmp_path):
     ],
     ids=["direct", "processes", "portable"],
 )
-def test_beam_makes_the_same_bytes(tmp_path, expected, options):
-    assert digests(build_with(tmp_path, options)) == expected
+def test_beam_makes_the_same_bytes(tree, tmp_path, expected, options):
+    assert digests(build_with(tree, tmp_path, options)) == expected
 
 
 @pytest.mark.skipif(apache_beam is not None, reason="Apache Beam is installed")
-def test_without_beam_it_says_what_to_install(tmp_path, expected):
+def test_without_beam_it_says_what_to_install(tree, tmp_path):
     with pytest.raises(UserError, match="pip install 'rxrx_jax\\[beam\\]'"):
-        build_with(tmp_path, [])
+        build_with(tree, tmp_path, [])
 
 
-def test_the_pipeline_asks_for_every_plate_once(tmp_path, expected, monkeypatch):
+def test_the_pipeline_asks_for_every_plate_once(tree, tmp_path, expected, monkeypatch):
     """Whatever runs it: the plates that a pipeline would be given are those of the plan."""
     asked = []
 
@@ -58,6 +65,6 @@ def test_the_pipeline_asks_for_every_plate_once(tmp_path, expected, monkeypatch)
         build.run(task, names, 1, "", False)
 
     monkeypatch.setattr(build, "run_on_beam", run)
-    assert digests(build_with(tmp_path, ["--runner=X"])) == expected
+    assert digests(build_with(tree, tmp_path, ["--runner=X"])) == expected
     plates = [(experiment, plate) for experiment in ("SIMA-01", "SIMA-02", "SIMB-01", "SIMB-02") for plate in (1, 2)]
     assert asked == [(plates, ["--runner=X"])]

@@ -143,7 +143,9 @@ def test_sigterm_in_an_evaluation_stops_there_and_loses_nothing(folder, tmp_path
     assert evaluated == [5, 10, 12]
 
 
-@pytest.mark.slow
-def test_the_config_of_every_host_is_written_once(runs):
-    stored = json.loads((runs("mae", 4) / "config.json").read_text())
-    assert stored["mesh"] == {"fsdp": 2, "tensor": 1} and stored["resolved"]["total_steps"] == 12
+@pytest.mark.parametrize(
+    "name, fsdp", [pytest.param("erm", 1, marks=pytest.mark.slow), pytest.param("mae", 2, marks=pytest.mark.full)]
+)
+def test_the_config_of_every_host_is_written_once(runs, name, fsdp):
+    stored = json.loads((runs(name, 4) / "config.json").read_text())
+    assert stored["mesh"] == {"fsdp": fsdp, "tensor": 1} and stored["resolved"]["total_steps"] == 12

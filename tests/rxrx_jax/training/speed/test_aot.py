@@ -108,17 +108,20 @@ def test_the_table_says_what_does_not_fit():
 # TPU slices.
 
 
-def slice_of(variant, topology, fsdp, minibatch, **model):
+def slice_of(data, variant, topology, fsdp, minibatch, **model):
     pytest.importorskip("libtpu")
-    values = config.load(f"mae_vit.py:rxrx1,variant={variant}")
+    values = config.load(f"mae_vit.py:{data}variant={variant}")
     values["mesh"]["fsdp"], values["data"]["minibatch"] = fsdp, minibatch
     values["model"] |= {"dtype": "bfloat16"} | model
     return aot.compile_step(values, aot.devices(topology))
 
 
-@pytest.mark.slow
-def test_the_step_compiles_for_a_tpu_slice():
-    found = slice_of("S/16", "v5e:4x4", 4, 128)
+# The compiler takes four times as long for images of 256 pixels as for the screen's of 64.
+@pytest.mark.parametrize(
+    "data", [pytest.param("", marks=pytest.mark.slow, id="screen"), pytest.param("rxrx1,", marks=pytest.mark.full)]
+)
+def test_the_step_compiles_for_a_tpu_slice(data):
+    found = slice_of(data, "S/16", "v5e:4x4", 4, 128)
     assert (found["chips"], found["device_kind"], found["fits"]) == (16, "TPU v5 lite", True)
     assert found["collectives"].keys() >= {"all-gather", "reduce-scatter", "all-reduce"}
     # Every block's four kernels are gathered forward and backward, in encoder (12 blocks) and decoder (8).
@@ -127,13 +130,13 @@ def test_the_step_compiles_for_a_tpu_slice():
     assert 0.02 < found["compiler_flops_per_chip"] / per_chip < 0.5  # loop bodies once
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_without_the_constraint_on_tokens_a_pod_runs_out_of_memory(monkeypatch):
     """With it, 256 chips share parameters and minibatch; without, their chips gather activations (and run out)."""
-    held = slice_of("S/16", "v5e:16x16", 16, 4096)["temporary_bytes"]
+    held = slice_of("rxrx1,", "S/16", "v5e:16x16", 16, 4096)["temporary_bytes"]
     monkeypatch.setattr(vit, "constrain_tokens", lambda x: x)
     try:
-        free = slice_of("S/16", "v5e:16x16", 16, 4096)["temporary_bytes"]
+        free = slice_of("rxrx1,", "S/16", "v5e:16x16", 16, 4096)["temporary_bytes"]
     except UserError as e:
         assert "does not fit the chip's memory" in str(e)
     else:
