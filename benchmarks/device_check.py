@@ -13,6 +13,7 @@ all parts gave results and all correctness checks passed, else 1. docs/device/RE
 import argparse
 import contextlib
 import dataclasses
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -210,6 +211,8 @@ def summed_up(names: list[str], lines: list[dict]) -> dict:
 def work(options) -> None:
     """A part's own process: writes its lines, or the line of its error."""
     begin = time.monotonic()
+    if options.rehearse:
+        gc.set_threshold(200_000, 50, 100)  # most of it is tracing, whose many objects are all kept
     setting = Setting(options.rehearse, options.json, options.folder)
     part = next(part for part in (SETUP, *PARTS) if part.name == options.part)
     module, _, function = part.function.partition(":")

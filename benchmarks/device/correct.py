@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from device.lines import Setting
+from device.speed import make_small
 from step import SIDE, build, config_of, here, running
 
 from rxrx_jax.base import sharding
@@ -160,7 +161,9 @@ def small_step(setting: Setting):
 
 
 def backend(setting: Setting) -> None:
-    """Raises RuntimeError where the device is not what the run is for."""
+    """Raises RuntimeError where the device is not what the run is for. Makes the models of a rehearsal small."""
+    if setting.rehearse:
+        make_small()
     if (jax.default_backend() == "cpu") != setting.rehearse:
         raise RuntimeError(f"jax runs on {jax.default_backend()} here: use a GPU, or --rehearse on a CPU")
 

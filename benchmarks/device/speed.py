@@ -58,8 +58,6 @@ def ours(setting: Setting, name: str):
     from rxrx_jax.training.step import memory_per_chip
 
     backend(setting)
-    if setting.rehearse:
-        make_small()
     of, device = case(setting, name), jax.devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit", REHEARSED_MEMORY)
     # The probes do not need the fastest kernels, and autotuning takes long.
@@ -169,17 +167,22 @@ def shape_of(of: Case, minibatch: int) -> dict:
 
 
 def make_small() -> None:
-    """From now on the convolutional networks of this process are small."""
-    from rxrx_jax import models
+    """From now on the networks of this process are small, with the same kinds of layers: they compile sooner."""
+    import step
 
+    from rxrx_jax import models
+    from rxrx_jax.models import vit
+
+    vit.SIZES["XXS"], step.DECODER = vit.Size(16, 2, 32, 2), (16, 1, 2)
     models.ResNet = functools.partial(models.ResNet, **SMALL)
     models.DenseNet = functools.partial(models.DenseNet, **SMALL, growth=4)
 
 
 def make_small_in_torch() -> None:
-    """The same in PyTorch."""
+    """The same in PyTorch, whose transformers take these sizes from ours."""
     from common import torch_convnet
 
+    make_small()
     extra = {"resnet50": {}, "densenet161": {"growth": 4}}
     for name, (made, _) in torch_convnet.MODELS.items():
         torch_convnet.MODELS[name] = (made, SMALL | extra[name])
