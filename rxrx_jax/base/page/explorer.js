@@ -36,6 +36,10 @@
     });
   }
 
+  const unpack = (text, kind) => new kind(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+  const nearest = Object.entries(data.neighbours)
+    .map(([of, [k, ids, near]]) => [of, k, unpack(ids, Int32Array), unpack(near, Int16Array)]);
+
   function card(i, near) {
     const made = make("li"), picture = source.data.picture?.[i];
     if (picture) made.append(make("img", "", {src: `data:image/webp;base64,${picture}`, width: 72, height: 72, alt: ""}));
@@ -56,8 +60,10 @@
     const more = chosen.length > 12 ? ", of which the first 12" : "";
     row(`${chosen.length} of ${n} selected${more}`, chosen.slice(0, 12).map(i => card(i)));
     if (chosen.length > 1) return;
-    for (const [of, [ids, near]] of Object.entries(data.neighbours))
-      row(`Nearest in ${of}`, ids[chosen[0]].map((i, k) => [i, near[chosen[0]][k]]).filter(([i]) => i >= 0).map(pair => card(...pair)));
+    for (const [of, k, ids, thousandths] of nearest) {
+      const from = k * chosen[0], pairs = [...ids.slice(from, from + k)].map((i, j) => [i, thousandths[from + j] / 1000]);
+      row(`Nearest in ${of}`, pairs.filter(([i]) => i >= 0).map(pair => card(...pair)));
+    }
   }
 
   at(".colouring").addEventListener("change", recolour);

@@ -3,6 +3,8 @@
 import pytest
 from browser_tools import CONTRAST, launched, watched
 
+from rxrx_jax.report import wells
+
 pytestmark = pytest.mark.slow
 
 
@@ -68,8 +70,8 @@ def test_wells_are_found_selected_coloured_and_told(page, explored):
     evil = explored.evil
     points = "Bokeh.documents.map(doc => doc.get_model_by_name('points')).find(Boolean)"
     page.locator(".explorer .search").fill(evil)
-    wells = page.evaluate(f"{points}.data.about1")
-    assert selected(page) == [i for i, name in enumerate(wells) if name == evil]
+    perturbations = page.evaluate(f"{points}.data.about1")
+    assert selected(page) == [i for i, name in enumerate(perturbations) if name == evil]
     assert evil in page.locator(".chosen").inner_text()
     page.locator(".explorer .clear").click()
     assert selected(page) == [] and page.locator(".chosen").inner_text() == ""
@@ -82,7 +84,7 @@ def test_wells_are_found_selected_coloured_and_told(page, explored):
 
     # A click on a point, at its place on the canvas, chooses it alone and lists its neighbours.
     page.locator(".explorer .figures").scroll_into_view_if_needed()
-    alone = next(i for i, name in enumerate(wells) if name != evil)  # wells of the other are in one place
+    alone = next(i for i, name in enumerate(perturbations) if name != evil)  # wells of the other are in one place
     place = page.evaluate(
         """at => {
           const doc = Bokeh.documents.find(doc => doc.get_model_by_name("points")), plot = doc.roots()[0];
@@ -97,6 +99,14 @@ def test_wells_are_found_selected_coloured_and_told(page, explored):
     page.mouse.click(*place)
     page.locator(".chosen", has_text="Nearest in").wait_for()
     assert selected(page) == [alone] and page.locator(".chosen img").count() > 1
+    read = wells.read(explored.run)
+    cards = page.locator(".chosen ol").nth(1).locator("li").all_inner_texts()
+    ids, cosines = (of[read.columns["well_id"].tolist().index(page.evaluate(f"{points}.data.about0")[alone])]
+                    for of in read.neighbours)  # fmt: skip
+    for card, i, cosine in zip(cards, ids, cosines, strict=True):
+        assert read.columns["well_id"][i] in card and float(card.rpartition("cosine ")[2]) == pytest.approx(
+            cosine, abs=1e-3
+        )
 
 
 def test_the_plate_map_shows_what_is_chosen(page):
