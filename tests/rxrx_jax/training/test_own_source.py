@@ -1,6 +1,7 @@
 """A source whose examples are not images and a task of its own, in two files of a user: trained, resumed, the same on
 one and on two devices' worth of minibatch, and what does not fit."""
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -154,3 +155,28 @@ def test_the_step_takes_its_spec_from_the_source(values):
     source = make_source(config, None)
     step = make_step(config, source, mesh, 10)
     assert {key: x.shape for key, x in step.arguments[1]["train"].items()} == {"x": (32, 3), "y": (32,), "stop": (32,)}
+
+
+def test_the_step_is_compiled_for_each_shape_of_its_source(values):
+    config, mesh = Config(values), sharding.make_mesh()
+    plain = make_source(config, None)
+
+    def padded(n):
+        return {"train": plain.spec["train"] | {"padding": jax.ShapeDtypeStruct((32, n), np.float32)}}
+
+    class Padded(type(plain)):
+        shapes = ((0.25, padded(5)), (0.75, padded(2)))
+        spec = padded(5)
+
+    with jax.set_mesh(mesh):
+        step = make_step(config, Padded(32, 0), mesh, 10)
+        compiled = step.compile()
+        state, constants = step.initialise(step.keys["init"]), (plain.constants, step.keys)
+        constants = sharding.to_every_device(constants, mesh)
+        minibatch = next(plain.minibatches(0, 1))["train"] | {"stop": np.zeros(32, bool)}
+        for number, n in enumerate((2, 5, 2), 1):
+            columns = {"train": minibatch | {"padding": np.zeros((32, n), np.float32)}}
+            state, found = compiled(state, sharding.to_device(columns, mesh), *constants)
+            assert int(state.step) == number and np.isfinite(found["loss"])
+    assert len(compiled.compiled) == 2 and step.flops_per_image == 2 * 2 * 3
+    assert compiled.memory_analysis().argument_size_in_bytes > 0
