@@ -12,6 +12,7 @@ from rxrx_jax.adapt import method_class
 from rxrx_jax.base.config import load
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.report import runs
+from rxrx_jax.simulate.design import Screen
 from rxrx_jax.tables import FINAL, adaptation, adaptation_search, adaptation_small, screen
 from rxrx_jax.training import metrics, train
 
@@ -64,6 +65,13 @@ def test_settings_change_the_held_out_experiments_alone():
     assert all(name.startswith("SIMC") for name in builder["test"]) and len(builder["train"]) == 12
     assert reshuffled["data"]["builder"] == fixed["data"]["builder"] | {"layout": "reshuffled"}
     assert imbalanced["data"]["builder"] == fixed["data"]["builder"] | {"imbalance": 0.3}
+    design = Screen(**fixed["data"]["builder"]).splits
+    untested = load("adaptation.py:tested=False")["data"]["builder"]
+    for held_out, of in (("SIMC", builder), ("none", untested)):  # what is trained on and validated on is the design's
+        for split in ("train", "val"):
+            assert Screen(**of).splits[split] == tuple(x for x in design[split] if not x.startswith(held_out))
+    assert Screen(**untested).splits["test"] == ()
+    assert {*builder["test"]} == {x for of in design.values() for x in of if x.startswith("SIMC")}
     with pytest.raises(UserError, match="cell_type=HUVEC: expected SIMA, SIMB, SIMC"):
         load("adaptation.py:cell_type=HUVEC")
 
