@@ -80,7 +80,7 @@ def test_partial_is_of_each_runs_own_protocol():
 
 def test_mistakes_are_one_line(tmp_path, capsys):
     assert command.run(reproduce.main, ["nothing", f"--out={tmp_path}"]) == 2
-    assert capsys.readouterr().err.startswith("error: table='nothing': expected cellsignal, ")
+    assert capsys.readouterr().err.startswith("error: table='nothing': expected adaptation, ")
     with pytest.raises(SystemExit):
         reproduce.main(["demo", f"--out={tmp_path}", "--seeds=0"])
     assert "--seeds and --jobs must be at least 1" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Roles
 from rxrx_jax.evaluate import cellsignal
 
-ONE_WELL = dict(replicates=1, treatments=8, positive_controls=1, positive_wells=1, untreated_wells=1)
+ONE_WELL = dict(version="v2", replicates=1, treatments=8, positive_controls=1, positive_wells=1, untreated_wells=1)
 GROUPS = np.array([0, 0, 0, 1, 1, 1, -1])
 
 

@@ -124,7 +124,7 @@ def test_released_embeddings_as_the_notebook_scores_them(tree, tmp_path, monkeyp
     table = tables.load("rxrx3_core", tree)
     (run,) = (run for run in table.runs if run.name == "map-published")
     assert command.run(rxrx3_core_maps.main, runs.command(run, tmp_path, 0)[3:]) == 0
-    writers.write_csv(tmp_path / "table.csv", table, writers.measure(table, tmp_path, 1))
+    writers.write_csv(tmp_path / "table.csv", table, writers.measure(table, tmp_path, range(1)))
     row = in_table(tmp_path)["OpenPhenom-S/16", "released embeddings"]
     metadata = pandas.read_csv(tree / rxrx3_core_maps.METADATA)
     expected = independent(
@@ -159,7 +159,7 @@ def test_mistakes_are_one_line(tree, tmp_path, capsys):
 
 def test_before_anything_ran(tmp_path, monkeypatch, capsys):
     made = tables.load("rxrx3_core", tmp_path / "data")
-    lines = writers.measure(made, tmp_path, 1)
+    lines = writers.measure(made, tmp_path, range(1))
     for line in lines:
         for column, cell in zip(made.columns, line.cells):
             assert cell.text == "" or (column.summary is columns.reported and cell.values["_mark"] == "S")

@@ -14,7 +14,7 @@ from rxrx_jax.data import Roles, Scoring
 from rxrx_jax.evaluate import protocols
 from rxrx_jax.evaluate.probes import kinds, lars, logistic, neighbours
 
-SMALL = dict(treatments=4, replicates=2, positive_controls=2, positive_wells=2, untreated_wells=2)
+SMALL = dict(version="v2", treatments=4, replicates=2, positive_controls=2, positive_wells=2, untreated_wells=2)
 
 
 @pytest.fixture(scope="module")
