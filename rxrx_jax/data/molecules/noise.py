@@ -84,7 +84,7 @@ class Noise(Molecules):
 def make(config: Config) -> Noise:
     """Trees with as many kinds of tokens and labels as the released configuration has; nothing is read or prepared."""
     c = config.data
-    c.as_kwargs()  # read, though nothing is chosen
+    c.as_kwargs(), c.builder.as_kwargs()  # read, though nothing is chosen
     library = trees(1000, config.seed, TOKENS, LABELS, ATOMS, SHARES)
     rows = library.roles.fit
     sampler = BucketSampler(rows, library.atoms[rows], c.minibatch, BUCKETS, config.seed)

@@ -214,7 +214,7 @@ def test_the_whole_chain_on_simulated_images(tmp_path, monkeypatch, small_models
         "    return config\n"
     )
 
-    def run_missing(todo, out, jobs):
+    def run_missing(todo, out, jobs, ended):
         for run, seed in todo:
             values, workdir = config_flag.values(runs.command(run, out, seed)[3:]), runs.workdir(run.name, out, seed)
             if run.module:
