@@ -48,7 +48,7 @@ def printed(tmp_path_factory):
     _, data = protocol_tools.published(folder)
     (folder / "protocols.py").write_text(TABLE)
 
-    def run_missing(todo, out, jobs):
+    def run_missing(todo, out, jobs, ended):
         for run, seed in todo:
             values = config_flag.values(runs.command(run, out, seed)[3:])
             values |= {"evaluation_minibatch": 64, "log_steps": 1, "total_steps": 2, "model": {"name": "handcrafted"}}
