@@ -44,9 +44,8 @@ def identifiers(mol: Any) -> tuple[np.ndarray, np.ndarray]:
     found.AllocateAtomToBits()
     generator.GetSparseCountFingerprint(mol, additionalOutput=found)
     bits = found.GetAtomToBits()  # of every atom, by radius: three, or one where it has no bond
-    n = len(bits)
-    first = np.fromiter((of_atom[0] for of_atom in bits), np.uint32, n)
-    return first, np.fromiter((of_atom[-1] for of_atom in bits), np.uint32, n)
+    first, last = [of_atom[0] for of_atom in bits], [of_atom[-1] for of_atom in bits]
+    return np.array(first, np.uint32), np.array(last, np.uint32)
 
 
 def positions(mol: Any) -> np.ndarray:
