@@ -17,8 +17,8 @@ except ImportError:
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def build_with(tmp_path, beam):
-    return prepare.prepare("rxrx1", tmp_path / "tree", tmp_path / "out", progress=False, beam=beam)
+def build_with(tmp_path, beam, out="out", **fields):
+    return prepare.prepare("rxrx1", tmp_path / "tree", tmp_path / out, 1, progress=False, beam=beam, **fields)
 
 
 @pytest.fixture
@@ -41,6 +41,13 @@ def expected(tmp_path):
 )
 def test_beam_makes_the_same_bytes(tmp_path, expected, options):
     assert digests(build_with(tmp_path, options)) == expected
+
+
+@pytest.mark.skipif(apache_beam is None, reason="Apache Beam is not installed: pip install 'rxrx_jax[beam]'")
+def test_beam_makes_the_same_tiles(tmp_path, expected):
+    made = build_with(tmp_path, ["--runner=DirectRunner", "--direct_running_mode=in_memory"], tile=16)
+    assert prepare.details(made)["grid"] == [2, 2]
+    assert digests(made) == digests(build_with(tmp_path, None, "alone", tile=16)) != expected
 
 
 @pytest.mark.skipif(apache_beam is not None, reason="Apache Beam is installed")
