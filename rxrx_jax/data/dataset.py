@@ -15,11 +15,10 @@ from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.base.spellings import SPLITS, WELL_TYPES
 from rxrx_jax.data.builders import builders
-from rxrx_jax.data.records import Chosen, Records, allow_open_files
+from rxrx_jax.data.records import Chosen, Records, Tiles, allow_open_files
 from rxrx_jax.data.roles import Roles, hide_labels
 from rxrx_jax.data.sampler import ControlSampler, PairSampler, Repeated, Sampler
 from rxrx_jax.data.sites import Sites, read_sites
-from rxrx_jax.data.tiles import Tiles
 
 ARRAYS = "arrays"  # `data.name` of a run that was trained on images in memory
 AGAIN = "copy the folder again, or rebuild the dataset"

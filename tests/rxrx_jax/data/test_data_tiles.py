@@ -9,10 +9,8 @@ import pytest
 
 from rxrx_jax import data
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import tiles as module
-from rxrx_jax.data.records import Encoded, Records
+from rxrx_jax.data.records import Encoded, Records, Tiles
 from rxrx_jax.data.sampler import ControlSampler, Repeated, Sampler
-from rxrx_jax.data.tiles import Tiles
 from rxrx_jax.simulate import layouts
 from tfds_builders import prepare
 from tfds_builders.common import encodings
@@ -127,8 +125,8 @@ def test_a_window_at_every_place_of_two_tiles():
 
 def test_a_crop_reads_the_tiles_it_touches_and_no_others(both, monkeypatch):
     _, cut = both
-    asked, original = [], module.Tiles.tile
-    monkeypatch.setattr(module.Tiles, "tile", lambda self, i, n: asked.append(n) or original(self, i, n))
+    asked, original = [], Tiles.tile
+    monkeypatch.setattr(Tiles, "tile", lambda self, i, n: asked.append(n) or original(self, i, n))
     image = cut.sources["train"][1]
     for window, expected in (
         ((slice(0, 48), slice(0, 48)), [0]),
