@@ -156,7 +156,7 @@ def details(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def split_sizes(folder: pathlib.Path) -> dict[str, int]:
-    """Returns the number of records of every split; 0 for a split that has none."""
+    """Returns the number of sites of every split; 0 for a split that has none."""
     from rxrx_jax.base.spellings import SPLITS
 
     sizes = dict.fromkeys(SPLITS, 0)
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the builder")
     flags = parser.parse_args(argv)
     settings = dict(_setting(text) for text in flags.set)
-    for key in ("experiments", "plates", "cell_types", "encoding"):
+    for key in ("experiments", "plates", "cell_types", "encoding", "tile"):
         if getattr(flags, key) is not None:
             settings[key] = getattr(flags, key)
     run(builder_class(flags.name, flags.out), flags, settings)
@@ -207,6 +207,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--encoding", help="of the records: delta, zstd, raw or source (docs/records.md)")
+    parser.add_argument(
+        "--tile", type=int, help="cut images into records of so many pixels squared, of which a crop reads up to four; "
+        "0: whole images (default: tiles for images over 1,024 pixels; docs/records.md)",
+    )  # fmt: skip
     parser.add_argument("--follow-links", action="store_true", help="read links that lead out of the source, too")
     parser.add_argument("--strict", action="store_true", help="stop at the first site that would be set aside")
     parser.add_argument(
@@ -249,7 +253,13 @@ def _setting(text: str) -> tuple[str, str]:
 def _summarise(folder: pathlib.Path) -> None:
     about = details(folder)
     print(f"source     {about['source']} ({about['source_kind']})")
-    print("records    " + ", ".join(f"{split} {n:,}" for split, n in split_sizes(folder).items()))
+    if "tile" in about:
+        tile, (rows, columns) = about["tile"], about["grid"]
+        print(f"tiles      {rows * columns:,} per site, {tile}x{tile} pixels, each a record")
+    print(
+        f"{'sites' if 'tile' in about else 'records':<11}"
+        + ", ".join(f"{split} {n:,}" for split, n in split_sizes(folder).items())
+    )
     print(f"set aside  {about['set_aside']:,}")
     for note in about["notes"]:
         print(f"note       {note}")

@@ -13,7 +13,6 @@ import argparse
 import collections
 import concurrent.futures
 import csv
-import hashlib
 import itertools
 import math
 import pathlib
@@ -21,7 +20,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tqdm
 
 from rxrx_jax.base import command, files
@@ -30,10 +28,11 @@ from rxrx_jax.base.embeddings import NAME as EMBEDDINGS
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.spellings import SPLITS
 from rxrx_jax.molecules.records import TABLE as MOLECULES
+from tfds_builders import verify_shard
 from tfds_builders.common.types import SITE_COLUMNS
+from tfds_builders.verify_shard import AGAIN
 
 SHOWN = 50  # differences that are printed; all are counted
-AGAIN = "copy the folder again, or rebuild the dataset"
 
 
 def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = False) -> list[str]:
@@ -61,7 +60,7 @@ def examine(folder: pathlib.Path, workers: int | None, progress: bool) -> tuple[
             changed = files.changed(folder, _tables(folder), AGAIN, True)
         lengths = _shard_lengths(folder)
         _check_columns(folder, about)
-        _features(folder)
+        verify_shard.read_features(folder)
         wrong, shards = _match_tables(folder, about, lengths)
     except UserError:
         raise
@@ -74,13 +73,13 @@ def examine(folder: pathlib.Path, workers: int | None, progress: bool) -> tuple[
     digests = repeats.Digests(about["image_shape"][2])
     sums: dict[str, Any] = {"moments": {}, "histograms": {}, "digests": digests}
     workers = min(workers or len(cores()), max(1, len(shards)))
-    total = sum(map(sum, lengths.values()))
+    total = sum(number for *_, number in shards)
     with (
         build.open_pool(workers) as pool,
         tqdm.tqdm(total=total, unit=" records", desc="verify", disable=not progress) as bar,
     ):
         try:
-            for found in _ordered(pool, _rows_of_shards(folder, shards), workers):
+            for found in _ordered(pool, _rows_of_shards(folder, shards, about), workers):
                 wrong += found["wrong"]
                 _add(sums, found)
                 bar.update(found["records"])
@@ -109,15 +108,6 @@ def _read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
     if not (folder / name).exists():
         raise UserError(f"{folder / name} is missing: is {folder} a folder that tfds_builders.prepare made?")
     return files.read_json(folder / name, AGAIN)
-
-
-def _features(folder: pathlib.Path) -> Any:
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.builder_from_directory(folder).info.features
-    except Exception as error:  # TFDS raises many kinds
-        raise UserError(f"{folder}: features.json or dataset_info.json is damaged ({error}); {AGAIN}") from error
 
 
 def _check_columns(folder: pathlib.Path, about: dict[str, Any]) -> None:
@@ -149,8 +139,8 @@ def _shard_lengths(folder: pathlib.Path) -> dict[str, list[int]]:
 def _match_tables(
     folder: pathlib.Path, about: dict[str, Any], lengths: dict[str, list[int]]
 ) -> tuple[list[str], list[tuple[str, pathlib.Path, int]]]:
-    """Returns what is wrong with files and counts, and (split, path, records) of every shard in order."""
-    wrong, shards = [], []
+    """Returns what is wrong with files and counts, and (split, path, sites) of every shard in order."""
+    wrong, shards, tiles = [], [], math.prod(about.get("grid", (1,)))
     counts = {name: collections.Counter() for name in ("sites", "original", "manifest")}
     names = {row["perturbation_id"]: row["perturbation"] for row in _rows(folder / "perturbations.csv")}
     aside = {r["site_id"] for r in _rows(folder / "set_aside.csv") if not r["reason"].startswith("duplicate row")}
@@ -178,12 +168,12 @@ def _match_tables(
     for split in SPLITS:
         records = sum(lengths.get(split, []))
         for name, counter in counts.items():
-            if counter[split] != records:
+            if counter[split] * tiles != records:
                 wrong.append(f"{name}.csv has {counter[split]:,} rows of {split}, for {records:,} records")
         files = sorted(folder.glob(f"*-{split}.array_record-*"))
         if len(files) != len(lengths.get(split, [])):
             wrong.append(f"{split} has {len(files)} shards, dataset_info.json names {len(lengths.get(split, []))}")
-        shards += [(split, path, n) for path, n in zip(files, lengths.get(split, []), strict=False)]
+        shards += [(split, path, n // tiles) for path, n in zip(files, lengths.get(split, []), strict=False)]
     for name, key in (("set_aside", "set_aside"), ("unlisted", "unlisted")):
         number = sum(1 for _ in _rows(folder / f"{name}.csv"))
         if number != about[key]:
@@ -196,100 +186,29 @@ def _rows(path: pathlib.Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def _rows_of_shards(folder: pathlib.Path, shards: list) -> Iterator[tuple]:
-    """Yields (folder, shard path, first index, rows of sites.csv, rows of manifest.csv) of every shard."""
+def _rows_of_shards(folder: pathlib.Path, shards: list, about: dict[str, Any]) -> Iterator[tuple]:
+    """Yields the arguments of `verify_shard.compare` for every shard."""
+    about = {key: about[key] for key in ("image_shape", "grid") if key in about}
     sites, manifest = _rows(folder / "sites.csv"), _rows(folder / "manifest.csv")
     index = collections.Counter()
     for split, path, records in shards:
         mine = list(itertools.islice(sites, records)), list(itertools.islice(manifest, records))
-        yield folder, path, index[split], *mine
+        yield folder, path, index[split], *mine, about
         index[split] += records
 
 
 def _ordered(pool: Any, items: Iterator[tuple], workers: int) -> Iterator[dict[str, Any]]:
     """Yields the results in order, with few shards in flight."""
     if pool is None:
-        yield from itertools.starmap(_verify_shard, items)
+        yield from itertools.starmap(verify_shard.compare, items)
         return
-    running = collections.deque(pool.submit(_verify_shard, *item) for item in itertools.islice(items, 2 * workers))
+    running = collections.deque(
+        pool.submit(verify_shard.compare, *item) for item in itertools.islice(items, 2 * workers)
+    )
     while running:
         result = running.popleft().result()
-        running.extend(pool.submit(_verify_shard, *item) for item in itertools.islice(items, 1))
+        running.extend(pool.submit(verify_shard.compare, *item) for item in itertools.islice(items, 1))
         yield result
-
-
-def _verify_shard(folder, path, first, sites, manifest) -> dict[str, Any]:
-    """Compares the records of one shard with their rows; its pixels are of one plate."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    from tfds_builders.common import plates, repeats
-
-    features = _features(folder)
-    wrong = []
-    histogram, read, digests = 0, 0, []
-    try:
-        if not path.is_file():  # opening a pipe would wait for someone to write
-            raise ValueError("not a regular file")
-        if files.is_pointer(path):
-            raise ValueError("a Git LFS pointer, not the file: run `git lfs pull`")
-        reader = ArrayRecordReader(str(path))
-        found = reader.num_records()
-    except Exception as error:  # the library raises several types for a damaged file
-        return {"wrong": [f"{path.name}: cannot be read ({error})"], "records": len(sites), "read": 0}
-    if found != len(sites):
-        wrong.append(f"{path.name}: holds {found} records in place of {len(sites)}")
-    for i, (site, entry) in enumerate(zip(sites[:found], manifest, strict=False)):
-        name = f"{path.name} record {i} ({site['site_id']})"
-        try:
-            record = reader.read([i])[0]
-        except Exception as error:
-            wrong.append(f"{name}: cannot be read ({error})")
-            continue
-        if entry["site_id"] != site["site_id"] or entry["index"] != str(first + i):
-            wrong.append(f"{name}: manifest.csv has {entry['site_id']} index {entry['index']} in its place")
-        if str(len(record)) != entry["bytes"] or hashlib.sha256(record).hexdigest() != entry["sha256"]:
-            wrong.append(f"{name}: its bytes are not those of manifest.csv")
-        try:
-            example = features.deserialize_example_np(record)
-        except Exception as error:
-            wrong.append(f"{name}: cannot be decoded ({error})")
-            continue
-        try:
-            wrong += [f"{name}: {text}" for text in _differences(example, site)]
-        except (KeyError, ValueError) as error:
-            wrong.append(f"{name}: cannot be compared with sites.csv ({error!r})")
-        counts = plates.histograms(np.moveaxis(example["image"], -1, 0))
-        mean = counts @ np.arange(counts.shape[1]) / counts[0].sum()
-        if any(f"{value:.6g}" != entry[f"mean_w{c + 1}"] for c, value in enumerate(mean)):
-            wrong.append(f"{name}: mean intensities differ from manifest.csv")
-        histogram, read = histogram + counts, read + 1
-        digests += repeats.digests(np.moveaxis(example["image"], -1, 0), counts)
-    result = {"wrong": wrong, "records": len(sites), "read": read}
-    if read:
-        result |= {
-            "experiment": sites[0]["experiment"],
-            "plate": sites[0]["plate"],
-            "split": sites[0]["split"],
-            "digests": digests,
-            "moments": plates.moments(histogram, read),
-            "histogram": histogram.reshape(len(histogram), 256, -1).sum(-1).tolist(),
-        }
-    return result
-
-
-def _differences(example: dict[str, Any], site: dict[str, str]) -> Iterator[str]:
-    """Yields the differences between a record and its row of sites.csv."""
-    for key, value in example.items():
-        if key == "image":
-            continue
-        if isinstance(value, bytes):
-            same = value.decode() == site[key]
-        elif isinstance(value, (float, np.floating)):
-            same = math.isnan(value) if site[key] == "" else np.float32(site[key]) == value
-        else:
-            same = str(value) == site[key]
-        if not same:
-            yield f"{key} is {value!r}, in sites.csv {site[key]!r}"
 
 
 def _add(sums: dict[str, Any], found: dict[str, Any]) -> None:

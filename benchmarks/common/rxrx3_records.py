@@ -36,7 +36,7 @@ def measure(folder: pathlib.Path, source: pathlib.Path | None) -> dict:
     write_tree(folder / "tree", complete_sites(folder / "small"))
     result = {"sites": f"mosaics of {what}", "cores": len(cores()), "crops": CROPS, "encodings": {}}
     for name in ENCODINGS:
-        path = prepare.prepare("rxrx3", folder / "tree", folder / "out", progress=False, encoding=name)
+        path = prepare.prepare("rxrx3", folder / "tree", folder / "out", progress=False, encoding=name, tile=0)
         dataset = data.read_dataset(path)
         records = dataset.sources["train"]
         bytes_of = sum(file.stat().st_size for file in path.glob("*.array_record*"))

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Iterator
 
@@ -16,9 +17,9 @@ from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError, reason, shortened
 from rxrx_jax.base.spellings import SPLITS, WELL_TYPES
 from rxrx_jax.data.builders import builders
-from rxrx_jax.data.records import Chosen, Records, allow_open_files
+from rxrx_jax.data.records import Chosen, Records, Tiles, allow_open_files
 from rxrx_jax.data.roles import Roles, hide_labels
-from rxrx_jax.data.sampler import ControlSampler, PairSampler, Sampler
+from rxrx_jax.data.sampler import ControlSampler, PairSampler, Repeated, Sampler
 from rxrx_jax.data.sites import Sites, read_sites
 
 ARRAYS = "arrays"  # `data.name` of a run that was trained on images in memory
@@ -92,13 +93,16 @@ def read_dataset(path: pathlib.Path) -> Dataset:
 
         builder = tfds.builder_from_directory(path)
         image = builder.info.features["image"]
-        bits16 = image.np_dtype != np.uint8
+        bits16, shape = image.np_dtype != np.uint8, tuple(about.get("image_shape", image.shape))
     if bits16:
         raise UserError(f"{path} holds 16-bit images and training reads 8-bit ones: prepare it without bits=16")
     sources = {}
     for name, split in builder.info.splits.items():
         labels = sites.label[sites.split == name]
-        sources[name] = Records(split.file_instructions, image, int(split.num_bytes), labels)
+        tiles = math.prod(about.get("grid", (1,)))
+        sources[name] = Records(split.file_instructions, image, int(split.num_bytes), labels, tiles)
+        if "tile" in about:
+            sources[name] = Tiles(sources[name], shape, about["tile"])
         if len(sources[name]) != len(labels):
             raise UserError(
                 f"{path}: sites.csv has {len(labels)} rows of split {name} but there are {len(sources[name])} records; "
@@ -112,7 +116,7 @@ def read_dataset(path: pathlib.Path) -> Dataset:
         plates=plates,
         cell_types=cell_types,
         classes=classes,
-        image_shape=image.shape,
+        image_shape=shape,
         mean=mean,
         std=std,
         sources=sources,
@@ -287,15 +291,21 @@ def select_fitted(dataset: Dataset, **criteria) -> np.ndarray:
 
 
 def make_sampler(
-    dataset: Dataset, rows: np.ndarray, size: int, group: str, groups_per_minibatch: int, seed: int, pairs: str = ""
-):
+    dataset: Dataset, rows: np.ndarray, size: int, group: str, groups_per_minibatch: int, seed: int, pairs: str = "",
+    crops: int = 1,
+):  # fmt: skip
     """A Sampler over `rows` whose groups are the dataset's experiments or plates; with `pairs="perturbation"` a
-    PairSampler, which uses the labels of the protocol's fit rows alone. Reports how many sites have no partner, and how
-    many groups have fewer rows than a minibatch takes of one."""
+    PairSampler, which uses the labels of the protocol's fit rows alone; with `crops` above 1 each row of a minibatch
+    stands in it so many times. Reports how many sites have no partner, and how many groups have fewer rows than a
+    minibatch takes of one."""
     if group not in ("experiment", "plate"):
         raise UserError(f"data.group={group!r}: expected experiment or plate")
+    if type(crops) is not int or crops < 1 or size % crops:
+        raise UserError(f"data.crops_per_record={crops}: use a divisor of the minibatch, {size}")
+    if pairs and crops > 1:
+        raise UserError(f"data.pairs={pairs} needs data.crops_per_record=1, not {crops}")
     if not pairs:
-        sampler = Sampler(rows, getattr(dataset.sites, group)[rows], size, groups_per_minibatch, seed)
+        sampler = Sampler(rows, getattr(dataset.sites, group)[rows], size // crops, groups_per_minibatch, seed)
         if sampler.grouped and (small := sorted((len(m), m[0]) for m in sampler.members if len(m) < sampler.chunk)):
             fewest, row = small[0]
             name = getattr(dataset, f"{group}s")[getattr(dataset.sites, group)[row]]
@@ -304,7 +314,7 @@ def make_sampler(
                 f"{sampler.chunk} that a minibatch takes of one (fewest: {name}, {fewest}), which repeat "
                 "in it: a lower data.minibatch repeats none"
             )
-        return sampler
+        return Repeated(sampler, crops) if crops > 1 else sampler
     if pairs != "perturbation":
         raise UserError(f"data.pairs={pairs!r}: expected perturbation or nothing")
     if groups_per_minibatch:

@@ -173,7 +173,8 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
     selected = checked(c.select.as_kwargs())
     rows = datasets.select_fitted(dataset, **selected)
     drawn = c.minibatch, c.group, c.groups_per_minibatch, config.seed, c.get("pairs", "")
-    samplers = {TRAIN: datasets.make_sampler(dataset, rows, *drawn)}
+    crops = c.get("crops_per_record", 1)
+    samplers = {TRAIN: datasets.make_sampler(dataset, rows, *drawn, crops=crops)}
     if c.unlabelled_minibatch:
         names, scored = c.unlabelled_roles, dataset.roles.scored
         if not names or set(names) - set(scored):
@@ -184,7 +185,7 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
         if not len(held_out):
             raise UserError("data.unlabelled_minibatch: no image of data.unlabelled_roles matches data.select")
         samplers[HELD_OUT] = datasets.make_sampler(
-            dataset, held_out, c.unlabelled_minibatch, c.group, 0, config.seed + 1
+            dataset, held_out, c.unlabelled_minibatch, c.group, 0, config.seed + 1, crops=crops
         )
     else:
         c.get("unlabelled_roles")

@@ -66,6 +66,24 @@ class Sampler:
         return plan.reshape(self.steps_per_epoch, self.size)
 
 
+class Repeated:
+    """A Sampler whose minibatches have each row `count` times, one after the other, for as many crops of one record.
+
+    An epoch has as many examples as without: over `count` epochs it visits every row at least once.
+    """
+
+    def __init__(self, sampler: Sampler, count: int):
+        self.sampler, self.count = sampler, count
+        self.size, self.steps_per_epoch = sampler.size * count, math.ceil(sampler.steps_per_epoch / count)
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of minibatch number `step` (0, 1, ...) of the run: [size]."""
+        return np.repeat(self.sampler.rows(step), self.count)
+
+    def __getattr__(self, name):
+        return getattr(self.sampler, name)
+
+
 class PairSampler:
     """Draws minibatches of `size` rows in pairs: rows 2i and 2i+1 show the same perturbation in different experiments.
 

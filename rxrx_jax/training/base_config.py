@@ -27,6 +27,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
         folder=ml_collections.config_dict.placeholder(str),  # of prepared datasets; None is TFDS's usual place
         channels=(),  # of the images, numbers from 0 in the order in which they are read; () = all
         minibatch=256 if large else 64,
+        crops_per_record=1,  # of a minibatch, each record read for as many of its images
         group="experiment",
         groups_per_minibatch=0,  # 0 = drawn from all
         unlabelled_minibatch=0,  # images of held-out experiments beside each minibatch, without labels

@@ -8,7 +8,7 @@ from rxrx_jax.base import embeddings, files
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import records, sites
 from rxrx_jax.weights.read import read_tensors
-from tfds_builders import verify
+from tfds_builders import verify_shard
 from tfds_builders.common import decode
 from tfds_builders.common.rows import tables
 from tfds_builders.common.sources import parquet, tars
@@ -48,9 +48,9 @@ def test_a_pointer_in_place_of_images(tmp_path):
 
 
 def test_a_pointer_in_place_of_records_is_named_by_verify(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "_features", lambda folder: None)
+    monkeypatch.setattr(verify_shard, "read_features", lambda folder: None)
     (tmp_path / "x.array_record-0").write_bytes(POINTER)
-    found = verify._verify_shard(tmp_path, tmp_path / "x.array_record-0", 0, [], [])["wrong"]
+    found = verify_shard.compare(tmp_path, tmp_path / "x.array_record-0", 0, [], [], {})["wrong"]
     assert found == ["x.array_record-0: cannot be read (a Git LFS pointer, not the file: run `git lfs pull`)"]
 
 

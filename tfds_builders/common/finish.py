@@ -27,7 +27,7 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
       dataset: its name, for the names of the shards.
 
     Returns:
-      {"splits": list of tfds.core.SplitInfo, "set_aside": number, "unlisted": number, "records": number,
+      {"splits": list of tfds.core.SplitInfo, "set_aside": number, "unlisted": number, "records": number of sites,
       "read": what the readers counted, "repeats": images and channels that occur twice}.
     """
     folder.mkdir(exist_ok=True)
@@ -51,8 +51,13 @@ def finish(task: plates.Task, names: list[tuple[str, int]], folder: pathlib.Path
     splits = [
         _place_shards(task, folder, dataset, split, tables.shards[split]) for split in SPLITS if tables.shards[split]
     ]
-    records = sum(split.num_examples for split in splits)
-    return {"splits": splits, "records": records, "read": tables.read, "repeats": found, **tables.counts}
+    return {
+        "splits": splits,
+        "records": sum(tables.records.values()),
+        "read": tables.read,
+        "repeats": found,
+        **tables.counts,
+    }
 
 
 class _Tables:

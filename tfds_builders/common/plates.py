@@ -42,15 +42,27 @@ class Task:
     encoding: str
     extra_columns: dict[str, type]  # beyond SITE_COLUMNS, or of another type
     strict: bool = False
+    tile: int = 0  # pixels at the side of the records' tiles; 0 for whole images
+
+    @property
+    def record_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of what a record holds."""
+        return (self.tile, self.tile, self.shape[2]) if self.tile else self.shape
+
+    @property
+    def tiles(self) -> int:
+        """Records per site."""
+        return self.shape[0] * self.shape[1] // (self.record_shape[0] * self.record_shape[1])
 
 
 def features(task: Task) -> tfds.features.FeaturesDict:
     """Returns the TFDS features of a record."""
     kinds = {int: np.int32, float: np.float32, str: tfds.features.Text()}
     columns = {name: kinds[kind] for name, kind in {**BASE_FEATURES, **task.extra_columns}.items()}
-    return tfds.features.FeaturesDict(
-        {"image": encodings.image_feature(task.encoding, task.shape, task.bits), **columns}
-    )
+    if task.tile:
+        columns["tile"] = np.int32  # its number in the image, row by row
+    image = encodings.image_feature(task.encoding, task.record_shape, task.bits, bool(task.tile))
+    return tfds.features.FeaturesDict({"image": image, **columns})
 
 
 def result_path(task: Task, experiment: str, plate: int) -> pathlib.Path:
@@ -140,7 +152,8 @@ class _PlateWriter:
         self.task, self.name = task, f"{_file_name(experiment, plate)}-{secrets.token_hex(4)}"
         self.features = features(task)
         self.serializer = tfds.core.example_serializer.ExampleSerializer(self.features.get_serialized_info())
-        self.per_shard = max(1, SHARD_BYTES // (int(np.prod(task.shape)) * task.bits // 8))
+        sites = max(1, SHARD_BYTES // (int(np.prod(task.shape)) * task.bits // 8))
+        self.per_shard = sites * task.tiles  # records: the tiles of a site are neighbours in one shard
         self.open: dict[str, ArrayRecordWriter] = {}  # by split
         self.shards: list[dict[str, Any]] = []
         self.sites: list[dict[str, Any]] = []
@@ -156,17 +169,21 @@ class _PlateWriter:
         if image.shape != (channels, height, width) or image.dtype != dtype:
             raise TypeError(f"{row['site_id']}: read {image.dtype}{image.shape} for {dtype}{self.task.shape}")
         histogram = histograms(image)  # first, while the image is in the cache
-        record = self._encode(row, image, files)
-        shard = self._shard(row["split"])
-        with _disk_errors():
-            shard.write(record)
+        size, digest = 0, hashlib.sha256()  # of all records of the site
+        for number, part in enumerate(encodings.cut(image, self.task.tile) if self.task.tile else [image]):
+            record = self._encode(row | {"tile": number}, part, files)
+            digest.update(record)
+            size += len(record)
+            shard = self._shard(row["split"])
+            with _disk_errors():
+                shard.write(record)
         self.histogram += histogram
         if row["split"] == "train":
             self.train_histogram += histogram
         values = np.arange(histogram.shape[1])
         entry = {
-            "bytes": len(record),
-            "sha256": hashlib.sha256(record).hexdigest(),
+            "bytes": size,
+            "sha256": digest.hexdigest(),
             "mean": (histogram @ values / (height * width)).tolist(),
             "digests": repeats.digests(image, histogram),
         }
@@ -175,7 +192,7 @@ class _PlateWriter:
     def _encode(self, row: dict[str, Any], image: np.ndarray, files: list[bytes]) -> bytes:
         """Returns the serialised record."""
         example = {name: row[name] for name in self.features if name != "image"}
-        example["image"] = encodings.encode(self.task.encoding, image, files, self.scratch)
+        example["image"] = encodings.encode(self.task.encoding, image, files, self.scratch, bool(self.task.tile))
         # deterministic: the order of a message's features otherwise depends on the process
         message = self.serializer.get_tf_example(self.features.encode_example(example))
         return message.SerializeToString(deterministic=True)

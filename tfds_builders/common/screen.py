@@ -27,7 +27,7 @@ import tensorflow_datasets as tfds
 from rxrx_jax.base import files
 from rxrx_jax.base.command import cores
 from rxrx_jax.base.errors import UserError
-from tfds_builders.common import build, finish, lock, plates, reading, repeats, types
+from tfds_builders.common import build, encodings, finish, lock, plates, reading, repeats, types
 from tfds_builders.common import settings as settings_lib
 from tfds_builders.common.rows import plan as plan_lib
 from tfds_builders.common.sources import files as sources
@@ -210,7 +210,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             lock.clear(working)  # so that the same command looks at the source again
             cause = seen.cause(self.source) if self.source else ""
             raise UserError(f"{self.source or self.name}: no site can be used{first}{cause}")
-        about = task.plan.about()
+        about, size = task.plan.about(), task.shape[:2]
         facts, notes = self.counted(result["read"])
         info = tfds.core.DatasetInfo(
             builder=self,
@@ -224,6 +224,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 channels=list(self.channels),
                 image_shape=list(task.shape),
                 bits=task.bits,
+                **({"tile": task.tile, "grid": [side // task.tile for side in size]} if task.tile else {}),
                 published=self.published,
                 sums=files.SUMS,
                 records=result["records"],
@@ -253,6 +254,8 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             "reader": dict(reader.facts),
         }
         same["plan"] = plan_lib.SCHEMA  # an older version's plan is written again
+        tile = encodings.tile_side(records.tile, size, records.encoding)
+        same |= {"tile": tile} if tile else {}
         path, about = working / "plan.sqlite", working / "build.json"
         found = _read_json(about) if path.exists() else None
         if found == same:
@@ -289,6 +292,7 @@ class ScreenBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             encoding=records.encoding,
             extra_columns=self.extra_columns,
             strict=self.strict,
+            tile=tile,
         )
 
     def _say(self, text: str) -> None:

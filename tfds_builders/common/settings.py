@@ -20,12 +20,14 @@ NAME_LENGTH = 200  # longest config name; it becomes a folder name
 class Records:
     """What every builder lets users choose: how records are encoded, and which part of the source is built.
 
-    encoding: delta, zstd, raw or source (see encodings.py). bits: 8, or 16 where the published images have 16.
-    experiments, plates, cell_types: those to build; all if empty.
+    encoding: delta, zstd, raw or source (see encodings.py). bits: 8, or 16 where the published images have 16. tile:
+    pixels at the side of the squares that an image is cut into, a record each; 0 for whole images, None for
+    `encodings.tile_side` to choose. experiments, plates, cell_types: those to build; all if empty.
     """
 
     encoding: str = "delta"
     bits: int = 8
+    tile: int | None = None
     experiments: tuple[str, ...] = ()
     plates: tuple[int, ...] = ()
     cell_types: tuple[str, ...] = ()
@@ -38,6 +40,10 @@ class Records:
             raise ValueError(f"encoding={self.encoding!r}: use {known}")
         if self.bits not in (8, 16):
             raise ValueError(f"bits={self.bits!r}: use 8 or 16")
+        if self.tile is not None and (type(self.tile) is not int or self.tile < 0):
+            raise ValueError(f"tile={self.tile!r}: use a number of pixels, or 0 for whole images")
+        if self.tile and self.encoding == "source":
+            raise ValueError(f"tile={self.tile}: encoding=source keeps the published files whole; use another encoding")
         kinds = (("experiments", str, "HUVEC-01"), ("plates", self.plate_type, "1,2"), ("cell_types", str, "RPE"))
         for name, kind, example in kinds:
             for value in getattr(self, name):
@@ -116,4 +122,6 @@ def as_json(settings: tuple[Any, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for part in reversed(settings):
         merged |= dataclasses.asdict(part)
+    if merged.get("tile", 0) is None:  # came later: folders from before it are those of its default
+        del merged["tile"]
     return json.loads(json.dumps(merged))

@@ -61,6 +61,7 @@ def main(argv: list[str]) -> None:
     fields |= {"negative_control": tuple(flags.negative_control), "held_out": _names(flags.held_out)}
     chosen = {key: _names(getattr(flags, key)) for key in ("experiments", "plates") if getattr(flags, key)}
     chosen |= {"encoding": flags.encoding} if flags.encoding else {}
+    chosen |= {} if flags.tile is None else {"tile": flags.tile}
     prepare.run(builder.builder_class(Spec(**fields)), flags, chosen)
 
 

@@ -45,7 +45,7 @@ def write(folder: pathlib.Path) -> None:
         card.escaped(found["description"]),
         "",
         *((found["homepage"], "") if found["homepage"] else ()),
-        f"One record per site: an image of {height}x{width} pixels of {metadata['bits']} bits, and its row of "
+        f"{records(metadata)}: an image of {height}x{width} pixels of {metadata['bits']} bits, and its row of "
         f"`sites.csv`. Config `{found['config']}`, version {found['version']}.",
         "",
         "| split | records |",
@@ -65,6 +65,14 @@ def write(folder: pathlib.Path) -> None:
         *_section("Use", _use(metadata["settings"]["encoding"])),
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def records(metadata: dict[str, Any]) -> str:
+    """How many records a site has, in words."""
+    if "grid" not in metadata:
+        return "One record per site"
+    (rows, columns), tile = metadata["grid"], metadata["tile"]
+    return f"{rows * columns:,} records per site, its tiles of {tile}x{tile} pixels row by row"
 
 
 def _use(encoding: str) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from rxrx_jax.base import files
 from rxrx_jax.base.page import card
 from tfds_builders.common.types import SITE_COLUMNS
-from tfds_builders.report.card import AGAIN, about
+from tfds_builders.report.card import AGAIN, about, records
 
 NAME = "croissant.json"
 VERSION = "http://mlcommons.org/croissant/1.0"
@@ -66,9 +66,11 @@ def write(folder: pathlib.Path) -> None:
     description = ("SIMULATED DATA, no image is of a real cell. " if found["simulated"] else "") + found["description"]
     beside = sorted(path for path in folder.iterdir() if ".array_record-" not in path.name)
     height, width, channels = metadata["image_shape"]
-    records = (
-        f"One record per site in the order of sites.csv: an image [{height}, {width}, {channels}] of "
-        f"{metadata['bits']} bits and the columns of the table, read with tensorflow_datasets."
+    of = "the records of each site, one after the other" if "grid" in metadata else "each record"
+    described = (
+        f"{records(metadata)} in the order of sites.csv: an image [{height}, {width}, {channels}] of "
+        f"{metadata['bits']} bits and the columns of the table, read with tensorflow_datasets. "
+        f"manifest.csv has the SHA-256 of {of}."
     )
     types = _types(folder)
     content = {
@@ -83,7 +85,7 @@ def write(folder: pathlib.Path) -> None:
         "version": found["version"],
         "distribution": [
             *(_file(path) for path in beside if path.name not in (NAME, files.SUMS)),
-            *(_shards(found["name"], split, records) for split in found["splits"]),
+            *(_shards(found["name"], split, described) for split in found["splits"]),
         ],
         "recordSet": [
             _splits(found["splits"]),
@@ -115,12 +117,12 @@ def _file(path: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _shards(name: str, split: str, records: str) -> dict[str, Any]:
+def _shards(name: str, split: str, description: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
         "@id": f"records-{split}",
         "name": f"records-{split}",
-        "description": f"{records} manifest.csv has the SHA-256 of each record.",
+        "description": description,
         "encodingFormat": "application/octet-stream",
         "includes": f"{name}-{split}.array_record-*",
     }

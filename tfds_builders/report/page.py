@@ -4,6 +4,7 @@
 """
 
 import collections
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ NOT_FACTS = (
     "unlisted",
     "image_shape",
     "bits",
+    "tile",
+    "grid",
     "published",
     "counts",
     "facts",
@@ -68,11 +71,18 @@ def write(folder: pathlib.Path) -> pathlib.Path:
 
 
 def image_reader(folder: pathlib.Path) -> Callable[[str, int], np.ndarray]:
-    """Returns the function from (split, index) to the image of a record, [H, W, C] uint8 or uint16."""
+    """Returns the function from (split, index) to the image of a site, [H, W, C] uint8 or uint16."""
     import tensorflow_datasets as tfds  # here: it takes a second, and importers of this module may not need it
 
-    sources = tfds.builder_from_directory(folder).as_data_source()
-    return lambda split, index: sources[split][index]["image"]
+    from tfds_builders.common import encodings
+
+    builder = tfds.builder_from_directory(folder)
+    sources, about = builder.as_data_source(), builder.info.metadata
+    tiles = math.prod(about.get("grid", ()))
+    if "grid" not in about:
+        return lambda split, index: sources[split][index]["image"]
+    of = lambda split, index: [sources[split][index * tiles + tile]["image"] for tile in range(tiles)]  # noqa: E731
+    return lambda split, index: encodings.join(of(split, index), tuple(about["image_shape"]))
 
 
 def _text(value: Any) -> str:
@@ -123,10 +133,12 @@ def _partial(found: Contents) -> str:
 def _about(found: Contents) -> dict[str, str]:
     metadata = found.metadata
     height, width, _ = metadata["image_shape"]
+    tiles = math.prod(metadata.get("grid", ()))
+    cut = f"; cut into {tiles:,} tiles of {metadata['tile']} x {metadata['tile']}, a record each" if tiles > 1 else ""
     facts = {
-        "records": f"{_text(found.facts()['sites'])} ({found.bytes / 1e6:,.1f} MB as serialised)",
+        "sites" if cut else "records": f"{_text(found.facts()['sites'])} ({found.bytes / 1e6:,.1f} MB as serialised)",
         "set aside": found.set_aside,
-        "image": f"{height} x {width} pixels, {metadata['bits']} bits, {_plural(len(found.channels), 'channel')}",
+        "image": f"{height} x {width} pixels, {metadata['bits']} bits, {_plural(len(found.channels), 'channel')}{cut}",
         "channels": [f"w{i + 1} {name}" for i, name in enumerate(found.channels)],
         **{key: value for key, value in metadata.items() if key not in NOT_FACTS},
         **metadata.get("facts", {}),

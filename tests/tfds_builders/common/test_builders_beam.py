@@ -17,8 +17,8 @@ except ImportError:
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def build_with(tree, out, beam):
-    return prepare.prepare("rxrx1", tree, out, progress=False, beam=beam)
+def build_with(tree, out, beam, **fields):
+    return prepare.prepare("rxrx1", tree, out, 1, progress=False, beam=beam, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,14 @@ def expected(tree):
 )
 def test_beam_makes_the_same_bytes(tree, tmp_path, expected, options):
     assert digests(build_with(tree, tmp_path, options)) == expected
+
+
+@pytest.mark.skipif(apache_beam is None, reason="Apache Beam is not installed: pip install 'rxrx_jax[beam]'")
+def test_beam_makes_the_same_tiles(tree, tmp_path, expected):
+    options = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
+    made = build_with(tree, tmp_path / "tiles", options, tile=16)
+    assert prepare.details(made)["grid"] == [2, 2]
+    assert digests(made) == digests(build_with(tree, tmp_path / "alone", None, tile=16)) != expected
 
 
 @pytest.mark.skipif(apache_beam is not None, reason="Apache Beam is installed")
