@@ -60,7 +60,7 @@ def main() -> None:
             write("scale_records", rxrx3_records.measure(pathlib.Path(folder), flags.source))
         print("\n".join(table_of_records(read("scale_records"))))
     else:
-        write("scale", plans(read("aot"), read("scale_records"), read("encodings"), read("loader")))
+        write("scale", plans(read("aot"), read("scale_records")))
         print("\n".join([*table_of_steps(read("scale")), "", *table_of_runs(read("scale"))]))
 
 
@@ -162,29 +162,20 @@ def gib(size: float) -> str:
 # Whole runs.
 
 
-def ways(records: dict, encodings: dict, loader: dict) -> list[roofline.Way]:
-    """The ways to read RxRx3, from measured figures: of 2048-pixel records, and of 512-pixel ones (RxRx1's)."""
-    delta, raw, count = records["encodings"]["delta"], records["encodings"]["raw"], records["crops"]
-    small = encodings["encodings"]["delta"]["kB"] * 1e3
+def ways(records: dict) -> list[roofline.Way]:
+    """The ways to read RxRx3, from measured figures."""
+    whole, count = records["encodings"]["delta"], records["crops"]
+    way = lambda name, f: roofline.Way(name, f["kB_per_image"] * 1e3, f["images_per_second_per_core"])  # noqa: E731
     return [
-        roofline.Way("`delta` records, a crop of each", "", delta["MB"] * 1e6, delta["images_per_second_per_core"]),
-        roofline.Way("`raw` records, a crop of each", "", raw["MB"] * 1e6, raw["images_per_second_per_core"]),
+        *(way(f"`{name}` records, a crop of each", f) for name, f in records["encodings"].items()),
         roofline.Way(
-            f"`delta` records, {count} crops of each",
-            "in the loader",
-            delta["MB"] * 1e6 / count,
-            count * 1000 / delta["crops_ms"],
+            f"`delta` records, {count} crops of each", whole["MB"] * 1e6 / count, whole["several_per_second_per_core"]
         ),
-        roofline.Way(
-            "`delta` tiles of 512, a crop of each",
-            "in the builder",
-            small,
-            loader["images_per_second"]["delta"] / loader["cores"],
-        ),
+        *(way(f"`delta` tiles of {side}, a crop of each", f) for side, f in records["tiles"].items()),
     ]
 
 
-def plans(rows: list[dict], records: dict, encodings: dict, loader: dict) -> list[dict]:
+def plans(rows: list[dict], records: dict) -> list[dict]:
     """A dict for each of PLANNED: the step's parts in seconds, and a whole run for each way of reading."""
     found = []
     for arguments in PLANNED:
@@ -208,10 +199,7 @@ def plans(rows: list[dict], records: dict, encodings: dict, loader: dict) -> lis
                 "seconds": parts,
                 "at_best_seconds": max(parts.values()),
                 "expected_seconds": math.fsum(parts.values()),
-                "ways": [
-                    {"way": way.name, "missing": way.there} | roofline.plan(row, remat, steps, way, system)
-                    for way in ways(records, encodings, loader)
-                ],
+                "ways": [{"way": way.name} | roofline.plan(row, remat, steps, way, system) for way in ways(records)],
             }
         )
     return found
@@ -219,15 +207,25 @@ def plans(rows: list[dict], records: dict, encodings: dict, loader: dict) -> lis
 
 def table_of_records(records: dict) -> list[str]:
     lines = [
-        "| 2048-pixel records | MB per record (measured) | TB of 2.2 million (computed) | one crop: images/s per core "
-        f"(measured) | ms to read all of it (measured) | ms for {records['crops']} crops (measured) |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| 2048-pixel sites | MB per site (measured) | TB of 2.2 million (computed) | kB read per crop (computed) "
+        "| crops/s per core (measured) | bytes, over `delta` | crops/s, over `delta` | ms to read a site (measured) |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, f in records["encodings"].items():
+    whole = records["encodings"]["delta"]
+    several = whole | {
+        "kB_per_image": whole["kB_per_image"] / records["crops"],
+        "images_per_second_per_core": whole["several_per_second_per_core"],
+    }
+    rows = {f"`{name}`, a crop of each": f for name, f in records["encodings"].items()}
+    rows |= {f"`delta`, {records['crops']} crops of each": several}
+    rows |= {f"`delta`, tiles of {side}": f for side, f in records["tiles"].items()}
+    for name, f in rows.items():
         terabytes = f["MB"] * data.describe("rxrx3").train_images / 1e6
-        rate = f"{f['images_per_second_per_core']:.1f}"
+        rate, size = f["images_per_second_per_core"], f["kB_per_image"]
+        over = f"1/{whole['kB_per_image'] / size:.1f}", f"{rate / whole['images_per_second_per_core']:.1f}"
         lines.append(
-            f"| `{name}` | {f['MB']:.2f} | {terabytes:.1f} | {rate} | {f['read_ms']:.1f} | {f['crops_ms']:.1f} |"
+            f"| {name} | {f['MB']:.2f} | {terabytes:.1f} | {size:,.0f} | {rate:.1f} | {over[0]} | {over[1]} "
+            f"| {f['read_ms']:.1f} |"
         )
     return lines
 
@@ -257,10 +255,10 @@ def table_of_steps(plans: list[dict]) -> list[str]:
 
 def table_of_runs(plans: list[dict]) -> list[str]:
     lines = [
-        "| | model | records | missing | images/s per host (computed) | GB/s per host (computed) of (assumed) "
+        "| | model | records | images/s per host (computed) | GB/s per host (computed) of (assumed) "
         "| GB/s in all (computed) | cores per host (computed) of (assumed) | step s (computed) | hours (computed) "
         "| bottleneck (computed) |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for plan in plans:
         system = next(system for system in roofline.SYSTEMS.values() if system.name == plan["system"])
@@ -271,7 +269,6 @@ def table_of_runs(plans: list[dict]) -> list[str]:
                 plan["system"],
                 variant,
                 way["way"],
-                way["missing"],
                 f"{way['images_per_second']:.0f}",
                 f"{rate:.2f} of {system.network / 1e9:g}",
                 f"{rate * plan['hosts']:.1f}",

@@ -53,7 +53,6 @@ class Way:
     """A way to read training images: bytes fetched per image by a host, and images per second decoded by a core."""
 
     name: str
-    there: str  # what is missing to do it, "" if nothing
     bytes_per_image: float
     images_per_core: float
 

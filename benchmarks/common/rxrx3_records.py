@@ -20,64 +20,74 @@ from rxrx_jax.base.command import cores
 from rxrx_jax.simulate import layouts
 from tfds_builders import prepare
 
-SIDE, TILE, CROP, CHANNELS = 2048, 512, 256, 6
-WELLS, MINIBATCH, SECONDS, ROUNDS = 3, 8, 2, 3
+SIDE, PART, CROP, CHANNELS = 2048, 512, 256, 6
+WELLS, MINIBATCH, SECONDS, ROUNDS = 3, 8, 2, 5
 CROPS = 16  # of one record, where it is read once for several
 ENCODINGS = ("delta", "raw")  # `source` keeps 16 bits, and training reads 8
+TILES = (128, 256, 512)  # sides of tiles, of `delta`
 
 
 def measure(folder: pathlib.Path, source: pathlib.Path | None) -> dict:
-    """{"sites", "cores", "encodings": {name: figures}} of records made in `folder`.
+    """{"sites", "cores", "crops", "encodings": {name: figures}, "tiles": {side: figures}} of records made in `folder`.
 
-    MB: of a record. images_per_second_per_core: of the trainer's own loader, one random crop per record. read_ms and
-    crops_ms: CPU time to read a whole record and to cut CROPS crops out of it.
+    MB: of a site. kB_per_image: of the records that a random crop touches, in the mean. images_per_second_per_core: of
+    the trainer's own loader, one random crop per site, per second of the processor time of all of its threads, the
+    median of rounds in which all ways take turns. several_per_second_per_core: the same with CROPS crops of each site.
+    read_ms: CPU time to read all of a site.
     """
     what = make_tree(folder / "small", source, 1, 16)
     write_tree(folder / "tree", complete_sites(folder / "small"))
-    result = {"sites": f"mosaics of {what}", "cores": len(cores()), "crops": CROPS, "encodings": {}}
-    for name in ENCODINGS:
-        path = prepare.prepare("rxrx3", folder / "tree", folder / "out", progress=False, encoding=name, tile=0)
+    result = {"sites": f"mosaics of {what}", "cores": len(cores()), "crops": CROPS, "encodings": {}, "tiles": {}}
+    settings = {("encodings", name): dict(encoding=name, tile=0) for name in ENCODINGS}
+    settings |= {("tiles", str(side)): dict(encoding="delta", tile=side) for side in TILES}
+    loaders = {}
+    for (kind, name), fields in settings.items():
+        path = prepare.prepare("rxrx3", folder / "tree", folder / "out", progress=False, **fields)
         dataset = data.read_dataset(path)
         records = dataset.sources["train"]
-        bytes_of = sum(file.stat().st_size for file in path.glob("*.array_record*"))
-        rows = data.select(dataset, splits="train")
-        minibatches = data.training_minibatches(
-            dataset, {"train": data.make_sampler(dataset, rows, MINIBATCH, "experiment", 0, 0)}, 10**6, 0, CROP, 0
-        )
-        rates = [rate(minibatches) for _ in range(ROUNDS)]
-        del minibatches
-        result["encodings"][name] = {
-            "MB": bytes_of / len(records) / 1e6,
-            "images_per_second_per_core": statistics.median(rates) / len(cores()),
+        bytes_of = sum(file.stat().st_size for file in path.glob("*.array_record*")) / len(records)
+        result[kind][name] = {
+            "MB": bytes_of / 1e6,
+            "kB_per_image": bytes_of * touched(fields["tile"]) / 1e3,
             "read_ms": milliseconds(lambda i, r=records: r[i][:, :], range(len(records))),
-            "crops_ms": milliseconds(lambda i, r=records: crops(r[i][:, :]), range(len(records))),
         }
+        loaders[kind, name, "images_per_second_per_core"] = loader(dataset, MINIBATCH, 1)
+        if fields == dict(encoding="delta", tile=0):
+            loaders[kind, name, "several_per_second_per_core"] = loader(dataset, 2 * CROPS, CROPS)
+    rates = {key: [] for key in loaders}
+    for _ in range(ROUNDS):
+        for key, made in loaders.items():
+            rates[key].append(rate(made))
+    for (kind, name, figure), found in rates.items():
+        result[kind][name][figure] = statistics.median(found)
     return result
 
 
-def rate(minibatches) -> float:
-    """Images per second of an endless iterator of minibatches, after those that it had read ahead."""
+def loader(dataset: data.Dataset, minibatch: int, crops: int):
+    """Returns a function that makes an endless iterator of minibatches of random crops."""
+    rows = data.select(dataset, splits="train")
+    sampler = data.make_sampler(dataset, rows, minibatch, "experiment", 0, 0, crops=crops)
+    return lambda: data.training_minibatches(dataset, {"train": sampler}, 10**6, 0, CROP, 0)
+
+
+def rate(make) -> float:
+    """Images per second of this process's time on its processors, after those that were read ahead."""
+    minibatches = make()
     for _ in range(5):
         next(minibatches)
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < SECONDS:
-        next(minibatches)
-        count += MINIBATCH
-    return count / (time.perf_counter() - start)
+    begin, start, count = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - begin < SECONDS:
+        count += len(next(minibatches)["train"]["valid"])
+    return count / (time.process_time() - start)
 
 
-def crops(image: np.ndarray) -> list[np.ndarray]:
-    """CROPS crops [CROP, CROP, C] of an image [H, W, C], copied as the loader does."""
-    places = np.random.default_rng(0).integers(0, SIDE - CROP + 1, (CROPS, 2))
-    out = np.empty((CROPS, CROP, CROP, CHANNELS), np.uint8)
-    for lane, (top, left) in enumerate(places):
-        window = image[top : top + CROP, left : left + CROP]
-        if window.strides[-1] == 1:
-            out[lane] = window
-        else:
-            for channel in range(CHANNELS):
-                out[lane, ..., channel] = window[..., channel]
-    return out
+def touched(tile: int) -> float:
+    """The share of a site's tiles that a crop touches, in the mean over all places; 1 without tiles."""
+    if not tile:
+        return 1
+    places = np.arange(SIDE - CROP + 1)
+    along = ((places + CROP - 1) // tile - places // tile + 1).mean()
+    return along**2 / (SIDE // tile) ** 2
 
 
 def write_tree(root: pathlib.Path, sites: list[list[pathlib.Path]]) -> None:
@@ -94,7 +104,7 @@ def write_tree(root: pathlib.Path, sites: list[list[pathlib.Path]]) -> None:
     (root / "images/gene-001").mkdir(parents=True)
     with tarfile.open(root / "images/gene-001/Plate1.tar", "w") as tar:
         for well in wells:
-            order = random.permutation((SIDE // TILE) ** 2).reshape(SIDE // TILE, -1) % len(tiles)
+            order = random.permutation((SIDE // PART) ** 2).reshape(SIDE // PART, -1) % len(tiles)
             for channel in range(CHANNELS):
                 mosaic = np.block([[tiles[i][channel] for i in row] for row in order])
                 content = imagecodecs.png_encode(sixteen_bits(mosaic, random), level=1)
