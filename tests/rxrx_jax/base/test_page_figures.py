@@ -1,5 +1,6 @@
 """rxrx_jax.base.page.figures and .explorer: the JSON of figures, and maps of points."""
 
+import base64
 import json
 
 import numpy as np
@@ -39,7 +40,10 @@ def test_a_map_has_the_groups_of_each_point_and_panels_share_them():
     data = made["data"]
     assert data["colourings"]["gene"] == {"names": ["x", "y"], "codes": [[0, 1, -1]]}
     assert data["colourings"]["right"] == {"names": ["no", "yes"], "codes": [[1, 0, -1], [0, 0, 0]]}
-    assert data["neighbours"] == {"one": [[[1], [0], [-1]], [[0.512], [0.5], [0]]]} and made["words"] == ["x", "y"]
+    number, rows, thousandths = data["neighbours"]["one"]
+    assert number == 1 and np.frombuffer(base64.b64decode(rows), "<i4").tolist() == [1, 0, -1]
+    assert np.frombuffer(base64.b64decode(thousandths), "<i2").tolist() == [512, 500, 0]
+    assert made["words"] == ["x", "y"]
     assert [words for words, *_ in made["figures"]["roots"]] == [
         "one: PCA, map of 3 points",
         "two: PCA, map of 3 points",
