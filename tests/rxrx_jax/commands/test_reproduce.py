@@ -10,7 +10,7 @@ import pytest
 from paths import ROOT
 
 from rxrx_jax import reproduce
-from rxrx_jax.base import command
+from rxrx_jax.base import command, config
 from rxrx_jax.report import runs
 from rxrx_jax.tables import Run
 
@@ -28,6 +28,7 @@ def miniature(monkeypatch, tmp_path):
         return [sys.executable, tiny, config, str(workdir), str(tmp_path / "data"), "evaluators.embeddings={}"]
 
     monkeypatch.setattr(runs, "command", in_miniature)
+    monkeypatch.setattr(runs, "values", lambda run, out, seed: config.load(run.seeded(seed)))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     path = tmp_path / "mine.py"
     path.write_text(EXAMPLE)

@@ -21,7 +21,7 @@ MOST, RUNS, CLASSES = 10_000_000, 4, 1_139
 @pytest.fixture
 def thumbnails():
     """WebP of simulated cells, as many different ones as take a second or two; as a page draws them."""
-    screen, high = Screen(image_size=48 * 2, treatments=16), np.array([51, 107, 64, 191, 89, 191])
+    screen, high = Screen(version="v2", image_size=48 * 2, treatments=16), np.array([51, 107, 64, 191, 89, 191])
     images = [render_site(screen, row) for row in sites(screen)[:: len(sites(screen)) // 30]]
     small = [image.reshape(48, 2, 48, 2, -1).mean((1, 3)) for image in images]
     return [wells._webp(pictures.composite(image, 0, high)) for image in small]

@@ -130,7 +130,7 @@ def test_rows_are_read_from_runs(folder, tmp_path):
     for row in adaptation.ROWS:
         if row.run == erm.name:
             shown = [column.metric for column in adaptation.COLUMNS if "/" in column.metric]
-            assert len(shown) == 6 or row.prefix
+            assert len(shown) == 7
             for metric in shown:
                 assert 0 <= final[row.prefix + metric] <= 1
     without = {"data.builder.test": (), "data.unlabelled_minibatch": 4}

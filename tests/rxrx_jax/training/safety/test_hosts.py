@@ -79,7 +79,7 @@ def test_one_host_writes(runs):
     assert len(keys) == len(set(keys)) and [line["step"] for line in lines] == sorted(line["step"] for line in lines)
     assert sorted(p.name for p in runs("erm", 4).iterdir()) == [
         "checkpoints", "config.json", "embeddings.parquet", "held_out_curves.jsonl", "hosts", "metrics.jsonl",
-        "seen.parquet",
+        "predictions.parquet", "seen.parquet",
     ]  # fmt: skip
 
 
