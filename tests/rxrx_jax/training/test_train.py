@@ -38,7 +38,6 @@ CONFIGS = (
     "dann_vit.py:method=context_token",
     "linear_probe.py",
     "channel_agnostic_mae.py",
-    "linear_probe.py:encoder=channel_agnostic,blocks=True",
     "dann_vit.py:encoder=channel_agnostic,transductive=True",
     "convnet.py:normalisation=plate,post_hoc=adabn",
 )
@@ -53,6 +52,7 @@ MORE = [
         )
     ),
     pytest.param("rxrx1_densenet.py", marks=pytest.mark.full),
+    pytest.param("linear_probe.py:encoder=channel_agnostic,blocks=True", marks=pytest.mark.full),
 ]
 
 pytestmark = pytest.mark.usefixtures("small_models")

@@ -15,7 +15,7 @@ MISSING = [name for name in ("tensorflow", "apache_beam", "mlcroissant") if impo
 
 @pytest.mark.filterwarnings("ignore:label:DeprecationWarning")  # of TFDS, where TensorFlow holds protobuf back
 @pytest.mark.parametrize(  # the simulated screen is whole
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "rxrx_sim")) for name in prepare.names()]
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name == "rxrx_sim")) for name in prepare.names()]
 )
 def test_the_same_shards_records_and_tables_as_tfds_build_wrote(tmp_path, name):
     stored = json.loads(tfds_cli_tools.STORED.read_text())[name]
