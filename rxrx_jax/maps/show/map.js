@@ -122,7 +122,7 @@ const atlas = (() => {
     box.hidden = !of;
     if (!of) return;
     const said = value => value === null || value === undefined ? "none" : value.toFixed(2);
-    at("#along").textContent = (of.target ? `Cosine with ${of.target}, its nearest gene; ` : "") + "length is the distance "
+    at("#along").textContent = (of.target ? `Cosine with ${of.target}, its nearest gene. ` : "") + "Length is the distance "
       + "from the origin, where controls are if these were centred. Spearman correlation with the dose: "
       + (of.target ? `cosine ${said(of.cosine_spearman)}, ` : "") + `length ${said(of.length_spearman)}.`;
     const cell = value => ({text: value === null || value === undefined ? "–" : shown(value), value, number: true});

@@ -113,6 +113,8 @@ def _doses(curves: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     source = ColumnDataSource(columns, name="curve")
     drawn = {}
     for key, colour in (("cosine", AFTER), ("length", "#D55E00")):
+        if not any(key in curve for curve in curves.values()):
+            continue  # a map without genes
         tips = [("µM", "@dose"), (key, f"@{key}{{0.000}}")]
         one = figures.figure(230, "hover,save", title=key, x_axis_type="log", tooltips=tips)
         one.line("dose", key, source=source, line_color=colour, line_width=2)

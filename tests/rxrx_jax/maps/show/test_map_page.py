@@ -128,6 +128,14 @@ def test_it_says_what_is_missing_and_shows_what_is_there(found, tmp_path, text):
     assert "known from" not in text and "same arm" not in text.partition("Heat map")[0]
 
 
+def test_a_map_without_genes_has_no_cosines_with_them(found, tmp_path, text):
+    some = {name: values[61:] for name, values in found.columns.items()}
+    made = folder.Map(tmp_path, some, found.features[61:], {})
+    alone = page.write(made, tmp_path / "page.html", [], None, "").read_text()
+    assert "length at each dose" in alone and "cosine at each dose" not in alone and "cosine at each dose" in text
+    assert data_of(alone)["names"] == ["drug", "inert"]
+
+
 def test_a_map_of_one_gene_has_no_heat_map(found, tmp_path):
     some = {name: values[:1] for name, values in found.columns.items()}
     one = folder.Map(tmp_path, some, found.features[:1], {})
