@@ -110,11 +110,8 @@ def reproduce(
     if kept:
         archive.add(every, out, kept)
         archive.restore(every, todo, out, kept, fresh)
-    missing = [(run, seed) for run, seed in todo if not runs.is_done(run, out, seed)]
     if table.worlds:
-        runs.prepare_worlds(missing, out)
-    if missing:
-        table.prepare(sorted({seed for _, seed in missing}))
+        runs.prepare_worlds([(run, seed) for run, seed in todo if not runs.is_done(run, out, seed)], out)
     runs.run_missing(todo, out, jobs, lambda run, seed: archive.add([(run, seed)], out, kept) if kept else None)
     stale = runs.list_stale([(run, seed) for run in table.runs for seed in chosen], out)
     for line in stale:

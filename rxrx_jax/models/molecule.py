@@ -14,7 +14,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import constrain_tokens, platform
 from rxrx_jax.models.vit import REMAT, Dense, Size
 
-PADDING = 0  # the token, and the distance, of what is no atom
+PADDING = 0  # the token, and the distance, of what is not an atom
 POSITIONS = 128  # kinds of distances: 0 for CLS and padding, 1 for an atom itself, d + 1 for d bonds between
 EPSILON = 1e-7
 NORMAL = nn.initializers.normal(0.02)
@@ -44,7 +44,7 @@ def pick(values: jax.Array, index: jax.Array) -> jax.Array:
     """values [B, H, N, P] at index [B, N, M] of the last axis -> [B, H, N, M].
 
     Its derivative is a matrix product with the index in one-hot form: the scatter that XLA would make of it adds one
-    number at a time on a CPU (`benchmarks/molecules.py` has the ratio)."""
+    number at a time on a CPU."""
     return jnp.take_along_axis(values, index[:, None].astype(jnp.int32), axis=-1, mode="clip")
 
 
@@ -97,7 +97,7 @@ class Layer(nn.Module):
 class MoleculeEncoder(nn.Module):
     """`__call__(tokens [B, N] int, distances [B, N, N] int, train)` -> (features [B, N, D], intermediates).
 
-    Tokens are 0 where there is no atom; the first is CLS. Distances are indices of POSITIONS, 0 to and from CLS and
+    Tokens are 0 at padding; the first is CLS. Distances are indices of POSITIONS, 0 to and from CLS and
     padding. Intermediates: "embedding" [B, D] float32, CLS after the last layer; "blocks" [depth, B, N, D] and
     "block_embeddings" [depth, B, D] float32, the same after every layer. Dropout draws from the rng stream "dropout".
     """

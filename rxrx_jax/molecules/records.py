@@ -24,7 +24,7 @@ FEATURE = "molecule"
 END = struct.Struct("<HHHHHi")
 INT32, FLOAT32, UINT16, UINT8 = map(np.dtype, ("<i4", "<f4", "<u2", "u1"))
 IN_MEMORY = 2**28  # bytes of a split that are read at once and kept
-AGAIN = "copy the folder again, or prepare it anew"
+AGAIN = "copy the folder again, or rebuild the dataset"
 TABLE, VOCABULARY = "molecules.csv", "vocabulary.json"
 READ = ("dataset_info.json", "metadata.json", TABLE, VOCABULARY)
 

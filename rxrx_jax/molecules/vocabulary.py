@@ -19,7 +19,7 @@ from rxrx_jax.base.errors import UserError
 
 PADDING, UNKNOWN_LABEL = 0, 0
 LEAST = 5  # times that a label occurs in the training molecules, not to be unknown
-AGAIN = "copy it again, or prepare the dataset anew"
+AGAIN = "copy it again, or rebuild the dataset"
 MOST_TOKENS = 2**16 - 5  # they are written in 16 bits
 
 

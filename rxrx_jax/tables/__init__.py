@@ -101,8 +101,7 @@ class Table:
 
     title, notes: at the top. labels: the headings of the rows' labels. group: the one that parts the page. worlds: the
     seeds of simulated worlds, each run trained once in each; () for one dataset, which each run is trained on `seeds`
-    times, with seeds from 0. final: whether it may have worlds of FINAL. prepare(seeds): is called before
-    runs with these seeds start; the datasets of simulated worlds are made anyway.
+    times, with seeds from 0. final: whether it may have worlds of FINAL.
     """
 
     title: str
@@ -115,7 +114,6 @@ class Table:
     worlds: Sequence[int] = ()
     seeds: int = 1
     final: bool = False
-    prepare: Callable[[Sequence[int]], None] = lambda seeds: None
 
     def choose(self, seeds: int | None = None, worlds: Sequence[int] | None = None) -> tuple[int, ...]:
         """The seeds of each run.

@@ -1,6 +1,5 @@
 """The demo: six rows of the main families of methods, on the simulated screen, on a laptop."""
 
-from rxrx_jax.data.builders import builders
 from rxrx_jax.report import columns
 from rxrx_jax.tables import Column, Row, Run, Table
 
@@ -46,12 +45,6 @@ ROWS = (
 )
 
 
-def prepare(seeds) -> None:
-    """Builds the simulated worlds once, before several runs want them at the same time."""
-    for seed in seeds:
-        builders().prepare("rxrx_sim", seed=seed)
-
-
 TABLE = Table(
     title="Accuracy within and across experimental batches, simulated screen",
     notes=NOTES,
@@ -60,5 +53,4 @@ TABLE = Table(
     columns=COLUMNS,
     rows=ROWS,
     runs=RUNS,
-    prepare=prepare,
 )

@@ -124,21 +124,9 @@ def read_library(path: pathlib.Path) -> Library:
 
     found = records.open_folder(pathlib.Path(path))
     split, inchikey, smiles = (found.table[name].astype(str) for name in ("split", "inchikey", "smiles"))
-    place = np.zeros(len(split), np.int64)
-    for name in SPLITS:
-        place[split == name] = np.arange((split == name).sum())
-
-    def read(rows):
-        out = [None] * len(rows)
-        for name in SPLITS:
-            lanes = np.flatnonzero(split[rows] == name)
-            for lane, record in zip(lanes.tolist(), found.splits[name].read(place[rows[lanes]])):
-                out[lane] = record
-        return out
-
     digest = hashlib.sha256((found.folder / "SHA256SUMS").read_bytes())
     return Library(
-        read=read,
+        read=found.read,
         split=split,
         inchikey=np.where(inchikey == "", smiles, inchikey),  # InChI has none of some
         atoms=found.table["atoms"],

@@ -132,8 +132,9 @@ def test_each_run_is_kept_when_it_has_finished(tmp_path, monkeypatch):
         if out.name == "a":
             raise UserError("stopped")
 
-    made = Table(**vars(TABLE) | {"prepare": prepared.append})
-    monkeypatch.setattr(reproduce.tables, "load", lambda name, data: made)
+    monkeypatch.setattr(reproduce.tables, "load", lambda name, data: TABLE)
+    prepare = lambda todo, out: prepared.append(sorted({seed for _, seed in todo}))  # noqa: E731
+    monkeypatch.setattr(reproduce.runs, "prepare_worlds", prepare)
     monkeypatch.setattr(reproduce.runs, "run_missing", run_missing)
     with pytest.raises(UserError, match="stopped"):
         reproduce.reproduce("t", tmp_path / "a", kept=path)
@@ -142,7 +143,7 @@ def test_each_run_is_kept_when_it_has_finished(tmp_path, monkeypatch):
     assert len(archive.read(path)) == 6 and [line.seeds for line in lines] == [2, 2]
     assert ("erm", 3) not in asked[1] and ("mae", 3) in asked[1]  # the probe starts from its checkpoint
     again = reproduce.reproduce("t", tmp_path / "c", kept=path)
-    assert again == lines and asked[2] == [] and prepared == [[3, 5], [3, 5]]
+    assert again == lines and asked[2] == [] and prepared == [[3, 5], [3, 5], []]
     assert "| elsewhere |" in (tmp_path / "c" / "runs.md").read_text()
 
 

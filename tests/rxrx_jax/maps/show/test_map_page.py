@@ -139,7 +139,7 @@ def test_a_map_without_genes_has_no_cosines_with_them(found, tmp_path, text):
 def test_a_map_of_one_gene_has_no_heat_map(found, tmp_path):
     some = {name: values[:1] for name, values in found.columns.items()}
     one = folder.Map(tmp_path, some, found.features[:1], {})
-    assert "there is no pair to show" in page.write(one, tmp_path / "page.html", [], None, "").read_text()
+    assert "no pairs to show" in page.write(one, tmp_path / "page.html", [], None, "").read_text()
 
 
 def test_the_command_writes_it(found, capsys):
