@@ -45,7 +45,7 @@ def get_config(argument=None):
         cell_type="",
         imbalance=0.0,
         tested=True,
-        steps=2500,
+        steps=1250,
         seed=0,
     )
     if arg.stage not in STAGES:

@@ -27,9 +27,10 @@ def _ratio(column: Column, ours: list[float], theirs: list[float]) -> Cell:
     return Cell(f"{value:{column.format}}", {"": value})
 
 
+STEPS = "steps=2500"  # twice those of the comparison: what the constants were frozen at
 RUNS = (
-    Run("erm", adaptation.config("normalisation=image,tested=False")),
-    Run("adabn", adaptation.config("method=adabn,normalisation=plate,tested=False")),
+    Run("erm", adaptation.config("normalisation=image,tested=False", STEPS)),
+    Run("adabn", adaptation.config("method=adabn,normalisation=plate,tested=False", STEPS)),
     Run(
         "handcrafted",
         adaptation.config(adaptation.PROBE, "tested=False"),
