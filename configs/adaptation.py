@@ -76,8 +76,8 @@ def get_config(argument=None):
         if arg.post_hoc:
             config.post_hoc = {name: reading(name) for name in arg.post_hoc.split("+")}
         config.evaluators = dict(accuracy=dict())
-    elif arg.stage == "mae":  # as in mae_vit.py, at the steps and minibatch of the others
-        config.task = dict(name="mae", mask_ratio=0.5, normalise_target=False, decoder=decoder("XXS/8", (), (64, 2, 4)))
+    elif arg.stage == "mae":  # mask and target by a probe on the validation experiment of world 10, the small design
+        config.task = dict(name="mae", mask_ratio=0.75, normalise_target=True, decoder=decoder("XXS/8", (), (64, 2, 4)))
         config.optim.update(lr=4e-3, betas=(0.9, 0.95))
         config.evaluators = dict(reconstruction=dict(images=6))
     else:
