@@ -184,7 +184,7 @@ def pc_entropy(points: np.ndarray, reference: np.ndarray) -> float:
 
 
 def tanimoto(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The Tanimoto similarity of fingerprints of 0 and 1, [n, bits] and [m, bits]: float64 [n, m]; 1 of two empty ones."""
+    """The Tanimoto similarity of fingerprints of 0 and 1, [n, bits] and [m, bits]: float64 [n, m]; 1 of empty ones."""
     left, right = np.asarray(left, np.float32), np.asarray(right, np.float32)  # exact up to 2**24 bits
     shared = (left @ right.T).astype(np.float64)
     either = left.sum(1)[:, None] + right.sum(1) - shared
