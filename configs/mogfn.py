@@ -1,6 +1,6 @@
 """Multi-objective generative flow networks (Jain et al. 2023, arXiv 2210.12765): one policy for all preferences.
 
-    python -m rxrx_jax.main --config=mogfn.py
+python -m rxrx_jax.main --config=mogfn.py
 """
 
 import ml_collections

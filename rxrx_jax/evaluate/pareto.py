@@ -111,7 +111,7 @@ def evaluate(context: SampleContext, steps: int = 10, samples: int = 128, top: i
         keys = jax.random.split(jax.random.fold_in(key, i), samples)
         terminal, found = context.sample(params, np.tile(each, (samples, 1)), np.full(samples, beta), keys)
         terminal, found = jax.tree.map(np.asarray, (terminal, found))
-        rewards.checked(found, task.problem.names, lambda j: task.problem.say(_row(terminal, j)))
+        rewards.checked(found, task.problem.names, lambda j, of=terminal: task.problem.say(_row(of, j)))
         first = np.unique(_flat(terminal), axis=0, return_index=True)[1]
         reward = np.exp(np.asarray(task.scalarise(found, each)))[first]
         chosen = first[np.argsort(-reward, kind="stable")[:top]]

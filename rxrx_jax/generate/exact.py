@@ -72,7 +72,8 @@ def _children(environment: Environment, states):
     """(children, a tree of [n, actions, ...]; forward mask [n, actions]) of n states, in chunks of one shape."""
     n = len(states.done)
     padded = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], -n % CHUNK, 0)]), states)
-    parts = [_step(environment, jax.tree.map(lambda x: x[i : i + CHUNK], padded)) for i in range(0, n, CHUNK)]
+    part = lambda i: jax.tree.map(lambda x: x[i : i + CHUNK], padded)  # noqa: E731
+    parts = [_step(environment, part(i)) for i in range(0, n, CHUNK)]
     return jax.tree.map(lambda *x: np.concatenate([np.asarray(y) for y in x])[:n], *parts)
 
 

@@ -20,7 +20,7 @@ from rxrx_jax.base.sharding import on_one_device
 from rxrx_jax.generate import balance, rewards, rollout
 from rxrx_jax.generate.conditions import Conditions
 from rxrx_jax.generate.environments import Environment
-from rxrx_jax.generate.rewards import grid
+from rxrx_jax.generate.rewards import grid, strings
 from rxrx_jax.generate.scalarise import scalarisation
 from rxrx_jax.models.policy import LogZ, Policy, make_policy
 
@@ -172,4 +172,8 @@ def make_grid(task: Config) -> rewards.Problem:
     return grid.problem(rewards.chosen(task.objectives, grid.OBJECTIVES), task.side, task.dimensions)
 
 
-PROBLEMS = {"grid": make_grid}
+def make_strings(task: Config) -> rewards.Problem:
+    return strings.problem(task.objectives, task.length, task.letters)
+
+
+PROBLEMS = {"grid": make_grid, "strings": make_strings}

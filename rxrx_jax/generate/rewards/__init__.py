@@ -15,8 +15,8 @@ MOST = 4  # objectives, of which the exact hypervolume is quick
 class Problem:
     """An environment and what is wanted of its terminal states.
 
-    names [d] of the objectives; objectives(terminal) -> float [d], in JAX, of one state; distances(terminal [n, ...]) ->
-    float [n, n], in numpy, between states, for diversity; say(terminal) -> how one state is named to the user."""
+    names [d] of the objectives; objectives(terminal) -> float [d], in JAX, of one state; distances(terminal [n, ...])
+    -> float [n, n], in numpy, between states, for diversity; say(terminal) -> how one state is named to the user."""
 
     environment: Environment
     names: tuple[str, ...]
