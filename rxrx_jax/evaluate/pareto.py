@@ -93,7 +93,8 @@ def evaluate(context: SampleContext, steps: int = 10, samples: int = 128, top: i
     total_variation, its `_worst` over preferences and that of the uniform policy, and log_z_error, the worst, where the
     environment has few states; of `samples` for each preference hypervolume, r2, r2_published, igd_plus, gd_plus and
     pc_entropy (the latter three against the true front, where it is known), the share of different ones; and of the
-    `top` best different ones of each preference their mean reward and their diversity.
+    `top` best different ones of each preference their mean reward and their diversity. follows_preference: the smallest
+    over objectives of Spearman's correlation between the weight that it has and its mean.
 
     The samples that no other dominates are written to front.json."""
     task = context.task
@@ -137,9 +138,20 @@ def evaluate(context: SampleContext, steps: int = 10, samples: int = 128, top: i
     yield f"top{top}_reward", float(np.mean(best))
     yield f"top{top}_diversity", float(np.mean(apart))
     yield "unique", float(np.mean(different))
+    if len(task.problem.names) > 1:
+        yield "follows_preference", follows(w, values.reshape(len(w), samples, -1).mean(1))
     rows = [{"state": task.problem.say(_row(states, i))} | dict(zip(task.problem.names, values[i].tolist()))
             for i in kept]  # fmt: skip
     hosts.on_first_host(lambda: (context.workdir / FRONT).write_text(json.dumps(rows, indent=1) + "\n"))
+
+
+def follows(w: np.ndarray, means: np.ndarray) -> float:
+    """The smallest over objectives of Spearman's correlation between weights and means, both [n, d]; 0 for a constant
+    one."""
+    from scipy.stats import spearmanr
+
+    found = [0.0 if np.ptp(mean) == 0 else spearmanr(weight, mean).statistic for weight, mean in zip(w.T, means.T)]
+    return float(min(found))
 
 
 def _exact(context: SampleContext, params, w: np.ndarray, beta) -> Iterator[tuple[str, float]]:

@@ -73,6 +73,8 @@ class Flow:
                             "learned, and trajectory or minibatch")  # fmt: skip
         if not 0 <= task.random <= 1:
             raise UserError(f"task.random={task.random}: expected a share of moves, from 0 to 1")
+        if not task.log_reward_floor < 0:
+            raise UserError(f"task.log_reward_floor={task.log_reward_floor}: expected a number below 0")
         conditions = Conditions(
             len(problem.names),
             **{key: getattr(task, key) for key in ("alpha", "exponent", "preference_bins", "exponent_bins")},
