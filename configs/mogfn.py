@@ -1,4 +1,4 @@
-"""Multi-objective generative flow networks (Jain et al. 2023, arXiv 2210.12765): one policy, conditioned on a preference
+"""Multi-objective generative flow networks (Jain et al. 2023, arXiv 2210.12765): one policy, given a preference
 and an exponent, whose samples are distributed as the scalarised reward R_w(x)^beta.
 
     python -m rxrx_jax.main --config=mogfn.py

@@ -23,8 +23,14 @@ def test_a_thermometer_fills_bins_up_to_the_value():
 
 def drawn(count=2000, **settings):
     conditions = Conditions(**{"objectives": 3} | settings)
-    w, beta = jax.vmap(conditions.sample)(jax.random.split(jax.random.key(0), count))
-    codes = jax.vmap(conditions.encode)(w, beta)
+
+    @jax.jit
+    @jax.vmap
+    def one(key):
+        w, beta = conditions.sample(key)
+        return w, beta, conditions.encode(w, beta)
+
+    w, beta, codes = one(jax.random.split(jax.random.key(0), count))
     assert codes.shape == (count, conditions.width) and codes.min() >= 0 and codes.max() <= 1
     return np.asarray(w), np.asarray(beta), np.asarray(codes)
 
@@ -112,7 +118,7 @@ def test_motifs_are_counted_as_python_counts_them():
     random, letters = np.random.default_rng(0), "ACV"
     texts = ["".join(random.choice(list(letters), 12)) for _ in range(60)] + ["A" * 12, "ACACACACACAC", "AACAACAACAAC"]
     tokens = np.array([[letters.index(x) for x in text] for text in texts])
-    for motif in ["".join(m) for n in (1, 2, 3) for m in itertools.product("AC", repeat=n)]:
+    for motif in ["".join(m) for n in (1, 2) for m in itertools.product("AC", repeat=n)] + ["ACA"]:
         code = tuple(letters.index(x) for x in motif)
         found = jax.jit(jax.vmap(lambda x, code=code: strings.count(x, code)))(tokens)
         assert found.tolist() == [text.count(motif) for text in texts], motif
