@@ -9,7 +9,7 @@ from rxrx_jax import adapt
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, molecules, predictions, reconstruction
+from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, molecules, pareto, predictions, reconstruction
 from rxrx_jax.evaluate.batch_metrics import leakage, score
 from rxrx_jax.evaluate.probes import encoders, neighbours
 
@@ -21,11 +21,16 @@ EVALUATORS = {
     "environments": molecules.environments,
     "leakage": leakage.evaluate,
     "neighbours": neighbours.evaluate,
+    "pareto": pareto.evaluate,
     "predictions": predictions.evaluate,
     "probe": encoders.evaluate,
     "properties": molecules.properties,
     "reconstruction": reconstruction.evaluate,
 }
+
+# What evaluators work with, by the `context` of a source; `predict.Context` for those of images. Each is made with
+# (task, dataset of the source or None, mesh, evaluation_minibatch, workdir, seed, ledger or None).
+CONTEXTS = {"molecules": molecules.MoleculeContext, "samples": pareto.SampleContext}
 
 
 def make_evaluators(config: Config, source=None) -> list:

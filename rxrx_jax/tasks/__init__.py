@@ -25,6 +25,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.tasks.classify import Classify
 from rxrx_jax.tasks.distill import Distill
 from rxrx_jax.tasks.environments import Environments
+from rxrx_jax.tasks.flow import Flow
 from rxrx_jax.tasks.mae import Mae
 from rxrx_jax.tasks.properties import Properties
 
@@ -35,6 +36,7 @@ TASKS = {
     "probe": Classify.probe_from_config,
     "environments": Environments.from_config,
     "properties": Properties.from_config,
+    "flow": Flow.from_config,
 }
 
 
