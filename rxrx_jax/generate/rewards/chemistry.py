@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.generate.rewards import checked, chosen
 from rxrx_jax.molecules.chemistry import chem, quiet
 
 LIGHT, HEAVY = 300.0, 1000.0  # Da
@@ -77,23 +78,6 @@ def canonical(smiles: str) -> str:
     return chem().MolToSmiles(mol)
 
 
-def check(values: np.ndarray, names: Sequence[str], smiles: Sequence[str]) -> None:
-    """Raises UserError, which names objective and SMILES, for a value that is not a number in [0, 1].
-
-    Args:
-      values: [n, d].
-      names: of the d objectives.
-      smiles: of the n molecules.
-    """
-    bad = np.argwhere(~((values >= 0) & (values <= 1)))  # so that NaN is among them
-    if len(bad):
-        row, column = bad[0]
-        raise UserError(
-            f"objective {names[column]} of {smiles[row]} is {values[row, column]}: expected a number in [0, 1]"
-            + (f" ({len(bad)} such values)" if len(bad) > 1 else "")
-        )
-
-
 def compute(names: Sequence[str], smiles: Sequence[str]) -> np.ndarray:
     """Objectives of canonical SMILES, in this process: float64 [n, d]."""
     with quiet():
@@ -118,14 +102,11 @@ class Rewards:
     """
 
     def __init__(self, names: Sequence[str] = tuple(OBJECTIVES), workers: int = 0):
-        if unknown := [name for name in names if name not in OBJECTIVES]:
-            raise UserError(f"unknown objective {unknown[0]!r}: expected {', '.join(OBJECTIVES)}")
-        if not names or len(set(names)) < len(names):
-            raise UserError(f"objectives {', '.join(names) or '()'}: name at least one, and each once")
+        self.names = chosen(tuple(names), OBJECTIVES)
         if workers < 0:
             raise UserError(f"workers={workers}: use 0 for none, or more")
         chem()
-        self.names, self.workers = tuple(names), workers
+        self.workers = workers
         self.calls = self.computed = self.restarts = 0
         self._canonical: dict[str, str] = {}
         self._known: dict[str, np.ndarray] = {}
@@ -140,7 +121,7 @@ class Rewards:
         wanted = [self._canonical[one] for one in smiles]
         new = list(dict.fromkeys(one for one in wanted if one not in self._known))
         values = self._compute(new) if self.workers and new else compute(self.names, new)
-        check(values, self.names, new)
+        checked(values, self.names, new.__getitem__)
         self._known.update(zip(new, values))
         self.calls, self.computed = self.calls + len(wanted), self.computed + len(new)
         return np.array([self._known[one] for one in wanted]).reshape(len(wanted), len(self.names))
