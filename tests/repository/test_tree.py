@@ -33,7 +33,7 @@ ALLOWED = {
     "drawing": "base",
     "simulate": "base drawing",
     "molecules": "base",
-    "generate": "base molecules",
+    "generate": "base molecules models",
     "data": "base simulate molecules",
     "models": "base",
     "adapt": "base data models",
