@@ -28,7 +28,7 @@ def get_config(argument=None):
     config = ml_collections.ConfigDict()
     config.seed = arg.seed
     config.mesh = dict(fsdp=1, tensor=1)
-    config.data = dict(source="nothing", minibatch=128)  # trajectories
+    config.data = dict(source="nothing", name="strings" if arg.strings else "grid", minibatch=128)  # trajectories
     run_keys(config, large=False)
     config.guard.max_loss_ratio = 0.0  # a state of low reward that is seen for the first time costs anything
     exponent = arg.exponent or (16.0 if arg.strings else 8.0)

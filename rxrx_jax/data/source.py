@@ -54,7 +54,7 @@ def make_source(config: Config, roles: Callable, dataset=None):
 
         return trees.make(config) if measure == "synthetic" else molecules.make(config)
     if name == "nothing":
-        return Nothing(config.data.minibatch, only_measures=measure == "synthetic")
+        return Nothing(config.data.name, config.data.minibatch, only_measures=measure == "synthetic")
     if name.endswith(".py"):
         return plugins.load(name, sys.modules[__package__], "data.source").make(config, roles)
     if name != "images":
@@ -83,8 +83,9 @@ class Nothing:
     """No data: of each example its number in the run, for a task that samples what it trains on. An epoch is one
     minibatch.
 
-    instead: (step, number of the minibatch in its place)."""
+    name: of what is built, as in `data.name`; instead: (step, number of the minibatch in its place)."""
 
+    name: str
     size: int
     only_measures: bool = False
     instead: tuple[tuple[int, int], ...] = ()

@@ -58,23 +58,36 @@ class SampleContext:
 
     @functools.cached_property
     def sample(self) -> Callable:
-        """(params, w [n, d], beta [n], keys [n]) -> terminal states [n, ...] and their objectives [n, d], no move of
-        which was random."""
+        """(params, w [n, d], beta [n], keys [n]) -> terminal states [n, ...], no move to which was random."""
         task = dataclasses.replace(self.task, random=0.0)
 
         def run(params, w, beta, keys):
             found = task.rollout(params, jax.vmap(task.conditions.encode)(w, beta), keys)
-            return jax.vmap(task.environment.terminal)(found.last), task.values(found)
+            return jax.vmap(task.environment.terminal)(found.last)
 
         return jax.jit(run)
+
+    def values(self, terminal) -> np.ndarray:
+        """The objectives of terminal states [n, ...]: [n, d]. Raises UserError where one is not from 0 to 1."""
+        problem = self.task.problem
+        values = problem.objectives(terminal) if problem.on_host else self._values(terminal)
+        return rewards.checked(values, problem.names, lambda i: problem.say(_row(terminal, i)))
+
+    @functools.cached_property
+    def _values(self) -> Callable:
+        return jax.jit(jax.vmap(self.task.problem.objectives))
+
+    @functools.cached_property
+    def everything(self) -> np.ndarray:
+        """The objectives of all terminal states of `graph`: [n, d]."""
+        terminal = jax.vmap(self.task.environment.terminal)(_row(self.graph.states, self.graph.terminal))
+        return self.values(jax.tree.map(np.asarray, terminal))
 
     @functools.cached_property
     def distribution(self) -> Callable:
         """(params, w [d], beta) -> (learned distribution [n] over the terminal states of `graph`, its target, learned
         log Z and the true one)."""
-        task, graph = self.task, self.graph
-        terminal = jax.tree.map(lambda x: x[graph.terminal], graph.states)
-        values = jax.vmap(lambda state: task.problem.objectives(task.environment.terminal(state)))(terminal)
+        task, graph, values = self.task, self.graph, self.everything
 
         def run(params, w, beta):
             encoded = task.conditions.encode(w, beta)
@@ -104,15 +117,15 @@ def evaluate(context: SampleContext, steps: int = 10, samples: int = 128, top: i
     true = None
     if context.graph is not None:
         yield from _exact(context, params, w, beta)
-        true = pareto.front(_objectives(context))
+        true = pareto.front(context.everything)
     key = jax.random.fold_in(jax.random.key(context.seed), 3)
     values, best, apart, different, states = [], [], [], [], []
     for i, each in enumerate(w):
         context.between()
         keys = jax.random.split(jax.random.fold_in(key, i), samples)
-        terminal, found = context.sample(params, np.tile(each, (samples, 1)), np.full(samples, beta), keys)
-        terminal, found = jax.tree.map(np.asarray, (terminal, found))
-        rewards.checked(found, task.problem.names, lambda j, of=terminal: task.problem.say(_row(of, j)))
+        terminal = context.sample(params, np.tile(each, (samples, 1)), np.full(samples, beta), keys)
+        terminal = jax.tree.map(np.asarray, terminal)
+        found = context.values(terminal)
         first = np.unique(_flat(terminal), axis=0, return_index=True)[1]
         reward = np.exp(np.asarray(task.scalarise(found, each)))[first]
         chosen = first[np.argsort(-reward, kind="stable")[:top]]
@@ -167,13 +180,6 @@ def _exact(context: SampleContext, params, w: np.ndarray, beta) -> Iterator[tupl
     yield "total_variation_worst", max(apart)
     yield "total_variation_uniform", float(np.mean(uniform))
     yield "log_z_error", max(off)
-
-
-def _objectives(context: SampleContext) -> np.ndarray:
-    """Of all terminal states: [n, d]."""
-    task, graph = context.task, context.graph
-    one = lambda state: task.problem.objectives(task.environment.terminal(state))  # noqa: E731
-    return np.asarray(jax.jit(jax.vmap(one))(_row(graph.states, graph.terminal)))
 
 
 def _row(tree, i):

@@ -1,8 +1,9 @@
 """Multi-objective generative flow networks: one policy for all preferences and exponents, whose terminal states are
 distributed as R_w(x)^beta (Bengio et al. 2021, arXiv 2106.04399; Jain et al. 2023, arXiv 2210.12765).
 
-On-policy: the source says only which trajectories of the run a minibatch has. Rewards are JAX, so that the rollout is
-part of the step: sampling, loss and update are one compiled program.
+On-policy: the source says only which trajectories of the run a minibatch has. Where rewards are JAX the rollout is part
+of the step: sampling, loss and update are one compiled program. Where they are not, `propose` samples and scores on the
+host before each step, which then replays the actions.
 """
 
 import dataclasses
@@ -16,7 +17,8 @@ import numpy as np
 from rxrx_jax.adapt.method import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.sharding import on_one_device
+from rxrx_jax.base.sharding import on_one_device, whole
+from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.generate import balance, rewards, rollout
 from rxrx_jax.generate.conditions import Conditions
 from rxrx_jax.generate.environments import Environment
@@ -29,7 +31,7 @@ CHECKED = 512  # terminal states of random trajectories whose objectives are che
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """problem: whose objectives are in JAX; loss_of, one of `balance.LOSSES`, of one trajectory; log_reward_floor:
+    """problem: what is built, and its objectives; loss_of: one of `balance.LOSSES`; log_reward_floor:
     beta log R_w is not below it, in training; random: share of moves that are uniform; per: "trajectory" or
     "minibatch", what each draw of a condition is for."""
 
@@ -42,6 +44,8 @@ class Flow:
     random: float
     log_reward_floor: float
     per: str
+    seed: int
+    size: int  # trajectories per minibatch
     frozen = None
     inherits = None
     method = Method()
@@ -94,6 +98,8 @@ class Flow:
             task.random,
             task.log_reward_floor,
             task.condition,
+            config.seed,
+            source.size,
         )
 
     def init(self, key, view):
@@ -104,12 +110,14 @@ class Flow:
 
     def loss(self, params, collections, batch, key, progress):
         del progress
-        # A trajectory is a function of the seed, the step, its place and its number in the run.
-        keys = jax.vmap(jax.random.fold_in)(batch.keys, batch.views[0])
-        w, beta = self.draw_conditions(keys if self.per == "trajectory" else jnp.repeat(key[None], len(keys)))
+        del key
+        if self.problem.on_host:
+            w, beta, values = (batch.columns[name] for name in ("w", "beta", "values"))
+            trajectories = jax.vmap(functools.partial(rollout.replay, self.environment))(batch.columns["actions"])
+        else:
+            w, beta, trajectories = jax.lax.stop_gradient(self.sample(params, batch.views[0]))
+            values = jax.vmap(lambda last: self.problem.objectives(self.environment.terminal(last)))(trajectories.last)
         encoded = jax.vmap(self.conditions.encode)(w, beta)
-        trajectories = jax.lax.stop_gradient(self.rollout(params, encoded, keys))
-        values = self.values(trajectories)
         log_reward = beta * self.scalarise(values, w)
         clipped = log_reward < self.log_reward_floor
         log_reward = jnp.maximum(log_reward, self.log_reward_floor)
@@ -119,9 +127,39 @@ class Flow:
         metrics |= {"moves": trajectories.valid.sum(1).mean()}
         return losses.mean(), (collections, metrics)
 
-    def draw_conditions(self, keys):
-        """(w [B, d], beta [B]) by one key each."""
-        return jax.vmap(lambda key: self.conditions.sample(jax.random.fold_in(key, 1)))(keys)
+    @property
+    def proposed(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The columns that `propose` adds to a minibatch; none where rewards are JAX."""
+        d = len(self.problem.names)
+        floats = {"w": (d,), "beta": (), "values": (d,)}
+        shapes = {name: jax.ShapeDtypeStruct((self.size, *shape), np.float32) for name, shape in floats.items()}
+        shapes["actions"] = jax.ShapeDtypeStruct((self.size, self.environment.longest), np.int32)
+        return shapes if self.problem.on_host else {}
+
+    @on_one_device()
+    def propose(self, state, minibatch: dict) -> dict:
+        """This host's part of a minibatch, {"train": {"number" [b]}}, with trajectories sampled by the parameters of a
+        state and scored on the host. Raises UserError for an objective that is not from 0 to 1."""
+        params = jax.tree.map(whole, state.params)
+        w, beta, found = jax.tree.map(np.asarray, self._sample(params, minibatch[TRAIN]["number"]))
+        terminal = jax.vmap(self.environment.terminal)(found.last)
+        terminal = jax.tree.map(np.asarray, terminal)
+        values = check_values(self.problem, terminal, self.problem.objectives(terminal)).astype(np.float32)
+        new = {"w": w, "beta": beta, "values": values, "actions": found.actions}
+        return minibatch | {TRAIN: minibatch[TRAIN] | new}
+
+    @functools.cached_property
+    def _sample(self) -> Callable:
+        return jax.jit(self.sample)
+
+    def sample(self, params, number):
+        """(w [B, d], beta [B], trajectories) of the run's trajectories `number` [B], each a function of the parameters,
+        the seed and its number."""
+        key = jax.random.fold_in(jax.random.key(self.seed), 4)
+        group = number if self.per == "trajectory" else number // self.size
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        w, beta = jax.vmap(self.conditions.sample)(fold(jax.random.fold_in(key, 0), group))
+        return w, beta, self.rollout(params, jax.vmap(self.conditions.encode)(w, beta), fold(key, 1 + number))
 
     def rollout(self, params, encoded, keys) -> rollout.Trajectory:
         """Trajectories of B conditions [B, c] by one key each."""
@@ -134,10 +172,6 @@ class Flow:
     def logits(self, params, state, encoded):
         """Of one state under one condition: [actions]."""
         return self.policy.apply({"params": params["policy"]}, self.environment.encode(state), encoded)[0]
-
-    def values(self, trajectories) -> jax.Array:
-        """The objectives of B trajectories: [B, d]."""
-        return jax.vmap(lambda last: self.problem.objectives(self.environment.terminal(last)))(trajectories.last)
 
     def one_loss(self, params, encoded, trajectory, log_reward):
         """The loss of one trajectory under one condition [c]."""
@@ -164,10 +198,16 @@ def check(problem: rewards.Problem) -> None:
     def one(key):
         found = rollout.sample(environment, lambda _: jnp.zeros(environment.actions), key)
         terminal = environment.terminal(found.last)
-        return terminal, problem.objectives(terminal)
+        return terminal, () if problem.on_host else problem.objectives(terminal)
 
     terminal, values = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), CHECKED))
-    rewards.checked(values, problem.names, lambda i: problem.say(jax.tree.map(lambda x: np.asarray(x[i]), terminal)))
+    if not problem.on_host:  # there every minibatch is checked
+        check_values(problem, jax.tree.map(np.asarray, terminal), values)
+
+
+def check_values(problem: rewards.Problem, terminal, values) -> np.ndarray:
+    """Objectives [n, d] of terminal states [n, ...]. Raises UserError where one is not from 0 to 1."""
+    return rewards.checked(values, problem.names, lambda i: problem.say(jax.tree.map(lambda x: x[i], terminal)))
 
 
 def make_grid(task: Config) -> rewards.Problem:

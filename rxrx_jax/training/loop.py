@@ -40,6 +40,7 @@ class Loop:
 
     train_step: Callable  # (state, minibatch, *constants) -> (state, metrics)
     minibatches: Iterator[dict]  # of this host, from the state's step on
+    propose: Callable | None  # (state, minibatch) -> the minibatch with what a task samples on the host
     constants: tuple
     mesh: jax.sharding.Mesh
 
@@ -100,6 +101,8 @@ class Loop:
         self.watchdog.at("reading data", self.step)
         begin = time.perf_counter()
         minibatch = next(self.minibatches)
+        if self.propose:
+            minibatch = self.propose(self.state, minibatch)
         self.clock.waited(time.perf_counter() - begin)
         train = minibatch[TRAIN]
         size = len(next(iter(train.values())))

@@ -115,6 +115,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
         every=every,
         train_step=train_step,
         minibatches=source.minibatches(int(state.step), total_steps),
+        propose=the_step.task.propose if getattr(the_step.task, "proposed", {}) else None,
         constants=sharding.to_every_device((source.constants, the_step.keys), mesh),
         mesh=mesh,
         evaluators=evaluators,

@@ -16,13 +16,16 @@ class Problem:
     """An environment and what is wanted of its terminal states.
 
     names [d] of the objectives; objectives(terminal) -> float [d], in JAX, of one state; distances(terminal [n, ...])
-    -> float [n, n], in numpy, between states, for diversity; say(terminal) -> how one state is named to the user."""
+    -> float [n, n], in numpy, between states, for diversity; say(terminal) -> how one state is named to the user.
+
+    on_host: objectives(terminal [n, ...]) -> float [n, d] is of many states and in numpy, as RDKit's are."""
 
     environment: Environment
     names: tuple[str, ...]
     objectives: Callable
     distances: Callable
     say: Callable
+    on_host: bool = False
 
 
 def chosen(names: tuple[str, ...], known, key: str = "task.objectives") -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Whole runs of mogfn.py: they learn, resume exactly, and end in the target as far as can be computed."""
 
+import dataclasses
 import json
 
 import jax
@@ -48,6 +49,26 @@ def test_strings_run_and_log_z_has_its_own_rate(tmp_path):
     assert 0 < found["total_variation"] < 1 and "top10_diversity" in found
     with pytest.raises(UserError, match="optim.lr_factors.logz=2.0: expected a number above 0, of log_z, policy"):
         train.run(values(**SHORT | {"optim.lr_factors": {"logz": 2.0}}), tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_rewards_on_the_host_resume_bit_for_bit_too(tmp_path, monkeypatch):
+    """The same objectives in numpy: trajectories are sampled before each step, which replays them."""
+
+    def hosted(task):
+        found = flow.make_grid(task)
+        one = jax.jit(jax.vmap(found.objectives))
+        return dataclasses.replace(found, objectives=lambda x: np.asarray(one(x)), on_host=True)
+
+    settings = values(**SHORT)
+    jitted = train.run(settings, tmp_path / "jitted")
+    monkeypatch.setitem(flow.PROBLEMS, "grid", hosted)
+    last = train.run(settings, tmp_path / "whole")
+    with tiny.interrupted(7):
+        train.run(settings, tmp_path / "stopped")
+    assert train.run(settings, tmp_path / "stopped")["parameters_sha256"] == last["parameters_sha256"]
+    found, other = evaluation(tmp_path / "whole"), evaluation(tmp_path / "jitted")
+    assert found["total_variation"] == pytest.approx(other["total_variation"], abs=1e-3) and jitted["done"]
 
 
 def context(task, workdir):
