@@ -22,7 +22,7 @@ from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.generate import balance, rewards, rollout
 from rxrx_jax.generate.conditions import Conditions
 from rxrx_jax.generate.environments import Environment
-from rxrx_jax.generate.rewards import grid, strings
+from rxrx_jax.generate.rewards import fragments, grid, strings
 from rxrx_jax.generate.scalarise import scalarisation
 from rxrx_jax.models.policy import LogZ, Policy, make_policy
 
@@ -192,17 +192,19 @@ class Flow:
 
 @on_one_device()
 def check(problem: rewards.Problem) -> None:
-    """Raises UserError where an objective of a random terminal state is not from 0 to 1."""
+    """Raises UserError where an objective of a random terminal state is not from 0 to 1. On the host every minibatch is
+    checked instead."""
+    if problem.on_host:
+        return
     environment = problem.environment
 
     def one(key):
         found = rollout.sample(environment, lambda _: jnp.zeros(environment.actions), key)
         terminal = environment.terminal(found.last)
-        return terminal, () if problem.on_host else problem.objectives(terminal)
+        return terminal, problem.objectives(terminal)
 
     terminal, values = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), CHECKED))
-    if not problem.on_host:  # there every minibatch is checked
-        check_values(problem, jax.tree.map(np.asarray, terminal), values)
+    check_values(problem, jax.tree.map(np.asarray, terminal), values)
 
 
 def check_values(problem: rewards.Problem, terminal, values) -> np.ndarray:
@@ -218,4 +220,8 @@ def make_strings(task: Config) -> rewards.Problem:
     return strings.problem(task.objectives, task.length, task.letters)
 
 
-PROBLEMS = {"grid": make_grid, "strings": make_strings}
+def make_fragments(task: Config) -> rewards.Problem:
+    return fragments.problem(tuple(task.objectives), task.most, task.workers, task.get("proxy", ""))
+
+
+PROBLEMS = {"grid": make_grid, "strings": make_strings, "fragments": make_fragments}

@@ -63,6 +63,10 @@ class Fragments(Environment):
         return assemble.tables(self.pieces)
 
     @property
+    def few(self) -> bool:
+        return self.most <= 3 and len(self.pieces) <= 8
+
+    @property
     def slots(self) -> int:
         """S, of the piece that has most."""
         return self.tables.exists.shape[1]
