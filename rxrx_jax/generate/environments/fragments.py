@@ -132,7 +132,7 @@ class Fragments(Environment):
         kind = kinds[jnp.clip(action - places, 0, len(kinds) - 1)]
         alike = jnp.concatenate([(branch == branch[jnp.clip(action, 0, places - 1)]) & (action < places),
                                  (kinds == kind) & (action >= places) & (action < self.actions - 1),
-                                 (action == self.actions - 1)[None]])  # fmt: skip
+                                 jnp.reshape(action == self.actions - 1, 1)])  # fmt: skip
         return (alike & self.forward_mask(state)) | (numbers == action)
 
     def backward_mask(self, state: Tree):
