@@ -18,6 +18,8 @@ Widths, minibatch, learning rates and lengths are this file's own; log Z learns 
 both released codes. No number of the paper can be compared with.
 """
 
+import math
+
 import ml_collections
 
 from rxrx_jax.base.config import parse_arguments
@@ -57,9 +59,11 @@ def get_config(argument=None):
         random=0.01,  # moves that are uniform over the legal ones
         log_reward_floor=-60.0,
     )
+    # Of the first policy of a grid, so that a trajectory is about as long as a side; strings do not stop.
+    stop_bias = 0.0 if arg.strings else -math.log(config.task.side / 2)
     if arg.loss == "subtb":
         config.task.subtb_decay = 0.9
-    config.model = dict(name="policy", width=128, depth=2, log_z_width=64, stop_bias=0.0)
+    config.model = dict(name="policy", width=128, depth=2, log_z_width=64, stop_bias=stop_bias)
     config.optim = dict(
         name="adamw",
         lr=2e-3,

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rxrx_jax.base.errors import UserError
 from rxrx_jax.generate.environments import Environment
 from rxrx_jax.generate.rollout import masked
 
@@ -34,7 +33,7 @@ def enumerate_states(environment: Environment, most: int = MOST) -> Graph | None
     """The graph; None for an environment of more than `most` states."""
     start = jax.tree.map(lambda x: np.asarray(x)[None], environment.reset())
     leaves, tree = jax.tree.flatten(start)
-    found = {_name([x[0] for x in leaves]): 0}
+    found = {name_of([x[0] for x in leaves]): 0}
     everything, child, legal = [leaves], [], []
     frontier = leaves
     while len(frontier[0]):
@@ -42,7 +41,7 @@ def enumerate_states(environment: Environment, most: int = MOST) -> Graph | None
         after, mask = jax.tree.leaves(after), mask & ~tree.unflatten(frontier).done[:, None]
         number, new = np.full(mask.shape, -1, np.int32), []
         for i, k in np.argwhere(mask):
-            name = _name([x[i, k] for x in after])
+            name = name_of([x[i, k] for x in after])
             if name not in found:
                 found[name] = len(found)
                 new.append((i, k))
@@ -58,7 +57,8 @@ def enumerate_states(environment: Environment, most: int = MOST) -> Graph | None
     return Graph(states, np.where(legal, child, len(child)), legal, np.flatnonzero(states.done).astype(np.int32))
 
 
-def _name(arrays) -> bytes:
+def name_of(arrays) -> bytes:
+    """What tells states apart: the bytes of their arrays."""
     return b"".join(x.tobytes() for x in arrays)
 
 
@@ -75,13 +75,6 @@ def _children(environment: Environment, states):
     part = lambda i: jax.tree.map(lambda x: x[i : i + CHUNK], padded)  # noqa: E731
     parts = [_step(environment, part(i)) for i in range(0, n, CHUNK)]
     return jax.tree.map(lambda *x: np.concatenate([np.asarray(y) for y in x])[:n], *parts)
-
-
-def small(graph: Graph | None, environment: Environment) -> Graph:
-    """The graph. Raises UserError where there is none."""
-    if graph is None:
-        raise UserError(f"{environment} has more than {MOST:,} states: nothing about it can be computed exactly")
-    return graph
 
 
 def terminal_distribution(graph: Graph, logits: jax.Array, moves: int) -> jax.Array:

@@ -31,9 +31,9 @@ CHECKED = 512  # terminal states of random trajectories whose objectives are che
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """problem: what is built, and its objectives; loss_of: one of `balance.LOSSES`; log_reward_floor:
-    beta log R_w is not below it, in training; random: share of moves that are uniform; per: "trajectory" or
-    "minibatch", what each draw of a condition is for."""
+    """problem: what is built, and its objectives; loss_of: one of `balance.LOSSES`; log_reward_floor: below which
+    beta log R_w does not go in training; random: share of moves that are uniform; per: "trajectory" or "minibatch",
+    what each draw of a condition is for."""
 
     problem: rewards.Problem
     conditions: Conditions
@@ -109,8 +109,7 @@ class Flow:
         return {"params": {"policy": policy, "log_z": self.log_z.init(keys[1], condition)["params"]}}
 
     def loss(self, params, collections, batch, key, progress):
-        del progress
-        del key
+        del key, progress
         if self.problem.on_host:
             w, beta, values = (batch.columns[name] for name in ("w", "beta", "values"))
             trajectories = jax.vmap(functools.partial(rollout.replay, self.environment))(batch.columns["actions"])

@@ -29,7 +29,7 @@ def terms(environment, graph, log_reward, flow, log_pf, count=32):
         keys
     )
     states = jax.tree.map(np.asarray, found.states)
-    name = lambda tree, i: exact._name([np.asarray(x)[i] for x in jax.tree.leaves(tree)])  # noqa: E731
+    name = lambda tree, i: exact.name_of([np.asarray(x)[i] for x in jax.tree.leaves(tree)])  # noqa: E731
     place = {name(graph.states, i): i for i in range(len(flow))}
     at = [[place[name(states, (b, t))] for t in range(environment.longest)] for b in range(count)]
     last, at = [place[name(found.last, b)] for b in range(count)], np.array(at)

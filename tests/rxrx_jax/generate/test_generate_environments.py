@@ -66,8 +66,6 @@ def test_sampled_actions_are_legal_and_functions_of_the_key():
 
 def test_a_large_environment_is_not_enumerated():
     assert exact.enumerate_states(Grid(30), most=500) is None
-    with pytest.raises(UserError, match="nothing about it can be computed exactly"):
-        exact.small(None, Grid(30))
 
 
 @pytest.mark.parametrize("make", [lambda: Grid(1), lambda: Grid(4, 0), lambda: Strings(1, 4), lambda: Strings(4, 0)])
