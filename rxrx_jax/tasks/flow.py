@@ -22,10 +22,12 @@ from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.generate import balance, rewards, rollout
 from rxrx_jax.generate.conditions import Conditions
 from rxrx_jax.generate.environments import Environment
+from rxrx_jax.generate.reinforce import reinforce
 from rxrx_jax.generate.rewards import fragments, grid, strings
 from rxrx_jax.generate.scalarise import scalarisation
 from rxrx_jax.models.policy import LogZ, Policy, make_policy
 
+LOSSES = balance.LOSSES | {"reinforce": reinforce}
 CHECKED = 512  # terminal states of random trajectories whose objectives are checked before training
 
 
@@ -65,9 +67,9 @@ class Flow:
         if task.environment not in PROBLEMS:
             raise UserError(f"task.environment={task.environment!r}: expected {', '.join(PROBLEMS)}")
         problem = PROBLEMS[task.environment](task)
-        if task.loss not in balance.LOSSES:
-            raise UserError(f"task.loss={task.loss!r}: expected {', '.join(balance.LOSSES)}")
-        loss_of = balance.LOSSES[task.loss]
+        if task.loss not in LOSSES:
+            raise UserError(f"task.loss={task.loss!r}: expected {', '.join(LOSSES)}")
+        loss_of = LOSSES[task.loss]
         if task.loss == "subtb":
             if not task.subtb_decay > 0:
                 raise UserError(f"task.subtb_decay={task.subtb_decay}: expected a number above 0")
@@ -86,7 +88,7 @@ class Flow:
         )
         environment = problem.environment
         backward = environment.backward_actions if task.backward == "learned" else 0
-        policy, log_z = make_policy(config.model, environment.actions, backward, task.loss != "tb")
+        policy, log_z = make_policy(config.model, environment.actions, backward, task.loss not in ("tb", "reinforce"))
         check(problem)
         return cls(
             problem,

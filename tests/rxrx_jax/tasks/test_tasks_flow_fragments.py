@@ -24,3 +24,12 @@ def test_molecules_run_and_resume_bit_for_bit(tmp_path):
     assert 0 < found["hypervolume"] < 1 and 0 < found["top10_diversity"] <= 1 and "total_variation" not in found
     front = json.loads((tmp_path / "whole" / pareto.FRONT).read_text())
     assert front and set(front[0]) == {"state", "qed", "sa", "mw"} and isinstance(front[0]["state"], str)
+
+
+@pytest.mark.slow
+def test_moreinforce_runs_on_the_same_trainer(tmp_path):
+    train.run(
+        values("loss=reinforce", **SHORT | {"total_steps": 4, "evaluators.pareto": {"steps": 2, "samples": 8}}),
+        tmp_path,
+    )
+    assert 0 < evaluation(tmp_path)["hypervolume"] < 1
