@@ -4,7 +4,6 @@ and an exponent, whose samples are distributed as the scalarised reward R_w(x)^b
     python -m rxrx_jax.main --config=mogfn.py
     python -m rxrx_jax.main --config=mogfn.py:strings
     python -m rxrx_jax.main --config=mogfn.py:fragments
-    python -m rxrx_jax.main --config=mogfn.py:fragments,seh=seh_proxy.npz
     python -m rxrx_jax.main --config=mogfn.py:side=32,exponent=32.0,exact
     python -m rxrx_jax.main --config=mogfn.py:loss=subtb
 
