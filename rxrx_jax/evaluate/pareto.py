@@ -54,7 +54,7 @@ class SampleContext:
 
     @functools.cached_property
     def graph(self) -> exact.Graph | None:
-        return exact.enumerate_states(self.task.environment)
+        return exact.enumerate_states(self.task.environment) if self.task.environment.few else None
 
     @functools.cached_property
     def sample(self) -> Callable:

@@ -22,10 +22,12 @@ from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.generate import balance, rewards, rollout
 from rxrx_jax.generate.conditions import Conditions
 from rxrx_jax.generate.environments import Environment
-from rxrx_jax.generate.rewards import grid, strings
+from rxrx_jax.generate.reinforce import reinforce
+from rxrx_jax.generate.rewards import fragments, grid, strings
 from rxrx_jax.generate.scalarise import scalarisation
 from rxrx_jax.models.policy import LogZ, Policy, make_policy
 
+LOSSES = balance.LOSSES | {"reinforce": reinforce}
 CHECKED = 512  # terminal states of random trajectories whose objectives are checked before training
 
 
@@ -65,9 +67,9 @@ class Flow:
         if task.environment not in PROBLEMS:
             raise UserError(f"task.environment={task.environment!r}: expected {', '.join(PROBLEMS)}")
         problem = PROBLEMS[task.environment](task)
-        if task.loss not in balance.LOSSES:
-            raise UserError(f"task.loss={task.loss!r}: expected {', '.join(balance.LOSSES)}")
-        loss_of = balance.LOSSES[task.loss]
+        if task.loss not in LOSSES:
+            raise UserError(f"task.loss={task.loss!r}: expected {', '.join(LOSSES)}")
+        loss_of = LOSSES[task.loss]
         if task.loss == "subtb":
             if not task.subtb_decay > 0:
                 raise UserError(f"task.subtb_decay={task.subtb_decay}: expected a number above 0")
@@ -86,7 +88,7 @@ class Flow:
         )
         environment = problem.environment
         backward = environment.backward_actions if task.backward == "learned" else 0
-        policy, log_z = make_policy(config.model, environment.actions, backward, task.loss != "tb")
+        policy, log_z = make_policy(config.model, environment.actions, backward, task.loss not in ("tb", "reinforce"))
         check(problem)
         return cls(
             problem,
@@ -191,17 +193,19 @@ class Flow:
 
 @on_one_device()
 def check(problem: rewards.Problem) -> None:
-    """Raises UserError where an objective of a random terminal state is not from 0 to 1."""
+    """Raises UserError where an objective of a random terminal state is not from 0 to 1. On the host every minibatch is
+    checked instead."""
+    if problem.on_host:
+        return
     environment = problem.environment
 
     def one(key):
         found = rollout.sample(environment, lambda _: jnp.zeros(environment.actions), key)
         terminal = environment.terminal(found.last)
-        return terminal, () if problem.on_host else problem.objectives(terminal)
+        return terminal, problem.objectives(terminal)
 
     terminal, values = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), CHECKED))
-    if not problem.on_host:  # there every minibatch is checked
-        check_values(problem, jax.tree.map(np.asarray, terminal), values)
+    check_values(problem, jax.tree.map(np.asarray, terminal), values)
 
 
 def check_values(problem: rewards.Problem, terminal, values) -> np.ndarray:
@@ -217,4 +221,8 @@ def make_strings(task: Config) -> rewards.Problem:
     return strings.problem(task.objectives, task.length, task.letters)
 
 
-PROBLEMS = {"grid": make_grid, "strings": make_strings}
+def make_fragments(task: Config) -> rewards.Problem:
+    return fragments.problem(tuple(task.objectives), task.most, task.workers, task.get("proxy", ""))
+
+
+PROBLEMS = {"grid": make_grid, "strings": make_strings, "fragments": make_fragments}

@@ -17,7 +17,12 @@ class Environment:
     """The methods that an environment must have, and two with defaults.
 
     Properties: actions, forward actions, "stop" among them where there is one; backward_actions; longest, moves of the
-    longest trajectory, "stop" included; width, the length of `encode`."""
+    longest trajectory, "stop" included; width, the length of `encode`; few, whether it may be enumerated, if it is
+    small."""
+
+    @property
+    def few(self) -> bool:
+        return True
 
     @property
     def actions(self) -> int:

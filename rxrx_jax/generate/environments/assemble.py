@@ -14,7 +14,8 @@ class Tables(NamedTuple):
     """Of F pieces with up to S slots; row F is of a slot that is open, row F + 1 (or -1) of nothing."""
 
     exists: np.ndarray  # bool [F + 2, S]: which slots there are
-    turns: np.ndarray  # int32 [F + 2, G, S]: the ways to turn a piece onto itself, as permutations of its slots
+    turns: np.ndarray  # int32 [F + 2, G, S]: the ways to turn a piece onto itself: the slot that comes to each
+    weights: np.ndarray  # uint32 [F + 2, G, S]: of each slot, a random odd number of where it comes to
     piece: np.ndarray  # int32 [A]: of every action that puts a piece
     slot: np.ndarray  # int32 [A]: by which of its slots
     kind: np.ndarray  # int32 [A]: the first action that does the same
@@ -61,7 +62,10 @@ def tables(pieces: tuple[tuple[str, tuple[int, ...]], ...]) -> Tables:
     for f, permutations in enumerate(turns):
         padded[f, : len(permutations), : len(pieces[f][1])] = permutations
         padded[f, len(permutations) :] = padded[f, 0]
-    return Tables(exists, padded, *np.array(numbers, np.int32).T)
+    weights = np.zeros(padded.shape, np.uint32)
+    places = np.random.default_rng(0).integers(2**31, size=most).astype(np.uint32) * 2 + 1
+    np.put_along_axis(weights, padded, np.broadcast_to(places, padded.shape), -1)
+    return Tables(exists, padded, weights, *np.array(numbers, np.int32).T)
 
 
 def _join(molecules: Sequence[Any], bonds: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> tuple[str, str | None]:

@@ -26,11 +26,8 @@ from rxrx_jax.generate.environments import Environment, assemble
 from rxrx_jax.generate.environments.pieces import PIECES
 
 MOST = 9  # pieces
-NOTHING, ENTRY, ABSENT = (
-    np.uint32(1),
-    np.uint32(2),
-    np.uint32(2**32 - 1),
-)  # hashes of no branch, of where one is seen from
+NOTHING, ENTRY = np.uint32(1), np.uint32(0x9E3779B9)  # values of a slot without a branch, and of where one is seen from
+ABSENT = np.uint32(2**32 - 1)
 
 
 class Tree(NamedTuple):
@@ -61,6 +58,10 @@ class Fragments(Environment):
     @property
     def tables(self) -> assemble.Tables:
         return assemble.tables(self.pieces)
+
+    @property
+    def few(self) -> bool:
+        return self.most <= 3 and len(self.pieces) <= 8
 
     @property
     def slots(self) -> int:
@@ -128,7 +129,7 @@ class Fragments(Environment):
         kind = kinds[jnp.clip(action - places, 0, len(kinds) - 1)]
         alike = jnp.concatenate([(branch == branch[jnp.clip(action, 0, places - 1)]) & (action < places),
                                  (kinds == kind) & (action >= places) & (action < self.actions - 1),
-                                 (action == self.actions - 1)[None]])  # fmt: skip
+                                 jnp.reshape(action == self.actions - 1, 1)])  # fmt: skip
         return (alike & self.forward_mask(state)) | (numbers == action)
 
     def backward_mask(self, state: Tree):
@@ -190,13 +191,15 @@ class Fragments(Environment):
         target = state.link.max(1)
         return jnp.where(target >= 0, state.branch.reshape(-1)[target], NOTHING)
 
-    def _hashes(self, piece, seen):
-        """Of pieces [...] and hashes that their slots see [..., S]: one of each way to turn them, uint32 [..., G]."""
-        turned = jnp.take_along_axis(seen[..., None, :], jnp.array(self.tables.turns)[piece], -1)  # [..., G, S]
-        found = _mix(jnp.uint32(7), piece.astype(jnp.uint32))[..., None]
-        for k in range(self.slots):
-            found = _mix(found, turned[..., k])
-        return found
+    def _hashes(self, piece, value):
+        """Of pieces [N] whose slots see the hashes value [N, S], for each of G ways to turn them: of the tree from the
+        piece on, uint32 [N, G], and of the tree as it is seen from each slot, [N, G, S]. A turned piece has the sum of
+        its slots' values by the weights of where they have come to."""
+        weights = jnp.array(self.tables.weights)[piece]  # [N, G, S]
+        value, kind = _mix(value)[:, None], _mix(piece.astype(jnp.uint32))[:, None]
+        whole = (weights * value).sum(-1, dtype=jnp.uint32)
+        seen = whole[..., None] + weights * (ENTRY - value)
+        return _mix(whole ^ kind), _mix(seen ^ kind[..., None])
 
     def _canonical(self, piece, link) -> Tree:
         """The canonical form of a tree whose places are in any order, with gaps."""
@@ -204,17 +207,20 @@ class Fragments(Environment):
         see = lambda branch: jnp.where(link >= 0, branch.reshape(-1)[link], NOTHING)  # noqa: E731
 
         def spread(branch, _):  # after i times the hashes of branches of depth i are right
-            seen = jnp.where(jnp.eye(s, dtype=bool), ENTRY, see(branch)[:, None])  # [N, from where, S]
-            return self._hashes(jnp.broadcast_to(piece[:, None], (n, s)), seen).min(-1), None
+            return self._hashes(piece, see(branch))[1].min(1), None
 
         branch, _ = jax.lax.scan(spread, jnp.zeros((n, s), jnp.uint32), None, n)
-        seen = see(branch)
-        root = jnp.argmin(jnp.where(piece >= 0, self._hashes(piece, seen).min(-1), ABSENT))
+        whole, seen = self._hashes(piece, see(branch))
+        root = jnp.argmin(jnp.where(piece >= 0, whole.min(1), ABSENT))
+        whole, seen = (
+            jnp.argmin(whole, 1),
+            jnp.argmin(seen, 1),
+        )  # the ways to turn: [N], and by the slot of entry [N, S]
 
         def visit(carry, at):  # breadth first
             order, entry, count = carry
             node = order[at]
-            turn = jnp.argmin(self._hashes(piece[node], jnp.where(jnp.arange(s) == entry[at], ENTRY, seen[node])))
+            turn = jnp.where(entry[at] < 0, whole[node], seen[node, entry[at]])
             slots = jnp.array(self.tables.turns)[piece[node], turn]  # [S]: the old slot of each new one
             child = link[node, slots]
             new = (child >= 0) & (slots != entry[at]) & (at < count)
@@ -240,8 +246,8 @@ class Fragments(Environment):
         return Tree(jnp.where(there, piece[order], -1), link, branch, jnp.bool_(False))
 
 
-def _mix(state, value):
-    """A step of MurmurHash3's end, uint32."""
-    state = (state ^ value) * jnp.uint32(0x85EBCA6B)
-    state = (state ^ (state >> 13)) * jnp.uint32(0xC2B2AE35)
-    return state ^ (state >> 16)
+def _mix(x):
+    """The end of MurmurHash3, uint32: each bit of the result depends on all."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
