@@ -20,15 +20,21 @@ the first and largest: the step is compiled for each of them when training start
 
 Tasks may require more of it: those of images need `classes` and `shares`, methods with `within=cell_type` need
 `cell_types`, evaluators `dataset`. One that says `only_measures = True`, as noise, is trained on for its speed:
-nothing is evaluated or kept.
+nothing is evaluated or kept. One that says `on_policy = True` is for tasks that sample what they train on. `context`
+names what evaluators work with in `evaluate.CONTEXTS`; without it that is for images.
 """
 
+import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
 
 from rxrx_jax.base import plugins
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.data.batch import TRAIN
 
 
 def make_source(config: Config, roles: Callable, dataset=None):
@@ -47,10 +53,12 @@ def make_source(config: Config, roles: Callable, dataset=None):
         from rxrx_jax.data.molecules import noise as trees
 
         return trees.make(config) if measure == "synthetic" else molecules.make(config)
+    if name == "nothing":
+        return Nothing(config.data.name, config.data.minibatch, only_measures=measure == "synthetic")
     if name.endswith(".py"):
         return plugins.load(name, sys.modules[__package__], "data.source").make(config, roles)
     if name != "images":
-        raise UserError(f"data.source={name!r}: expected images or molecules, or the path of a .py file")
+        raise UserError(f"data.source={name!r}: expected images, molecules or nothing, or the path of a .py file")
     if measure == "synthetic":
         from rxrx_jax.data import noise
 
@@ -68,3 +76,49 @@ def only_measures(source) -> bool:
 def minibatch_size(source) -> int:
     """Examples of all streams per minibatch."""
     return sum(next(iter(columns.values())).shape[0] for columns in source.spec.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """No data: of each example its number in the run, for a task that samples what it trains on. An epoch is one
+    minibatch.
+
+    name: of what is built, as in `data.name`; instead: (step, number of the minibatch in its place)."""
+
+    name: str
+    size: int
+    only_measures: bool = False
+    instead: tuple[tuple[int, int], ...] = ()
+    on_policy = True
+    context = "samples"
+    units = {TRAIN: 1}
+    lengths = {TRAIN: "data.minibatch"}
+    constants = {}
+    shares = {}
+    fingerprint = "nothing"
+    view = jax.ShapeDtypeStruct((1,), np.int32)
+
+    @property
+    def examples(self) -> int:
+        return self.size
+
+    @property
+    def spec(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+        return {TRAIN: {"number": jax.ShapeDtypeStruct((self.size,), np.int32)}}
+
+    def views(self, columns, constants, keys, number) -> tuple[jax.Array, ...]:
+        return (columns["number"],) * number
+
+    def minibatches(self, start: int, steps: int) -> Iterator[dict]:
+        here = np.array_split(np.arange(self.size), jax.process_count())[jax.process_index()]
+        for step in range(start, steps):
+            yield {TRAIN: {"number": (self._first(step) + here).astype(np.int32)}}
+
+    def _first(self, step: int) -> int:
+        return dict(self.instead).get(step, step) * self.size
+
+    def rows(self, step: int) -> list[dict]:
+        return [{"number": self._first(step) + i} for i in range(self.size)]
+
+    def without(self, step: int, instead: int) -> "Nothing":
+        return dataclasses.replace(self, instead=(*self.instead, (step, instead)))

@@ -9,7 +9,7 @@ from rxrx_jax import adapt
 from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, molecules, predictions, reconstruction
+from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, molecules, pareto, predictions, reconstruction
 from rxrx_jax.evaluate.batch_metrics import leakage, score
 from rxrx_jax.evaluate.probes import encoders, neighbours
 
@@ -21,11 +21,17 @@ EVALUATORS = {
     "environments": molecules.environments,
     "leakage": leakage.evaluate,
     "neighbours": neighbours.evaluate,
+    "pareto": pareto.evaluate,
     "predictions": predictions.evaluate,
     "probe": encoders.evaluate,
     "properties": molecules.properties,
     "reconstruction": reconstruction.evaluate,
 }
+
+# What evaluators work with, by the `context` of a source; `predict.Context` for those of images. Each is made with
+# (task, dataset of the source or None, mesh, evaluation_minibatch, workdir, seed, ledger or None).
+CONTEXTS = {"molecules": molecules.MoleculeContext, "samples": pareto.SampleContext}
+OWN = {"environments": "molecules", "properties": "molecules", "pareto": "samples"}  # evaluators of these, not images
 
 
 def make_evaluators(config: Config, source=None) -> list:
@@ -40,6 +46,9 @@ def make_evaluators(config: Config, source=None) -> list:
     for name, settings in given.items():
         if name not in EVALUATORS:
             raise UserError(f"evaluators.{name}: expected one of {', '.join(EVALUATORS)}")
+        of, given_of = OWN.get(name, "images"), getattr(source, "context", "images")
+        if source is not None and of != given_of:
+            raise UserError(f"evaluators.{name} is of {of}, and this source of {given_of}; remove it")
         known = list(inspect.signature(EVALUATORS[name]).parameters)[1:]
         if unknown := [key for key in settings if key not in known]:
             raise UserError(f"evaluators.{name}.{unknown[0]}: {name} takes {', '.join(known) or 'no settings'}")

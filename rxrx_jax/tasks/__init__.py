@@ -9,6 +9,8 @@ method: what the step asks for the update
 frozen: a regular expression of parameter paths that are not trained, or None
 inherits: the parameter subtree that comes from the stage before, or None
 vocabulary: of tasks of molecules, a digest of what tokens and labels mean, which the stage before must share
+proposed, propose: of tasks that sample on the host, {name: ShapeDtypeStruct [B, ...]} of the columns that
+    propose(state, minibatch) adds to this host's part of a minibatch before each step
 chosen_by: (evaluator, metric) by which `selection=best_val` chooses; without it, the accuracy on validation experiments
 
 key is one for the step, `batch.keys` [B] one for each example; progress is the finished part of the run, 0 to 1. What
@@ -25,6 +27,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.tasks.classify import Classify
 from rxrx_jax.tasks.distill import Distill
 from rxrx_jax.tasks.environments import Environments
+from rxrx_jax.tasks.flow import Flow
 from rxrx_jax.tasks.mae import Mae
 from rxrx_jax.tasks.properties import Properties
 
@@ -35,6 +38,7 @@ TASKS = {
     "probe": Classify.probe_from_config,
     "environments": Environments.from_config,
     "properties": Properties.from_config,
+    "flow": Flow.from_config,
 }
 
 

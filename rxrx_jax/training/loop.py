@@ -10,8 +10,6 @@ import jax
 from rxrx_jax.base import hosts, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN
-from rxrx_jax.evaluate.molecules import MoleculeContext
-from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import metrics
 from rxrx_jax.training.checkpoint import Checkpoints
 from rxrx_jax.training.provenance import marks
@@ -42,11 +40,12 @@ class Loop:
 
     train_step: Callable  # (state, minibatch, *constants) -> (state, metrics)
     minibatches: Iterator[dict]  # of this host, from the state's step on
+    propose: Callable | None  # (state, minibatch) -> the minibatch with what a task samples on the host
     constants: tuple
     mesh: jax.sharding.Mesh
 
     evaluators: list  # of (name, function, settings)
-    context: Context | MoleculeContext | None  # None without evaluators
+    context: object | None  # what they work with, of `evaluate.CONTEXTS`
     selects: bool  # whether the network of the best evaluation takes the place of the last one at the end
     chosen_by: str  # the metric that is best then
     finish: Callable | None  # state -> state after the last step, before it is kept
@@ -102,6 +101,8 @@ class Loop:
         self.watchdog.at("reading data", self.step)
         begin = time.perf_counter()
         minibatch = next(self.minibatches)
+        if self.propose:
+            minibatch = self.propose(self.state, minibatch)
         self.clock.waited(time.perf_counter() - begin)
         train = minibatch[TRAIN]
         size = len(next(iter(train.values())))

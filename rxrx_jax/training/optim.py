@@ -63,7 +63,8 @@ def make_optimiser(
     Weight decay is of kernels alone and decoupled from the gradient's moments, in SGD part of the gradient. adam_l2 is
     what `torch.optim.Adam(weight_decay=...)` does: part of the gradient, and of every parameter, biases and norms too.
     Gradients are first clipped to a global norm of `clip_norm`, if that is above 0; `moment_dtype` bfloat16 halves the
-    memory of the first moment; `epsilon` is AdamW's, 1e-8 unless set; `layer_decay`: `decay_by_layer`.
+    memory of the first moment; `epsilon` is AdamW's, 1e-8 unless set; `layer_decay`: `decay_by_layer`; `lr_factors`:
+    `scale_parts`.
 
     Args: params, the parameters or their shapes; frozen, a regular expression: parameters whose path it matches from
     its start get no update and no optimiser state. Raises UserError for an unknown value.
@@ -91,6 +92,8 @@ def make_optimiser(
         inner = optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
     if (layer_decay := config.get("layer_decay", 1.0)) != 1:
         inner = optax.chain(inner, decay_by_layer(layer_decay, params))
+    if "lr_factors" in config:
+        inner = optax.chain(inner, scale_parts(config.lr_factors.as_kwargs(), params))
     labels = _by_name(lambda name: "frozen" if frozen and re.match(frozen, name) else "trained", params)
     _by_name(decays, params)  # every parameter must be matched by a rule, frozen or not
     return optax.partition({"trained": inner, "frozen": optax.set_to_zero()}, labels)
@@ -130,6 +133,16 @@ def decay_by_layer(decay: float, params) -> optax.GradientTransformation:
         each = jnp.asarray(factor(path_name(path)), update.dtype)
         return update * each.reshape(each.shape + (1,) * (update.ndim - each.ndim))
 
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def scale_parts(factors: dict[str, float], params) -> optax.GradientTransformation:
+    """Learning rates of their own for parts of the parameters, {first name of their paths: factor}: the whole update,
+    weight decay included, times the factor. Raises UserError for a part that there is not."""
+    for part, factor in factors.items():
+        if part not in params or not factor > 0:
+            raise UserError(f"optim.lr_factors.{part}={factor}: expected a number above 0, of {', '.join(params)}")
+    scale = lambda path, update: update * factors.get(path_name(path).partition("/")[0], 1.0)  # noqa: E731
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 

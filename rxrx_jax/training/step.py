@@ -145,9 +145,9 @@ def make_step(config: Config, source, mesh, total_steps: int) -> Step:
 
     shapes = jax.eval_shape(initialise, keys["init"])
     placement = sharding.state_shardings(shapes, mesh)
-    stop = jax.ShapeDtypeStruct((_size(source.spec[TRAIN]),), bool)
+    more = getattr(task, "proposed", {}) | {"stop": jax.ShapeDtypeStruct((_size(source.spec[TRAIN]),), bool)}
     shapes_of = getattr(source, "shapes", [(1.0, source.spec)])
-    specs = [spec | {TRAIN: spec[TRAIN] | {"stop": stop}} for _, spec in shapes_of]
+    specs = [spec | {TRAIN: spec[TRAIN] | more} for _, spec in shapes_of]
     constants = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.constants)
     everywhere, split = sharding.replicated(mesh), sharding.minibatch_sharding(mesh)
     place = lambda shapes, sharding: jax.tree.map(  # noqa: E731

@@ -15,10 +15,8 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data import ARRAYS, Dataset
 from rxrx_jax.data.batch import TRAIN
-from rxrx_jax.data.molecules.library import Library
 from rxrx_jax.data.source import make_source, minibatch_size, only_measures
-from rxrx_jax.evaluate import make_evaluators, make_readings, protocols
-from rxrx_jax.evaluate.molecules import MoleculeContext
+from rxrx_jax.evaluate import CONTEXTS, make_evaluators, make_readings, protocols
 from rxrx_jax.evaluate.predict import Context
 from rxrx_jax.training import checkpoint, claims, metrics
 from rxrx_jax.training.loop import Every, Loop
@@ -117,6 +115,7 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
         every=every,
         train_step=train_step,
         minibatches=source.minibatches(int(state.step), total_steps),
+        propose=the_step.task.propose if getattr(the_step.task, "proposed", {}) else None,
         constants=sharding.to_every_device((source.constants, the_step.keys), mesh),
         mesh=mesh,
         evaluators=evaluators,
@@ -179,25 +178,26 @@ def settings_of(config: Config) -> dict:
     }
 
 
-def make_evaluation(
-    config: Config, source, step: Step, mesh, workdir: epath.Path
-) -> tuple[list, Context | MoleculeContext | None]:
-    """The evaluators of a config and what they work with; no context where the source has no dataset to evaluate."""
+def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Path) -> tuple[list, object | None]:
+    """The evaluators of a config and the context that they work with, which the source names; none where it has neither
+    a context nor a dataset to evaluate."""
     evaluators, size = make_evaluators(config.evaluators, source), config.evaluation_minibatch
     sharding.check_minibatch(mesh, size, "evaluation_minibatch")
-    if not hasattr(source, "dataset"):
+    has_dataset, own_context = hasattr(source, "dataset"), CONTEXTS.get(getattr(source, "context", ""))
+    if not has_dataset and not own_context:
         if evaluators and not only_measures(source):
             raise UserError(f"evaluators.{evaluators[0][0]}: this source has no dataset to evaluate; remove it")
         if "post_hoc" in config:
             [getattr(config.post_hoc, name).as_kwargs() for name in config.post_hoc]
         return [], None
-    unreadable, ledger = config.data.unreadable, None
-    if not config.get("measure", ""):
+    ledger = None
+    if has_dataset and not config.get("measure", ""):
         stage = f"{workdir.name} ({config.task.name})"
         given = config, source, step.task.method, stage, bool(evaluators), config.init.get("contaminated", "")
         ledger = hosts.on_all_hosts(lambda: marks.open_ledger(*given))
-    if isinstance(source.dataset, Library):
-        return evaluators, MoleculeContext(step.task, source.dataset, mesh, size, workdir, config.seed, ledger)
+    if own_context:
+        dataset = getattr(source, "dataset", None)
+        return evaluators, own_context(step.task, dataset, mesh, size, workdir, config.seed, ledger)
     readings = make_readings(config, step.task.method, source.shares, has_batch_norm(step.task, step.arguments[0]))
     for name, method in readings.items():
         key = f"post_hoc.{name}" if name else "adapt.name"
@@ -212,7 +212,7 @@ def make_evaluation(
         minibatch=size,
         workdir=workdir,
         seed=config.seed,
-        unreadable=unreadable,
+        unreadable=config.data.unreadable,
         ledger=ledger,
     )
     return evaluators, context

@@ -81,13 +81,13 @@ TRACED = [pytest.param(name, marks=[mark for key, mark in LONG.items() if key in
 
 @functools.cache
 def made(name: str) -> tuple[Step, Config, noise.Description, int]:
-    """(step, its config, the data's description, total steps)."""
+    """(step, its config, the data's description or, without data, the source, total steps)."""
     values = Config(config.load(name) | {"measure": "synthetic"})
     source = make_source(values, None)
     mesh = sharding.make_mesh(1, 1)
     steps = run_length(values, **lengths_of(source))
     with jax.set_mesh(mesh):
-        return make_step(values, source, mesh, steps), values, source.description, steps
+        return make_step(values, source, mesh, steps), values, getattr(source, "description", source), steps
 
 
 def parameters(name: str) -> dict[str, int]:

@@ -6,7 +6,7 @@ from rxrx_jax.base import config as config_lib
 from rxrx_jax.base.config_flag import values
 from rxrx_jax.base.errors import UserError
 
-OTHERS = ("adaptation", "mole", "mole_finetune")  # of one dataset, and of molecules
+OTHERS = ("adaptation", "mogfn", "mole", "mole_finetune")  # of one dataset, without data, and of molecules
 FILES = sorted(path.name for path in config_lib.CONFIGS.glob("*.py") if path.stem not in OTHERS)
 
 

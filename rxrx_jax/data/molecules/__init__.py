@@ -33,6 +33,7 @@ class Molecules:
     lengths = {TRAIN: "data.minibatch"}
     constants = {}
     shares = {}
+    context = "molecules"
 
     @property
     def samplers(self) -> dict:

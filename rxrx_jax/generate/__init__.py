@@ -1,0 +1,1 @@
+"""Generative flow networks with several objectives: environments, rewards, conditions, losses and Pareto metrics."""
