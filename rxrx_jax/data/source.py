@@ -19,8 +19,9 @@ One whose minibatches come in up to four shapes has `shapes`, [(share of the ste
 the first and largest: the step is compiled for each of them when training starts.
 
 Tasks may require more of it: those of images need `classes` and `shares`, methods with `within=cell_type` need
-`cell_types`, evaluators `dataset`. One that says `only_measures = True`, as noise, is trained on for its speed:
-nothing is evaluated or kept.
+`cell_types`. Evaluators need `evaluated_as`, which names one of `evaluate.CONTEXTS`; a source that has a `dataset` and
+does not say is of images. A dataset has `roles`, `sites`, `digests` of its rows, a `folder` and its `manifest`. A
+source that says `only_measures = True`, as noise, is trained on for its speed: nothing is evaluated or kept.
 """
 
 import sys
@@ -63,6 +64,11 @@ def make_source(config: Config, roles: Callable, dataset=None):
 def only_measures(source) -> bool:
     """Whether training on the source leads to no parameters that are worth anything."""
     return getattr(source, "only_measures", False)
+
+
+def evaluated_as(source) -> str:
+    """What evaluators know the source's examples as; "" where there is nothing to evaluate."""
+    return getattr(source, "evaluated_as", "images" if hasattr(source, "dataset") else "")
 
 
 def minibatch_size(source) -> int:

@@ -5,11 +5,9 @@
 
 import inspect
 
-from rxrx_jax import adapt
-from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, molecules, predictions, reconstruction
+from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, molecules, predict, predictions, reconstruction
 from rxrx_jax.evaluate.batch_metrics import leakage, score
 from rxrx_jax.evaluate.probes import encoders, neighbours
 
@@ -26,6 +24,10 @@ EVALUATORS = {
     "properties": molecules.properties,
     "reconstruction": reconstruction.evaluate,
 }
+
+# What evaluators work with, by `evaluated_as` of the source (`data.source`): make_context(config, source, step, shared)
+# returns a `predict.Evaluated`; `step` has `task` and `has_batch_norm`, and `shared` is described in `predict`.
+CONTEXTS = {"images": predict.make_context, "molecules": molecules.make_context}
 
 
 def make_evaluators(config: Config, source=None) -> list:
@@ -45,14 +47,3 @@ def make_evaluators(config: Config, source=None) -> list:
             raise UserError(f"evaluators.{name}.{unknown[0]}: {name} takes {', '.join(known) or 'no settings'}")
         chosen.append((name, EVALUATORS[name], settings))
     return chosen
-
-
-def make_readings(config: Config, method: Method, shares: dict, has_batch_norm: bool) -> dict[str, Method]:
-    """How the network predicts, by the prefix of the metrics: "" by the run's own method, NAME by each of
-    `config.post_hoc`. Raises UserError where one of these cannot be applied to this model."""
-    readings = {"": method}
-    for name in config.post_hoc if "post_hoc" in config else ():
-        settings = getattr(config.post_hoc, name).as_kwargs()
-        readings[name] = adapt.make_method(settings, shares, key=f"post_hoc.{name}")
-        adapt.check_post_hoc(name, readings[name], has_batch_norm)
-    return readings

@@ -29,6 +29,7 @@ class Molecules:
 
     dataset: Library
     sampler: object
+    evaluated_as = "molecules"
     units = {TRAIN: 1}
     lengths = {TRAIN: "data.minibatch"}
     constants = {}
