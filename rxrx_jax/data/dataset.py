@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -48,6 +49,16 @@ class Dataset:
     means: np.ndarray | None = None  # of arrays, by row: [n, C] float64; a folder has them in manifest.csv
     channels: tuple[int, ...] = ()  # of the records, those that images have (`with_channels`); () = all
     digest: str = ""  # of arrays, what `fingerprint` gives of a folder
+
+    @functools.cached_property
+    def digests(self) -> np.ndarray:
+        """What every row is known by to later stages, whatever the dataset or the row is called: uint64 [rows]."""
+        return pixel_digests(self)
+
+    @property
+    def manifest(self) -> pathlib.Path | None:
+        """The file of a prepared folder that has the digest of every record."""
+        return self.folder and self.folder / "manifest.csv"
 
 
 def open_dataset(name: str, settings: dict, folder: str | None = None) -> Dataset:
@@ -206,7 +217,7 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def pixel_digests(dataset) -> np.ndarray:
+def pixel_digests(dataset: Dataset) -> np.ndarray:
     """A 64-bit digest of the pixels of every row of `dataset.sites`: uint64 [n], in their order.
 
     It hashes the mean of every channel as manifest.csv has it: the sum of all pixels, exact, to six digits, some 15
@@ -216,8 +227,6 @@ def pixel_digests(dataset) -> np.ndarray:
 
     Raises UserError for a folder without these columns, or with another number of rows.
     """
-    if hasattr(dataset, "digests"):  # molecules
-        return dataset.digests
     if dataset.folder is None:
         return _digests([[float(f"{value:.6g}") for value in column] for column in dataset.means.T])
     path = dataset.folder / "manifest.csv"

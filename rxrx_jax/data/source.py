@@ -19,9 +19,10 @@ One whose minibatches come in up to four shapes has `shapes`, [(share of the ste
 the first and largest: the step is compiled for each of them when training starts.
 
 Tasks may require more of it: those of images need `classes` and `shares`, methods with `within=cell_type` need
-`cell_types`, evaluators `dataset`. One that says `only_measures = True`, as noise, is trained on for its speed:
-nothing is evaluated or kept. One that says `on_policy = True` is for tasks that sample what they train on. `context`
-names what evaluators work with in `evaluate.CONTEXTS`; without it that is for images.
+`cell_types`. Evaluators need `evaluated_as`, which names one of `evaluate.CONTEXTS`; a source that has a `dataset` and
+does not say is of images. A dataset has `roles`, `sites`, `digests` of its rows, a `folder` and its `manifest`. A
+source that says `only_measures = True`, as noise, is trained on for its speed: nothing is evaluated or kept. One that
+says `on_policy = True` is for tasks that sample what they train on.
 """
 
 import dataclasses
@@ -73,6 +74,11 @@ def only_measures(source) -> bool:
     return getattr(source, "only_measures", False)
 
 
+def evaluated_as(source) -> str:
+    """What evaluators know the source's examples as; "" where there is nothing to evaluate."""
+    return getattr(source, "evaluated_as", "images" if hasattr(source, "dataset") else "")
+
+
 def minibatch_size(source) -> int:
     """Examples of all streams per minibatch."""
     return sum(next(iter(columns.values())).shape[0] for columns in source.spec.values())
@@ -90,7 +96,7 @@ class Nothing:
     only_measures: bool = False
     instead: tuple[tuple[int, int], ...] = ()
     on_policy = True
-    context = "samples"
+    evaluated_as = "samples"
     units = {TRAIN: 1}
     lengths = {TRAIN: "data.minibatch"}
     constants = {}

@@ -5,11 +5,10 @@
 
 import inspect
 
-from rxrx_jax import adapt
-from rxrx_jax.adapt import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, molecules, pareto, predictions, reconstruction
+from rxrx_jax.data.source import evaluated_as
+from rxrx_jax.evaluate import accuracy, cellsignal, embeddings, molecules, pareto, predict, predictions, reconstruction
 from rxrx_jax.evaluate.batch_metrics import leakage, score
 from rxrx_jax.evaluate.probes import encoders, neighbours
 
@@ -28,10 +27,10 @@ EVALUATORS = {
     "reconstruction": reconstruction.evaluate,
 }
 
-# What evaluators work with, by the `context` of a source; `predict.Context` for those of images. Each is made with
-# (task, dataset of the source or None, mesh, evaluation_minibatch, workdir, seed, ledger or None).
-CONTEXTS = {"molecules": molecules.MoleculeContext, "samples": pareto.SampleContext}
-OWN = {"environments": "molecules", "properties": "molecules", "pareto": "samples"}  # evaluators of these, not images
+# What evaluators work with, by `evaluated_as` of the source (`data.source`): make_context(config, source, step, shared)
+# returns a `predict.Evaluated`; `step` has `task` and `has_batch_norm`, and `shared` is described in `predict`.
+CONTEXTS = {"images": predict.make_context, "molecules": molecules.make_context, "samples": pareto.make_context}
+OWN = {"environments": "molecules", "properties": "molecules", "retrieval": "molecules", "pareto": "samples"}
 
 
 def make_evaluators(config: Config, source=None) -> list:
@@ -46,22 +45,11 @@ def make_evaluators(config: Config, source=None) -> list:
     for name, settings in given.items():
         if name not in EVALUATORS:
             raise UserError(f"evaluators.{name}: expected one of {', '.join(EVALUATORS)}")
-        of, given_of = OWN.get(name, "images"), getattr(source, "context", "images")
-        if source is not None and of != given_of:
+        of, given_of = OWN.get(name, "images"), evaluated_as(source) if source else ""
+        if given_of and of != given_of:
             raise UserError(f"evaluators.{name} is of {of}, and this source of {given_of}; remove it")
         known = list(inspect.signature(EVALUATORS[name]).parameters)[1:]
         if unknown := [key for key in settings if key not in known]:
             raise UserError(f"evaluators.{name}.{unknown[0]}: {name} takes {', '.join(known) or 'no settings'}")
         chosen.append((name, EVALUATORS[name], settings))
     return chosen
-
-
-def make_readings(config: Config, method: Method, shares: dict, has_batch_norm: bool) -> dict[str, Method]:
-    """How the network predicts, by the prefix of the metrics: "" by the run's own method, NAME by each of
-    `config.post_hoc`. Raises UserError where one of these cannot be applied to this model."""
-    readings = {"": method}
-    for name in config.post_hoc if "post_hoc" in config else ():
-        settings = getattr(config.post_hoc, name).as_kwargs()
-        readings[name] = adapt.make_method(settings, shares, key=f"post_hoc.{name}")
-        adapt.check_post_hoc(name, readings[name], has_batch_norm)
-    return readings

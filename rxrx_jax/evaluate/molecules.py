@@ -13,13 +13,14 @@ from rxrx_jax.adapt.method import Network
 from rxrx_jax.base.sharding import replicated, to_device
 from rxrx_jax.data.molecules import evaluation_minibatches
 from rxrx_jax.data.molecules.library import Library
+from rxrx_jax.evaluate.predict import Evaluated
 
 COUNTED = 20_000  # training molecules, at most, of which labels are counted
 
 
 @dataclasses.dataclass
-class MoleculeContext:
-    """As `predict.Context`, of a library: the task, the state that is evaluated, and what it has seen."""
+class MoleculeContext(Evaluated):
+    """Of a library."""
 
     task: object
     dataset: Library
@@ -30,16 +31,6 @@ class MoleculeContext:
     ledger: object = None
     network: Network | None = None
     between: Callable = lambda: None  # called between minibatches
-    left_out = frozenset()  # a record that cannot be read stops the run
-
-    def use(self, state, between: Callable = lambda: None) -> "MoleculeContext":
-        """The context of another state."""
-        self.network, self.between = Network(*state.network()), between
-        return self
-
-    def marks(self, where, extra: str = "", trained: bool = True) -> str:
-        """The marks of metrics of `where`, the name of a split or rows [n]."""
-        return self.ledger.marks(where, extra, trained) if self.ledger else extra
 
     def scored(self, rows: np.ndarray, *more) -> dict[str, np.ndarray]:
         """What the task's `scored(params, columns, keys, *more)` gives for each of rows [n], in order, [n, ...] each.
@@ -67,6 +58,12 @@ class MoleculeContext:
     def seen(self, rows: np.ndarray) -> int:
         """How many of rows [n] an earlier stage had among its training molecules."""
         return len(self.ledger.hits("images", rows)) if self.ledger else 0
+
+
+def make_context(config, source, step, shared: dict) -> MoleculeContext:
+    """As `predict.make_context`."""
+    del config
+    return MoleculeContext(step.task, source.dataset, **shared)
 
 
 def environments(context) -> Iterator[tuple[str, float]]:

@@ -16,26 +16,17 @@ from rxrx_jax.adapt.method import Network
 from rxrx_jax.base import hosts
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import on_one_device, whole
-from rxrx_jax.data.roles import Roles
+from rxrx_jax.evaluate.predict import Evaluated
 from rxrx_jax.generate import exact, pareto, rewards
 
 FRONT = "front.json"  # the non-dominated samples
 
 
-@dataclasses.dataclass(frozen=True)
-class NoRows:
-    """Where others have a dataset: nothing is scored, so nothing is marked."""
-
-    roles: Roles = Roles()
-
-
 @dataclasses.dataclass
-class SampleContext:
-    """As `predict.Context`, of a task that samples: the task and the state that is evaluated. Every host evaluates by
-    itself, on one device."""
+class SampleContext(Evaluated):
+    """Of a task that samples: every host evaluates by itself, on one device."""
 
     task: object
-    dataset: NoRows | None
     mesh: jax.sharding.Mesh
     minibatch: int
     workdir: epath.Path
@@ -43,15 +34,6 @@ class SampleContext:
     ledger: object = None
     network: Network | None = None
     between: Callable = lambda: None
-    left_out = frozenset()
-
-    def __post_init__(self):
-        self.dataset = self.dataset or NoRows()
-
-    def use(self, state, between: Callable = lambda: None) -> "SampleContext":
-        """The context of another state."""
-        self.network, self.between = Network(*state.network()), between
-        return self
 
     @functools.cached_property
     def graph(self) -> exact.Graph | None:
@@ -101,6 +83,12 @@ class SampleContext:
 
 
 @on_one_device()
+def make_context(config, source, step, shared: dict) -> SampleContext:
+    """As `predict.make_context`."""
+    del config, source
+    return SampleContext(step.task, **shared)
+
+
 def evaluate(
     context: SampleContext, steps: int = 10, samples: int = 128, top: int = 10, exponents: tuple[float, ...] = ()
 ) -> Iterator[tuple[str, float]]:

@@ -8,20 +8,45 @@ import jax
 import numpy as np
 from etils import epath
 
-from rxrx_jax import data
+from rxrx_jax import adapt, data
 from rxrx_jax.adapt.method import Group, Method, Network
+from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import replicated, to_device
 from rxrx_jax.data.augment import Augment
-from rxrx_jax.data.roles import show_controls
+from rxrx_jax.data.roles import Roles, show_controls
+
+
+class Evaluated:
+    """What every evaluator works with and the loop relies on: the state that is evaluated, as `network`; rows that are
+    scored; and what the parameters have seen of the dataset, as `ledger` knows it
+    (`training.provenance.marks.Ledger`)."""
+
+    ledger = network = None
+    left_out = frozenset()  # rows whose records could not be read
+
+    @property
+    def roles(self) -> Roles:
+        """Of the dataset; nothing is scored without one."""
+        return self.dataset.roles if hasattr(self, "dataset") else Roles()
+
+    def use(self, state, between: Callable = lambda: None):
+        """The context of another state; `between` is called between minibatches."""
+        self.network, self.between = Network(*state.network()), between
+        return self
+
+    def marks(self, where, extra: str = "", trained: bool = True) -> str:
+        """The marks (T, C, X, ?) of metrics of `where`, "cross_batch" or rows [n]. An evaluator with something to add
+        yields them as `marks/PREFIX`; all other prefixes get theirs automatically. Args: extra, "T" for what uses
+        unlabelled test images; trained, False for what does not use this state's parameters."""
+        return self.ledger.marks(where, extra, trained) if self.ledger else extra
 
 
 @dataclasses.dataclass
-class Context:
-    """task, dataset, augment (with its statistics) and mesh of a run, the state that is evaluated, and the size of
-    evaluation minibatches. Rows whose records cannot be read are left out of every prediction, and `left_out` holds
-    those of this state; more than `unreadable` of them raise UserError, on all hosts alike. `ledger` knows what the
-    parameters have seen of the dataset (`training.provenance.marks.Ledger`)."""
+class Context(Evaluated):
+    """Of images: task, dataset, augment (with its statistics) and mesh of a run, and the size of evaluation
+    minibatches. Rows whose records cannot be read are left out of every prediction, and `left_out` holds
+    those of this state; more than `unreadable` of them raise UserError, on all hosts alike."""
 
     task: object
     readings: dict[str, Method]  # by the prefix of their metrics: "" for the run's own method, then those post hoc
@@ -42,15 +67,8 @@ class Context:
 
     def use(self, state, between: Callable = lambda: None) -> "Context":
         """The context of another state; predictions of the former one are discarded."""
-        self.network, self.between = Network(*state.network()), between
         self.__post_init__()
-        return self
-
-    def marks(self, where, extra: str = "", trained: bool = True) -> str:
-        """The marks (T, C, X, ?) of metrics of `where`, "cross_batch" or rows [n]. An evaluator with something to add
-        yields them as `marks/PREFIX`; all other prefixes get theirs automatically. Args: extra, "T" for what uses
-        unlabelled test images; trained, False for what does not use this state's parameters."""
-        return self.ledger.marks(where, extra, trained) if self.ledger else extra
+        return super().use(state, between)
 
     def predict(self, role: str, reading: str = "") -> dict[str, np.ndarray]:
         """Outputs of the task (`row` [n] and what it predicts) for the rows that the protocol scores as `role`, or for
@@ -201,6 +219,35 @@ class Context:
             return self.task.minibatch_statistics(params, batch_stats, images, valid), valid
 
         return jax.jit(run, out_shardings=replicated(self.mesh))
+
+
+def make_context(config: Config, source, step, shared: dict) -> Context:
+    """Args: source, with a dataset; step, of which `task` and `has_batch_norm` are asked; shared, mesh, minibatch,
+    workdir, seed and ledger. Raises UserError for what the config reads the images by and cannot."""
+    readings = make_readings(config, step.task.method, source.shares, step.has_batch_norm)
+    for name, method in readings.items():
+        key = f"post_hoc.{name}" if name else "adapt.name"
+        adapt.check_controls(key, method, source.dataset, classifies=hasattr(step.task, "logits"))
+    return Context(
+        task=step.task,
+        readings=readings,
+        dataset=source.dataset,
+        augment=source.augment,
+        statistics=source.constants,
+        unreadable=config.data.unreadable,
+        **shared,
+    )
+
+
+def make_readings(config: Config, method: Method, shares: dict, has_batch_norm: bool) -> dict[str, Method]:
+    """How the network predicts, by the prefix of the metrics: "" by the run's own method, NAME by each of
+    `config.post_hoc`. Raises UserError where one of these cannot be applied to this model."""
+    readings = {"": method}
+    for name in config.post_hoc if "post_hoc" in config else ():
+        settings = getattr(config.post_hoc, name).as_kwargs()
+        readings[name] = adapt.make_method(settings, shares, key=f"post_hoc.{name}")
+        adapt.check_post_hoc(name, readings[name], has_batch_norm)
+    return readings
 
 
 def average_statistics(parts: list[tuple[float, dict]]) -> dict:

@@ -10,6 +10,7 @@ import jax
 from rxrx_jax.base import hosts, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN
+from rxrx_jax.evaluate.predict import Evaluated
 from rxrx_jax.training import metrics
 from rxrx_jax.training.checkpoint import Checkpoints
 from rxrx_jax.training.provenance import marks
@@ -45,7 +46,7 @@ class Loop:
     mesh: jax.sharding.Mesh
 
     evaluators: list  # of (name, function, settings)
-    context: object | None  # what they work with, of `evaluate.CONTEXTS`
+    context: Evaluated | None  # None without evaluators
     selects: bool  # whether the network of the best evaluation takes the place of the last one at the end
     chosen_by: str  # the metric that is best then
     finish: Callable | None  # state -> state after the last step, before it is kept
@@ -189,7 +190,7 @@ class Loop:
 
     def _is_held_out(self, name: str) -> bool:
         """Whether a metric is of rows that are scored in the end, by which nobody should choose."""
-        return bool((self.context.dataset.roles.scored.keys() - CHOOSES).intersection(name.split("/")))
+        return bool((self.context.roles.scored.keys() - CHOOSES).intersection(name.split("/")))
 
     def _alive(self) -> None:
         self.watchdog.at(EVALUATING, self.step)

@@ -45,6 +45,11 @@ class Step:
         """One for each purpose; not made before they are asked for, as a mesh of described devices holds no arrays."""
         return make_keys(self.seed)
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the task's network has BatchNorm that training moves."""
+        return _has_batch_norm(self.task, self.arguments[0].collections["batch_stats"])
+
     def inherited(self) -> tuple:
         """The shapes of what a stage takes over from the one before: (parameters, BatchNorm statistics, {} without)."""
         state, name = self.arguments[0], self.task.inherits
@@ -177,11 +182,6 @@ def _without_best(state: TrainState) -> tuple[TrainState, dict]:
     collections = dict(state.collections)
     best = {"best": collections.pop("best")} if "best" in collections else {}
     return dataclasses.replace(state, collections=collections), best
-
-
-def has_batch_norm(task, state: TrainState) -> bool:
-    """Whether the task's network has BatchNorm that training moves. Args: state, or its shapes."""
-    return _has_batch_norm(task, state.collections["batch_stats"])
 
 
 def _has_batch_norm(task, batch_stats: dict) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from rxrx_jax import adapt
 from rxrx_jax.adapt.method import Method, Network
 from rxrx_jax.base import files, hosts, seen, sharding
 from rxrx_jax.base.config import Config, duration, to_json
@@ -15,9 +14,9 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data import ARRAYS, Dataset
 from rxrx_jax.data.batch import TRAIN
-from rxrx_jax.data.source import make_source, minibatch_size, only_measures
-from rxrx_jax.evaluate import CONTEXTS, make_evaluators, make_readings, protocols
-from rxrx_jax.evaluate.predict import Context
+from rxrx_jax.data.source import evaluated_as, make_source, minibatch_size, only_measures
+from rxrx_jax.evaluate import CONTEXTS, make_evaluators, protocols
+from rxrx_jax.evaluate.predict import Evaluated
 from rxrx_jax.training import checkpoint, claims, metrics
 from rxrx_jax.training.loop import Every, Loop
 from rxrx_jax.training.provenance import facts, former, marks
@@ -26,7 +25,7 @@ from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.training.safety.watchdog import Watchdog
 from rxrx_jax.training.speed import flops
 from rxrx_jax.training.state import CHOSEN_BY, TrainState
-from rxrx_jax.training.step import Step, has_batch_norm, make_step, memory_per_chip, parameter_count, selects_best
+from rxrx_jax.training.step import Step, make_step, memory_per_chip, parameter_count, selects_best
 
 
 def run(values: dict, workdir: epath.PathLike, dataset: Dataset | None = None) -> dict:
@@ -178,47 +177,26 @@ def settings_of(config: Config) -> dict:
     }
 
 
-def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Path) -> tuple[list, object | None]:
-    """The evaluators of a config and the context that they work with, which the source names; none where it has neither
-    a context nor a dataset to evaluate."""
+def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Path) -> tuple[list, Evaluated | None]:
+    """The evaluators of a config and what they work with; no context where the source has nothing to evaluate."""
     evaluators, size = make_evaluators(config.evaluators, source), config.evaluation_minibatch
     sharding.check_minibatch(mesh, size, "evaluation_minibatch")
-    has_dataset, own_context = hasattr(source, "dataset"), CONTEXTS.get(getattr(source, "context", ""))
-    if not has_dataset and not own_context:
+    if not (kind := evaluated_as(source)):
         if evaluators and not only_measures(source):
             raise UserError(f"evaluators.{evaluators[0][0]}: this source has no dataset to evaluate; remove it")
         if "post_hoc" in config:
             [getattr(config.post_hoc, name).as_kwargs() for name in config.post_hoc]
         return [], None
     ledger = None
-    if has_dataset and not config.get("measure", ""):
+    if hasattr(source, "dataset") and not config.get("measure", ""):
         stage = f"{workdir.name} ({config.task.name})"
         given = config, source, step.task.method, stage, bool(evaluators), config.init.get("contaminated", "")
         ledger = hosts.on_all_hosts(lambda: marks.open_ledger(*given))
-    if own_context:
-        dataset = getattr(source, "dataset", None)
-        return evaluators, own_context(step.task, dataset, mesh, size, workdir, config.seed, ledger)
-    readings = make_readings(config, step.task.method, source.shares, has_batch_norm(step.task, step.arguments[0]))
-    for name, method in readings.items():
-        key = f"post_hoc.{name}" if name else "adapt.name"
-        adapt.check_controls(key, method, source.dataset, classifies=hasattr(step.task, "logits"))
-    context = Context(
-        task=step.task,
-        readings=readings,
-        dataset=source.dataset,
-        augment=source.augment,
-        statistics=source.constants,
-        mesh=mesh,
-        minibatch=size,
-        workdir=workdir,
-        seed=config.seed,
-        unreadable=config.data.unreadable,
-        ledger=ledger,
-    )
-    return evaluators, context
+    shared = {"mesh": mesh, "minibatch": size, "workdir": workdir, "seed": config.seed, "ledger": ledger}
+    return evaluators, CONTEXTS[kind](config, source, step, shared)
 
 
-def make_finish(config: Config, source, step: Step, context: Context | None) -> Callable | None:
+def make_finish(config: Config, source, step: Step, context: Evaluated | None) -> Callable | None:
     """`Method.finished` as a function of the state; None where the method has nothing to do then. Raises UserError
     where the source has no dataset whose images it could read."""
     method = step.task.method
@@ -248,10 +226,12 @@ def check_selection(
         raise UserError(f"{said} chooses among evaluations during training: set evaluate_epochs=1")
     if chosen_by[0] not in [name for name, _, _ in evaluators]:
         raise UserError(f"{said} chooses by {chosen_by[1]}: add evaluators.{chosen_by[0]}")
-    scored = source.dataset.roles.scored.get("validation", ())
-    if not len(scored) or not (source.dataset.sites.label[scored] >= 0).any():
-        raise UserError(f"{said} chooses on validation experiments, and protocol.name={config.protocol.name} scores "
-                        "none that have labels: use selection=last")  # fmt: skip
+    dataset = getattr(source, "dataset", None)
+    scored = dataset.roles.scored.get("validation", ()) if dataset else ()
+    if not len(scored) or not (dataset.sites.label[scored] >= 0).any():
+        by = f"protocol.name={config.protocol.name}" if "protocol" in config else f"data.name={config.data.name}"
+        raise UserError(f"{said} chooses on validation experiments, and {by} scores none that have labels: "
+                        "use selection=last")  # fmt: skip
     if finish:
         raise UserError(f"{said}: adapt.name={config.adapt.name} makes the network that it publishes after the last "
                         "step, which no evaluation before has seen: use selection=last")  # fmt: skip

@@ -29,11 +29,11 @@ class Molecules:
 
     dataset: Library
     sampler: object
+    evaluated_as = "molecules"
     units = {TRAIN: 1}
     lengths = {TRAIN: "data.minibatch"}
     constants = {}
     shares = {}
-    context = "molecules"
 
     @property
     def samplers(self) -> dict:

@@ -41,6 +41,7 @@ class Library:
     vocabulary: str
     digest: str
     folder: pathlib.Path | None = None
+    manifest = None  # what says the digests of all records is in `digest`
 
     def __post_init__(self):
         where = {}

@@ -38,9 +38,9 @@ def facts(source) -> dict[str, str]:
     """code, data, python, jax, flax, numpy and device. `data` is the source's fingerprint and, of a prepared folder,
     the SHA-256 of its manifest, which has the digest of every record. Args: source, as `data.source` describes it."""
     of_data = source.fingerprint
-    dataset = getattr(source, "dataset", None)
-    if dataset and dataset.folder and not hasattr(dataset, "vocabulary"):  # that of molecules is in the fingerprint
-        of_data = f"fingerprint {of_data} manifest {files.sha256(dataset.folder / 'manifest.csv', AGAIN)}"
+    manifest = getattr(getattr(source, "dataset", None), "manifest", None)
+    if manifest:
+        of_data = f"fingerprint {of_data} manifest {files.sha256(manifest, AGAIN)}"
     devices = jax.devices()
     return {
         "code": code_version(),

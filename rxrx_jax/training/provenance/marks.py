@@ -131,7 +131,7 @@ def open_ledger(config: Config, source, method: Method, stage: str, scores: bool
     if config.init.path and checkpoint.is_run(config.init.path):
         checkpoint.find_checkpoint(config.init.path, "init.path=")
     before = former.seen_by(config.init.path)
-    digests, fitted = data.pixel_digests(source.dataset), source.samplers[TRAIN].drawn_from
+    digests, fitted = source.dataset.digests, source.samplers[TRAIN].drawn_from
     ledger = Ledger(before, source.dataset, digests, fitted, config.get("normalisation", ""), method.needs)
     if scores and not allowed:
         check_contamination(ledger, source.dataset.roles.scored.values(), f"init.path={config.init.path}",
@@ -157,10 +157,10 @@ def complete(found: dict, context) -> dict:
     """The metrics of an evaluation with `marks/PREFIX` for every prefix that ends in the name of scored rows, where the
     evaluator has not said one itself; and with T too where one ends in what the protocol scores jointly."""
     prefixes, joint = {}, {}
-    jointly = context.dataset.roles.scoring.jointly
+    jointly = context.roles.scoring.jointly
     for name in found:
         parts = name.split("/")
-        for where in context.dataset.roles.scored:
+        for where in context.roles.scored:
             if where in parts and parts[0] != "marks":
                 prefix = "/".join(parts[: parts.index(where) + 1])
                 prefixes[prefix] = where

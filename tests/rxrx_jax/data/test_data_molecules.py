@@ -8,7 +8,7 @@ import pytest
 
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data import molecules, pixel_digests
+from rxrx_jax.data import molecules
 from rxrx_jax.data.molecules.noise import trees
 from rxrx_jax.data.sampler import BucketSampler
 
@@ -124,6 +124,6 @@ def test_what_does_not_fit_is_one_line():
 
 
 def test_a_molecule_is_known_by_its_inchikey():
-    digests = pixel_digests(LIBRARY)
+    digests = LIBRARY.digests
     assert digests.dtype == np.uint64 and len(set(digests.tolist())) == 100
-    np.testing.assert_array_equal(digests[:50], pixel_digests(trees(50, atoms=(3, 5))))
+    np.testing.assert_array_equal(digests[:50], trees(50, atoms=(3, 5)).digests)

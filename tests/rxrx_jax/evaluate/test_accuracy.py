@@ -13,9 +13,10 @@ from rxrx_jax.adapt.statistics.adabn import AdaBN
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import Roles, Sites
-from rxrx_jax.evaluate import accuracy, make_evaluators, make_readings
+from rxrx_jax.evaluate import accuracy, make_evaluators
 from rxrx_jax.evaluate.accuracy import summarise
 from rxrx_jax.evaluate.intervals import over_experiments
+from rxrx_jax.evaluate.predict import make_readings
 
 
 def table(rows):

@@ -1,15 +1,19 @@
 """A source whose examples are not images and a task of its own, in two files of a user: trained, resumed, the same on
 one and on two devices' worth of minibatch, and what does not fit."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import tiny
 
+from rxrx_jax import evaluate as evaluate_room
 from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.source import make_source
+from rxrx_jax.evaluate import predict
 from rxrx_jax.training import metrics, train
 from rxrx_jax.training.step import make_step
 
@@ -115,6 +119,37 @@ def test_a_source_and_a_task_of_ones_own_train_and_resume(values, tmp_path):
     assert again["parameters_sha256"] == last["parameters_sha256"]
     counts = [line["examples"] for line in metrics.read(tmp_path / "stopped" / "metrics.jsonl") if "loss" in line]
     assert counts[-1] == 60 * 32  # the carry is part of the checkpoint
+
+
+def test_what_evaluators_work_with_is_what_the_source_says(values, tmp_path, monkeypatch):
+    @dataclasses.dataclass
+    class Weights(predict.Evaluated):
+        """Of a source without any dataset."""
+
+        largest: float
+        workdir: object
+
+    def evaluate(context):
+        context.between()
+        kernel = np.asarray(context.network.params["linear"]["kernel"])[:, 0]
+        yield "error", float(np.abs(kernel - [1, -2, 0.5]).max())
+        yield "largest", context.largest
+        yield "folder", context.workdir.name
+
+    made = lambda config, source, step, shared: Weights(len(step.task.inherits or "ab"), shared["workdir"])  # noqa: E731
+    monkeypatch.setitem(evaluate_room.CONTEXTS, "lines", made)
+    monkeypatch.setitem(evaluate_room.EVALUATORS, "weights", evaluate)
+    path = tmp_path / "lines.py"
+    path.write_text(path.read_text().replace("units = ", 'evaluated_as = "lines"\n    units = '))
+    train.run(values | {"evaluators": {"weights": {}}, "evaluate_steps": 30}, tmp_path / "run")
+    found = [line for line in metrics.read(tmp_path / "run" / "metrics.jsonl") if "error" in line]
+    assert [line["final"] for line in found] == [False, True]
+    assert max(found[0]["error"], found[1]["error"]) < 0.1 and found[1]["largest"] == 2 and found[1]["folder"] == "run"
+    with pytest.raises(UserError, match="selection=best_val chooses .* and data.name=lines scores none"):
+        task = tmp_path / "regression.py"
+        task.write_text(task.read_text().replace("frozen = None", 'frozen, chosen_by = None, ("weights", "error")'))
+        chosen = {"evaluators": {"weights": {}}, "evaluate_steps": 30, "selection": "best_val"}
+        train.run(values | chosen | {"data": values["data"] | {"name": "lines"}}, tmp_path / "best")
 
 
 def test_parts_of_its_minibatches_give_the_same_parameters(values, tmp_path):
