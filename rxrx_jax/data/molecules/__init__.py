@@ -182,6 +182,10 @@ def make(config: Config, library: Library | None = None) -> Molecules:
     find = functools.cache(lambda: library or open_library(*named))
     hosts.on_first_host(lambda: find() and None)
     found = hosts.on_all_hosts(find)
+    if "phenomics" in c:
+        from rxrx_jax.data.molecules import phenomics
+
+        found = hosts.on_all_hosts(lambda: phenomics.attach(found, c.phenomics, c.screen_seed))
     rows, others = found.roles.fit, c.get("leave_out", ())
     for other in hosts.on_all_hosts(lambda: _others(found, others, c.get("folder"))):
         scored = other.inchikey[np.concatenate([*other.roles.scored.values()])]
