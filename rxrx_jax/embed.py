@@ -3,6 +3,7 @@
     python -m rxrx_jax.embed --checkpoint=WORKDIR --data=rxrx1 --out=embeddings.parquet
     python -m rxrx_jax.embed --checkpoint=model.safetensors --data=FOLDER --out=wells.parquet --per=well --pool=channels
     python -m rxrx_jax.embed --checkpoint=hf://owner/name --data=rxrx1 --out=embeddings.h5ad
+    python -m rxrx_jax.embed --checkpoint=runs/mole --data=smiles.csv --out=embeddings.parquet    # embed_molecules.py
 
 An image larger than the crop that the model was trained with is cut into tiles of that size, and its embedding is the
 mean of theirs. Interrupted, the same command resumes at the next plate and ends with the same bytes. It runs on all
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from rxrx_jax import data, datasets, weights
+from rxrx_jax import data, datasets, embed_molecules, weights
 from rxrx_jax.base import command, embeddings, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
@@ -293,6 +294,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minibatch", type=int, default=64, help="images at a time (default: 64)")
     parser.add_argument("--folder", help="of prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)")
     flags = parser.parse_args(argv)
+    if embed_molecules.is_of_molecules(flags.checkpoint):
+        return embed_molecules.run(flags)
     dataset = datasets.open(flags.data, flags.folder)
     model = open_model(flags.checkpoint, dataset.image_shape[2], flags.parameters)
     embed_dataset(model, dataset, flags.out, flags.pool, flags.per, flags.block, flags.minibatch, flags.names)

@@ -15,6 +15,8 @@ fingerprint                  a text that must be equal on all hosts
 rows(step)                   JSON-able descriptions of what a minibatch was made of
 without(step, instead)       the source with minibatch `instead` in the place of `step`
 
+A source may have `keeps`, small files {name: bytes} that a run's workdir keeps, for whoever reads its checkpoint.
+
 One whose minibatches come in up to four shapes has `shapes`, [(share of the steps, spec)] of each, of which `spec` is
 the first and largest: the step is compiled for each of them when training starts.
 

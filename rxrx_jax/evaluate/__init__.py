@@ -24,6 +24,7 @@ EVALUATORS = {
     "predictions": predictions.evaluate,
     "probe": encoders.evaluate,
     "properties": molecules.properties,
+    "retrieval": molecules.retrieval,
     "reconstruction": reconstruction.evaluate,
 }
 

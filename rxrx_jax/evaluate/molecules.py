@@ -16,6 +16,9 @@ from rxrx_jax.data.molecules.library import Library
 from rxrx_jax.evaluate.predict import Evaluated
 
 COUNTED = 20_000  # training molecules, at most, of which labels are counted
+CONSISTENT = 0.3  # mean cosine of two replicates of a compound at a dose, from which it is a query
+TOP = (1, 5)  # percent
+RIDGE = 10.0
 
 
 @dataclasses.dataclass
@@ -122,3 +125,77 @@ def properties(context, metrics=()) -> Iterator[tuple[str, float]]:
             yield f"{split}/{metric}", values.mean
             for name in names if len(names) > 1 else ():
                 yield f"{split}/{metric}/{name}", values.values.get(name, float("nan"))
+
+
+def retrieval(context, baselines=True) -> Iterator[tuple[str, float]]:
+    """Zero-shot retrieval in each scored split: for a molecule at a dose the share of queries whose own wells are
+    among the most alike 1 % and 5 % of all molecules and doses of the split, over the queries that are as sure as their
+    replicates' mean cosine, CONSISTENT, says; `/inactive` is over the others, of which nothing is to be found.
+
+    baselines: also of chance, of the dose alone, and of embeddings that Morgan fingerprints predict, by a ridge
+    regression or as those of the nearest training molecule; and of a simulated screen's truth.
+    """
+    library = context.dataset
+    for split, rows in library.roles.scored.items():
+        if not len(rows):
+            continue
+        parts = [context.scored(rows, jnp.int32(dose)) for dose in range(len(library.doses))]
+        ours, theirs, weight = (np.stack([part[name] for part in parts], 1) for name in ("molecule", "wells", "weight"))
+        there = weight >= 0  # [rows, doses]
+        sure = weight[there] >= CONSISTENT
+        yield f"{split}/candidates", int(there.sum())
+        yield f"{split}/queries", int(sure.sum())
+        found = {"": (ours[there], theirs[there])}
+        if baselines:
+            measured = library.screened[rows][..., :-1]
+            predicted = predicted_wells(library, rows)
+            found |= {f"{name}/": (x[there], measured[there]) for name, x in predicted.items()}
+            for top in TOP:
+                yield f"{split}/chance/top_{top}_percent", -(-int(there.sum()) * top // 100) / max(int(there.sum()), 1)
+        for name, (query, candidates) in found.items():
+            rank = ranks(query, candidates)
+            for top in TOP:
+                inside = rank < -(-len(rank) * top // 100)
+                yield f"{split}/{name}top_{top}_percent", _mean(inside[sure])
+                if not name:
+                    yield f"{split}/inactive/top_{top}_percent", _mean(inside[~sure])
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def ranks(query: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """How many of the candidates [n, d] are more alike to each query [n, d], by the cosine, than its own, which has the
+    same place; of equal ones half count: [n]."""
+    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (query, candidates)]
+    out = np.zeros(len(query))
+    for start in range(0, len(query), 1024):
+        cosine = unit[0][start : start + 1024] @ unit[1].T
+        own = np.diagonal(cosine[:, start:])[:, None]
+        out[start : start + 1024] = (cosine > own).sum(1) + ((cosine == own).sum(1) - 1) / 2
+    return out
+
+
+def predicted_wells(library, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Embeddings [n, doses, d] of the wells of rows [n] as simple models predict them from the training molecules."""
+    fit = library.roles.fit
+    wells, weight = library.screened[..., :-1], np.nan_to_num(library.screened[..., -1])
+    mean = np.nanmean(wells[fit], 0)
+    found = {"dose": np.broadcast_to(mean, wells[rows].shape)}
+    if library.truth is not None:
+        found["oracle"] = library.truth[rows]
+    if library.folder is None:
+        return found
+    from sklearn.linear_model import Ridge
+
+    from rxrx_jax.molecules import fingerprints, records
+
+    x = fingerprints.morgan(records.open_folder(library.folder).table["smiles"].tolist())
+    screened = fit[np.isfinite(wells[fit]).all((1, 2))]
+    ridge = np.zeros(wells[rows].shape)
+    for dose in range(len(library.doses)):
+        model = Ridge(RIDGE).fit(x[screened], wells[screened, dose], sample_weight=weight[screened, dose] + 1e-3)
+        ridge[:, dose] = model.predict(x[rows])
+    nearest = [int(np.argmax(fingerprints.tanimoto(x[row], x[screened]))) for row in rows]
+    return found | {"ridge": ridge, "nearest": wells[screened[nearest]]}

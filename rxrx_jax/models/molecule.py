@@ -95,11 +95,12 @@ class Layer(nn.Module):
 
 
 class MoleculeEncoder(nn.Module):
-    """`__call__(tokens [B, N] int, distances [B, N, N] int, train)` -> (features [B, N, D], intermediates).
+    """`__call__(tokens [B, N] int, distances [B, N, N] int, train, more)` -> (features [B, N, D], intermediates).
 
     Tokens are 0 at padding; the first is CLS. Distances are indices of POSITIONS, 0 to and from CLS and
-    padding. Intermediates: "embedding" [B, D] float32, CLS after the last layer; "blocks" [depth, B, N, D] and
-    "block_embeddings" [depth, B, D] float32, the same after every layer. Dropout draws from the rng stream "dropout".
+    padding. more: embeddings [B, M, D] float32 of tokens that come last and whose distances are 0. Intermediates:
+    "embedding" [B, D] float32, CLS after the last layer; "blocks" [depth, B, N, D] and "block_embeddings" [depth, B, D]
+    float32, the same after every layer. Dropout draws from the rng stream "dropout".
     """
 
     size: Size
@@ -107,13 +108,19 @@ class MoleculeEncoder(nn.Module):
     style: Style = Style()
 
     @nn.compact
-    def __call__(self, tokens, distances, train=False):
+    def __call__(self, tokens, distances, train=False, more=None):
         dtype, width = self.style.dtype, self.size.width
         real = tokens != PADDING
         table = jnp.asarray(self.param("tokens", NORMAL, (self.vocabulary, width)))
         positions = jnp.asarray(self.param("positions", NORMAL, (POSITIONS, width))).at[0].set(0)
         positions = norm("norm_positions", dtype)(positions)
-        x = norm("norm_tokens", dtype)(table[tokens]) * real[:, :, None].astype(dtype)
+        norm_tokens = norm("norm_tokens", dtype)
+        x = norm_tokens(table[tokens]) * real[:, :, None].astype(dtype)
+        if more is not None:
+            count = more.shape[1]
+            x = jnp.concatenate([x, norm_tokens(more)], 1)
+            real = jnp.pad(real, ((0, 0), (0, count)), constant_values=True)
+            distances = jnp.pad(distances, ((0, 0), (0, count), (0, count)))  # as CLS has them
         x = nn.Dropout(self.style.dropout, deterministic=not train)(x)
         layer, remat = Layer, self.style.remat
         if remat != "none":

@@ -1,5 +1,6 @@
 """Tables that `python -m rxrx_jax.reproduce NAME` makes, one file each with `TABLE = Table(...)`, or `table(data)` that
-returns the Table of a folder; a path to such a file anywhere works too. CONTRIBUTING.md shows a complete one.
+returns the Table of a folder (of TFDS's own where `data` has a default); a path to such a file anywhere works too.
+CONTRIBUTING.md shows a complete one.
 """
 
 import dataclasses
@@ -186,7 +187,7 @@ def load(name: str, data: pathlib.Path | None = None) -> Table:
     where a folder is missing or of no use."""
     module = plugins.load(name, tables, "table")
     if hasattr(module, "table"):
-        if data is None:
+        if data is None and not module.table.__defaults__:
             raise UserError(f"table {name} is of data of yours: add --data=DIR")
         return module.table(data)
     found = getattr(module, "TABLE", None)

@@ -25,6 +25,7 @@ from rxrx_jax.base import plugins
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.tasks.classify import Classify
+from rxrx_jax.tasks.contrast import Contrast
 from rxrx_jax.tasks.distill import Distill
 from rxrx_jax.tasks.environments import Environments
 from rxrx_jax.tasks.flow import Flow
@@ -36,6 +37,7 @@ TASKS = {
     "distill": Distill.from_config,
     "classify": Classify.from_config,
     "probe": Classify.probe_from_config,
+    "contrast": Contrast.from_config,
     "environments": Environments.from_config,
     "properties": Properties.from_config,
     "flow": Flow.from_config,

@@ -72,7 +72,8 @@ def molecules(name: str, seed: int, minibatch: int) -> dict:
         builder=dict() if name else dict(seed=seed, count=4000),
         folder=ml_collections.config_dict.placeholder(str),
         minibatch=minibatch,
-        leave_out=(),  # other prepared molecules: those that they score are not trained on
+        # Other prepared molecules: those that they score are not trained on. "*": all beside these of their vocabulary.
+        leave_out=(),
         unreadable=0,
     )
 

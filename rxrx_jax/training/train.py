@@ -96,6 +96,8 @@ def _run(config: Config, values: dict, workdir: epath.Path, mesh, stack, preempt
     claims.check_shared(workdir)
     if measure == "loader":
         return metrics.measure_loader(source.minibatches(0, total_steps), workdir, total_steps, minibatch, every.log)
+    if kept := {} if measure else getattr(source, "keeps", {}):
+        hosts.on_first_host(lambda: [files.write(workdir / name, content) for name, content in kept.items()] and None)
     rolled_back = hosts.on_first_host(lambda: guard.rolled_back(workdir))
     if rolled_back is not None:  # what stands in for the minibatch that was left out comes after all others
         source = source.without(step=rolled_back - 1, instead=total_steps)

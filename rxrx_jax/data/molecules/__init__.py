@@ -7,6 +7,7 @@ tokens int32 [B, N], 0 for padding; labels int32 [B, N], 0 where nothing is to b
 
 import dataclasses
 import functools
+import hashlib
 
 import jax
 import numpy as np
@@ -17,10 +18,11 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN
 from rxrx_jax.data.images import LeavingOut
 from rxrx_jax.data.minibatches import host_part, read_ahead
-from rxrx_jax.data.molecules.library import Library, open_library
+from rxrx_jax.data.molecules.library import Library, beside, open_library, read_library
 from rxrx_jax.data.sampler import BucketSampler
 
 BUCKETS = (32, 48, 96, 256)  # atoms
+BESIDE = "*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,18 @@ class Molecules:
 
     @property
     def fingerprint(self) -> str:
-        return self.dataset.digest
+        rows = self.sampler.drawn_from
+        if len(rows) == len(self.dataset.roles.fit):
+            return self.dataset.digest
+        return f"{self.dataset.digest} rows {hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()}"
+
+    @property
+    def keeps(self) -> dict[str, bytes]:
+        """The vocabulary, without which nothing can read the encoder."""
+        from rxrx_jax.molecules.records import VOCABULARY
+
+        folder = self.dataset.folder
+        return {} if folder is None else {VOCABULARY: (folder / VOCABULARY).read_bytes()}
 
     @property
     def view(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -153,6 +166,13 @@ def evaluation_minibatches(library: Library, rows: np.ndarray, size: int):
     return map(read, parts)
 
 
+def _others(library: Library, names: tuple[str, ...], folder: str | None) -> list[Library]:
+    """The molecules that `data.leave_out` names; BESIDE stands for all that were prepared beside the library with its
+    vocabulary, which is what an encoder that is trained on it can be scored on."""
+    found = [open_library(name, {}, folder) for name in names if name != BESIDE]
+    return found + [read_library(path) for path in beside(library) if BESIDE in names]
+
+
 def make(config: Config, library: Library | None = None) -> Molecules:
     """The source of `config.data`. All hosts call it; a missing simulated library is built by the first host.
 
@@ -162,8 +182,12 @@ def make(config: Config, library: Library | None = None) -> Molecules:
     find = functools.cache(lambda: library or open_library(*named))
     hosts.on_first_host(lambda: find() and None)
     found = hosts.on_all_hosts(find)
+    if "phenomics" in c:
+        from rxrx_jax.data.molecules import phenomics
+
+        found = hosts.on_all_hosts(lambda: phenomics.attach(found, c.phenomics, c.screen_seed))
     rows, others = found.roles.fit, c.get("leave_out", ())
-    for other in hosts.on_all_hosts(lambda: [open_library(name, {}, c.get("folder")) for name in others]):
+    for other in hosts.on_all_hosts(lambda: _others(found, others, c.get("folder"))):
         scored = other.inchikey[np.concatenate([*other.roles.scored.values()])]
         kept = rows[~np.isin(found.inchikey[rows], scored)]
         hosts.say(f"{len(rows) - len(kept)} training molecules are scored in {other.folder} and left out")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.data.builders import builders
@@ -119,13 +120,27 @@ def open_library(name: str, settings: dict, folder: str | None) -> Library:
     return read_library(found[0])
 
 
+def beside(library: Library) -> list[pathlib.Path]:
+    """The other folders of molecules that were prepared beside that of a library with its vocabulary, sorted."""
+    from rxrx_jax.molecules.records import AGAIN, VOCABULARY
+
+    mine = library.folder
+    there = () if mine is None else sorted(mine.parents[1].glob(f"*/{mine.name}/{VOCABULARY}"))
+    same = lambda path: files.read_json(path / VOCABULARY, AGAIN).get("digest") == library.vocabulary  # noqa: E731
+    return [path.parent for path in there if not path.parent.samefile(mine) and same(path.parent)]
+
+
+def digest_of(folder: pathlib.Path) -> str:
+    """Of all files of a prepared folder, as its SHA256SUMS has them."""
+    return hashlib.sha256((folder / files.SUMS).read_bytes()).hexdigest()
+
+
 def read_library(path: pathlib.Path) -> Library:
     """Opens a prepared folder of molecules. Raises UserError if it is not what was prepared."""
     from rxrx_jax.molecules import records
 
     found = records.open_folder(pathlib.Path(path))
     split, inchikey, smiles = (found.table[name].astype(str) for name in ("split", "inchikey", "smiles"))
-    digest = hashlib.sha256((found.folder / "SHA256SUMS").read_bytes())
     return Library(
         read=found.read,
         split=split,
@@ -136,6 +151,6 @@ def read_library(path: pathlib.Path) -> Library:
         targets=found.targets,
         kinds=found.kinds,
         vocabulary=found.vocabulary.digest,
-        digest=digest.hexdigest(),
+        digest=digest_of(found.folder),
         folder=found.folder,
     )

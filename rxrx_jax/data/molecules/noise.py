@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rxrx_jax.base.config import Config
-from rxrx_jax.data.molecules import BUCKETS, Molecules
+from rxrx_jax.data.molecules import BUCKETS, Molecules, phenomics
 from rxrx_jax.data.molecules.library import SPLITS, Library
 from rxrx_jax.data.sampler import BucketSampler
 
@@ -65,6 +65,21 @@ def trees(count: int, seed: int = 0, tokens: int = 12, labels: int = 40, atoms=(
     )
 
 
+def with_wells(library: Library, seed: int, doses: int = 3, width: int = 8) -> phenomics.Screened:
+    """Trees as if they were screened: a tree's wells depend on its mean token and the dose. Of one in five every well
+    is noise, and of one in ten there is none."""
+    rows, random = np.arange(len(library.split)), np.random.default_rng([seed, 1])
+    value = np.array([tree.tokens.mean() for tree in library.read(rows)]) / library.tokens
+    frequency = random.normal(size=width) * 8
+    truth = np.cos(value[:, None, None] * frequency + np.arange(doses)[:, None])  # [rows, doses, width]
+    noise = np.where(random.random((len(rows), 1, 1, 1)) < 0.2, 5, 0.3)
+    wells = truth[:, :, None] + noise * random.normal(size=(len(rows), doses, 2, width))
+    row, dose = (np.repeat(x, 2) for x in np.divmod(np.arange(len(rows) * doses), doses))
+    kept = (random.random(len(rows)) >= 0.1)[row]
+    dose = 10.0 ** np.arange(doses)[dose]
+    return phenomics.of_wells(library, row[kept], dose[kept], wells.reshape(-1, width)[kept], truth)
+
+
 class Description(NamedTuple):
     name: str  # of the molecules in whose place they are
 
@@ -86,6 +101,8 @@ def make(config: Config) -> Noise:
     c = config.data
     c.as_kwargs(), c.builder.as_kwargs()  # read, though nothing is chosen
     library = trees(1000, config.seed, TOKENS, LABELS, ATOMS, SHARES)
+    if "phenomics" in c:
+        library = with_wells(library, config.seed)
     rows = library.roles.fit
     sampler = BucketSampler(rows, library.atoms[rows], c.minibatch, BUCKETS, config.seed)
     return Noise(library, sampler, Description(c.name))

@@ -9,7 +9,7 @@ from rxrx_jax.generate import pareto
 from rxrx_jax.generate.environments import assemble
 from rxrx_jax.generate.environments.fragments import MOST, Fragments
 from rxrx_jax.generate.rewards import Problem, chemistry, chosen, proxy
-from rxrx_jax.molecules.fingerprints import fingerprints
+from rxrx_jax.molecules.fingerprints import morgan_bits
 
 SEH = "seh"  # the proxy by 8, clipped to [0, 1]
 OBJECTIVES = (*chemistry.OBJECTIVES, SEH)
@@ -42,7 +42,7 @@ class Host:
 
     def distances(self, terminal) -> np.ndarray:
         """1 less Tanimoto's similarity of Morgan fingerprints: float64 [n, n]."""
-        bits = fingerprints(self.smiles(terminal))
+        bits = morgan_bits(self.smiles(terminal))
         return 1 - pareto.tanimoto(bits, bits)
 
     def say(self, terminal) -> str:

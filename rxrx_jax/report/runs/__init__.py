@@ -19,6 +19,7 @@ from rxrx_jax.base.command import cores
 from rxrx_jax.base.config import flatten, to_json
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
+from rxrx_jax.data.molecules import library
 from rxrx_jax.tables import Run
 from rxrx_jax.training import metrics
 from rxrx_jax.training.provenance.facts import code_version
@@ -111,6 +112,8 @@ def data_today(settings: dict) -> str:
 
 @functools.cache
 def _fingerprint(folder: pathlib.Path) -> str:
+    if (folder / "vocabulary.json").exists():
+        return library.digest_of(folder)
     return data.fingerprint(types.SimpleNamespace(folder=folder))
 
 

@@ -36,15 +36,15 @@ def encoder(path: str, source: str, config: Config, task, shapes, statistics) ->
     return weights.encoder_network(path, shapes, statistics, task.encoder, source)
 
 
-def check_vocabulary(path: str, before: dict, vocabulary: str) -> None:
+def check_vocabulary(path: str, before: dict, vocabulary: str, given: str = "init.path=") -> None:
     """Raises UserError where the run whose config is `before` embeds other tokens than a task of this `vocabulary`, or
-    images ("")."""
+    images (""). Args: given, what stands before the path where the user named it."""
     theirs = before.get("resolved", {}).get(VOCABULARY, "")
     if theirs != vocabulary:
         what = f"the vocabulary {theirs[:12]}" if theirs else "no vocabulary of molecules"
         mine = f"{vocabulary[:12]}" if vocabulary else "none"
         raise UserError(
-            f"init.path={path} has {what} and this run's data {mine}: prepare them with the vocabulary of its dataset"
+            f"{given}{path} has {what} and this run's data {mine}: prepare them with the vocabulary of its dataset"
         )
 
 

@@ -1,6 +1,7 @@
 """The source of molecules: buckets, epochs, what a minibatch holds, hosts, provenance; on random trees."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -9,15 +10,16 @@ import pytest
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import molecules
+from rxrx_jax.data.molecules import library
 from rxrx_jax.data.molecules.noise import trees
 from rxrx_jax.data.sampler import BucketSampler
 
 LIBRARY = trees(100, atoms=(3, 60))
 
 
-def source(size=8, seed=0, library=LIBRARY):
-    rows = library.roles.fit
-    return molecules.Molecules(library, BucketSampler(rows, library.atoms[rows], size, molecules.BUCKETS, seed))
+def source(size=8, seed=0, of=LIBRARY):
+    rows = of.roles.fit
+    return molecules.Molecules(of, BucketSampler(rows, of.atoms[rows], size, molecules.BUCKETS, seed))
 
 
 def test_an_epoch_has_every_row_and_few_twice():
@@ -108,6 +110,23 @@ def test_molecules_that_others_score_are_left_out(monkeypatch, capsys):
     found = molecules.make(Config(dict(data=config, seed=0)), LIBRARY)  # of 40 trees those from number 32 are scored
     assert set(found.sampler.drawn_from.tolist()) == set(range(32)) | set(range(40, 80))
     assert "8 training molecules are scored in None and left out" in capsys.readouterr().err
+
+
+def test_what_was_prepared_beside_it_is_left_out_too(tmp_path, monkeypatch, capsys):
+    digests = {"mine": "trees 12 40", "esol": "trees 12 40", "other": "trees 9 40"}
+    for name, digest in digests.items():
+        (tmp_path / name / "1.0.0").mkdir(parents=True)
+        (tmp_path / name / "1.0.0" / "vocabulary.json").write_text(json.dumps({"digest": digest}))
+    mine = dataclasses.replace(LIBRARY, folder=tmp_path / "mine" / "1.0.0")
+    assert mine.vocabulary == "trees 12 40" and library.beside(mine) == [tmp_path / "esol" / "1.0.0"]
+    assert library.beside(LIBRARY) == []
+    monkeypatch.setattr(molecules, "read_library", lambda path: trees(40, atoms=(3, 5)))
+    config = dict(name="molecules", builder={}, minibatch=8, leave_out=("*",))
+    found = molecules.make(Config(dict(data=config, seed=0)), mine)
+    assert len(found.sampler.drawn_from) == 80 - 8 and "8 training molecules" in capsys.readouterr().err
+    whole = molecules.make(Config(dict(data=config | {"leave_out": ()}, seed=0)), mine)
+    assert whole.fingerprint == mine.digest and found.fingerprint.startswith(f"{mine.digest} rows ")
+    assert molecules.make(Config(dict(data=config, seed=1)), mine).fingerprint == found.fingerprint
 
 
 def test_what_does_not_fit_is_one_line():
