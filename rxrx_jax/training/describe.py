@@ -8,6 +8,7 @@ import jax
 from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config, to_json
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import mirror
 from rxrx_jax.data import noise
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.source import make_source, minibatch_size
@@ -94,7 +95,7 @@ def _source(config: Config):
     data = config.data
     if data.get("source", "images") == "images":
         try:
-            prepared = builders().find(data.name, out=data.get("folder"), **data.builder.as_kwargs()).is_dir()
+            prepared = mirror.exists(builders().find(data.name, data.get("folder"), **data.builder.as_kwargs()))
         except UserError:  # of your own
             prepared = True
         if not prepared and data.name in noise.KNOWN:
