@@ -12,6 +12,7 @@ From Python, prepare('rxrx_sim', out=..., seed=1) does the same and returns the 
 """
 
 import argparse
+import contextlib
 import csv
 import importlib
 import pathlib
@@ -133,8 +134,10 @@ def build(builder: type, source: str | pathlib.Path | None = None, out: str | pa
         if progress:
             print(f"uploading  {made} to {folder}", flush=True)
         stores.upload_folder(made, str(folder), mirror.MARK)
-        with files.not_left_empty(made):
-            shutil.rmtree(made)
+        shutil.rmtree(made)
+        with contextlib.suppress(OSError):  # other versions and configs
+            made.parent.rmdir()
+            made.parents[1].rmdir()
         return folder
     if files.is_remote(folder):
         config = builder.make_config(**settings)

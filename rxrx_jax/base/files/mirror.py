@@ -62,7 +62,9 @@ class Cache:
             os.truncate(path, size)
             used -= held
         if used > FULL * self.size:
-            raise UserError(f"the tables of datasets in {self.folder} take {used:,} bytes: raise data.cache=DIR,SIZE")
+            raise stores.Unreachable(
+                f"the tables of datasets in {self.folder} take {used:,} bytes: raise data.cache=DIR,SIZE"
+            )
 
 
 @functools.cache

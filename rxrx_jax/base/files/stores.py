@@ -83,6 +83,12 @@ def listed(folder: str) -> dict[str, int]:
     return {entry["name"].rpartition("/")[2]: int(entry["size"]) for entry in found if entry["type"] == "file"}
 
 
+def matching(pattern: str) -> list[str]:
+    """The addresses of objects that a pattern of names with * fits, sorted. Raises Unreachable."""
+    scheme = pattern.partition("://")[0]
+    return [f"{scheme}://{name}" for name in sorted(tried(pattern, lambda store: store.glob(pattern), missing=[]))]
+
+
 def download(address: str, path: pathlib.Path) -> None:
     """Copies an object to a file, which appears when complete. Raises Unreachable."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

@@ -1,5 +1,5 @@
-"""Object stores on this machine: moto's server for s3:// and gcp-storage-emulator for gs://, each behind a proxy that can
-break what passes through it."""
+"""Object stores on this machine: moto's server for s3:// and gcp-storage-emulator for gs://, each behind a proxy that
+can break what passes through it."""
 
 import collections
 import contextlib
@@ -27,8 +27,8 @@ ERRORS = {  # status, S3's code, GCS's message
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to a port. `breaks` holds (regular expression of the path, kind, how often); kinds are those of
-    ERRORS, reset, cut (half of the body) and behind (a listing without record files). `broken` counts what was done,
+    """Passes requests on to a port. `breaks` holds [regular expression of the path, kind, how often]; kinds are those
+    of ERRORS, reset, cut (half of the body) and behind (a listing without record files). `broken` counts what was done,
     `asked` the requests with a range."""
 
     daemon_threads = True

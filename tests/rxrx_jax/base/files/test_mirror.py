@@ -64,7 +64,9 @@ def test_tables_are_there_whole_and_records_as_they_are_read(store, there, tmp_p
     )
     assert found.folder.parts[-3:] == ("x", "default", "1.0.0") and not store.asked
     assert records[25] == there.records[25]
-    sizes = [int(end) - int(start) + 1 for _, of in store.asked for start, end in [of.removeprefix("bytes=").split("-")]]
+    sizes = [
+        int(end) - int(start) + 1 for _, of in store.asked for start, end in [of.removeprefix("bytes=").split("-")]
+    ]
     assert sizes[0] == shards.TAIL and SIZE < sizes[1] < SIZE + 200 and len(sizes) == 2
     again, records = opened(there, f"{tmp_path}/cache,1GB")
     assert again.folder == found.folder and records[25] == there.records[25] and len(store.asked) == 2

@@ -57,7 +57,7 @@ def test_another_file_is_refused_in_words(tmp_path):
         damaged = bytearray(content)
         damaged[int(rng.integers(footer, footer + 300))] ^= 1 << int(rng.integers(8))
         try:
-            shards.begins(lambda start, end: bytes(damaged[start:end]), len(damaged))
+            shards.begins(lambda start, end, data=bytes(damaged): data[start:end], len(damaged))
         except ValueError:
             found += 1
     assert found > 50

@@ -61,7 +61,9 @@ def test_what_passes_is_tried_again(store, quick, tmp_path, kind):
 
 def test_a_store_that_stays_away_is_one_line(store, quick):
     store.breaks = [["x.bin", "503", 10**6]]
-    with pytest.raises(stores.Unreachable, match=rf"^object a/x.bin in bucket {store.scheme}://bucket cannot be had after"):
+    with pytest.raises(
+        stores.Unreachable, match=rf"^object a/x.bin in bucket {store.scheme}://bucket cannot be had after"
+    ):
         stores.read(f"{store.scheme}://bucket/a/x.bin", 0, 10)
     if store.scheme == "s3":  # gcsfs tries by itself, too
         assert len(quick) == stores.TRIES - 1 == store.broken["503"] - 1
