@@ -20,7 +20,7 @@ EXTRAS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # by the scheme of an a
 TRIES = 8
 FIRST, LONGEST = 0.5, 30.0  # seconds: the longest wait before the second try, which doubles, and before any
 AT_ONCE = 32  # requests of one process; each waits for the network, not for a core
-LIBRARIES = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "requests", "urllib3", "fsspec")
+LIBRARIES = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "json", "requests", "urllib3")
 DENIED = ("forbidden", "access denied", "accessdenied", "unauthorized", "not authorized")
 EXPIRED = ("expired", "invalid credentials", "invalid authentication credentials")
 

@@ -28,8 +28,8 @@ ERRORS = {  # status, S3's code, GCS's message
 
 class Proxy(http.server.ThreadingHTTPServer):
     """Passes requests on to a port. `breaks` holds [regular expression of the path, kind, how often]; kinds are those
-    of ERRORS, reset, cut (half of the body) and behind (a listing without record files). `broken` counts what was done,
-    `asked` the requests with a range."""
+    of ERRORS, reset, cut (half of the body), short (the same, as if that were all) and behind (a listing without record
+    files). `broken` counts what was done, `asked` has the requests with a range."""
 
     daemon_threads = True
 
@@ -83,6 +83,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             server.asked.append((self.path, self.headers["range"]))
         if kind == "behind":
             content = unlisted(server.scheme, content)
+        if kind == "short":
+            content = content[: len(content) // 2]
         self.send_response(got.status)
         for key, value in got.getheaders():
             if key.lower() not in DROPPED:

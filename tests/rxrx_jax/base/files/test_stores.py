@@ -48,7 +48,7 @@ def test_what_is_read_written_and_listed(store, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["y.bin", "z.bin"]
 
 
-@pytest.mark.parametrize("kind", ["503", "429", "reset", "cut"])
+@pytest.mark.parametrize("kind", ["503", "429", "reset", "cut", "short"])
 def test_what_passes_is_tried_again(store, quick, tmp_path, kind):
     address = f"{store.scheme}://bucket/a/x.bin"
     store.breaks = [["GET .*x.bin", kind, 2]]
