@@ -12,7 +12,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.files import check_pointer, mirror, shards
+from rxrx_jax.base.files import check_pointer, mirror, shards, stores
 
 # Every thread reads by itself. array_record's own threads put each record into freshly allocated memory, and the
 # kernel takes longer to give them its pages than they take to read it.
@@ -136,6 +136,8 @@ class Tiles:
         """Tile `number` of image `index`. Raises ValueError naming it."""
         try:
             return self._records[index * self.per_image + number]
+        except stores.Unreachable:  # which is not of this tile
+            raise
         except ValueError as error:
             raise ValueError(f"tile {number}: {error}") from error
 

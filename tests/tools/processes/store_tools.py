@@ -162,8 +162,12 @@ def _s3() -> Iterator[int]:
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    port = server.get_host_and_port()[1]
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("POST", "/moto-api/reset")  # it keeps what it holds for the whole process
+        connection.getresponse().read()
     try:
-        yield server.get_host_and_port()[1]
+        yield port
     finally:
         server.stop()
 

@@ -24,6 +24,7 @@ def quick(store, monkeypatch):
     """Without waits, ours and gcsfs's own."""
     store.reset()
     waits = []
+    monkeypatch.setattr(stores, "TRIES", 4)
     monkeypatch.setattr(stores, "time", types.SimpleNamespace(sleep=waits.append))
     if store.scheme == "gs":
 
