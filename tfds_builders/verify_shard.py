@@ -10,7 +10,7 @@ import numpy as np
 
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.files import stores
+from rxrx_jax.base.files import mirror, stores
 
 AGAIN = "copy the folder again, or rebuild the dataset"
 
@@ -43,7 +43,7 @@ def compare(
       there are any, "experiment", "plate", "split", "digests", "moments" and "histogram" as of plates.build_plate}.
     """
     if address := about.get("address"):
-        whole = path.with_name(f"{path.name}.whole")
+        whole = path.with_name(path.name.replace(mirror.RECORDS, ".whole-"))  # which is no record file to others
         try:
             stores.download(f"{address}/{path.name}", whole)
             found = compare(folder, whole, first, sites, manifest, about | {"address": ""})

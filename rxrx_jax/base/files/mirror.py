@@ -89,6 +89,7 @@ class Mirror:
         if stores.size(f"{self.address}/{MARK}") is None:
             raise UserError(f"no prepared dataset in {self.address} (it has no {MARK})")
         self._listed = stores.listed(self.address)
+        self.sizes: dict[str, int] = {}  # of the record files that were placed
         has_sums = files.SUMS in self._listed or stores.size(f"{self.address}/{files.SUMS}") is not None
         first = (files.SUMS,) if has_sums else (MARK, "metadata.json", "manifest.csv")
         what = {name: stores.read(f"{self.address}/{name}") for name in first}
@@ -121,6 +122,7 @@ class Mirror:
             raise UserError(f"{self.address}/{missing[0]} is not there: {ADVICE}")
         if size is not None and (total := sum(found.values())) != size:
             raise UserError(f"{self.address}: its record files have {total} bytes, in {MARK} {size}: {ADVICE}")
+        self.sizes.update(found)
         for name, count in found.items():
             path = self.folder / name
             if not path.exists() or path.stat().st_size != count:
@@ -133,7 +135,7 @@ class Mirror:
 
     def places(self, name: str) -> np.ndarray:
         """As `shards.begins`, of a record file, whose end is fetched where it is not here. Raises ValueError."""
-        size = (self.folder / name).stat().st_size
+        size = self.sizes[name]  # and not the file's: another process may be emptying it
         with (self.folder / name).open("rb") as file:
             try:
                 return shards.begins(lambda start, end: os.pread(file.fileno(), end - start, start), size)

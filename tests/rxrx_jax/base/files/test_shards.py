@@ -68,6 +68,7 @@ class Near(mirror.Mirror):
 
     def __init__(self, folder: pathlib.Path, content: bytes):
         self.folder, self.content, self.fetched, self.lock = folder, content, [], threading.Lock()
+        self.sizes = {"x": len(content)}
         with (folder / "x").open("wb") as file:
             file.truncate(len(content))
 
