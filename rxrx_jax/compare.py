@@ -21,7 +21,7 @@ from rxrx_jax.report import records
 from rxrx_jax.report.records import Seed
 
 KINDS = ("site_accuracy", "well_accuracy", "balanced_accuracy", "site", "well", "plate_group", "hungarian")
-ELSEWHERE = ("resolved", "init.path", "data.folder")  # where things lie, and what follows from the other keys
+ELSEWHERE = ("resolved", "init.path", "data.folder", "data.cache")  # places, and what follows from other keys
 
 
 def main(argv: list[str] | None = None) -> None:

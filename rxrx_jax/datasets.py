@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from rxrx_jax import data
-from rxrx_jax.base import hosts
+from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.base.spellings import (
     MISSING,
@@ -37,16 +37,24 @@ NEEDED = ("experiment", "plate", "well")
 DEFAULTS = {"cell_type": UNSPECIFIED, "well_type": TREATMENT, "split": SPLITS[0], "perturbation": ""}
 
 
-def open(name: str | os.PathLike, folder: str | os.PathLike | None = None, **settings) -> Dataset:
+def open(
+    name: str | os.PathLike, folder: str | os.PathLike | None = None, *, cache: str | None = None, **settings
+) -> Dataset:
     """A prepared dataset; the simulated screen is built on first use.
 
     Args:
       name: of a dataset, its prepared folder, or a builder's .py file.
-      folder: where datasets lie that are named; None is TFDS_DATA_DIR or ~/tensorflow_datasets.
+      folder: where datasets lie that are named; None is TFDS_DATA_DIR or ~/tensorflow_datasets. Both may be on gs:// or
+        s3://.
+      cache: "DIR,SIZE", the disk for what is read of an object store; None is ~/.cache/rxrx_jax,16GB.
       settings: what it was prepared with, as `seed=1` for the simulated screen; none for a folder.
 
     Raises UserError with the command that prepares a missing one.
     """
+    if files.is_remote(name):
+        if settings:
+            raise UserError(f"{name} is prepared with settings of its own; open it without {', '.join(settings)}")
+        return data.read_dataset(str(name), cache)
     path = pathlib.Path(name).expanduser()
     if (path / "dataset_info.json").exists():
         if settings:
@@ -54,7 +62,7 @@ def open(name: str | os.PathLike, folder: str | os.PathLike | None = None, **set
         return data.read_dataset(path)
     if path.is_dir() or (path.name != str(name) and path.suffix != ".py"):
         raise UserError(f"{name} is not a folder that tfds_builders.prepare made")
-    return data.open_dataset(str(name), settings, None if folder is None else str(folder))
+    return data.open_dataset(str(name), settings, None if folder is None else str(folder), cache)
 
 
 def minibatches(

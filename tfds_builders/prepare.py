@@ -3,6 +3,7 @@
     python -m tfds_builders.prepare rxrx1 --source=DIR [--out=DIR] [--workers=N] [--strict]
     python -m tfds_builders.prepare rxrx3 --source=DIR --experiments=gene-001,compound-001 --plates=1,2
     python -m tfds_builders.prepare rxrx_sim [--out=DIR] [--set seed=1 --set layout=reshuffled]
+    python -m tfds_builders.prepare rxrx1 --source=DIR --out=gs://BUCKET/DIR [--staging=DIR]   # or s3://
     python -m tfds_builders.prepare path/to/my_builder.py --source=DIR
     python -m tfds_builders.prepare images --help     # plates of your own, without a builder: docs/own_plates.md
     python -m tfds_builders.prepare molecules --help  # a csv file of SMILES, or a simulated library: docs/molecules.md
@@ -11,20 +12,27 @@ From Python, prepare('rxrx_sim', out=..., seed=1) does the same and returns the 
 """
 
 import argparse
+import contextlib
 import csv
 import importlib
 import pathlib
 import shlex
+import shutil
 import sys
 from typing import Any
 
+from etils import epath
+
 from rxrx_jax.base import command, files, plugins
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import mirror, stores
 from tfds_builders import rxrx
+from tfds_builders.common import settings as settings_lib
 
 READ = ("metadata.json", "dataset_info.json", "features.json", "sites.csv")  # of a folder that is there already
 AGAIN = "delete the folder and run the same command to rebuild it"
 MOLECULES = "molecules"
+STAGING = "~/.cache/rxrx_jax/staging"  # where what goes to an object store is built
 
 # TFDS is imported inside the functions: spawned workers import this module again and need none of it.
 
@@ -63,9 +71,11 @@ def builder_class(name: str, out: str | pathlib.Path | None = None) -> type:
     return found
 
 
-def _folder(out: str | pathlib.Path | None) -> pathlib.Path:
+def _folder(out: str | pathlib.Path | None) -> pathlib.Path | epath.Path:
     import tensorflow_datasets as tfds
 
+    if out and files.is_remote(out):
+        return epath.Path(out)
     return pathlib.Path(out or tfds.core.constants.DATA_DIR).expanduser().absolute()
 
 
@@ -85,18 +95,21 @@ def _find(builder: type, out: str | pathlib.Path | None, settings: dict[str, Any
 
 def prepare(name: str, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
             workers: int | None = None, progress: bool = True, strict: bool = False,
-            beam: list[str] | None = None, follow_links: bool = False, **settings) -> pathlib.Path:  # fmt: skip
+            beam: list[str] | None = None, follow_links: bool = False, staging: str | pathlib.Path | None = None,
+            **settings) -> pathlib.Path | epath.Path:  # fmt: skip
     """Prepares a dataset unless its folder exists, and returns the folder; resumes a build that was stopped.
 
     Args:
       name: rxrx1, rxrx_sim, ..., the path of a builder's file, or molecules.
       source: the folder of the raw data, of molecules a csv file; only for datasets that are not simulated.
-      out: the folder of all prepared datasets; TFDS's own (TFDS_DATA_DIR or ~/tensorflow_datasets) if None.
+      out: the folder of all prepared datasets, on a disk, gs:// or s3://; TFDS's own (TFDS_DATA_DIR or
+        ~/tensorflow_datasets) if None.
       workers: processes; all cores if None.
       progress: show a progress bar on stderr.
       strict: stop at the first site that would be set aside.
       beam: options of the Apache Beam pipeline that builds the plates; None for processes on this machine.
       follow_links: read also what is a link out of the source folder, as in a hub's cache or on a second disk.
+      staging: the folder on a disk in which a dataset for an object store is built before it is uploaded.
       **settings: of the builder and of its records; those that are not the default name the folder.
     """
     if name == MOLECULES:
@@ -105,14 +118,32 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
         if beam is not None or follow_links:
             raise UserError("molecules are built in processes of this machine, from one file: without beam and links")
         return molecules.prepare(source, out, workers, progress, strict, **settings)
-    return build(builder_class(name, out), source, out, workers, progress, strict, beam, follow_links, **settings)
+    how = workers, progress, strict, beam, follow_links, staging
+    return build(builder_class(name, out), source, out, *how, **settings)
 
 
 def build(builder: type, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
           workers: int | None = None, progress: bool = True, strict: bool = False,
-          beam: list[str] | None = None, follow_links: bool = False, **settings) -> pathlib.Path:  # fmt: skip
+          beam: list[str] | None = None, follow_links: bool = False, staging: str | pathlib.Path | None = None,
+          **settings) -> pathlib.Path | epath.Path:  # fmt: skip
     """As `prepare`, of a ScreenBuilder."""
     folder = _find(builder, out, settings)
+    if files.is_remote(folder) and not mirror.exists(folder):
+        place = pathlib.Path(staging or STAGING).expanduser().absolute()
+        made = build(builder, source, place, workers, progress, strict, beam, follow_links, **settings)
+        if progress:
+            print(f"uploading  {made} to {folder}", flush=True)
+        stores.upload_folder(made, str(folder), mirror.MARK)
+        shutil.rmtree(made)
+        with contextlib.suppress(OSError):  # other versions and configs
+            made.parent.rmdir()
+            made.parents[1].rmdir()
+        return folder
+    if files.is_remote(folder):
+        config = builder.make_config(**settings)
+        wanted = settings_lib.as_json((config.settings, config.records))
+        _check(mirror.local(folder), wanted, strict, folder)
+        return folder
     if workers is not None and workers < 1:
         raise UserError(f"workers={workers}: use 1 or more")
     config = builder.make_config(**settings)
@@ -127,17 +158,23 @@ def build(builder: type, source: str | pathlib.Path | None = None, out: str | pa
         follow_links=follow_links,
     )
     if folder.exists():
-        about = details(folder)
-        recorded = about.get("settings")
-        if recorded != made.all_settings:
-            keys = [key for key, value in made.all_settings.items() if recorded.get(key) != value]
-            changed = f"{keys[0]}={recorded.get(keys[0])!r}" if keys else str(recorded)
-            raise UserError(f"{folder} was prepared with other settings ({changed}): delete it or use another --out")
-        lost = about["set_aside"] + about["unlisted"]
-        if strict and lost:
-            raise UserError(f"{folder} is there, and {lost:,} sites or files are not in its records (see report.html)")
+        _check(folder, made.all_settings, strict, folder)
     made.download_and_prepare()
     return folder
+
+
+def _check(folder: pathlib.Path, settings: dict[str, Any], strict: bool, where: pathlib.Path | epath.Path) -> None:
+    """Raises UserError unless a folder, which is, or stands for, `where`, was prepared with these settings; if strict,
+    also where something was set aside."""
+    about = details(folder)
+    recorded = about.get("settings")
+    if recorded != settings:
+        keys = [key for key, value in settings.items() if recorded.get(key) != value]
+        changed = f"{keys[0]}={recorded.get(keys[0])!r}" if keys else str(recorded)
+        raise UserError(f"{where} was prepared with other settings ({changed}): delete it or use another --out")
+    lost = about["set_aside"] + about["unlisted"]
+    if strict and lost:
+        raise UserError(f"{where} is there, and {lost:,} sites or files are not in its records (see report.html)")
 
 
 def details(folder: pathlib.Path) -> dict[str, Any]:
@@ -203,8 +240,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Adds the options that every dataset has."""
     parser.add_argument("--source", help="folder of the raw data (not for simulated data)")
     parser.add_argument(
-        "--out", help="folder of all prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
+        "--out",
+        help="folder of all prepared datasets, or gs://, s3:// (default: TFDS_DATA_DIR or ~/tensorflow_datasets)",
     )
+    parser.add_argument("--staging", help=f"where a dataset for gs:// or s3:// is built first (default: {STAGING})")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--encoding", help="of the records: delta, zstd, raw or source (docs/records.md)")
     parser.add_argument(
@@ -224,14 +263,15 @@ def run(builder: type, flags: argparse.Namespace, settings: dict[str, Any]) -> N
     """Builds what a command line says, and prints what came of it."""
     beam = None if flags.beam is None else _options(flags.beam)
     folder = _find(builder, flags.out, settings)
-    if folder.exists():
+    if mirror.exists(folder) if files.is_remote(folder) else folder.exists():
         print(f"{folder} exists and is left as it is", flush=True)
     else:
         print(f"preparing {folder}", flush=True)
-    shared = flags.source, flags.out, flags.workers, True, flags.strict, beam, flags.follow_links
+    shared = flags.source, flags.out, flags.workers, True, flags.strict, beam, flags.follow_links, flags.staging
     build(builder, *shared, **settings)
-    _summarise(folder)
-    source = details(folder)["source"]
+    here = mirror.local(folder)
+    _summarise(here, folder)
+    source = details(here)["source"]
     if flags.source and source != str(pathlib.Path(flags.source).expanduser().resolve()):
         print(f"note       it was prepared from {source}, not from {flags.source}; use another --out")
 
@@ -250,7 +290,7 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _summarise(folder: pathlib.Path) -> None:
+def _summarise(folder: pathlib.Path, where: pathlib.Path | epath.Path) -> None:
     about = details(folder)
     print(f"source     {about['source']} ({about['source_kind']})")
     if "tile" in about:
@@ -263,7 +303,7 @@ def _summarise(folder: pathlib.Path) -> None:
     print(f"set aside  {about['set_aside']:,}")
     for note in about["notes"]:
         print(f"note       {note}")
-    print(f"report     {folder / 'report.html'}")
+    print(f"report     {where / 'report.html'}")
 
 
 if __name__ == "__main__":

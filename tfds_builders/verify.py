@@ -1,6 +1,6 @@
 """Reads every record of a prepared folder again and compares it with what the build wrote beside it.
 
-    python -m tfds_builders.verify DIR [--workers=N]
+    python -m tfds_builders.verify DIR [--workers=N]     # or gs://BUCKET/DIR, s3://BUCKET/DIR
 
 Every file beside the records must have the hash of SHA256SUMS (a folder of an earlier version has none, which is
 said), each record's bytes the hash of manifest.csv; a record must decode and say what sites.csv says; statistics.json
@@ -26,6 +26,7 @@ from rxrx_jax.base import command, files
 from rxrx_jax.base.command import cores
 from rxrx_jax.base.embeddings import NAME as EMBEDDINGS
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import mirror
 from rxrx_jax.base.spellings import SPLITS
 from rxrx_jax.molecules.records import TABLE as MOLECULES
 from tfds_builders import verify_shard
@@ -35,26 +36,31 @@ from tfds_builders.verify_shard import AGAIN
 SHOWN = 50  # differences that are printed; all are counted
 
 
-def verify(folder: pathlib.Path, workers: int | None = None, progress: bool = False) -> list[str]:
+def verify(folder: pathlib.Path | str, workers: int | None = None, progress: bool = False) -> list[str]:
     """Returns what is wrong with a prepared folder, a sentence each; empty if nothing is."""
     return examine(folder, workers, progress)[0]
 
 
-def examine(folder: pathlib.Path, workers: int | None, progress: bool) -> tuple[list[str], list[str]]:
+def examine(folder: pathlib.Path | str, workers: int | None, progress: bool) -> tuple[list[str], list[str]]:
     """Returns what is wrong with a prepared folder, and what is right and should be known, a sentence each.
 
     Args:
-      folder: the folder of a config and version, that holds dataset_info.json.
+      folder: the folder of a config and version, that holds dataset_info.json, on a disk or in an object store.
       workers: processes; all cores if None.
       progress: show a progress bar on stderr.
     """
     from tfds_builders.common import build, repeats
 
+    address = str(folder) if files.is_remote(folder) else ""
+    if address:
+        where = mirror.Mirror(address, whole=True)
+        where.place(where.records())
+        folder = where.folder
     if (folder / EMBEDDINGS).exists() or (folder / MOLECULES).exists():
         return files.changed(folder, None, AGAIN, required=True), []
     changed: list[str] = []
     try:
-        about = _read_json(folder, "metadata.json")
+        about = _read_json(folder, "metadata.json") | {"address": address}
         changed = files.changed(folder, None, AGAIN, "sums" in about)
         if "sums" in about and not changed:  # what it names is there: is what the build wrote named?
             changed = files.changed(folder, _tables(folder), AGAIN, True)
@@ -188,7 +194,7 @@ def _rows(path: pathlib.Path) -> Iterator[dict[str, str]]:
 
 def _rows_of_shards(folder: pathlib.Path, shards: list, about: dict[str, Any]) -> Iterator[tuple]:
     """Yields the arguments of `verify_shard.compare` for every shard."""
-    about = {key: about[key] for key in ("image_shape", "grid") if key in about}
+    about = {key: about[key] for key in ("image_shape", "grid", "address") if key in about}
     sites, manifest = _rows(folder / "sites.csv"), _rows(folder / "manifest.csv")
     index = collections.Counter()
     for split, path, records in shards:
@@ -240,14 +246,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tfds_builders.verify", description="Reads a prepared folder again and compares."
     )
-    parser.add_argument("folder", type=pathlib.Path, help="the folder with dataset_info.json")
+    parser.add_argument("folder", help="the folder with dataset_info.json")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     flags = parser.parse_args(argv)
-    folder = flags.folder.expanduser().absolute()
-    wrong, notes = examine(folder, flags.workers, progress=True)
+    remote = files.is_remote(flags.folder)
+    folder = pathlib.Path(flags.folder).expanduser().absolute()
+    wrong, notes = examine(flags.folder if remote else folder, flags.workers, progress=True)
+    if remote:
+        folder = mirror.local(flags.folder)
     if not (folder / files.SUMS).exists():
-        print(f"note: {folder} has no {files.SUMS}, as an earlier version prepared it: of the files beside the records "
-              "that is verified which the records say again; to have it, rebuild the dataset")  # fmt: skip
+        print(
+            f"note: {flags.folder} has no {files.SUMS}, as an earlier version prepared it: of the files beside the "
+            "records that is verified which the records say again; to have it, rebuild the dataset"
+        )
     for line in (*(f"note: {note}" for note in notes), *wrong[:SHOWN]):
         print(line)
     if wrong:

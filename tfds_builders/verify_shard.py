@@ -10,6 +10,7 @@ import numpy as np
 
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import mirror, stores
 
 AGAIN = "copy the folder again, or rebuild the dataset"
 
@@ -34,12 +35,21 @@ def compare(
       path: of the shard.
       first: index in the split of its first site.
       sites, manifest: the rows of its sites.
-      about: of metadata.json, "image_shape" and, where an image is several records, "grid".
+      about: of metadata.json, "image_shape" and, where an image is several records, "grid"; "address" of the folder
+        where it is in an object store, from which the shard is fetched while it is compared.
 
     Returns:
       {"wrong": what is wrong, a sentence each, "records": number of sites, "read": of those that could be read, and if
       there are any, "experiment", "plate", "split", "digests", "moments" and "histogram" as of plates.build_plate}.
     """
+    if address := about.get("address"):
+        whole = path.with_name(path.name.replace(mirror.RECORDS, ".whole-"))  # which is no record file to others
+        try:
+            stores.download(f"{address}/{path.name}", whole)
+            found = compare(folder, whole, first, sites, manifest, about | {"address": ""})
+        finally:
+            whole.unlink(missing_ok=True)
+        return found | {"wrong": [line.replace(whole.name, path.name) for line in found["wrong"]]}
     from array_record.python.array_record_module import ArrayRecordReader
 
     from tfds_builders.common import encodings, plates, repeats

@@ -16,6 +16,7 @@ from pyarrow import csv as arrow_csv
 
 from rxrx_jax.base import files, hosts
 from rxrx_jax.base.errors import UserError, reason, shortened
+from rxrx_jax.base.files import mirror
 from rxrx_jax.base.spellings import SPLITS, WELL_TYPES
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.records import Chosen, Records, Tiles, allow_open_files
@@ -35,7 +36,7 @@ class Dataset:
     """A prepared folder, or arrays: its table, names behind the indices, statistics and record readers (by split), and
     the roles that a protocol gives its rows."""
 
-    folder: pathlib.Path | None  # None for arrays
+    folder: pathlib.Path | None  # None for arrays; of one in an object store, the local one that stands for it
     sites: Sites
     experiments: list[str]
     plates: list[str]  # "EXPERIMENT/PLATE"
@@ -49,6 +50,7 @@ class Dataset:
     means: np.ndarray | None = None  # of arrays, by row: [n, C] float64; a folder has them in manifest.csv
     channels: tuple[int, ...] = ()  # of the records, those that images have (`with_channels`); () = all
     digest: str = ""  # of arrays, what `fingerprint` gives of a folder
+    address: str = ""  # of a folder in an object store
 
     @functools.cached_property
     def digests(self) -> np.ndarray:
@@ -61,30 +63,35 @@ class Dataset:
         return self.folder and self.folder / "manifest.csv"
 
 
-def open_dataset(name: str, settings: dict, folder: str | None = None) -> Dataset:
+def open_dataset(name: str, settings: dict, folder: str | None = None, cache: str | None = None) -> Dataset:
     """Opens a prepared dataset; the simulated screen is built on first use.
 
     Args: name, of a published dataset or of plates of your own, or the path of a builder's .py file; settings, its
-    builder config; folder, where prepared datasets lie (TFDS's usual place).
+    builder config; folder, where prepared datasets lie (TFDS's usual place), on a disk or in an object store; cache,
+    "DIR,SIZE" for what is read of one in a store (`mirror.DEFAULT`).
     Raises UserError with the command that prepares a missing one.
     """
     if name == "rxrx_sim":
         path = builders().prepare(name, out=folder, **settings)
     else:
         path = builders().find(name, out=folder, **settings)
-    if not (path / "dataset_info.json").exists():
+    if not mirror.exists(path):
         raise UserError(
             f"no dataset in {path}; make it with `python -m tfds_builders.prepare {name} --source=FOLDER_OF_IMAGES"
             f"{f' --out={folder}' if folder else ''}` (the README says where to download the images)"
         )
-    return read_dataset(path)
+    return read_dataset(path, cache)
 
 
-def read_dataset(path: pathlib.Path) -> Dataset:
+def read_dataset(path: pathlib.Path | str, cache: str | None = None) -> Dataset:
     """Reads a prepared folder's table and statistics and opens its records.
 
-    Raises UserError if a file is not what the build wrote, by its SHA256SUMS, which folders of earlier versions do
-    not have; or if it cannot be read."""
+    Args: path, on a disk or in an object store; cache, as of `open_dataset`. Raises UserError if a file is not what the
+    build wrote, by its SHA256SUMS, which folders of earlier versions do not have; or if it cannot be read.
+    """
+    address = str(path) if files.is_remote(path) else ""
+    where = mirror.Mirror(address, cache or "") if address else None
+    path = where.folder if where else pathlib.Path(path)
     about = files.read_json(path / "metadata.json", AGAIN)
     for what in files.changed(path, READ, AGAIN, "sums" in about)[:1]:
         raise UserError(f"{path}: {what}; {AGAIN}")
@@ -111,7 +118,7 @@ def read_dataset(path: pathlib.Path) -> Dataset:
     for name, split in builder.info.splits.items():
         labels = sites.label[sites.split == name]
         tiles = math.prod(about.get("grid", (1,)))
-        sources[name] = Records(split.file_instructions, image, int(split.num_bytes), labels, tiles)
+        sources[name] = Records(split.file_instructions, image, int(split.num_bytes), labels, tiles, where)
         if "tile" in about:
             sources[name] = Tiles(sources[name], shape, about["tile"])
         if len(sources[name]) != len(labels):
@@ -131,6 +138,7 @@ def read_dataset(path: pathlib.Path) -> Dataset:
         mean=mean,
         std=std,
         sources=sources,
+        address=address,
     )
 
 

@@ -164,7 +164,7 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
     place of the one that the config names.
 
     Raises UserError for what cannot be drawn."""
-    named = config.data.name, config.data.builder.as_kwargs(), config.data.get("folder")
+    named = config.data.name, config.data.builder.as_kwargs(), config.data.get("folder"), config.data.get("cache")
     channels = config.data.get("channels", ())
     find = functools.cache(lambda: datasets.with_channels(dataset or datasets.open_dataset(*named), channels))
     hosts.on_first_host(lambda: find() and None)

@@ -17,6 +17,7 @@ import numpy as np
 
 from rxrx_jax.base.command import cores
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files.stores import AT_ONCE, Unreachable
 from rxrx_jax.data.batch import CONTROLS
 from rxrx_jax.data.dataset import Dataset
 from rxrx_jax.data.records import write_window
@@ -61,6 +62,8 @@ def read_minibatch(
             for lane in lanes:
                 top, left = corners[lane]
                 write_window(record, (slice(top, top + height), slice(left, left + width)), image[lane])
+        except Unreachable:  # which is not of this record
+            raise
         except ValueError as error:
             reason = f"{describe_record(dataset, row)} cannot be read: {error}"
             if not go_on:
@@ -69,7 +72,7 @@ def read_minibatch(
             valid[lanes.start : lanes.stop], image[lanes.start : lanes.stop] = False, 0
 
     ends = [*(np.flatnonzero(np.diff(rows)) + 1).tolist(), len(rows)] if len(rows) else []
-    list(_threads().map(read, map(range, [0, *ends], ends)))
+    list(_threads(bool(dataset.address)).map(read, map(range, [0, *ends], ends)))
     minibatch = {"image": image, "valid": valid}
     for key in KEYS:
         padding = -1 if key == "label" else 0
@@ -93,7 +96,8 @@ def describe_record(dataset: Dataset, row: int) -> str:
     sites = dataset.sites
     return (
         f"{sites.site_id[row]} (experiment {dataset.experiments[sites.experiment[row]]}, plate "
-        f"{dataset.plates[sites.plate[row]]}, record {sites.index[row]} of {sites.split[row]} in {dataset.folder})"
+        f"{dataset.plates[sites.plate[row]]}, record {sites.index[row]} of {sites.split[row]} in "
+        f"{dataset.address or dataset.folder})"
     )
 
 
@@ -105,9 +109,10 @@ def _say_once(line: str) -> None:
 
 
 @functools.cache
-def _threads() -> concurrent.futures.ThreadPoolExecutor:
-    """One for all readers: decoding releases Python's lock, and more threads than cores would only take turns."""
-    return concurrent.futures.ThreadPoolExecutor(len(cores()), "read")
+def _threads(wait: bool) -> concurrent.futures.ThreadPoolExecutor:
+    """One for all readers: decoding releases Python's lock, and more threads than cores would only take turns, unless
+    they `wait` for an object store."""
+    return concurrent.futures.ThreadPoolExecutor(max(len(cores()), AT_ONCE if wait else 1), "read")
 
 
 def crop_corners(seed: int, step: int, count: int, image_shape: tuple, crop: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.files import check_pointer
+from rxrx_jax.base.files import check_pointer, mirror, shards, stores
 
 # Every thread reads by itself. array_record's own threads put each record into freshly allocated memory, and the
 # kernel takes longer to give them its pages than they take to read it.
@@ -83,13 +83,21 @@ class Records:
     source gives the same image, but parses all of a record, which copies its pixels twice.
 
     Args: files, TFDS's file instructions of the split; feature, that of the image; size, bytes that the files had when
-    they were written; labels, int [n], what the table says of each image; each, records of an image. Raises UserError
-    when the files are missing or cut short, or hold another number of records.
+    they were written; labels, int [n], what the table says of each image; each, records of an image; where, the mirror
+    of an object store in which the files are, None for a disk. Raises UserError when the files are missing or cut
+    short, or hold another number of records.
     """
 
-    def __init__(self, files: list, feature, size: int, labels: np.ndarray, each: int = 1):
-        check_files(files, size)
-        self._source, self._feature, self._labels = ArrayRecordDataSource(files, READER), feature, labels
+    def __init__(
+        self, files: list, feature, size: int, labels: np.ndarray, each: int = 1, where: mirror.Mirror | None = None
+    ):
+        if where is None:
+            check_files(files, size)
+            self._source = ArrayRecordDataSource(files, READER)
+        else:
+            where.place([os.path.basename(file.filename) for file in files], size)
+            self._source = shards.Shards(where, files)
+        self._feature, self._labels = feature, labels
         self._each, self.dtype = each, np.dtype(feature.np_dtype)
 
     def __len__(self) -> int:
@@ -128,6 +136,8 @@ class Tiles:
         """Tile `number` of image `index`. Raises ValueError naming it."""
         try:
             return self._records[index * self.per_image + number]
+        except stores.Unreachable:  # which is not of this tile
+            raise
         except ValueError as error:
             raise ValueError(f"tile {number}: {error}") from error
 

@@ -17,6 +17,7 @@ from pyarrow import csv
 from rxrx_jax import data
 from rxrx_jax.base import embeddings
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import mirror
 from rxrx_jax.base.page.explorer import SIZE
 from rxrx_jax.data.builders import builders
 from rxrx_jax.evaluate import predictions, protocols
@@ -112,9 +113,9 @@ def dataset_of(config: dict) -> data.Dataset | str:
         if settings.get("name") in (None, data.ARRAYS):
             return "the images are not in a prepared folder"
         folder = builders().find(settings["name"], settings.get("folder"), **settings.get("builder", {}))
-        if not folder.is_dir():
+        if not mirror.exists(folder):
             return f"the dataset {settings['name']} is not here"
-        dataset = data.read_dataset(folder)
+        dataset = data.read_dataset(folder, settings.get("cache"))
     except (UserError, OSError, TypeError) as error:
         return str(error)
     known = config.get("resolved", {}).get("provenance", {}).get("data", "")

@@ -25,6 +25,7 @@ def base_config(arg) -> ml_collections.ConfigDict:
         # The simulated world: its seed, and which treatments share a plate (fixed or reshuffled).
         builder=dict() if real else dict(seed=arg.seed, layout=arg.layout),
         folder=ml_collections.config_dict.placeholder(str),  # of prepared datasets; None is TFDS's usual place
+        cache=ml_collections.config_dict.placeholder(str),  # DIR,SIZE: of disk, for what is read of gs:// or s3://
         channels=(),  # of the images, numbers from 0 in the order in which they are read; () = all
         minibatch=256 if large else 64,
         crops_per_record=1,  # of a minibatch, each record read for as many of its images

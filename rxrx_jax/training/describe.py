@@ -8,6 +8,7 @@ import jax
 from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config, to_json
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import is_remote, mirror
 from rxrx_jax.data import noise
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.source import make_source, minibatch_size
@@ -93,8 +94,11 @@ def _source(config: Config):
     """(the source of a config, ""), or noise in its published shape and a note where it is not prepared here."""
     data = config.data
     if data.get("source", "images") == "images":
-        try:
-            prepared = builders().find(data.name, out=data.get("folder"), **data.builder.as_kwargs()).is_dir()
+        folder = data.get("folder")
+        try:  # who launches need not be let into the store
+            prepared = not is_remote(folder or "") and mirror.exists(
+                builders().find(data.name, folder, **data.builder.as_kwargs())
+            )
         except UserError:  # of your own
             prepared = True
         if not prepared and data.name in noise.KNOWN:

@@ -26,6 +26,7 @@ from rxrx_jax import models
 from rxrx_jax.base import command, seen
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import mirror
 from rxrx_jax.base.sharding import named_leaves, parameters_sha256
 from rxrx_jax.data.builders import builders
 from rxrx_jax.models.vit import Encoder
@@ -116,7 +117,8 @@ def dataset_statistics(run: dict) -> dict:
     """{"mean", "std"} [C] of the training images in pixel units, of the channels that the run read, from the prepared
     dataset."""
     data = run["data"]
-    path = builders().find(data["name"], data.get("folder"), **data["builder"]) / "statistics.json"
+    folder = builders().find(data["name"], data.get("folder"), **data["builder"])
+    path = mirror.local(folder, data.get("cache") or "") / "statistics.json"
     try:
         found = json.loads(path.read_text())["dataset"]
         chosen = data.get("channels") or range(len(found["mean"]))

@@ -92,8 +92,8 @@ def shuffle_held_out_labels(monkeypatch) -> None:
     """From now on every dataset that is opened has the labels outside its train split permuted."""
     original = dataset.read_dataset
 
-    def shuffled(path):
-        found = original(path)
+    def shuffled(path, cache=None):
+        found = original(path, cache)
         label, outside = found.sites.label.copy(), found.sites.split != "train"
         label[outside] = np.random.default_rng(0).permutation(label[outside])
         return dataclasses.replace(found, sites=dataclasses.replace(found.sites, label=label))

@@ -89,6 +89,8 @@ def _folder(settings: Settings, out: str | os.PathLike | None) -> pathlib.Path:
         shown = dataclasses.replace(shown, vocabulary=_vocabulary(settings.vocabulary).digest[:8])
     rest = settings_lib.config_name((shown,), (Settings(),))
     config = settings.name if rest == settings_lib.DEFAULT else f"{settings.name}-{rest}"
+    if out is not None and files.is_remote(out):
+        raise UserError(f"{out}: molecules are prepared on a disk, and read from one")
     if out is None:
         import tensorflow_datasets as tfds
 

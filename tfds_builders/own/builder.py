@@ -6,7 +6,10 @@ import json
 import pathlib
 from typing import Any
 
+from etils import epath
+
 from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.files import is_remote, stores
 from tfds_builders.common import screen, types
 from tfds_builders.common.rows import tables
 from tfds_builders.own import depth, reader, source, table
@@ -129,11 +132,14 @@ def builder_class(spec: Spec) -> type[Images]:
     return type(spec.name, (Images,), body, skip_registration=True)
 
 
-def prepared(name: str, out: pathlib.Path) -> type[Images] | None:
-    """Returns the builder of plates that were prepared under this name in a folder of datasets; None if none were."""
-    for path in sorted((out / name).glob("*/*/metadata.json")):
+def prepared(name: str, out: pathlib.Path | epath.Path) -> type[Images] | None:
+    """Returns the builder of plates that were prepared under this name in a folder of datasets, on disk or in a store;
+    None if none were."""
+    names = "*/*/metadata.json"
+    remote = is_remote(out)
+    for path in stores.matching(f"{out}/{name}/{names}") if remote else sorted((out / name).glob(names)):
         try:
-            settings = json.loads(path.read_text())["settings"]
+            settings = json.loads(stores.read(path) if remote else path.read_text())["settings"]
             fields = {key: settings[key] for key in Spec.__dataclass_fields__}
         except (OSError, ValueError, LookupError, TypeError):
             continue  # of a published dataset, or damaged

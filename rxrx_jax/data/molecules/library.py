@@ -104,6 +104,8 @@ def open_library(name: str, settings: dict, folder: str | None) -> Library:
     Raises UserError where there are none of that name, or several."""
     if name == SIMULATED:
         return read_library(builders().prepare(SIMULATED, out=folder, **settings))
+    if files.is_remote(name):
+        raise UserError(f"data.name={name}: molecules are read from a disk: copy the folder to one")
     if pathlib.Path(name).is_dir():
         return read_library(pathlib.Path(name))
     simulated = builders().find(SIMULATED, out=folder)

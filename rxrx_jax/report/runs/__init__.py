@@ -18,6 +18,7 @@ from rxrx_jax.base import config_flag
 from rxrx_jax.base.command import cores
 from rxrx_jax.base.config import flatten, to_json
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import is_remote, mirror
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.molecules import library
 from rxrx_jax.tables import Run
@@ -25,7 +26,7 @@ from rxrx_jax.training import metrics
 from rxrx_jax.training.provenance.facts import code_version
 
 DERIVED = ("resolved", "init")  # keys of config.json that a config file does not fix: init.path moves with the folder
-FOLDER = "data.folder"  # may differ: the records in it are compared by their fingerprint
+PLACES = ("data.folder", "data.cache")  # may differ: the records there are compared by their fingerprint
 NAMED = 4  # changed keys of a config
 
 
@@ -74,8 +75,9 @@ def changed(run: Run, out: pathlib.Path, seed: int, stored: dict) -> list[str]:
     """The keys in which the config of a run, as its config.json holds it, is not what the command would make today."""
     today = json.loads(to_json(values(run, out, seed)))
     then, now = (flatten({k: v for k, v in c.items() if k not in DERIVED}) for c in (stored, today))
-    then.pop(FOLDER, None)
-    now.pop(FOLDER, None)
+    for key in PLACES:
+        then.pop(key, None)
+        now.pop(key, None)
     missing = object()
     return sorted(k for k in then.keys() | now.keys() if then.get(k, missing) != now.get(k, missing))
 
@@ -107,11 +109,13 @@ def data_today(settings: dict) -> str:
         folder = builders().find(settings["name"], settings.get("folder"), **settings.get("builder", {}))
     except (UserError, KeyError, TypeError):
         return ""
-    return _fingerprint(folder) if folder.is_dir() else ""
+    return _fingerprint(folder) if mirror.exists(folder) else ""
 
 
 @functools.cache
 def _fingerprint(folder: pathlib.Path) -> str:
+    if is_remote(folder):
+        return data.fingerprint(data.read_dataset(folder))
     if (folder / "vocabulary.json").exists():
         return library.digest_of(folder)
     return data.fingerprint(types.SimpleNamespace(folder=folder))

@@ -103,6 +103,7 @@ def _entry(run: Run, out: pathlib.Path, seed: int) -> dict:
         config["init"]["path"] = str(start or "")
     if isinstance(config.get("data"), dict) and config["data"].get("folder"):
         config["data"]["folder"] = None
+        config["data"].pop("cache", None)
     entry = {"run": run.name, "seed": seed, "config": config, "metrics": thinned(metrics.read(folder / metrics.NAME))}
     return json.loads(json.dumps(entry))
 

@@ -56,7 +56,10 @@ def facts(source) -> dict[str, str]:
 def without(config: dict) -> dict:
     """A resolved config without what may differ when a run continues elsewhere."""
     kept = {key: value for key, value in config.get("resolved", {}).items() if key not in (NOW, BEFORE)}
-    return config | {"resolved": kept}
+    kept = config | {"resolved": kept}
+    if isinstance(data := config.get("data"), dict):
+        kept["data"] = {key: value for key, value in data.items() if key != "cache"}  # of this machine
+    return kept
 
 
 def continued(stored: dict, now: dict, workdir) -> dict:

@@ -1,9 +1,11 @@
 """Apache Beam builds the same bytes as one process does: the direct runner, and a portable one with its job server."""
 
 import pytest
+import store_tools
 from builders_tools import SCREEN_FIELDS, digests
 
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import stores
 from rxrx_jax.simulate import screen as simulate
 from tfds_builders import prepare
 from tfds_builders.common import build
@@ -56,6 +58,16 @@ def test_beam_makes_the_same_tiles(tree, tmp_path, expected):
     made = build_with(tree, tmp_path / "tiles", options, tile=16)
     assert prepare.details(made)["grid"] == [2, 2]
     assert digests(made) == digests(build_with(tree, tmp_path / "alone", None, tile=16)) != expected
+
+
+@pytest.mark.skipif(apache_beam is None, reason="Apache Beam is not installed: pip install 'rxrx_jax[beam]'")
+def test_beam_builds_for_a_store(tree, tmp_path, expected):
+    options = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
+    with store_tools.emulated("s3"):
+        made = build_with(tree, "s3://bucket/data", options, staging=tmp_path / "staging")
+        for name in stores.listed(str(made)):
+            stores.download(f"{made}/{name}", tmp_path / name)
+    assert digests(tmp_path) == expected
 
 
 @pytest.mark.skipif(apache_beam is not None, reason="Apache Beam is installed")

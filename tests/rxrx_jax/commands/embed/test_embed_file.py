@@ -143,7 +143,7 @@ def test_a_dataset_is_found_by_its_name(folder, monkeypatch):
     asked = []
     monkeypatch.setattr(data, "open_dataset", lambda *arguments: asked.append(arguments))
     datasets.open("rxrx1", str(folder))
-    assert asked == [("rxrx1", {}, str(folder))]
+    assert asked == [("rxrx1", {}, str(folder), None)]
 
 
 def test_a_dataset_without_sites(folder, dataset, tmp_path):
