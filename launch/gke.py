@@ -113,7 +113,7 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
             "cloud.google.com/gke-tpu-accelerator": options.tpu,
             "cloud.google.com/gke-tpu-topology": options.topology,
         }
-        arguments = ["--multihost", *trainer]  # GKE tells the hosts of a slice about each other
+        arguments = common.on_slices(trainer)  # GKE tells the hosts of a slice about each other
         environment = [{"name": "JAX_COORDINATOR_PORT", "value": str(PORT)}]
         # All hosts on one slice, and no other run on it.
         annotations = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}

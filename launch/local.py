@@ -54,6 +54,7 @@ def commands(
 def trainer_line(arguments: list[str], module: str = TRAINER) -> list[str]:
     # Where util-linux is installed the kernel kills a host when the launcher dies, also by SIGKILL: no orphans.
     tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+    module, arguments = common.program(arguments, module)
     return [*tied, sys.executable, "-m", module, *arguments]
 
 

@@ -105,7 +105,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
     # jax's own port on TPUs, 8482 since 0.8.1, is not among those that Google Cloud opens between the hosts of a
     # slice (8470, 8471, 8474, 8476, 11211): the hosts would wait for each other silently.
     environment = {"JAX_COORDINATOR_PORT": "8476"} | common.environment()
-    line = ["-m", "launch.worker", "--multihost", *trainer]
+    line = ["-m", "launch.worker", *common.on_slices(trainer)]
     # A slice is deleted with its disks, so that its logs go to the workdir first.
     keep_log = f'gcloud storage cp ../{name}.log {shlex.quote(options.workdir.rstrip("/"))}/hosts/"$(hostname)".log'
     state = f"state=$({resource.format('describe')} --format='value(state.state)')"
