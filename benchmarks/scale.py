@@ -43,6 +43,7 @@ ROWS = [  # the same, and what is taken away
     (f"--topology=v6e:16x16 {L8} {SPLIT}", ""),
     (f"--topology=v5e:16x16 {L8} {SPLIT}", ""),
     *((arguments, "") for arguments in PLANNED),
+    *((arguments.replace("=v5e:", "=2xv5e:"), "") for arguments in (PLANNED[2], PLANNED[0])),  # on two slices
 ]
 
 
@@ -128,13 +129,13 @@ def table(rows: list[dict]) -> list[str]:
     """The lines of the table of compiled steps in docs/scale.md."""
     lines = [
         "| slice | config | without | images per step (per chip) | arguments | temporaries | memory of the chip's "
-        "| all-reduce | all-gather | reduce-scatter |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| all-reduce | all-gather | reduce-scatter | sums between slices |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cells = [*setting(row["arguments"]), row["without"]]
         if "error" in row:
-            cells += ["", "", "", f"**{row['error'].rpartition(': ')[2]}**", "", "", ""]
+            cells += ["", "", "", f"**{row['error'].rpartition(': ')[2]}**", "", "", "", ""]
         else:
             sent = [row["collectives"].get(kind) for kind in ("all-reduce", "all-gather", "reduce-scatter")]
             cells += [
@@ -143,9 +144,16 @@ def table(rows: list[dict]) -> list[str]:
                 gib(row["temporary_bytes"]),
                 f"{gib(row['total_bytes'])} of {row['hbm_bytes'] // 2**30}{'' if row['fits'] else ', **too much**'}",
                 *(f"{found['count']}, {gib(found['bytes'])}" if found else "" for found in sent),
+                between(row),
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def between(row: dict) -> str:
+    """What a chip hands over for the other slices, in MB."""
+    found = row.get("between_slices", {})
+    return "; ".join(f"{kind['count']}, {kind['bytes'] / 1e6:.1f} MB" for kind in found.values())
 
 
 def setting(arguments: list[str]) -> tuple[str, str]:

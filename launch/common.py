@@ -20,7 +20,7 @@ from rxrx_jax.base.errors import UserError
 
 FIX, AGAIN = 2, 75  # what rxrx_jax.main exits with: the user must fix something; start again
 UNFINISHED = 85  # what launch.worker returns instead of 0 when a checkpoint was written and the run is not finished
-TRAINER = "rxrx_jax.main"
+TRAINER, EMBED = "rxrx_jax.main", ["embed"]  # the first argument after -- that asks for rxrx_jax.embed
 LOST_CONNECTION = 255  # what ssh exits with
 ROOT = pathlib.Path(__file__).resolve().parent.parent  # of the clone; an installed package has none
 POLL_SECONDS = 0.05
@@ -57,12 +57,16 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
     given = [a.partition("=")[2] for a in trainer if a.startswith("--workdir=")]
     if not given or not given[-1]:
         raise UserError("pass --workdir=DIR: a run that is started again continues in it")
-    if not any(a.startswith("--config=") for a in trainer):
+    if trainer[:1] != EMBED and not any(a.startswith("--config=") for a in trainer):
         raise UserError("pass the trainer's arguments after --, as in: -- --config=mae_vit.py")
     options.workdir = given[-1] if is_remote(given[-1]) else os.path.expanduser(given[-1])
     trainer = [f"--workdir={options.workdir}" if a.startswith("--workdir=") else a for a in trainer]
     if "\n" in "".join([options.workdir, getattr(options, "name", None) or ""]):
         raise UserError("--workdir and --name go into scripts by lines: leave line breaks out of them")
+    if trainer[:1] == EMBED:
+        from rxrx_jax import embed
+
+        embed.make_parser().parse_args(trainer[1:])
     if options.dry_run and values:
         from rxrx_jax import main
 
@@ -79,6 +83,16 @@ def _config(own: list[str], trainer: list[str]) -> dict:
     from rxrx_jax.base import config_flag  # after --help has been answered
 
     return config_flag.values(trainer)
+
+
+def program(trainer: list[str], module: str = TRAINER) -> tuple[str, list[str]]:
+    """The module that runs on each host, and its arguments: what follows `embed`, or all for `module`."""
+    return ("rxrx_jax.embed", trainer[1:]) if trainer[:1] == EMBED else (module, trainer)
+
+
+def on_slices(trainer: list[str]) -> list[str]:
+    """The arguments on hosts of TPU slices, which look for each other."""
+    return [*EMBED, "--multihost", *trainer[1:]] if trainer[:1] == EMBED else ["--multihost", *trainer]
 
 
 # Exit codes

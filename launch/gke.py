@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     kind.add_argument("--tpu", help="value of the nodes' label cloud.google.com/gke-tpu-accelerator")
     kind.add_argument("--gpu", help="value of the nodes' label cloud.google.com/gke-accelerator")
     parser.add_argument("--topology", help="of the TPU slice: 16x16")
+    parser.add_argument("--slices", type=int, default=1, help="TPU slices of that topology")
     parser.add_argument("--chips-per-host", type=int, default=4, help="TPUs per node")
     parser.add_argument("--hosts", type=int, default=1, help="GPU nodes")
     parser.add_argument("--gpus-per-host", type=int, default=8)
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     options, trainer = common.parse(parser, argv)
     if options.tpu and not options.topology:
         raise UserError(f"--tpu={options.tpu}: pass the slice's --topology too, as in --topology=16x16")
+    if options.slices < 1 or options.slices > 1 and not options.tpu:
+        raise UserError(f"--slices={options.slices}: expected 1 or more, of TPUs")
     plan = steps(options, trainer)
     if options.dry_run:
         common.show(plan.values())
@@ -71,6 +74,8 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
         raise missing_extra("PyYAML", "launch") from None
     text = yaml.safe_dump(manifest(options, trainer, name, image), sort_keys=False, width=200)
     first = f"jobset.sigs.k8s.io/jobset-name={name},batch.kubernetes.io/job-completion-index=0"
+    if options.slices > 1:
+        first += ",jobset.sigs.k8s.io/job-index=0"
     return {
         "build": common.Step(
             f"build the image of commit {commit[:12]}",
@@ -104,7 +109,7 @@ def steps(options: argparse.Namespace, trainer: list[str]) -> dict[str, common.S
 
 
 def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: str) -> dict:
-    """The JobSet (jobset.x-k8s.io/v1alpha2): one job, one pod per host, one process per pod."""
+    """The JobSet (jobset.x-k8s.io/v1alpha2): one job per slice or for all GPUs, one pod and process per host."""
     if options.tpu:
         chips = math.prod(int(n) for n in options.topology.split("x"))
         hosts = max(1, chips // options.chips_per_host)
@@ -113,7 +118,7 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
             "cloud.google.com/gke-tpu-accelerator": options.tpu,
             "cloud.google.com/gke-tpu-topology": options.topology,
         }
-        arguments = ["--multihost", *trainer]  # GKE tells the hosts of a slice about each other
+        arguments = common.on_slices(trainer)  # GKE tells the hosts of a slice about each other
         environment = [{"name": "JAX_COORDINATOR_PORT", "value": str(PORT)}]
         # All hosts on one slice, and no other run on it.
         annotations = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
@@ -150,6 +155,8 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
         "containers": [container],
         "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
     }
+    if options.slices > 1:  # GKE tells them of each other; what they send goes through the hosts' own network
+        pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     metadata = {}
     if options.data:  # by GKE's own driver, which must be enabled in the cluster
         attributes = {"bucketName": options.data, "mountOptions": "implicit-dirs"}
@@ -177,7 +184,7 @@ def manifest(options: argparse.Namespace, trainer: list[str], name: str, image: 
                 "maxRestarts": options.restarts,
                 "rules": [{"name": "wrong", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
             },
-            "replicatedJobs": [{"name": "hosts", "replicas": 1, "template": {"spec": job}}],
+            "replicatedJobs": [{"name": "hosts", "replicas": options.slices, "template": {"spec": job}}],
         },
     }
 

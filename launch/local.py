@@ -17,22 +17,30 @@ from collections.abc import Callable, Iterable
 
 from launch import common
 from rxrx_jax.base import command
+from rxrx_jax.base.errors import UserError
 
 TRAINER = common.TRAINER
+SLICES = "MEGASCALE_NUM_SLICES"  # as several TPU slices have it; `rxrx_jax.base.sharding` reads it
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m launch.local", description=__doc__)
     parser.add_argument("--processes", type=int, required=True, help="emulated hosts")
     parser.add_argument("--devices", type=int, required=True, help="CPU devices of each")
+    parser.add_argument("--slices", type=int, default=1, help="that the hosts are of, as several TPU slices")
     parser.add_argument("--restarts", type=int, default=0, help="how often a lost or preempted run is started again")
     parser.add_argument("--grace", type=float, default=10, help="seconds between SIGTERM and SIGKILL after a failure")
     parser.add_argument("--port", type=int, default=0, help="of the first host; default a free one")
     parser.add_argument("--module", default=TRAINER, help=argparse.SUPPRESS)
     options, trainer = common.parse(parser, argv)
 
+    if options.slices < 1 or options.processes % options.slices:
+        raise UserError(f"--slices={options.slices} does not divide --processes={options.processes}")
+    slices = {SLICES: str(options.slices)} if options.slices > 1 else {}
+
     def hosts():
-        return commands(options.processes, options.devices, trainer, options.port, options.module)
+        found = commands(options.processes, options.devices, trainer, options.port, options.module)
+        return [(environment | slices, line) for environment, line in found]
 
     return see_through(hosts, options)
 
@@ -54,6 +62,7 @@ def commands(
 def trainer_line(arguments: list[str], module: str = TRAINER) -> list[str]:
     # Where util-linux is installed the kernel kills a host when the launcher dies, also by SIGKILL: no orphans.
     tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+    module, arguments = common.program(arguments, module)
     return [*tied, sys.executable, "-m", module, *arguments]
 
 

@@ -28,11 +28,13 @@ def install(commit: str, extra: str) -> str:
     )
 
 
-def start(commit: str, name: str, line: Sequence[str], environment: dict[str, str], afterwards: str = "") -> str:
+def start(
+    commit: str, name: str, line: Sequence[str], environment: dict[str, str], before: str = "", afterwards: str = ""
+) -> str:
     """Starts `python LINE` so that it survives the end of the connection, unless it is running already.
-    `afterwards` (shell) runs when it has ended."""
+    `before` and `afterwards` (shell) run when it starts and when it has ended."""
     run = f"{common.assignments(environment)}.venv/bin/python {shlex.join(line)}"
-    inner = "; ".join(filter(None, [run, "code=$?", afterwards, f"echo $code > ../{name}.code"]))
+    inner = "; ".join(filter(None, [before, run, "code=$?", afterwards, f"echo $code > ../{name}.code"]))
     return "\n".join(
         [
             f"cd rxrx_jax/{commit} || exit 1",

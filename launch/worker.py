@@ -1,6 +1,7 @@
-"""What a cluster starts on each host: the trainer, in this process.
+"""What a cluster starts on each host: the trainer, or an embedding job, in this process.
 
 python -m launch.worker --config=mae_vit.py --workdir=DIR ...
+python -m launch.worker embed --checkpoint=WORKDIR --data=rxrx3 --workdir=DIR ...
 
 A cluster takes 0 for the end, but the trainer also exits with 0 when SIGTERM (a preemption, a time limit) made it stop
 after a checkpoint. Then the first host exits with 85 instead, so that the cluster starts the run again.
@@ -13,6 +14,7 @@ from launch import common
 
 
 def main(module: str = "rxrx_jax.main") -> int:
+    module, sys.argv[1:] = common.program(sys.argv[1:], module)
     workdir = [a.partition("=")[2] for a in sys.argv if a.startswith("--workdir=")][-1]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

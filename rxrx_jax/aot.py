@@ -2,6 +2,7 @@
 time, without one:
 
     python -m rxrx_jax.aot --topology=v5e:16x16 --config=mae_vit.py:rxrx1,variant=L/16 --config.mesh.fsdp=16
+    python -m rxrx_jax.aot --topology=2xv5e:16x16 --config=mae_vit.py:rxrx3,variant=S/16   # two slices
     python -m rxrx_jax.aot --topology=h200:8x8 --config=mae_vit.py:rxrx3,variant=L/8
 
 It is the step that `rxrx_jax.main` runs, for the dataset's published shape; no image is read and nothing is run, so
@@ -30,7 +31,7 @@ from rxrx_jax.training.speed import hlo
 
 # Memory per chip in GiB, by jax's device_kind.
 HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32, "NVIDIA H200": 131}  # 131 GiB are 141 GB
-KNOWN = "v5e:4x4, v5p:4x4x4, v6e:16x16, ..., h200:8x8 (hosts, GPUs of each) or cpu:8"
+KNOWN = "v5e:4x4, v5p:4x4x4, v6e:16x16, ..., 2xv5e:16x16 (slices), h200:8x8 (hosts, GPUs of each) or cpu:8"
 TOPOLOGY = flags.DEFINE_string("topology", None, f"KIND:SHAPE of what to compile for: {KNOWN}.")
 
 # An H200 as XLA describes GPUs (GpuTargetConfigProto): compute capability 9.0, NVIDIA's data sheet and tuning guide.
@@ -61,8 +62,10 @@ def main(arguments: list[str], values: dict) -> None:
 def devices(topology: str | None) -> list:
     """The devices of a slice or cluster, which need not exist. Call it before anything else asks jax for devices."""
     kind, _, shape = (topology or "").partition(":")
+    slices, kind = re.fullmatch(r"(?:(\d+)x)?(.*)", kind).groups()
     sides = {"cpu": "", "h200": r"x\d+"}.get(kind, r"(x\d+)*")
-    if not re.fullmatch(rf"\w+:\d+{sides}", topology or ""):
+    of_tpus = kind not in ("cpu", "h200")
+    if not re.fullmatch(rf"\w+:\d+{sides}", f"{kind}:{shape}") or slices and not (of_tpus and int(slices)):
         raise UserError(f"--topology={topology}: expected {KNOWN}")
     jax.config.update("jax_platforms", "cpu")  # what little runs, runs here
     if kind == "cpu":
@@ -77,7 +80,8 @@ def devices(topology: str | None) -> list:
 
     try:
         importlib.metadata.version("libtpu")
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        more = {"num_slices": int(slices)} if slices else {}
+        return topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{shape}", **more).devices
     except importlib.metadata.PackageNotFoundError:
         raise UserError("libtpu, the TPU's compiler, is missing: pip install -e '.[tpu]'") from None
     except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as e:
@@ -114,7 +118,9 @@ def compile_step(values: dict, chips: list) -> dict:
             how = f"it needs {sizes[0]} of {sizes[1]}" if len(sizes) > 1 else first_line(e)
             raise UserError(f"the step does not fit the chip's memory: {how}") from None
         seconds = time.perf_counter() - begin
-    memory, hbm = compiled.memory_analysis(), HBM.get(chips[0].device_kind)
+    memory, hbm, text = compiled.memory_analysis(), HBM.get(chips[0].device_kind), compiled.as_text()
+    slices = len(sharding.by_slice(chips))
+    between = {"slices": slices, "between_slices": hlo.between_slices(text)} if slices > 1 else {}
     return {
         "device_kind": chips[0].device_kind,
         "chips": len(chips),
@@ -129,7 +135,8 @@ def compile_step(values: dict, chips: list) -> dict:
         "fits": hbm and memory_per_chip(compiled) <= hbm * 2**30,
         "flops_per_image": step.flops_per_image,
         "compiler_flops_per_chip": (compiled.cost_analysis() or {}).get("flops"),
-        "collectives": hlo.collectives(compiled.as_text()),
+        "collectives": hlo.collectives(text),
+        **between,
         "compile_seconds": round(seconds, 1),
         "jax": jax.__version__,
     }
@@ -153,6 +160,8 @@ def table(result: dict) -> list[str]:
         rows["compiler's FLOPs"] = f"{found / 1e12:.3f} T per chip and step, loop bodies once"
     for kind, found in result["collectives"].items():
         rows[kind] = f"{found['count']} per step, {found['bytes'] / 2**20:.1f} MiB"
+    for kind, found in result.get("between_slices", {}).items():
+        rows["between slices"] = f"{kind} {found['count']} per step, {found['bytes'] / 2**20:.1f} MiB per chip"
     rows["compiled in"] = f"{result['compile_seconds']} s, not run"
     return [f"{name:18} {value}" for name, value in rows.items()]
 

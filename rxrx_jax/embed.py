@@ -5,42 +5,46 @@
     python -m rxrx_jax.embed --checkpoint=hf://owner/name --data=rxrx1 --out=embeddings.h5ad
     python -m rxrx_jax.embed --checkpoint=runs/mole --data=smiles.csv --out=embeddings.parquet    # embed_molecules.py
 
+    python -m rxrx_jax.embed --checkpoint=WORKDIR --data=rxrx3 --out=FOLDER    # a file of each plate
+    python -m launch.slurm --nodes=8 --gpus=8 --workdir=/shared/FOLDER -- embed --checkpoint=WORKDIR --data=rxrx3
+
 An image larger than the crop that the model was trained with is cut into tiles of that size, and its embedding is the
-mean of theirs. Interrupted, the same command resumes at the next plate and ends with the same bytes. It runs on all
-devices of one machine. The result is a file as `rxrx_jax.base.embeddings` reads it or, as AnnData, csv or by the names
-of cytominer, one for other tools (`rxrx_jax.maps.exchange`).
+mean of theirs. Interrupted, the same command resumes and ends with the same bytes. It runs on all devices of one or
+several hosts. The result is a file, or a folder of files, as `rxrx_jax.base.embeddings` reads it or, as AnnData, csv or
+by the names of cytominer, a file for other tools (`rxrx_jax.maps.exchange`).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
+from etils import epath
 
 from rxrx_jax import data, datasets, embed_molecules, weights
-from rxrx_jax.base import command, embeddings, sharding
+from rxrx_jax.base import command, embeddings, files, hosts, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.seen import Seen
 from rxrx_jax.base.sharding import parameters_sha256
 from rxrx_jax.data.augment import plain, plate_statistics
 from rxrx_jax.data.roles import held_out_rows
+from rxrx_jax.embedding import job
+from rxrx_jax.embedding.work import Work, check_manifest
 from rxrx_jax.evaluate import protocols
-from rxrx_jax.evaluate.embeddings import columns
 from rxrx_jax.maps import exchange
 from rxrx_jax.models.vit import Encoder
-from rxrx_jax.training import checkpoint
+from rxrx_jax.training import checkpoint, claims
 from rxrx_jax.training.provenance import former
-from rxrx_jax.training.provenance.marks import SEEN_AS, Ledger
+from rxrx_jax.training.provenance.marks import Ledger
+from rxrx_jax.training.safety.preemption import Preemption, Stopped
 from rxrx_jax.weights import export
 
 KEY = b"rxrx_jax"  # of the Parquet file's metadata: what made the embeddings, as JSON
@@ -103,8 +107,9 @@ def _check_channels(path: str, expected: int, given: int) -> None:
         raise UserError(f"{path} takes images of {expected} channels and these have {given}")
 
 
-def make_embed(model: Model, shape: tuple[int, int, int], pool: str | None, block: int | None):
-    """The function (params, minibatch, statistics) -> [B, D] float32, jitted, for images of `shape` [H, W, C].
+def make_encode(model: Model, shape: tuple[int, int, int], pool: str | None, block: int | None):
+    """The function (params, tiles uint8 [B, S, S, C] of the model's crop, plate [B], statistics) -> [B, D], for tiles
+    of images of `shape` [H, W, C].
 
     Args:
       pool: "mean" of the patch tokens, "channels" for the mean of each channel's, one after the other [C*D], or None
@@ -121,22 +126,52 @@ def make_embed(model: Model, shape: tuple[int, int, int], pool: str | None, bloc
     if pool == "mean":
         encoder = encoder.clone(style=dataclasses.replace(style, pool="mean"))
     augment = plain(model.normalisation, model.crop)
-    at = np.array([(y, x) for y in corners(shape[0], model.crop) for x in corners(shape[1], model.crop)], np.int32)
+
+    def one(params, tiles, plate, statistics):
+        images = augment.evaluation({"image": tiles, "plate": plate}, statistics)
+        made: Any = encoder.apply({"params": params}, images)
+        found = made[1]
+        if pool == "channels":
+            return found["channel_embeddings"].reshape(len(images), -1)
+        return found["embedding"] if block is None else found["block_embeddings"][block - 1]
+
+    return one
+
+
+def make_embed(model: Model, shape: tuple[int, int, int], pool: str | None, block: int | None):
+    """The function (params, minibatch, statistics) -> [B, D] float32, jitted, for images of `shape` [H, W, C]; the
+    other arguments as of `make_encode`."""
+    encode, tops, lefts = make_encode(model, shape, pool, block), *corners_of(shape, model.crop)
+    at = np.array([(y, x) for y in tops for x in lefts], np.int32)
 
     def embed(params, minibatch, statistics):
         def one(corner):
             start, size = (0, corner[0], corner[1], 0), (len(minibatch["image"]), model.crop, model.crop, shape[2])
             tile = jax.lax.dynamic_slice(minibatch["image"], start, size)
-            images = augment.evaluation({"image": tile, "plate": minibatch["plate"]}, statistics)
-            made: Any = encoder.apply({"params": params}, images)
-            found = made[1]
-            if pool == "channels":
-                return found["channel_embeddings"].reshape(len(images), -1)
-            return found["embedding"] if block is None else found["block_embeddings"][block - 1]
+            return encode(params, tile, minibatch["plate"], statistics)
 
         return jax.lax.map(one, at).mean(axis=0, dtype=jnp.float32)
 
     return jax.jit(embed)
+
+
+def make_embed_tiles(model: Model, shape: tuple[int, int, int], pool: str | None, block: int | None):
+    """The function (params, tiles uint8 [B, R, T, S, S, C], plate [B], statistics) -> [R, B, D] float32, jitted:
+    the mean of each of R rows of tiles of images of `shape`; the other arguments as of `make_encode`."""
+    encode = make_encode(model, shape, pool, block)
+
+    def embed(params, tiles, plate, statistics):
+        rows = tiles.shape[1:3]
+        each = jnp.moveaxis(tiles.reshape(len(tiles), -1, *tiles.shape[3:]), 1, 0)  # [R*T, B, S, S, C]
+        found = jax.lax.map(lambda tile: encode(params, tile, plate, statistics), each)
+        return found.reshape(*rows, *found.shape[1:]).mean(axis=1, dtype=jnp.float32)
+
+    return jax.jit(embed)
+
+
+def corners_of(shape: tuple[int, int, int], crop: int) -> tuple[list[int], list[int]]:
+    """(tops, lefts) of the tiles of images of `shape` [H, W, C]."""
+    return corners(shape[0], crop), corners(shape[1], crop)
 
 
 def corners(side: int, crop: int) -> list[int]:
@@ -144,26 +179,38 @@ def corners(side: int, crop: int) -> list[int]:
     return [*range(0, side - crop, crop), side - crop]
 
 
-def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=None, per="site", block=None,
-                  minibatch=64, names=exchange.NAMES[0]) -> None:  # fmt: skip
-    """Writes the embeddings of every site or well of a dataset to `out`; resumes where it was stopped.
+def embed_dataset(model: Model, dataset: data.Dataset, out: epath.PathLike, pool=None, per="site", block=None,
+                  minibatch=64, names=exchange.NAMES[0], unreadable=0, by_plates=False,
+                  stopping=lambda: False) -> None:  # fmt: skip
+    """Writes the embeddings of every site or well of a dataset to `out`; resumes where it was stopped; for all hosts.
+
+    Args: out, a file named as exchange.SUFFIXES says, or, without a suffix or with `by_plates`, a folder for a file of
+    each plate (`rxrx_jax.embedding`), also in an object store; minibatch, images at a time of each host; names, one of
+    exchange.NAMES; unreadable, how many records may be left out because they cannot be read; stopping, asked between
+    minibatches.
 
     Rows go plate by plate, sites as in the dataset's table. With per="well" a row is the mean of a well's sites: site
-    0, site_id WELL_0, and in train if any of its sites is. `names` is one of exchange.NAMES. Raises UserError if `out`
-    holds other embeddings, or for another suffix than exchange.SUFFIXES.
+    0, site_id WELL_0, and in train if any of its sites is. Raises UserError if `out` holds other embeddings, or for
+    another suffix, and Stopped after `stopping()`.
     """
-    exchange.check(out)
+    out = files.locate(out)
+    single = bool(out.suffix) and not by_plates and not files.is_remote(out)
+    if single:
+        exchange.check(pathlib.Path(out))
+    elif names != exchange.NAMES[0]:
+        raise UserError(f"--names={names} needs a file as --out")
     if not len(dataset.sites):
         raise UserError(f"{dataset.folder} holds no sites; there is nothing to embed")
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_local_mesh()
     sharding.check_minibatch(mesh, minibatch, "--minibatch")
+    check_manifest(dataset)
     dataset = data.with_channels(dataset, model.channels)
-    embed = make_embed(model, dataset.image_shape, pool, block)
+    embed = make_embed_tiles(model, dataset.image_shape, pool, block)
     statistics = plate_statistics(dataset, model.normalisation)
     dataset = dataclasses.replace(dataset, roles=protocols.roles(dataset, protocols.DEFAULT))
     ledger = Ledger(model.seen, dataset, data.pixel_digests(dataset), dataset.roles.fit, model.normalisation)
     marks, seen = ledger.marks(held_out_rows(dataset)), model.seen.to_bytes(names=False)
-    job = {
+    made_by = {
         "parameters_sha256": parameters_sha256(model.params),
         "crop": model.crop,
         "normalisation": model.normalisation,
@@ -174,108 +221,81 @@ def embed_dataset(model: Model, dataset: data.Dataset, out: pathlib.Path, pool=N
         "block": block,
         "sites_sha256": hashlib.sha256("\n".join(dataset.sites.site_id).encode()).hexdigest(),
     }
-    job |= {"channels": model.channels} if model.channels else {}
-    job |= {} if names == exchange.NAMES[0] else {"names": names}
-    job, parts = json.dumps(job, sort_keys=True), out.with_name(out.name + ".parts")
-    if out.exists():
-        if exchange.made_by(out, KEY) != job.encode():
-            what = "does not say which embeddings it holds" if out.suffix == ".csv" else "holds other embeddings"
-            raise UserError(f"--out={out} exists and {what}; use another or delete it")
-        shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed between its last two lines
-        print(f"{out} is finished; nothing to do", file=sys.stderr)
+    made_by |= {"channels": model.channels} if model.channels else {}
+    made_by |= {} if names == exchange.NAMES[0] else {"names": names}
+    about = json.dumps(made_by, sort_keys=True)
+    hosts.check_equal_across_hosts({"embedding": about})
+    folder = out.with_name(out.name + ".parts") if single else out
+    if hosts.on_first_host(lambda: is_finished(out, folder, about, single)):
+        hosts.say(f"{out} is finished; nothing to do")
         return
-    claim(parts, job)
-
-    plates = dataset.sites.plate
-    order = np.argsort(plates, kind="stable")
-    rows = np.split(order, np.flatnonzero(np.diff(plates[order])) + 1)  # of each plate
-    paths = [parts / f"plate-{plates[group[0]]:06d}.npy" for group in rows]
-    done = sum(len(group) for group, path in zip(rows, paths) if path.exists())
     params = sharding.to_every_device(model.params, mesh)
-    with jax.set_mesh(mesh), tqdm.tqdm(total=len(order), initial=done, unit=" images", desc="embed") as bar:
-        for group, path in zip(rows, paths):
-            if not path.exists():
-                found = []
-                for host_minibatch in data.evaluation_minibatches(dataset, group, minibatch):
-                    used = {key: host_minibatch[key] for key in ("image", "plate")}
-                    found.append(embed(params, sharding.to_device(used, mesh), statistics))
-                    if len(found) > 1:  # one minibatch ahead of the device, so that images do not pile up
-                        found[-2] = np.asarray(found[-2])
-                    bar.update(int(host_minibatch["valid"].sum()))
-                save(path, np.concatenate([np.asarray(part) for part in found])[: len(group)])
-    metadata = {KEY: job.encode()} | embeddings.provenance(marks, seen)
-    own = out if exchange.is_own(out, names) else parts / embeddings.NAME
-    finish(dataset, own, rows, paths, per, metadata, ledger.of_sites)
+
+    def placed(tiles, plate):
+        return embed(params, *sharding.to_device((tiles, plate), mesh), statistics)
+
+    work = Work(
+        dataset=dataset,
+        about=about,
+        embed=placed,
+        crop=model.crop,
+        tops=corners_of(dataset.image_shape, model.crop)[0],
+        lefts=corners_of(dataset.image_shape, model.crop)[1],
+        per=per,
+        metadata={KEY: about.encode()} | embeddings.provenance(marks, seen),
+        seen=ledger.of_sites,
+        minibatch=minibatch,
+        unreadable=unreadable,
+        chips=mesh.size,
+    )
+    with contextlib.ExitStack() as stack:
+        hosts.on_first_host(lambda: stack.enter_context(claims.alone(folder)) and None)
+        hosts.on_first_host(lambda: job.claim(folder, about, own=single))
+        with jax.set_mesh(mesh):
+            index = job.run(work, folder, stopping)
+        if single:
+            hosts.on_first_host(lambda: join(folder, pathlib.Path(out), work.metadata, names))
+    if single:
+        hosts.on_first_host(lambda: shutil.rmtree(folder, ignore_errors=True))
+    if lost := len(index["unreadable"]):
+        hosts.say(f"{lost} records could not be read, named above, and are left out")
+
+
+def is_finished(out: epath.Path, folder: epath.Path, about: str, single: bool) -> bool:
+    """Whether `out` holds these embeddings, all of them. Raises UserError where it holds others."""
+    if not single:
+        if (folder / job.JOB).exists():
+            job.claim(folder, about, own=False)
+        return (folder / embeddings.INDEX).exists()
+    if not out.exists():
+        return False
+    if exchange.made_by(pathlib.Path(out), KEY) != about.encode():
+        what = "does not say which embeddings it holds" if out.suffix == ".csv" else "holds other embeddings"
+        raise UserError(f"--out={out} exists and {what}; use another or delete it")
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed between its last two lines
+    return True
+
+
+def join(folder: epath.Path, out: pathlib.Path, metadata: dict, names: str) -> None:
+    """Writes the plates in a folder to one file, whole plates per row group."""
+    own = out if exchange.is_own(out, names) else pathlib.Path(folder) / embeddings.NAME
+    embeddings.join(own, embeddings.parts(folder).values(), metadata)
     if own != out:
         exchange.write(own, out, names)
-    shutil.rmtree(parts)
 
 
-def claim(parts: pathlib.Path, job: str) -> None:
-    """Makes the folder of the finished plates; that of another job is refused."""
-    about = parts / "job.json"
-    if not about.exists():
-        shutil.rmtree(parts, ignore_errors=True)  # half removed: its plates may be of any job
-        parts.mkdir(parents=True)
-        temporary = about.with_suffix(".tmp")
-        temporary.write_text(job)
-        os.replace(temporary, about)
-    elif about.read_text() != job:
-        raise UserError(f"{parts} holds plates of other embeddings; delete it or use another --out")
-
-
-def save(path: pathlib.Path, array: np.ndarray) -> None:
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        np.save(file, array)
-    os.replace(temporary, path)
-
-
-def finish(dataset: data.Dataset, out: pathlib.Path, rows: list, paths: list, per: str, metadata: dict,
-           seen: Callable) -> None:  # fmt: skip
-    """Writes the plates to one file, whole plates per row group; complete once it appears. Args: seen: for rows of
-    the dataset, [n], what was seen of each."""
-    partial, writer, form = out.with_name(out.name + ".partial"), None, None
-    group = []
-    for i, (chosen, path) in enumerate(zip(rows, paths)):
-        part = columns(dataset, chosen) | {"seen": seen(chosen)}, np.load(path)
-        group.append(by_well(*part) if per == "well" else part)
-        if sum(len(embedding) for _, embedding in group) < embeddings.GROUP and i + 1 < len(rows):
-            continue
-        names = {name: np.concatenate([part[name] for part, _ in group]) for name in group[0][0]}
-        embedding = np.concatenate([embedding for _, embedding in group])
-        if writer is None or form is None:
-            kinds = {name: embeddings.KINDS[values.dtype.kind] for name, values in names.items()}
-            form = embeddings.schema(kinds, embedding.shape[1]).with_metadata(metadata)
-            writer = embeddings.open_writer(partial, form)
-        writer.write_table(embeddings.table(form, names, embedding), row_group_size=len(embedding))
-        group = []
-    if writer:
-        writer.close()
-    os.replace(partial, out)
-
-
-def by_well(part: dict[str, np.ndarray], embedding: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Rows of sites -> rows of wells, in the order in which they first appear."""
-    _, first, well = np.unique(part["well_id"], return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    mean = np.stack([embedding[well == w].mean(axis=0) for w in order])
-    found = {name: values[first[order]] for name, values in part.items()}
-    found["split"] = np.array([min(part["split"][well == w], key=data.SPLITS.index) for w in order])
-    most = [max(part["seen"][well == w], key=SEEN_AS.index) for w in order]
-    found["seen"] = np.array(most, str)
-    found["site_id"] = np.array([f"{name}_0" for name in found["well_id"]])
-    return found | {"site": np.zeros_like(found["site"])}, mean
-
-
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's."""
     parser = argparse.ArgumentParser(prog="python -m rxrx_jax.embed", description="Embeds a whole prepared dataset.")
     parser.add_argument(
         "--checkpoint", required=True, help="a run's workdir, an exported folder, a file of weights, or hf://owner/name"
     )
     parser.add_argument("--data", required=True, help="name of a dataset, its prepared folder, or a builder's .py file")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="the .parquet, .h5ad or .csv file to write")
+    out = parser.add_mutually_exclusive_group(required=True)
+    out.add_argument(
+        "--out", help="the .parquet, .h5ad or .csv file to write, or a folder for a .parquet file of each plate"
+    )
+    out.add_argument("--workdir", help="such a folder, which all hosts see, or a gs:// address")
     parser.add_argument(
         "--parameters",
         metavar="PART",
@@ -291,14 +311,33 @@ def main(argv: list[str] | None = None) -> None:
         "--names", choices=exchange.NAMES, default=exchange.NAMES[0],
         help="of columns; cytominer: Metadata_Plate, Image_Embedding_0 and so on, for pycytominer and copairs",
     )  # fmt: skip
-    parser.add_argument("--minibatch", type=int, default=64, help="images at a time (default: 64)")
+    parser.add_argument("--minibatch", type=int, default=64, help="images at a time of each host (default: 64)")
+    parser.add_argument(
+        "--unreadable", type=int, default=0, help="records that may be left out because they are damaged (default: 0)"
+    )
     parser.add_argument("--folder", help="of prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)")
-    flags = parser.parse_args(argv)
+    parser.add_argument("--multihost", action="store_true", help="join the other hosts of a Cloud TPU slice")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    flags = make_parser().parse_args(argv)
     if embed_molecules.is_of_molecules(flags.checkpoint):
+        if not flags.out:
+            raise UserError("--workdir is for images; a checkpoint of molecules needs --out")
         return embed_molecules.run(flags)
-    dataset = datasets.open(flags.data, flags.folder)
-    model = open_model(flags.checkpoint, dataset.image_shape[2], flags.parameters)
-    embed_dataset(model, dataset, flags.out, flags.pool, flags.per, flags.block, flags.minibatch, flags.names)
+    hosts.join(flags.multihost)
+    try:
+        with Preemption() as preemption, hosts.leaving(Stopped):
+            dataset = datasets.open(flags.data, flags.folder)
+            model = open_model(flags.checkpoint, dataset.image_shape[2], flags.parameters)
+            embed_dataset(model, dataset, flags.out or flags.workdir, flags.pool, flags.per, flags.block,
+                          flags.minibatch, flags.names, flags.unreadable, by_plates=bool(flags.workdir),
+                          stopping=lambda: bool(preemption.flag(1).any()))  # fmt: skip
+    except Stopped:
+        pass
+    hosts.part()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 The columns are those of sites.csv (split, site_id, well_id, cell_type, experiment, plate, well, site, well_type,
 perturbation, perturbation_id, and the dataset's own), then `embedding`, a fixed-size list of D float32. A row group
-holds whole plates, so that one plate is read without the others.
+holds whole plates, so that one plate is read without the others. Or a folder of one such file for each plate, with an
+index of them (`rxrx_jax.embedding`).
 """
 
 import base64
+import contextlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -20,6 +22,7 @@ from rxrx_jax.base.errors import UserError, reason, shortened
 
 AGAIN = "copy it again, or embed again"
 NAME = "embeddings.parquet"
+INDEX, PLATES = "embeddings.json", "plates"  # of a folder with a file for each plate
 EMBEDDING = "embedding"
 # Of the file's metadata: the marks of metrics computed on it, and in base64 the table of what its parameters have seen
 # (`training.provenance.seen`, without site ids).
@@ -62,8 +65,7 @@ def provenance(marks: str, seen: bytes) -> dict[bytes, bytes]:
 def read_provenance(path: epath.PathLike) -> tuple[str, bytes] | None:
     """(marks, table of what was seen as bytes) of a file, or of the one in a folder; None where it records none.
     Raises UserError if it is not such a file."""
-    path = epath.Path(path)
-    path = path / NAME if path.is_dir() else path
+    path = next(iter(parts(path).values()))
     try:
         with files.opened(path, AGAIN) as stream:
             found = pq.read_schema(stream).metadata or {}
@@ -94,6 +96,26 @@ def write(
             writer.write_table(table(form, part, embedding[start:stop]), row_group_size=max(n, 1))
 
 
+def join(path: epath.PathLike, sources: Iterable[epath.PathLike], metadata: dict[bytes, bytes]) -> None:
+    """Writes the rows of some files, of one plate each, to one; it appears when complete."""
+    group: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
+    with files.writing(path) as file, contextlib.ExitStack() as stack:
+        form = writer = None
+        sources = list(sources)
+        for i, source in enumerate(sources, 1):
+            group.append(_read_file(epath.Path(source), None, None))
+            if sum(len(embedding) for _, embedding in group) < GROUP and i < len(sources):
+                continue
+            columns = {name: np.concatenate([part[name] for part, _ in group]) for name in group[0][0]}
+            embedding = np.concatenate([embedding for _, embedding in group])
+            if form is None:
+                kinds = {name: KINDS[values.dtype.kind] for name, values in columns.items()}
+                form = schema(kinds, embedding.shape[1]).with_metadata(metadata)
+                writer = stack.enter_context(open_writer(file, form))
+            writer.write_table(table(form, columns, embedding), row_group_size=max(len(embedding), 1))
+            group = []
+
+
 def _groups(columns: dict[str, np.ndarray], n: int) -> list[tuple[int, int]]:
     """(start, stop) of the row groups: at least GROUP rows each, cut where the plate changes."""
     changes = np.zeros(max(n - 1, 0), bool)
@@ -107,15 +129,38 @@ def _groups(columns: dict[str, np.ndarray], n: int) -> list[tuple[int, int]]:
     return list(zip(bounds, [*bounds[1:], n]))
 
 
+def parts(path: epath.PathLike) -> dict[str, epath.Path]:
+    """The files of `path`, a file, a folder that holds NAME, or one with a file for each plate, by EXPERIMENT/PLATE;
+    "" for a file of any plates. Raises UserError where there are none, or not all yet."""
+    path = epath.Path(path)
+    if (path / INDEX).exists():
+        found = files.read_json(path / INDEX, AGAIN).get("plates")
+        if not (isinstance(found, dict) and found and all(isinstance(one, dict) for one in found.values())):
+            raise UserError(f"{path / INDEX} is damaged (it names no plates); {AGAIN}")
+        return {str(about.get("plate")): path / PLATES / name for name, about in found.items()}
+    if (path / PLATES).is_dir() and not (path / NAME).exists():
+        raise UserError(f"{path} is not finished: start the command that embeds into it again")
+    return {"": path / NAME if path.is_dir() else path}
+
+
+def count_rows(path: epath.PathLike) -> int:
+    """The rows of one file. Raises UserError where it cannot be read."""
+    try:
+        with files.opened(path, AGAIN) as stream:
+            return pq.read_metadata(stream).num_rows
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+
+
 def read(
     path: epath.PathLike, experiments: Sequence[str] | None = None, plates: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Reads an embeddings file, or the one in a folder, or a part of it.
+    """Reads an embeddings file, or what a folder holds, or a part of it.
 
     Args:
-      path: the file, or a folder that holds NAME.
+      path: the file, a folder that holds NAME, or one with a file for each plate.
       experiments: names of those to read; all if None.
-      plates: "EXPERIMENT/PLATE" of those to read; all if None. Row groups without any are not read.
+      plates: "EXPERIMENT/PLATE" of those to read; all if None. Row groups and files without any are not read.
 
     Returns:
       columns, each [n]: object for text (equal text is stored once), int32, float64; and embedding [n, D] float32.
@@ -123,14 +168,35 @@ def read(
     Raises UserError: no such file, not an embeddings file, an experiment or plate that it does not have, or two rows of
     one site among those read.
     """
-    path = epath.Path(path)
-    path = path / NAME if path.is_dir() else path
+    found, experiments, plates = parts(path), _as_set(experiments), _as_set(plates)
+    if "" in found:
+        return _read_file(found[""], experiments, plates)
+    for key, wanted, known in (
+        ("experiment", experiments, {title.rpartition("/")[0] for title in found}),
+        ("plate", plates, {*found}),
+    ):
+        if unknown := sorted((wanted or set()) - known):
+            raise UserError(f"{path} has no {key} {unknown[0]!r}")
+    chosen = [
+        _read_file(file, None, None)
+        for title, file in found.items()
+        if (experiments is None or title.rpartition("/")[0] in experiments) and (plates is None or title in plates)
+    ]
+    names = [name for name in chosen[0][0] if all(name in columns for columns, _ in chosen)] if chosen else []
+    columns = {name: np.concatenate([columns[name] for columns, _ in chosen]) for name in names}
+    _check_sites(columns.get("site_id"), epath.Path(path))
+    return columns, np.concatenate([embedding for _, embedding in chosen])
+
+
+def _read_file(
+    path: epath.Path, experiments: set | None, plates: set | None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     if not path.exists():
         raise UserError(f"{path} does not exist")
     files.check_pointer(path)
     try:
         with files.opened(path, AGAIN) as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
-            return _read(file, path, _as_set(experiments), _as_set(plates))
+            return _read(file, path, experiments, plates)
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # a damaged file may claim any size

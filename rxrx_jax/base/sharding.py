@@ -3,12 +3,13 @@
 import contextlib
 import hashlib
 import math
+import os
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -18,15 +19,44 @@ MINIBATCH = ("data", "fsdp")  # the minibatch is split over both axes; parameter
 
 
 def make_mesh(fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """All devices, or those given, as a (data, fsdp, tensor) mesh. Raises UserError if fsdp*tensor does not divide
-    their number."""
+    """All devices, or those given, as a (data, fsdp, tensor) mesh. Of several TPU slices each is a part of the data
+    axis, so that between them, where the network is slow, gradients alone are sent. Raises UserError if fsdp*tensor
+    does not divide the number of devices, or of a slice's."""
     devices = jax.devices() if devices is None else devices
-    count = len(devices)
+    slices = by_slice(devices)
+    count = len(slices[0])
     if fsdp < 1 or tensor < 1 or count % (fsdp * tensor):
-        raise UserError(f"mesh.fsdp={fsdp} times mesh.tensor={tensor} does not divide the {count} devices")
-    # Auto axes: Explicit, the default of make_mesh, refuses Linen convolutions over sharded parameters.
+        of = f" of each of the {len(slices)} slices" * (len(slices) > 1)
+        raise UserError(f"mesh.fsdp={fsdp} times mesh.tensor={tensor} does not divide the {count} devices{of}")
     shape = (count // (fsdp * tensor), fsdp, tensor)
-    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # As mesh_utils.create_hybrid_device_mesh does, which knows of no emulated slices.
+    array = np.concatenate([mesh_utils.create_device_mesh(shape, part) for part in slices])
+    # Auto axes: Explicit, the default of jax.make_mesh, refuses Linen convolutions over sharded parameters.
+    return Mesh(array, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def make_local_mesh() -> Mesh:
+    """This host's devices alone, as `make_mesh` arranges them, for what each host does by itself."""
+    return make_mesh(devices=jax.local_devices())
+
+
+def by_slice(devices) -> list[list]:
+    """The devices of each TPU slice, in order; of other devices, which all reach each other alike, one list.
+    MEGASCALE_NUM_SLICES, which says on TPUs how many slices a run has, parts emulated hosts too. Raises UserError where
+    the slices are not of one size."""
+    emulated = int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
+    parts: dict[int, list] = {}
+    for device in devices:
+        index = 0
+        if device.platform == "tpu":
+            index = getattr(device, "slice_index", 0)
+        elif device.platform == "cpu":
+            index = device.process_index * emulated // jax.process_count()
+        parts.setdefault(index, []).append(device)
+    found = [parts[index] for index in sorted(parts)]
+    if len({len(part) for part in found}) > 1:
+        raise UserError(f"slices of {', '.join(str(len(part)) for part in found)} devices: a run's are of one size")
+    return found
 
 
 def platform() -> str:

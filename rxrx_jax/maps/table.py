@@ -67,8 +67,9 @@ def read(*paths: pathlib.Path | str, metadata: pathlib.Path | str | None = None)
     """Reads profiles, and joins the columns of another table to them.
 
     Args:
-      paths: of our embeddings.parquet or the folder it is in; .h5ad; a wide table as .parquet, .csv or .csv.gz. Of
-        several, such as one per plate, the rows follow each other, with the features and columns that all have.
+      paths: of our embeddings.parquet or the folder it is in, or a folder with a file for each plate; .h5ad; a wide
+        table as .parquet, .csv or .csv.gz. Of several, such as one per plate, the rows follow each other, with the
+        features and columns that all have.
       metadata: a table without embeddings, one row per value of site_id or well_id, or else of all shared columns.
 
     Raises UserError for a file that is not such a table, for files without a common feature, and for a row of which the
@@ -100,12 +101,13 @@ def _together(parts: list[Profiles]) -> Profiles:
 
 
 def _read(path: pathlib.Path) -> Profiles:
-    path = path / embeddings.NAME if path.is_dir() else path
+    by_plates = (path / embeddings.PLATES).is_dir()
+    path = path / embeddings.NAME if path.is_dir() and not by_plates else path
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    if not path.name.endswith(SUFFIXES):
+    if not (by_plates or path.name.endswith(SUFFIXES)):
         raise UserError(f"{path}: expected a file named {', '.join(f'*{suffix}' for suffix in SUFFIXES)}")
-    if _is_own(path):
+    if by_plates or _is_own(path):
         columns, features = embeddings.read(path)
         names = [f"embedding_{i}" for i in range(features.shape[1])]
     else:

@@ -1,5 +1,7 @@
 """What the launchers print with --dry-run, compared with tests/launch/*.txt; its shell text is sound."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -89,7 +91,7 @@ def test_shellcheck_finds_nothing(tmp_path):
     texts |= {
         "unpack": remote.unpack(COMMIT),
         "install": remote.install(COMMIT, "gpu"),
-        "start": remote.start(COMMIT, "run-1", line, {"A": "1 2"}, "true"),
+        "start": remote.start(COMMIT, "run-1", line, {"A": "1 2"}, "begin=1", "true"),
         "follow": remote.follow("run-1"),
         "kill": remote.kill("run-1"),
     }
@@ -130,9 +132,79 @@ def test_the_manifest_asks_for_every_host_once_and_restarts_by_exit_code(name):
         assert values["JAX_COORDINATOR_ADDRESS"] == host_0 and values["JAX_NUM_PROCESSES"] == "8"
 
 
+def of_embedding(name) -> str:
+    """What the dry run of a case prints with an embedding job in place of the trainer's arguments."""
+    module, arguments = CASES[name]
+    job = ["--", "embed", "--checkpoint=/data/run 2", "--data=rxrx3", "--per=well"]
+    found = io.StringIO()
+    with contextlib.redirect_stdout(found):
+        assert module.main([*arguments[: arguments.index("--")], *job]) == 0
+    return found.getvalue()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_embedding_job_is_started_as_a_run_is(name):
+    text = of_embedding(name)
+    words = [word.strip("'\"") for word in re.split(r"[\s=]+", text)]
+    module = "rxrx_jax.embed" if name in ("local", "host") else "embed"
+    assert module in words and "--config" not in words and "rxrx_jax.main" not in text
+    multihost = "--multihost" in text
+    assert multihost == (name in ("tpu_pod", "gke_tpu"))
+    after = words[words.index(module) + 1 :]
+    after = [word for word in after if word not in ("-", "--multihost")]
+    assert after[0] == "--checkpoint" and "/data/run" in after[1] and "--workdir" in text
+
+
+def test_a_mistake_in_an_embedding_job_is_told_before_anything_is_asked_for(capsys):
+    for job in (["--data=rxrx3"], ["--checkpoint=a", "--data=b", "--per=plate"]):
+        with pytest.raises(SystemExit, match="2"):
+            local.main(["--processes=1", "--devices=1", "--workdir=a", "--", "embed", *job])
+        assert "python -m rxrx_jax.embed: error: " in capsys.readouterr().err
+
+
+# Several slices.
+
+
+def test_emulated_hosts_are_told_of_slices(capsys):
+    module, arguments = CASES["local"]
+    assert module.main(["--slices=2", *arguments]) == 0
+    text = capsys.readouterr().out
+    assert text.count("MEGASCALE_NUM_SLICES=2 ") == 2 == text.count("JAX_PROCESS_ID=")
+
+
+def test_several_slices_are_one_queued_resource_of_as_many_nodes(capsys):
+    module, arguments = CASES["tpu_pod"]
+    assert module.main(["--slices=2", *arguments]) == 0
+    text = capsys.readouterr().out
+    create = re.search("queued-resources create .*", text)[0]
+    assert "--node-prefix=run-1 --node-count=2" in create and "--node-id" not in create
+    ssh = re.findall("gcloud compute tpus queued-resources (?:ssh|scp) .*", text)
+    assert len(ssh) == 8 and all("--node=" in line for line in ssh) and "tpu-vm" not in text
+    assert [line for line in text.splitlines() if "--worker=0 --node=0" in line] == [ssh[3]]
+    assert text.count("tail --pid") == 2  # of the first host of the first slice, and where what is left is killed
+
+
+def test_several_slices_are_one_job_set_of_as_many_jobs(capsys):
+    module, arguments = CASES["gke_tpu"]
+    assert module.main(["--slices=2", *arguments]) == 0
+    text = capsys.readouterr().out
+    (replicated,) = yaml.safe_load(re.search(r"<<'END'\n(.*)END\n", text, re.S)[1])["spec"]["replicatedJobs"]
+    spec = replicated["template"]["spec"]
+    assert replicated["replicas"] == 2 and spec["completions"] == 64  # of each
+    assert spec["template"]["spec"]["hostNetwork"] is True
+    assert "job-completion-index=0,jobset.sigs.k8s.io/job-index=0" in text  # the first host of the first
+
+
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
+        ("tpu_pod", [*SLICE, "--slices=0"], "--slices=0: expected 1 or more"),
+        (
+            "gke",
+            ["--image=a", "--gpu=b", "--slices=2", "--workdir=gs://b/c"],
+            "--slices=2: expected 1 or more, of TPUs",
+        ),
+        ("local", ["--processes=3", "--devices=1", "--slices=2", "--workdir=a"], "--slices=2 does not divide"),
         ("tpu_pod", [a.replace("gs://bucket", "/data") for a in SLICE], "pass gs://BUCKET/RUN"),
         ("gke", ["--image=a", "--tpu=b", "--workdir=gs://b/c"], "pass the slice's --topology"),
         ("slurm", ["--workdir=run"], "pass a path from / on a file system that all nodes share"),
@@ -141,7 +213,7 @@ def test_the_manifest_asks_for_every_host_once_and_restarts_by_exit_code(name):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(name, arguments, message, capsys):
-    module = {"tpu_pod": tpu_pod, "gke": gke, "slurm": slurm, "host": host}[name]
+    module = {"tpu_pod": tpu_pod, "gke": gke, "slurm": slurm, "host": host, "local": local}[name]
     assert command.run(module.main, [*arguments, "--dry-run", "--", "--config=convnet.py"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in err and err.count("\n") == 1

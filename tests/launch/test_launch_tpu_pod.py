@@ -18,6 +18,7 @@ KINDS = {  # what a call of gcloud is for, in a word; the first that fits
     "kill": "pkill -KILL",
     "stop": "pkill -TERM",
     "follow": "tail --pid",
+    "reach": "--command=true",
     "ask": "exit code $(",
     "delete": " delete ",
 }
@@ -71,6 +72,26 @@ def test_a_lost_run_starts_again_on_the_same_slice(clone, gcloud):
     again = ["state", "ask", "kill", "start", "follow"]
     assert code == 0, err
     assert calls(gcloud) == [*UP, "start", "follow", *again, *again, "delete"]
+
+
+def test_a_lost_slice_of_two_is_waited_for_and_gets_the_code_again(clone, gcloud):
+    """The first copy fails: the slice that is new does not answer yet."""
+    answers = {"follow": [75, 0], "ask": [1], "scp": [0, 1, 0]}
+    code, _, err = finish(run(clone, gcloud, answers, "--slices=2"))
+    lost, again = ["state", "ask", "kill"], ["state", "reach", "scp"]
+    assert code == 0, err
+    end = ["install", "start", "follow", "delete"]
+    assert calls(gcloud) == [*UP, "start", "follow", *lost, *again, *lost, *again, *end]
+    assert "the run was lost (code 75): starting again, 2 left" in err
+    assert all("--node=all" in call for call in gcloud.calls() if " scp " in call or "setsid" in call)
+
+
+def test_a_log_is_copied_to_the_workdir_while_the_run_lasts_under_a_name_of_its_own(clone, gcloud):
+    assert finish(run(clone, gcloud, {}))[0] == 0
+    start = next(call for call in gcloud.calls() if "setsid" in call)
+    assert "while sleep 60; do gcloud storage cp ../run.log" in start and "/hosts/" in start
+    assert "$(hostname)-$(date -u +%Y%m%dT%H%M%S)" in start
+    assert start.index("while sleep") < start.index("launch.worker") < start.index('kill "$copying"')
 
 
 def test_restarts_come_to_an_end(clone, gcloud):

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from rxrx_jax.base.config import flatten
 from rxrx_jax.base.errors import UserError, to_the_user
 from rxrx_jax.base.hosts.arrival import join, part
+from rxrx_jax.base.hosts.board import pin, pinned
 from rxrx_jax.base.hosts.departure import AGAIN, STATUS, before_exit, go_last, is_away, is_lost, leaving
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "on_any",
     "on_first_host",
     "part",
+    "pin",
+    "pinned",
     "say",
 ]
 

@@ -192,7 +192,7 @@ def _provenance(path: str, marks: str) -> tuple[dict[bytes, bytes] | None, str]:
     """Metadata of map.parquet with what the embeddings' parameters have seen, and the marks of what is computed on it:
     those of the embeddings, "?" where they say nothing, and of the alignment."""
     own = pathlib.Path(path)
-    told = embeddings.read_provenance(own) if own.suffix == ".parquet" and own.exists() else None
+    told = embeddings.read_provenance(own) if own.is_dir() or own.suffix == ".parquet" and own.exists() else None
     if told is None:
         return {embeddings.MARKS: join("?", marks).encode()}, join("?", marks)
     return embeddings.provenance(join(told[0], marks), told[1]), join(told[0], marks)

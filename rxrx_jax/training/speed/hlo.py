@@ -12,25 +12,50 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
     What is in a loop counts as often as the loop runs, where the text says how often; bytes are of the whole array that
     is gathered, summed or sent. TPU programs write one collective that overlaps with computation in several places,
-    which share a channel, and a reduce-scatter as an all-reduce in a computation of that name.
+    which share a channel, and a reduce-scatter as an all-reduce in a computation of that name. What TPU slices
+    send each other `between_slices` counts.
     """
+    return _count(text, _collective)
+
+
+def between_slices(text: str) -> dict[str, dict[str, int]]:
+    """The same of what TPU slices send each other over the network of their hosts: the program hands it to a runtime
+    (megascale) by a send, whose attributes name the collective. Bytes are those that one device hands over."""
+    return _count(text, _sent_to_slices)
+
+
+def _collective(name: str, operation: str, rest: str, given: list[int], made: int) -> tuple[str, int] | None:
+    kind = operation.removesuffix("-start")
+    if kind not in KINDS:
+        return None
+    if operation.endswith("-start") and kind != "all-reduce":
+        made -= sum(given)  # the result names the operands again
+    if name.startswith("all-reduce-scatter"):
+        kind = "reduce-scatter"
+    return kind, max(made, sum(given))
+
+
+def _sent_to_slices(name: str, operation: str, rest: str, given: list[int], made: int) -> tuple[str, int] | None:
+    if operation != "send" or "megascale" not in rest:
+        return None
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', rest)
+    return kind[1].lower().replace("_", "-") if kind else "other", max(given)
+
+
+def _count(text: str, look) -> dict[str, dict[str, int]]:
+    """Totals of the instructions for which look(computation, operation, rest of the line, bytes of operands, bytes of
+    the result) is a (kind, bytes)."""
     computations, entry = _computations(text)
     found = {}
 
     def walk(name: str, times: int) -> None:
         sizes = {n: _bytes(shape) for n, shape, *_ in computations[name]}
         for instruction, _, operation, rest in computations[name]:
-            kind = operation.removesuffix("-start")
-            if kind in KINDS:
-                given = sum(sizes.get(n, 0) for n in re.findall(r"%([\w.-]+)", rest.partition("), ")[0]))
-                made = sizes[instruction]
-                if operation.endswith("-start") and kind != "all-reduce":
-                    made -= given  # the result names the operands again
-                if name.startswith("all-reduce-scatter"):
-                    kind = "reduce-scatter"
+            given = [sizes.get(n, 0) for n in re.findall(r"%([\w.-]+)", rest.partition("), ")[0])]
+            if seen := look(name, operation, rest, given, sizes[instruction]):
                 channel = re.search(r"channel_id=(\d+)", rest)
-                key = kind, channel[1] if channel else instruction
-                found[key] = max(found.get(key, (0, 0)), (times, max(made, given)))
+                key = seen[0], channel[1] if channel else instruction
+                found[key] = max(found.get(key, (0, 0)), (times, seen[1]))
             inside = times * _trips(rest, computations) if operation == "while" else times
             for called in CALLED.findall(rest):
                 for other in re.findall(r"%([\w.-]+)", called):

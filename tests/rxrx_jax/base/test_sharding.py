@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,12 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from rxrx_jax.adapt.method import Method
+from rxrx_jax.base import sharding
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import (
     RULES,
+    by_slice,
     check_minibatch,
     constrain_tokens,
     make_mesh,
@@ -249,3 +252,44 @@ def start_steps(out, devices, fsdp, tensor, *names):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, sharding_steps.__file__, out, str(fsdp), str(tensor), *names]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+# Several slices.
+
+
+def chips(*slices: int, platform="tpu"):
+    """A device of each of these slices, or processes."""
+    same = {"platform": platform, "device_kind": "chip"}
+    made = [same | {"id": i, "slice_index": of, "process_index": of} for i, of in enumerate(slices)]
+    return [types.SimpleNamespace(**one) for one in made]
+
+
+def numbers(slices):
+    return [[device.id for device in part] for part in slices]
+
+
+def test_slices_are_told_apart_and_other_devices_are_not():
+    assert numbers(by_slice(chips(0, 1, 0, 1))) == [[0, 2], [1, 3]]
+    assert numbers(by_slice(chips(0, 0, 1, 1, platform="gpu"))) == [[0, 1, 2, 3]]
+    with pytest.raises(UserError, match="^slices of 2, 1 devices: a run's are of one size$"):
+        by_slice(chips(0, 0, 1))
+
+
+def test_emulated_hosts_are_of_slices_as_the_environment_says(monkeypatch):
+    hosts = chips(0, 0, 1, 1, 2, 2, 3, 3, platform="cpu")
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    assert len(by_slice(hosts)) == 1
+    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "2")
+    assert numbers(by_slice(hosts)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    monkeypatch.setattr(sharding, "Mesh", lambda array, names, axis_types: array)
+    mesh = make_mesh(2, 1, hosts)
+    assert mesh.shape == (
+        4,
+        2,
+        1,
+    )  # the first half of the data axis is of the first slice, and no other axis crosses it
+    assert [[device.process_index // 2 for device in row] for row in mesh[:, :, 0]] == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    with pytest.raises(
+        UserError, match="mesh.fsdp=8 times mesh.tensor=1 does not divide the 4 devices of each of the 2"
+    ):
+        make_mesh(8, 1, hosts)

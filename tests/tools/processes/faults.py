@@ -46,6 +46,11 @@ def at_minibatch(number, what, *arguments):
     images.training_minibatches = reading
 
 
+def slices(count):
+    """This host is of one of `count` emulated slices."""
+    os.environ["MEGASCALE_NUM_SLICES"] = str(count)
+
+
 def sleep(seconds):
     time.sleep(seconds)
 

@@ -20,6 +20,7 @@ from rxrx_jax.base import embeddings
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.augment import Augment, plate_statistics
+from rxrx_jax.embedding import work
 from rxrx_jax.weights import export
 
 
@@ -103,7 +104,7 @@ def test_wells_keep_their_order_and_are_in_train_if_any_site_is():
         "perturbation_id": np.array([7, 3, 7, 3], np.int32),
         "seen": np.array(["image", "", "label", "image"]),
     }
-    columns, embedding = embed.by_well(part, np.float32([[0, 1], [10, 20], [2, 3], [30, 40]]))
+    columns, embedding = work.by_well(part, np.float32([[0, 1], [10, 20], [2, 3], [30, 40]]))
     np.testing.assert_array_equal(embedding, [[1, 2], [20, 30]])
     found = {name: values.tolist() for name, values in columns.items()}
     assert found == {

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 from commands import python
+from jax.experimental import mesh_utils
 from paths import ROOT
 
 from rxrx_jax import aot
-from rxrx_jax.base import config
+from rxrx_jax.base import config, sharding
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.models import vit
 from rxrx_jax.training.speed import hlo
@@ -59,6 +61,37 @@ def test_collectives_of_a_program():
     assert hlo.collectives(unknown)["reduce-scatter"]["count"] == 1
 
 
+# As TPUs' compiler hands what one slice sends another to its runtime, at one place in a loop and one after it.
+BETWEEN = """\
+%body.1 (state.1: (s32[], bf16[8])) -> (s32[], bf16[8]) {
+  %part = f32[3,8,128]{2,1,0:T(8,128)} bitcast(%x)
+  %send.1 = (f32[3,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%part, %after), channel_id=4, is_host_transfer=true, \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+}
+
+%condition.1 (state.2: (s32[], bf16[8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(5)
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+ENTRY %main.1 (param.1: f32[8,2048]) -> f32[] {
+  %while.1 = (s32[], bf16[8]) while(%state), condition=%condition.1, body=%body.1
+  %one = f32[1,128]{1,0} copy(%y)
+  %send.2 = (f32[1,128]{1,0}, u32[], token[]) send(%one, %after), channel_id=6, is_host_transfer=true, \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %host = (f32[1,128]{1,0}, u32[], token[]) send(%one, %after), channel_id=8, is_host_transfer=true
+  ROOT %sum = f32[4]{0} all-reduce(%z), channel_id=9
+}
+"""
+
+
+def test_what_slices_send_each_other():
+    size = 5 * 3 * 8 * 128 * 4 + 128 * 4
+    assert hlo.between_slices(BETWEEN) == {"all-reduce": {"count": 5 + 1, "bytes": size}}
+    assert hlo.collectives(BETWEEN) == {"all-reduce": {"count": 1, "bytes": 16}}
+    assert hlo.between_slices(PROGRAM) == {}
+
+
 def command(*arguments, cwd=ROOT):
     return python("-m", "rxrx_jax.aot", *arguments, cwd=cwd)
 
@@ -77,7 +110,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     assert result.stderr.count("\n") == 1 and not result.stdout and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("topology", ["", "v5e", "v5e:", "v5e:4x", ":8"])
+@pytest.mark.parametrize("topology", ["", "v5e", "v5e:", "v5e:4x", ":8", "0xv5e:4x4", "2xcpu:8", "2xh200:8x8"])
 def test_a_topology_has_a_kind_and_a_shape(topology):
     with pytest.raises(UserError, match=f"^--topology={topology}: expected v5e:4x4"):
         aot.devices(topology)
@@ -128,6 +161,21 @@ def test_the_step_compiles_for_a_tpu_slice(data):
     assert found["collectives"]["all-gather"]["count"] >= 2 * 4 * (12 + 8)
     per_chip = found["flops_per_image"] * found["minibatch_per_chip"]
     assert 0.02 < found["compiler_flops_per_chip"] / per_chip < 0.5  # loop bodies once
+
+
+@pytest.mark.slow
+def test_two_slices_are_a_hybrid_mesh_and_sum_gradients_between_them():
+    pytest.importorskip("libtpu")
+    chips = aot.devices("2xv5e:4x4")
+    for fsdp in (1, 4):
+        hybrid = mesh_utils.create_hybrid_device_mesh((16 // fsdp, fsdp, 1), (2, 1, 1), devices=chips)
+        np.testing.assert_array_equal(sharding.make_mesh(fsdp, 1, chips).devices, hybrid)
+    found = slice_of("", "XXS/16", "2xv5e:4x4", 4, 128)
+    assert (found["chips"], found["slices"], found["mesh"]["data"]) == (32, 2, 8)
+    assert found["between_slices"].keys() == {"all-reduce"}  # no kernel is gathered between slices
+    # Each chip's share of the gradients, in float32, and little else.
+    assert 1 < found["between_slices"]["all-reduce"]["bytes"] / (4 * found["parameters"] / 16) < 1.5
+    assert "between slices" in "\n".join(aot.table(found | {"compile_seconds": 1}))
 
 
 @pytest.mark.full
