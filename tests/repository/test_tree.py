@@ -44,7 +44,7 @@ ALLOWED = {
     "publishing": "base data models weights training",
     "tables": "base",
     "report": "base drawing data evaluate tables training",
-    "commands": "base data models adapt tasks weights evaluate training publishing tables report maps",
+    "commands": "base simulate data models adapt tasks weights evaluate training publishing tables report maps",
     "a table": "base data weights maps tables report commands",
     "tfds_builders": "base drawing simulate molecules",
     "launch": "base commands",
