@@ -1,17 +1,11 @@
 """The page of a run in Chromium, as people use it; skipped without a browser."""
 
 import pytest
-from browser_tools import CONTRAST, launched, watched
+from browser_tools import CONTRAST, watched
 
 from rxrx_jax.report import wells
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -107,6 +101,31 @@ def test_wells_are_found_selected_coloured_and_told(page, explored):
         assert read.columns["well_id"][i] in card and float(card.rpartition("cosine ")[2]) == pytest.approx(
             cosine, abs=1e-3
         )
+
+
+def test_points_are_drawn_by_webgl_and_a_lasso_chooses_them(page):
+    page.locator(".explorer .figures").scroll_into_view_if_needed()
+    x, y, width, height, has, uses, colours = page.evaluate(
+        """() => {
+          const plot = Bokeh.documents.find(doc => doc.get_model_by_name("points")).roots()[0];
+          const view = Bokeh.index.find_one(plot), {canvas} = view.canvas_view.primary, colours = new Set();
+          const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          for (let i = 0; i < data.length; i += 4)
+            if (Math.max(data[i], data[i + 1], data[i + 2]) - Math.min(data[i], data[i + 1], data[i + 2]) > 90)
+              colours.add(data.slice(i, i + 3).map(v => v >> 5).join());
+          const box = view.canvas_view.el.getBoundingClientRect();
+          return [box.x, box.y, box.width, box.height, document.createElement("canvas").getContext("webgl") !== null,
+                  view.views.find_one(plot.renderers[0]).glyph.has_webgl(), colours.size];
+        }"""
+    )
+    assert uses == has and colours > 1  # the two experiments, in colours of their own; axes are grey
+    page.mouse.move(x + 8, y + 40)
+    page.mouse.down()
+    for right, down in ((width - 60, 40), (width - 60, height - 8), (8, height - 8), (8, 40)):
+        page.mouse.move(x + right, y + down, steps=3)
+    page.mouse.up()
+    page.locator(".chosen", has_text="selected").wait_for()
+    assert len(selected(page)) > 1
 
 
 def test_the_plate_map_shows_what_is_chosen(page):
