@@ -54,6 +54,15 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
+def chromium():
+    """A browser, for `browser_tools.watched`; tests that ask for it are skipped where there is none."""
+    import browser_tools
+
+    with browser_tools.launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
 def small_models():
     """Models of two blocks of 16 features: they compile in half the time of the demo's four of 96."""
     import step_tools

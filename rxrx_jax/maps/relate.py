@@ -7,6 +7,11 @@ import numpy as np
 from rxrx_jax.base.errors import UserError
 
 BLOCK = 512  # rows
+FEW = 2**22  # cosines at most of which all are kept for their order statistics: 32 MB
+SAMPLE, MARGIN = (
+    128,
+    0.03,
+)  # rows whose cosines say about where a rank lies, and how far it may be from there, as a share
 
 
 def unit(x: np.ndarray, name: Callable[[int], str] = "row {}".format) -> np.ndarray:
@@ -60,6 +65,60 @@ def order_statistics(values: np.ndarray, ranks: Sequence[int]) -> np.ndarray:
     ranks = np.asarray(ranks)
     values.partition(np.unique(ranks))
     return values[ranks]
+
+
+def order_statistics_of_pairs(
+    u: np.ndarray, ranks: Sequence[int], chosen: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the values [r] of these ranks among the cosines of all i < j; those of the chosen pairs [m]), as `all_pairs` and
+    `order_statistics` have them. Of many cosines only those that are near to a rank are kept, and the others counted: a
+    sample says where, and where it was wrong all are kept after all. Args: as in `all_pairs`."""
+    ranks, n = np.asarray(ranks, np.int64), len(u)
+    pairs = n * (n - 1) // 2
+    if pairs > FEW:
+        near = _near(u, ranks, pairs)
+        below, kept, queries = _kept(u, near, chosen)
+        at = np.searchsorted(below, ranks, "right") - 1
+        if all(k >= 0 and r - below[k] < len(kept[k]) for r, k in zip(ranks, at)):
+            values = np.empty(len(ranks))
+            for k in np.unique(at):
+                values[at == k] = order_statistics(kept[k], ranks[at == k] - below[k])
+            return values, queries
+    values, queries = all_pairs(u, chosen)
+    return order_statistics(values, ranks), queries
+
+
+def _near(u: np.ndarray, ranks: np.ndarray, pairs: int) -> np.ndarray:
+    """Intervals [k, 2] of cosines, apart and in order, in which the values of the ranks very probably lie."""
+    rows = np.random.default_rng(0).choice(len(u), SAMPLE, replace=False)
+    sample = np.sort((u[rows] @ u.T).ravel())
+    found: list[list[float]] = []
+    for share in np.unique(ranks) / (pairs - 1):
+        low, high = (int((share + side * MARGIN) * (len(sample) - 1)) for side in (-1, 1))
+        edges = [sample[low] if low > 0 else -np.inf, sample[high] if high < len(sample) - 1 else np.inf]
+        if found and edges[0] <= found[-1][1]:
+            found[-1][1] = edges[1]
+        else:
+            found.append(edges)
+    return np.array(found)
+
+
+def _kept(u: np.ndarray, near: np.ndarray, chosen: tuple[np.ndarray, np.ndarray]):
+    """(how many cosines of pairs are below each interval [k], those within each, those of the chosen pairs [m])."""
+    low, high = np.minimum(*chosen), np.maximum(*chosen)
+    below, kept, queries = np.zeros(len(near), np.int64), [[] for _ in near], np.empty(len(low))
+    for start, part in blocks(u):
+        here = (low >= start) & (low < start + len(part))
+        queries[here] = part[low[here] - start, high[here] - start]
+        for k in range(0, len(part), 64):  # rows at a time, which stay in the cache
+            rows = part[k : k + 64]
+            square = rows[:, k : k + len(rows)]
+            for values in (square[np.triu_indices(len(rows), 1)], rows[:, k + len(rows) :]):
+                for i, (first, last) in enumerate(near):
+                    less = values < first
+                    below[i] += np.count_nonzero(less)
+                    kept[i].append(values[~less & (values <= last)])
+    return below, [np.concatenate(one) for one in kept], queries
 
 
 def percentiles(values: np.ndarray, queries: np.ndarray) -> np.ndarray:

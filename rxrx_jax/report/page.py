@@ -14,7 +14,7 @@ import numpy as np
 
 from rxrx_jax.base import page
 from rxrx_jax.base.config import flatten
-from rxrx_jax.base.page import Cell, Picture, figures, number
+from rxrx_jax.base.page import Cell, Picture, explorer, figures, number
 from rxrx_jax.data import ROLES
 from rxrx_jax.report import columns, maps, pictures, plots, records
 from rxrx_jax.report.table import MARKS, Line
@@ -51,7 +51,7 @@ def write_report(
         versions=", ".join(_version(name) for name in ("rxrx_jax", "jax", "flax")),
         missing=_missing(found, path.parent),
         spread=_spread(table, lines),
-        scripts=[figures.script(), *((shared / name).read_text() for name in ("explorer.js", "plates.js"))],
+        scripts=[figures.script(), *explorer.scripts(), (shared / "plates.js").read_text()],
         table=_table(table, lines, found),
         experiments=_experiments(table, lines, found),
         curves=_curves(found),

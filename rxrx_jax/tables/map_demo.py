@@ -37,6 +37,9 @@ NOTES = [
     "over-correction: how far it is below .5, on average over arms, with 0 for arms above.",
     "A batch has a quarter of the genes, so what is left of batch effects makes guides of a gene alike.",
     "Alignments are as published: ComBat and Harmony keep the mean of all wells, which every cosine then shares.",
+    f"pixels: handcrafted features of simulated pictures (rxrx_jax.simulate), {len(planted_maps.PIXELS['train'])} "
+    "experiments with pathways of three treatments as complexes, without arms, guides and compounds. Compare these "
+    "rows with each other alone.",
     "T: the alignment has used all wells without labels; C: it was told which are untreated.",
 ]
 
@@ -62,6 +65,9 @@ ROWS = [
     Row((LABELS[name], arms), "" if name in MISSING else "planted", f"{name}/{arms}/")
     for name in score.ALIGNMENTS
     for arms in score.ARM_CENTRING
+] + [
+    Row((f"{LABELS[name]}, pixels", "none"), "" if name in MISSING else "pixels", f"{name}/none/")
+    for name in score.ALIGNMENTS
 ]
 if MISSING:
     NOTES.append("The Harmony rows are empty without its package: pip install 'rxrx_jax[harmony]'.")
@@ -72,5 +78,8 @@ TABLE = Table(
     worlds=tuple(range(4)),
     columns=COLUMNS,
     rows=ROWS,
-    runs=[Run("planted", planted_maps.__file__, module="rxrx_jax.planted_maps")],
+    runs=[
+        Run("planted", planted_maps.__file__, module="rxrx_jax.planted_maps"),
+        Run("pixels", f"{planted_maps.__file__}:pixels=True", module="rxrx_jax.planted_maps"),
+    ],
 )

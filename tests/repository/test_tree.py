@@ -46,7 +46,8 @@ ALLOWED = {
     "embedding": "base data evaluate training",
     "tables": "base",
     "report": "base drawing data evaluate tables training",
-    "commands": "base molecules data models adapt tasks weights evaluate training publishing embedding tables report maps",
+    "commands": "base simulate molecules data models adapt tasks weights evaluate training publishing embedding tables "
+    "report maps",
     "a table": "base data weights maps tables report commands",
     "tfds_builders": "base drawing simulate molecules",
     "launch": "base commands",

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,12 @@ class Panel:
     of: str
     places: np.ndarray
     axes: tuple[str, str] = ("", "")
+
+
+def scripts() -> list[str]:
+    """What a page needs after `figures.script()`: the points are drawn by WebGL, where a browser has it. For that the
+    page must be a `document` of page.html with `evaluates`."""
+    return [figures.script("bokeh-gl"), (pathlib.Path(__file__).parent / "explorer.js").read_text()]
 
 
 def explore(
@@ -61,7 +68,9 @@ def explore(
     drawn = {}
     for i, panel in enumerate(panels):
         title = f"{panel.of}: {panel.title}"
-        one = figures.figure(320, "pan,wheel_zoom,box_zoom,reset", title=title, match_aspect=True)
+        one = figures.figure(
+            320, "pan,wheel_zoom,box_zoom,reset", title=title, match_aspect=True, output_backend="webgl"
+        )
         colour = f"colour{sets.index(panel.of)}"
         shown = one.scatter(
             f"x{i}", f"y{i}", source=source, size=6, marker="marker", fill_color=colour, line_color=None,

@@ -18,11 +18,11 @@ def check() -> None:
         raise missing_extra("bokeh", "report")
 
 
-def script() -> str:
-    """BokehJS itself, for a script element."""
+def script(component: str = "bokeh") -> str:
+    """BokehJS itself, or another of its components, for a script element."""
     from bokeh.resources import Resources
 
-    return "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+    return "\n".join(Resources(mode="inline", components=[component]).js_raw)
 
 
 def figure(height: int, tools: str = TOOLS, **settings: Any):

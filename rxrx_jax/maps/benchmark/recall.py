@@ -38,14 +38,22 @@ def edges(n: int, lo: float, hi: float) -> tuple[int, int]:
 def hits(null: np.ndarray, queries: np.ndarray, thresholds: Sequence[tuple[float, float]]) -> np.ndarray:
     """Whether each query [m] counts at each (lo, hi), bool [m, t]; the null [N] is reordered, not sorted. With lo = 0
     nothing counts as low, with hi = 1 nothing as high."""
-    n = len(null)
+    if not len(null):
+        return np.zeros((len(queries), len(thresholds)), bool)
+    wanted = ranks(len(null), thresholds)
+    return beyond(queries, dict(zip(wanted, relate.order_statistics(null, wanted))), len(null), thresholds)
+
+
+def ranks(n: int, thresholds: Sequence[tuple[float, float]]) -> list[int]:
+    """Of which of n values, in order, the `hits` at each (lo, hi) depend on the size."""
+    return sorted({min(max(r, 0), n - 1) for pair in thresholds for r in edges(n, *pair)})
+
+
+def beyond(queries: np.ndarray, value: dict[int, float], n: int, thresholds) -> np.ndarray:
+    """The `hits` of queries [m], from the value of each of the `ranks` of a null of n."""
     found = np.zeros((len(queries), len(thresholds)), bool)
-    if not n:
-        return found
-    ranks = [edges(n, lo, hi) for lo, hi in thresholds]
-    wanted = sorted({min(max(r, 0), n - 1) for pair in ranks for r in pair})
-    value = dict(zip(wanted, relate.order_statistics(null, wanted)))
-    for t, ((k, m), (lo, hi)) in enumerate(zip(ranks, thresholds)):
+    for t, (lo, hi) in enumerate(thresholds if n else ()):
+        k, m = edges(n, lo, hi)
         if lo > 0 and k >= 0:
             found[:, t] |= queries < value[k]
         if hi < 1 and m < n:
@@ -76,9 +84,10 @@ def all_pairs(
     u = relate.unit(x, lambda i: str(names[i]))
     pairs = [one.among(names) for one in relations]
     i, j = (np.concatenate([pair[k] for pair in pairs] or [np.zeros(0, int)]) for k in (0, 1))
-    null, queries = relate.all_pairs(u, (i, j))
-    limits = [SIDES[side](*pair) for pair in thresholds]
-    found, rows, start = hits(null, queries, limits), [], 0
+    limits, n = [SIDES[side](*pair) for pair in thresholds], len(u) * (len(u) - 1) // 2
+    wanted = ranks(n, limits) if n else []
+    values, queries = relate.order_statistics_of_pairs(u, wanted, (i, j))
+    found, rows, start = beyond(queries, dict(zip(wanted, values)), n, limits), [], 0
     for one, (a, b) in zip(relations, pairs):
         part = found[start : start + len(a)]
         start += len(a)

@@ -108,6 +108,13 @@ def test_a_well_averages_probabilities_and_not_logits():
         assert found["x/well_accuracy"] == expected
 
 
+def test_a_well_with_a_missing_site_is_scored_by_the_other():
+    there = np.delete(ROWS, 7)
+    found = dict(summarise("x", logits_of(PROBABILITIES)[there], there, DATASET))
+    assert (found["x/sites"], found["x/wells"]) == (6, 4)
+    assert found["x/well_accuracy/B-01"] == 0 and found["x/well_accuracy"] == 2 / 4
+
+
 def test_the_order_of_rows_does_not_matter():
     order = np.random.default_rng(0).permutation(8)
     shuffled = dict(summarise("x", logits_of(PROBABILITIES)[order], ROWS[order], DATASET))

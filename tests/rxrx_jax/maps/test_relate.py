@@ -34,6 +34,34 @@ def test_all_pairs_and_chosen_ones(u):
     assert shares[0] == 0 and shares[2] == 1 and shares[1] == (ordered == ordered[0]).mean() / 2
 
 
+@pytest.mark.parametrize("margin", [0.03, 0.2, 1.0, "wrong"])
+def test_ranks_of_pairs_without_keeping_all(monkeypatch, margin):
+    """Of maps with ties and without, whether the sample was right, kept everything or was wrong."""
+    if margin == "wrong":
+        monkeypatch.setattr(relate, "_near", lambda *given: np.array([[-0.1, 0.1], [0.3, 0.4]]))
+        margin = 0.0
+    monkeypatch.setattr(relate, "FEW", 100)
+    monkeypatch.setattr(relate, "SAMPLE", 40)
+    monkeypatch.setattr(relate, "MARGIN", margin)
+    random = np.random.default_rng(1)
+    i, j = np.array([3, 149, 0, 40, 70]), np.array([60, 2, 1, 41, 3])
+    for x in (random.normal(size=(150, 9)), random.integers(-1, 2, (150, 4)) + [0.5, 0, 0, 0]):
+        values, chosen = relate.all_pairs(relate.unit(x), (i, j))
+        ranks = [0, 558, 559, 560, 5000, 10_616, len(values) - 1]
+        found, queries = relate.order_statistics_of_pairs(relate.unit(x), ranks, (i, j))
+        np.testing.assert_array_equal(found, np.sort(values)[ranks])
+        np.testing.assert_array_equal(queries, chosen)
+
+
+def test_most_cosines_are_counted_and_not_kept(monkeypatch):
+    monkeypatch.setattr(relate, "FEW", 100)
+    monkeypatch.setattr(relate, "all_pairs", None)
+    u = relate.unit(np.random.default_rng(2).normal(size=(300, 9)))
+    relate.order_statistics_of_pairs(u, [2242, 42_607], (np.array([0]), np.array([1])))
+    _, kept, _ = relate._kept(u, relate._near(u, np.array([2242, 42_607]), 44_850), (np.array([0]), np.array([1])))
+    assert sum(map(len, kept)) < 0.16 * 44_850
+
+
 @pytest.mark.parametrize("k", [3, 60, 500])
 def test_top(u, k):
     square = u @ u.T

@@ -1,17 +1,15 @@
 """The page of a run in Chromium, as people use it; skipped without a browser."""
 
+import io
+
+import numpy as np
 import pytest
-from browser_tools import CONTRAST, launched, watched
+from browser_tools import CONTRAST, watched
+from PIL import Image
 
 from rxrx_jax.report import wells
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -107,6 +105,30 @@ def test_wells_are_found_selected_coloured_and_told(page, explored):
         assert read.columns["well_id"][i] in card and float(card.rpartition("cosine ")[2]) == pytest.approx(
             cosine, abs=1e-3
         )
+
+
+def test_points_are_drawn_by_webgl_and_a_lasso_chooses_them(page):
+    page.locator(".explorer .figures").scroll_into_view_if_needed()
+    x, y, width, height, has, uses = page.evaluate(
+        """() => {
+          const plot = Bokeh.documents.find(doc => doc.get_model_by_name("points")).roots()[0];
+          const view = Bokeh.index.find_one(plot), canvas = view.canvas_view.el.getBoundingClientRect();
+          const {left, top, width, height} = view.frame.bbox;
+          return [canvas.x + left, canvas.y + top, width, height, document.createElement("canvas").getContext("webgl")
+                  !== null, view.views.find_one(plot.renderers[0]).glyph.has_webgl()];
+        }"""
+    )
+    shot = page.screenshot(clip={"x": x, "y": y, "width": width, "height": height})
+    pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+    coloured = pixels[np.ptp(pixels, axis=2) > 90]
+    assert uses == has and len(np.unique(coloured // 64, axis=0)) > 1  # of two experiments; axes and titles are grey
+    page.mouse.move(x + 3, y + 3)
+    page.mouse.down()
+    for right, down in ((width - 3, 3), (width - 3, height - 3), (3, height - 3), (3, 3)):
+        page.mouse.move(x + right, y + down, steps=3)
+    page.mouse.up()
+    page.locator(".chosen", has_text="selected").wait_for()
+    assert len(selected(page)) > 1
 
 
 def test_the_plate_map_shows_what_is_chosen(page):

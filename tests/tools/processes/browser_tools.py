@@ -61,5 +61,6 @@ def watched(browser, path):
         return page
 
     yield open_page
-    assert said == []
+    # Of a browser without a graphics card, whose driver says that it is slow.
+    assert [text for text in said if "GL Driver Message" not in text] == []
     assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]

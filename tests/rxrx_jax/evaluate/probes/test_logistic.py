@@ -64,6 +64,19 @@ def test_correlated_features_and_many_classes_are_scikit_learns_too():
     np.testing.assert_allclose(np.exp(model.log_probabilities(features, 19)), expected, atol=1e-4)
 
 
+def test_many_classes_are_scikit_learns_in_few_steps(monkeypatch):
+    """The rows of a class pull its weights towards their mean alone, which is scaled from 64 classes on."""
+    random = np.random.default_rng(2)
+    labels = np.arange(720) % 72
+    features = 2 * random.normal(size=(72, 40))[labels] + random.normal(size=(720, 40))
+    model = logistic.fit(features, labels, tolerance=1e-6)
+    x = standardised(features)
+    expected = LogisticRegression(tol=1e-9, max_iter=9000).fit(x, labels).predict_proba(x)
+    np.testing.assert_allclose(np.exp(model.log_probabilities(features, 72)), expected, atol=1e-4)
+    monkeypatch.setattr(logistic, "MANY", 100)
+    assert model.converged and model.steps < logistic.fit(features, labels, tolerance=1e-6).steps
+
+
 def test_it_is_the_minimum_of_the_penalised_loss(data):
     """Mean cross-entropy + |W|^2 / (2 C n), no penalty on the offsets: minimised here by another algorithm."""
     features, labels = data

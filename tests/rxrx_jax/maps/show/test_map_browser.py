@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from browser_tools import CONTRAST, launched, watched
+from browser_tools import CONTRAST, watched
 
 from rxrx_jax.maps import folder
 from rxrx_jax.maps.benchmark import relations
@@ -37,12 +37,6 @@ def shown(found, tmp_path_factory):
     pages.write(made, path / pages.NAME, known, genome, "made so")
     pages.CELLS = cells
     return made
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture
