@@ -6,7 +6,6 @@ from rxrx_jax.data.dataset import (
     Dataset,
     channels_for,
     fingerprint,
-    make_sampler,
     open_dataset,
     pixel_digests,
     read_dataset,
@@ -17,6 +16,7 @@ from rxrx_jax.data.dataset import (
 from rxrx_jax.data.minibatches import describe_record, evaluation_minibatches, read_minibatch, training_minibatches
 from rxrx_jax.data.noise import Description, describe
 from rxrx_jax.data.roles import ROLES, Roles, Scoring, hide_labels, untreated
+from rxrx_jax.data.sampler import make_sampler
 from rxrx_jax.data.sites import Sites
 
 __all__ = ["ARRAYS", "ROLES", "SPLITS", "Dataset", "Description", "Roles", "Scoring", "Sites", "channels_for",

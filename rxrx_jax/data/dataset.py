@@ -1,4 +1,4 @@
-"""A prepared folder: its table, statistics and records; rows of it, which images they are, and samplers of them."""
+"""A prepared folder: its table, statistics and records; rows of it, and which images they are."""
 
 import contextlib
 import csv
@@ -14,14 +14,13 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from rxrx_jax.base import files, hosts
+from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError, reason, shortened
 from rxrx_jax.base.files import mirror
 from rxrx_jax.base.spellings import SPLITS, WELL_TYPES
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.records import Chosen, Records, Tiles, allow_open_files
-from rxrx_jax.data.roles import Roles, hide_labels
-from rxrx_jax.data.sampler import ControlSampler, PairSampler, Repeated, Sampler
+from rxrx_jax.data.roles import Roles
 from rxrx_jax.data.sites import Sites, read_sites
 
 ARRAYS = "arrays"  # `data.name` of a run that was trained on images in memory
@@ -305,47 +304,3 @@ def select(
 def select_fitted(dataset: Dataset, **criteria) -> np.ndarray:
     """The rows that are trained on: those of the protocol that match the criteria of `select`. Sorted int64 [n]."""
     return np.intersect1d(dataset.roles.fit, select(dataset, **criteria))
-
-
-def make_sampler(
-    dataset: Dataset, rows: np.ndarray, size: int, group: str, groups_per_minibatch: int, seed: int, pairs: str = "",
-    crops: int = 1,
-):  # fmt: skip
-    """A Sampler over `rows` whose groups are the dataset's experiments or plates; with `pairs="perturbation"` a
-    PairSampler, which uses the labels of the protocol's fit rows alone; with `crops` above 1 each row of a minibatch
-    stands in it so many times. Reports how many sites have no partner, and how many groups have fewer rows than a
-    minibatch takes of one."""
-    if group not in ("experiment", "plate"):
-        raise UserError(f"data.group={group!r}: expected experiment or plate")
-    if type(crops) is not int or crops < 1 or size % crops:
-        raise UserError(f"data.crops_per_record={crops}: use a divisor of the minibatch, {size}")
-    if pairs and crops > 1:
-        raise UserError(f"data.pairs={pairs} needs data.crops_per_record=1, not {crops}")
-    if not pairs:
-        sampler = Sampler(rows, getattr(dataset.sites, group)[rows], size // crops, groups_per_minibatch, seed)
-        if sampler.grouped and (small := sorted((len(m), m[0]) for m in sampler.members if len(m) < sampler.chunk)):
-            fewest, row = small[0]
-            name = getattr(dataset, f"{group}s")[getattr(dataset.sites, group)[row]]
-            hosts.say(
-                f"note: {len(small)} of {len(sampler.members)} {group}s have fewer training images than the "
-                f"{sampler.chunk} that a minibatch takes of one (fewest: {name}, {fewest}), which repeat "
-                "in it: a lower data.minibatch repeats none"
-            )
-        return Repeated(sampler, crops) if crops > 1 else sampler
-    if pairs != "perturbation":
-        raise UserError(f"data.pairs={pairs!r}: expected perturbation or nothing")
-    if groups_per_minibatch:
-        raise UserError(f"data.pairs={pairs} needs data.groups_per_minibatch=0, not {groups_per_minibatch}")
-    sites = hide_labels(dataset.sites, dataset.roles.fit)
-    sampler = PairSampler(rows, sites.label[rows], sites.experiment[rows], sites.cell_type[rows], size, seed)
-    if sampler.left_out:
-        hosts.say(f"{sampler.left_out} of {len(rows)} training sites have no partner and are left out")
-    return sampler
-
-
-def make_control_sampler(dataset: Dataset, sampler, rows: np.ndarray, size: int, group: str, seed: int):
-    """A ControlSampler over the untreated `rows`, beside a Sampler whose minibatches are drawn from groups."""
-    if getattr(sampler, "grouped", False):
-        names = [f"{group} {name}" for name in getattr(dataset, f"{group}s")]
-        return ControlSampler(sampler, rows, getattr(dataset.sites, group), names, size, seed)
-    raise UserError("data.control_minibatch needs minibatches of few groups: set data.groups_per_minibatch above 0")

@@ -17,6 +17,7 @@ from rxrx_jax.data import dataset as datasets
 from rxrx_jax.data.augment import Augment, plate_statistics
 from rxrx_jax.data.batch import CONTROLS, HELD_OUT, TRAIN
 from rxrx_jax.data.minibatches import KEYS, training_minibatches
+from rxrx_jax.data.sampler import make_control_sampler, make_sampler
 
 LENGTHS = {TRAIN: "data.minibatch", HELD_OUT: "data.unlabelled_minibatch", CONTROLS: "data.control_minibatch"}
 SELECT = ("experiments", "cell_types", "well_types", "sites")
@@ -174,7 +175,7 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
     rows = datasets.select_fitted(dataset, **selected)
     drawn = c.minibatch, c.group, c.groups_per_minibatch, config.seed, c.get("pairs", "")
     crops = c.get("crops_per_record", 1)
-    samplers = {TRAIN: datasets.make_sampler(dataset, rows, *drawn, crops=crops)}
+    samplers = {TRAIN: make_sampler(dataset, rows, *drawn, crops=crops)}
     if c.unlabelled_minibatch:
         names, scored = c.unlabelled_roles, dataset.roles.scored
         if not names or set(names) - set(scored):
@@ -184,7 +185,7 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
         held_out = held_out[np.isin(held_out, datasets.select(dataset, **selected))]
         if not len(held_out):
             raise UserError("data.unlabelled_minibatch: no image of data.unlabelled_roles matches data.select")
-        samplers[HELD_OUT] = datasets.make_sampler(
+        samplers[HELD_OUT] = make_sampler(
             dataset, held_out, c.unlabelled_minibatch, c.group, 0, config.seed + 1, crops=crops
         )
     else:
@@ -193,9 +194,7 @@ def make(config: Config, roles: Callable, dataset: datasets.Dataset | None = Non
         wells = dataset.sites.well_id  # all sites of those that the protocol shows
         rows = datasets.select(dataset, **selected | {"well_types": NEGATIVE_CONTROL})
         rows = rows[np.isin(wells[rows], wells[dataset.roles.fit])]
-        samplers[CONTROLS] = datasets.make_control_sampler(
-            dataset, samplers[TRAIN], rows, size, c.group, config.seed + 2
-        )
+        samplers[CONTROLS] = make_control_sampler(dataset, samplers[TRAIN], rows, size, c.group, config.seed + 2)
     return Images(
         augment=Augment(config.normalisation, **config.augment.as_kwargs()),
         sizes={name: sampler.size for name, sampler in samplers.items()},

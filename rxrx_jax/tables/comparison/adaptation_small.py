@@ -1,6 +1,7 @@
 """The key rows of `adaptation` in two other worlds and fewer steps: whether all of it runs, in minutes."""
 
-from rxrx_jax.tables import Table, adaptation
+from rxrx_jax.tables import Table
+from rxrx_jax.tables.comparison import adaptation
 
 STEPS = 1000
 RUNS, ROWS = adaptation.in_setting("fixed", f"steps={STEPS}")

@@ -2,7 +2,8 @@
 the default, ten times it. Test experiments are not even rendered."""
 
 from rxrx_jax.report import columns
-from rxrx_jax.tables import Column, Row, Run, Table, adaptation
+from rxrx_jax.tables import Column, Row, Run, Table
+from rxrx_jax.tables.comparison import adaptation
 
 VALIDATION = "validation/site_accuracy"
 METHODS = {  # published code disagrees about the weights of both by ten times or more

@@ -4,7 +4,8 @@ import numpy as np
 
 from rxrx_jax.report import columns
 from rxrx_jax.report.columns import Cell, Found
-from rxrx_jax.tables import Column, Row, Run, Table, adaptation
+from rxrx_jax.tables import Column, Row, Run, Table
+from rxrx_jax.tables.comparison import adaptation
 
 VALIDATION, WITHIN = "validation/site_accuracy", "in_batch/site_accuracy"
 CORRECTIONS = {name: adaptation.CORRECTIONS[name] for name in ("none", "centre_scale_experiment")}
