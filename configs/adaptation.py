@@ -1,4 +1,4 @@
-"""The one recipe of the comparison of adaptation methods: every row of `rxrx_jax/tables/comparison/adaptation.py` is of this file.
+"""The one recipe of the comparison of adaptation methods, of which every row of the table adaptation is.
 
     python -m rxrx_jax.reproduce adaptation --out=runs/adaptation --archive=docs/adaptation/runs.jsonl
     python -m rxrx_jax.main --config=adaptation.py

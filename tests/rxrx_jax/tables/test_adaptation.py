@@ -13,7 +13,8 @@ from rxrx_jax.base.config import load
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.report import runs
 from rxrx_jax.simulate.design import Screen
-from rxrx_jax.tables import FINAL, adaptation, adaptation_search, adaptation_small, screen
+from rxrx_jax.tables import FINAL
+from rxrx_jax.tables.comparison import adaptation, adaptation_search, adaptation_small, screen
 from rxrx_jax.training import metrics, train
 
 WEIGHTED = ("coral", "mmd", "irm", "vrex", "ib_erm", "fishr", "arcface", "fixmatch", "mean_teacher", "dann", "cdan")
