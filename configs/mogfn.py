@@ -25,6 +25,8 @@ from rxrx_jax.base.config import parse_arguments
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.training.base_config import run_keys
 
+EXPONENTS = {"grid": 8.0, "strings": 16.0, "fragments": 32.0}
+
 
 def get_config(argument=None):
     arg = parse_arguments(
@@ -39,7 +41,7 @@ def get_config(argument=None):
     config.data = dict(source="nothing", name=environment, minibatch=64 if arg.fragments else 128)  # trajectories
     run_keys(config, large=False)
     config.guard.max_loss_ratio = 0.0  # a state of low reward that is seen for the first time costs anything
-    exponent = arg.exponent or {"grid": 8.0, "strings": 16.0, "fragments": 32.0}[environment]
+    exponent = arg.exponent or (32.0 if arg.exact else EXPONENTS[environment])
     config.task = dict(
         name="flow",
         **(strings() if arg.strings else fragments(arg.seh) if arg.fragments else grid(arg.side or 8)),
@@ -50,8 +52,8 @@ def get_config(argument=None):
         condition="trajectory",
         alpha=1.0,
         preference=(),  # always this one
-        exponent="constant",
-        exponents=(exponent, exponent),
+        exponent="loguniform" if arg.exact else "constant",
+        exponents=(1.0, exponent) if arg.exact else (exponent, exponent),
         encoding="thermometer",
         preference_bins=16,
         exponent_bins=32,
@@ -75,7 +77,7 @@ def get_config(argument=None):
         warmup_percent=1.0,
     )
     config.total_steps = 10_000 if arg.exact else 1_500
-    config.evaluators = dict(pareto=dict())
+    config.evaluators = dict(pareto=dict(exponents=(1.0, 8.0)) if arg.exact else dict())
     return config
 
 

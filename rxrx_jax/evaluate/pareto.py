@@ -14,6 +14,7 @@ from etils import epath
 
 from rxrx_jax.adapt.method import Network
 from rxrx_jax.base import hosts
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import on_one_device, whole
 from rxrx_jax.data.roles import Roles
 from rxrx_jax.generate import exact, pareto, rewards
@@ -100,7 +101,9 @@ class SampleContext:
 
 
 @on_one_device()
-def evaluate(context: SampleContext, steps: int = 10, samples: int = 128, top: int = 10) -> Iterator[tuple[str, float]]:
+def evaluate(
+    context: SampleContext, steps: int = 10, samples: int = 128, top: int = 10, exponents: tuple[float, ...] = ()
+) -> Iterator[tuple[str, float]]:
     """On the lattice of preferences with `steps` steps along each side, at the largest exponent:
 
     total_variation, its `_worst` over preferences and that of the uniform policy, and log_z_error, the worst, where the
@@ -109,13 +112,18 @@ def evaluate(context: SampleContext, steps: int = 10, samples: int = 128, top: i
     `top` best different ones of each preference their mean reward and their diversity. follows_preference: the smallest
     over objectives of Spearman's correlation between the weight that it has and its mean.
 
-    The samples that no other dominates are written to front.json."""
+    exponents: others, for which alone what is exact is said, as `exponent_1/total_variation`. The samples that no other
+    dominates are written to front.json. Raises UserError for exponents that are not above 0."""
     task = context.task
     params = jax.tree.map(whole, context.network.params)
     w = pareto.simplex(len(task.problem.names), steps).astype(np.float32)
     beta = np.float32(task.conditions.largest)
     true = None
+    if not all(0 < other < np.inf for other in exponents):
+        raise UserError(f"evaluators.pareto.exponents={tuple(exponents)}: expected numbers above 0")
     if context.graph is not None:
+        for other in exponents:
+            yield from _exact(context, params, w, np.float32(other), f"exponent_{other:g}/")
         yield from _exact(context, params, w, beta)
         true = pareto.front(context.everything)
     key = jax.random.fold_in(jax.random.key(context.seed), 3)
@@ -167,7 +175,7 @@ def follows(w: np.ndarray, means: np.ndarray) -> float:
     return float(min(found))
 
 
-def _exact(context: SampleContext, params, w: np.ndarray, beta) -> Iterator[tuple[str, float]]:
+def _exact(context: SampleContext, params, w: np.ndarray, beta, prefix: str = "") -> Iterator[tuple[str, float]]:
     apart, uniform, off = [], [], []
     graph, environment = context.graph, context.task.environment
     flat = exact.terminal_distribution(graph, jnp.zeros(graph.legal.shape), environment.longest)
@@ -177,10 +185,10 @@ def _exact(context: SampleContext, params, w: np.ndarray, beta) -> Iterator[tupl
         apart.append(float(exact.total_variation(learned, aim)))
         off.append(abs(float(log_z - true)))
         uniform.append(float(exact.total_variation(flat, aim)))
-    yield "total_variation", float(np.mean(apart))
-    yield "total_variation_worst", max(apart)
-    yield "total_variation_uniform", float(np.mean(uniform))
-    yield "log_z_error", max(off)
+    yield f"{prefix}total_variation", float(np.mean(apart))
+    yield f"{prefix}total_variation_worst", max(apart)
+    yield f"{prefix}total_variation_uniform", float(np.mean(uniform))
+    yield f"{prefix}log_z_error", max(off)
 
 
 def _row(tree, i):

@@ -12,6 +12,7 @@ from rxrx_jax.base.config import Config, load
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN, Batch
 from rxrx_jax.data.source import Nothing, make_source
+from rxrx_jax.evaluate import make_evaluators
 from rxrx_jax.generate import rewards
 from rxrx_jax.tasks import flow
 
@@ -105,6 +106,16 @@ def test_other_sources_and_subtb_without_decay():
         make("loss=subtb", **{"task.subtb_decay": 0.0})
     with pytest.raises(UserError, match="expected images, molecules or nothing"):
         make_source(Config(values(**{"data.source": "something"})), None)
+
+
+def test_evaluators_are_of_what_the_source_gives():
+    source = Nothing("grid", 8)
+    (found,) = make_evaluators(Config({"pareto": {"steps": 4}}), source)
+    assert found[0] == "pareto" and found[2] == {"steps": 4}
+    with pytest.raises(UserError, match="evaluators.accuracy is of images, and this source of samples; remove it"):
+        make_evaluators(Config({"accuracy": {}}), source)
+    with pytest.raises(UserError, match="evaluators.pareto is of samples, and this source of images; remove it"):
+        make_evaluators(Config({"pareto": {}}), object())
 
 
 def test_an_objective_that_is_nan_is_named_before_training(monkeypatch):

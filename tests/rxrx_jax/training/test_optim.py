@@ -321,3 +321,19 @@ def test_moving_average_of_parameters():
     for wrong in (1.0, -0.1):
         with pytest.raises(UserError, match=f"optim.ema_decay={wrong}: expected a number from 0"):
             ema_decay(Config({"ema_decay": wrong}))
+
+
+def test_parts_have_learning_rates_of_their_own():
+    """A factor of 4 is a learning rate four times as high, weight decay included; other parts are as they were."""
+    params = {name: {"kernel": jnp.ones((2, 2))} for name in ("policy", "log_z")}
+
+    def update(lr, **more):
+        optimiser = make_optimiser(Config(ADAMW | more), lambda step: lr, params, None)
+        return optimiser.update(params, optimiser.init(params), params)[0]
+
+    found, once, four = update(0.1, lr_factors={"log_z": 4.0}), update(0.1), update(0.4)
+    np.testing.assert_array_equal(found["policy"]["kernel"], once["policy"]["kernel"])
+    np.testing.assert_allclose(found["log_z"]["kernel"], four["log_z"]["kernel"], rtol=1e-6)
+    for factors in ({"logz": 2.0}, {"log_z": 0.0}):
+        with pytest.raises(UserError, match="expected a number above 0, of policy, log_z"):
+            update(0.1, lr_factors=factors)

@@ -129,7 +129,10 @@ def test_parts_of_its_minibatches_give_the_same_parameters(values, tmp_path):
     [
         ({"evaluators": {"accuracy": {}}}, "evaluators.accuracy: this source has no dataset to evaluate; remove it"),
         ({"data": {"source": "nowhere.py", "minibatch": 4}}, "data.source=nowhere.py: no such file"),
-        ({"data": {"source": "graphs", "minibatch": 4}}, "data.source='graphs': expected images or molecules, or"),
+        (
+            {"data": {"source": "graphs", "minibatch": 4}},
+            "data.source='graphs': expected images, molecules or nothing, or",
+        ),
         ({"task": {"name": "nowhere.py"}}, "task.name=nowhere.py: no such file"),
         ({"init": {"path": "runs/x", "parameters": ""}}, "init.path=runs/x: .* does not start from another stage"),
     ],

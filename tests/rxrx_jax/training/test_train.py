@@ -114,8 +114,8 @@ def test_every_config_runs_two_steps(config, folder, mae, tmp_path, request):
 
 def test_every_config_file_is_covered():
     configs = [*CONFIGS, *(one.values[0] for one in MORE)]
-    molecules = {"mole.py", "mole_finetune.py"}  # in test_tasks_molecules_runs.py
-    assert {c.partition(":")[0] for c in configs} | molecules == {p.name for p in tiny.CONFIGS.glob("*.py")}
+    others = {"mole.py", "mole_finetune.py", "mogfn.py"}  # in test_tasks_molecules_runs.py and test_tasks_flow_runs.py
+    assert {c.partition(":")[0] for c in configs} | others == {p.name for p in tiny.CONFIGS.glob("*.py")}
 
 
 def test_a_stage_inherits_the_mark_of_the_stage_before(folder, mae, tmp_path):
