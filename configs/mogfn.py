@@ -60,8 +60,9 @@ def get_config(argument=None):
         random=0.01,  # moves that are uniform over the legal ones
         log_reward_floor=-60.0,
     )
-    # Of the first policy of a grid, so that a trajectory is about as long as a side; strings do not stop.
-    stop_bias = 0.0 if arg.strings else -math.log(config.task.side / 2)
+    # Of the first policy of a grid, so that a trajectory is about as long as a side; strings do not stop, and molecules
+    # would stop early, half of the time at one piece with one slot.
+    stop_bias = {"strings": 0.0, "fragments": -2.0}.get(environment) or -math.log(config.task.get("side", 2) / 2)
     if arg.loss == "subtb":
         config.task.subtb_decay = 0.9
     config.model = dict(name="policy", width=128, depth=2, log_z_width=64, stop_bias=stop_bias)
