@@ -96,8 +96,8 @@ def test_following_a_preference_is_a_rank_correlation():
 @pytest.mark.full
 @pytest.mark.parametrize(("side", "most"), [(8, 0.03), (32, 0.08)])
 def test_the_learned_distribution_is_the_target(tmp_path, capsys, side, most):
-    """One policy for exponents from 0.8 to 40. At 1, 8 and 32 the total variation by dynamic programming is under `most`
-    and log Z within 0.05 for eleven preferences, both ends among them, none of which was drawn; and the larger a
+    """One policy for exponents from 0.8 to 40. At 1, 8 and 32 the total variation, by dynamic programming, is below
+    `most` and log Z within 0.05 for eleven preferences, both ends among them, none of which was drawn; and the larger a
     weight, the larger its objective. The uniform policy's is printed."""
     train.run(load(f"mogfn.py:exact,side={side}"), tmp_path / "run")
     found = evaluation(tmp_path / "run")
