@@ -23,7 +23,7 @@ STOP_BIAS = -4.0
 CASES = {"grid": "mogfn.py:side=32", "strings": "mogfn.py:strings"}
 
 
-def ours(argument: str, minibatch: int):
+def ours(argument: str, minibatch: int, width: int):
     """(a function that takes so many steps, moves of the longest trajectory)."""
     import jax
 
@@ -35,6 +35,7 @@ def ours(argument: str, minibatch: int):
 
     values = load(argument)
     values["data"]["minibatch"] = minibatch
+    values["model"]["width"] = width
     values["model"]["stop_bias"] = STOP_BIAS * (values["task"]["environment"] == "grid")
     source, mesh = make_source(Config(values), None), sharding.make_mesh()
     with jax.set_mesh(mesh):
@@ -51,7 +52,7 @@ def ours(argument: str, minibatch: int):
     return run, step.task.environment.longest
 
 
-def eager(argument: str, minibatch: int):
+def eager(argument: str, minibatch: int, width: int):
     """A function that takes so many steps of the same in PyTorch."""
     import torch
 
@@ -59,7 +60,7 @@ def eager(argument: str, minibatch: int):
 
     values = load(argument)
     task, model, strings = values["task"], values["model"], "strings" in argument
-    width, bins = model["width"], task["preference_bins"]
+    bins = task["preference_bins"]
     if strings:
         letters, length = task["letters"], task["length"]
         actions, longest, inputs = len(letters), length, length * (len(letters) + 1)
@@ -134,9 +135,9 @@ def eager(argument: str, minibatch: int):
     return lambda steps: [step() for _ in range(steps)]
 
 
-def measure(argument: str, minibatch: int, rounds: int, steps: int) -> dict:
+def measure(argument: str, minibatch: int, width: int, rounds: int, steps: int) -> dict:
     """Milliseconds of processor time per step, and their ratio."""
-    (jitted, longest), plain = ours(argument, minibatch), eager(argument, minibatch)
+    (jitted, longest), plain = ours(argument, minibatch, width), eager(argument, minibatch, width)
     ways, best = {"rxrx_jax": (jitted, steps), "torch": (plain, max(steps // 5, 1))}, {}
     for run, _ in ways.values():
         run(1)
@@ -156,14 +157,17 @@ def measure(argument: str, minibatch: int, rounds: int, steps: int) -> dict:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minibatch", type=int, default=128, help="trajectories per step (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=128, help="of the policy's two layers (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="per round, of ours (default: %(default)s)")
     args = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(1)
-    found = {name: measure(argument, args.minibatch, args.rounds, args.steps) for name, argument in CASES.items()}
-    print(json.dumps({"minibatch": args.minibatch} | found))
+    found = {
+        name: measure(argument, args.minibatch, args.width, args.rounds, args.steps) for name, argument in CASES.items()
+    }
+    print(json.dumps({"minibatch": args.minibatch, "width": args.width} | found))
 
 
 if __name__ == "__main__":

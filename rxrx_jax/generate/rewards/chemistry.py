@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import multiprocessing
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -141,6 +142,7 @@ class Rewards:
             except BrokenProcessPool:
                 self.close()
                 self.restarts, in_a_row = self.restarts + 1, in_a_row + 1
+                print(f"note: a reward worker was killed; restarted, {self.restarts} so far", file=sys.stderr)
                 if in_a_row > MOST_RESTARTS:
                     first = next(iter(waiting.values()))
                     raise UserError(

@@ -92,7 +92,7 @@ def test_without_rdkit_one_line_names_the_extra(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_restarted_and_counted():
+def test_a_killed_worker_is_restarted_and_counted(capsys):
     smiles = library.simulated(60)
     with chemistry.Rewards(workers=2) as rewards:
         first = rewards(smiles[:30])
@@ -100,7 +100,7 @@ def test_a_killed_worker_is_restarted_and_counted():
         os.kill(process, signal.SIGKILL)
         second = rewards(smiles)
         assert rewards.restarts == 1 and (rewards.calls, rewards.computed) == (90, 60)
-    assert rewards._pool is None
+    assert rewards._pool is None and "a reward worker was killed; restarted, 1 so far" in capsys.readouterr().err
     expected = chemistry.Rewards()(smiles)
     np.testing.assert_array_equal(first, expected[:30])
     np.testing.assert_array_equal(second, expected)
