@@ -131,6 +131,18 @@ def test_a_pipeline_builds_in_the_staging_folder(store, tmp_path, monkeypatch):
     assert mirror.exists(made)
 
 
+def test_the_command_says_where_the_dataset_is(store, tmp_path, capsys):
+    out, fields = f"{store.scheme}://bucket/command", (*(f"{k}={','.join(v)}" for k, v in ONE.items() if v != 1),)
+    argv = ["rxrx_sim", f"--out={out}", "--workers=1", *(f"--set={field}" for field in (*fields, "plates=1"))]
+    argv += ["--set=image_size=32", "--set=treatments=2"]
+    prepare.main(argv)
+    said = capsys.readouterr().out
+    assert f"preparing {out}/rxrx_sim/" in said and f"uploading  {tmp_path}/staging/rxrx_sim/" in said
+    assert f"report     {out}/rxrx_sim/" in said and said.count("staging") == 1
+    prepare.main(argv)
+    assert "exists and is left as it is\nsource " in capsys.readouterr().out
+
+
 def test_plates_of_ones_own_are_found_by_their_name(store, tmp_path):
     spec = Spec("mine", "table.csv", "{plate}/{well}_{channel}.tif", "1=DNA")
     (tmp_path / "metadata.json").write_text(json.dumps({"settings": settings.as_json((spec,))}))
