@@ -67,10 +67,14 @@ class Cache:
             )
 
 
-@functools.cache
 def cache(text: str = "") -> Cache:
     """The cache that "DIR,SIZE" describes, "" the usual one; one object for all that name the same."""
-    folder, comma, amount = (text or DEFAULT).rpartition(",")
+    return _cache(text or DEFAULT)
+
+
+@functools.cache
+def _cache(text: str) -> Cache:
+    folder, comma, amount = text.rpartition(",")
     found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", amount.strip())
     if not comma or not folder or not found or not float(found[1]):
         raise UserError(f"data.cache={text}: expected DIR,SIZE such as /mnt/disk/cache,500GB ({', '.join(UNITS)})")

@@ -37,7 +37,6 @@ def quick(store, monkeypatch, tmp_path):
     monkeypatch.setattr(stores, "time", types.SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr(mirror, "DEFAULT", f"{tmp_path}/usual,1GB")
     monkeypatch.setattr(prepare, "STAGING", f"{tmp_path}/staging")
-    mirror.cache.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +131,18 @@ def test_a_pipeline_builds_in_the_staging_folder(store, tmp_path, monkeypatch):
     assert mirror.exists(made)
 
 
+def test_the_command_says_where_the_dataset_is(store, tmp_path, capsys):
+    out, fields = f"{store.scheme}://bucket/command", (*(f"{k}={','.join(v)}" for k, v in ONE.items() if v != 1),)
+    argv = ["rxrx_sim", f"--out={out}", "--workers=1", *(f"--set={field}" for field in (*fields, "plates=1"))]
+    argv += ["--set=image_size=32", "--set=treatments=2"]
+    prepare.main(argv)
+    said = capsys.readouterr().out
+    assert f"preparing {out}/rxrx_sim/" in said and f"uploading  {tmp_path}/staging/rxrx_sim/" in said
+    assert f"report     {out}/rxrx_sim/" in said and said.count("staging") == 1
+    prepare.main(argv)
+    assert "exists and is left as it is\nsource " in capsys.readouterr().out
+
+
 def test_plates_of_ones_own_are_found_by_their_name(store, tmp_path):
     spec = Spec("mine", "table.csv", "{plate}/{well}_{channel}.tif", "1=DNA")
     (tmp_path / "metadata.json").write_text(json.dumps({"settings": settings.as_json((spec,))}))
@@ -145,13 +156,17 @@ def test_plates_of_ones_own_are_found_by_their_name(store, tmp_path):
 def test_a_run_from_the_store_is_that_of_the_disk(store, tmp_path):
     """With a cache that holds a part of the records, and faults all along."""
     out = f"{store.scheme}://bucket/world"
-    here = tiny.values("mae_vit.py", tmp_path / "here", total_steps=4)
-    there = tiny.values("mae_vit.py", out, total_steps=4, **{"data.cache": f"{tmp_path}/cache,900MB"})
+    changes = {"total_steps": 4, "evaluators": {"accuracy": {}}}
+    here = tiny.values("convnet.py", tmp_path / "here", **changes)
+    there = tiny.values("convnet.py", out, **changes, **{"data.cache": f"{tmp_path}/cache,1MB"})
     kinds = "503", "", "reset", "", "cut", "", "429", ""
     store.breaks = [["GET .*array_record", kind, 1] for kind in kinds * 4]
     expected = train.run(here, tmp_path / "run_here")["parameters_sha256"]
     found = train.run(there, tmp_path / "run_there")
     assert found["parameters_sha256"] == expected and found["done"]
     assert all(store.broken[kind] == 4 for kind in kinds if kind)
+    files = [path.stat() for path in (tmp_path / "cache").rglob("*.array_record-*")]
+    held, size = sum(file.st_blocks * 512 for file in files), sum(file.st_size for file in files)
+    assert len(set(store.asked)) >= len(files) and held < 2**20 < size / 3  # all were read, most are empty again
     elsewhere = there | {"data": there["data"] | {"cache": f"{tmp_path}/other,1GB"}}
     assert train.run(elsewhere, tmp_path / "run_there")["parameters_sha256"] == expected  # the same run, which is done
