@@ -134,13 +134,21 @@ def parts(path: epath.PathLike) -> dict[str, epath.Path]:
     "" for a file of any plates. Raises UserError where there are none, or not all yet."""
     path = epath.Path(path)
     if (path / INDEX).exists():
-        found = files.read_json(path / INDEX, AGAIN).get("plates")
-        if not (isinstance(found, dict) and found and all(isinstance(one, dict) for one in found.values())):
-            raise UserError(f"{path / INDEX} is damaged (it names no plates); {AGAIN}")
-        return {str(about.get("plate")): path / PLATES / name for name, about in found.items()}
+        return {title: file for title, (file, _) in _indexed(path).items()}
     if (path / PLATES).is_dir() and not (path / NAME).exists():
         raise UserError(f"{path} is not finished: start the command that embeds into it again")
     return {"": path / NAME if path.is_dir() else path}
+
+
+def _indexed(path: epath.Path) -> dict[str, tuple[epath.Path, int]]:
+    """By EXPERIMENT/PLATE the file and the number of rows that a folder's index says."""
+    found = files.read_json(path / INDEX, AGAIN).get("plates")
+    about = list(found.items()) if isinstance(found, dict) else []
+    sound = all(isinstance(one, dict) and type(one.get("rows")) is int for _, one in about)
+    titles = {one.get("plate") for _, one in about if isinstance(one.get("plate"), str)} if sound else ()
+    if not about or len(titles) != len(about):
+        raise UserError(f"{path / INDEX} is damaged (it does not name each plate once); {AGAIN}")
+    return {one["plate"]: (path / PLATES / name, one["rows"]) for name, one in about}
 
 
 def count_rows(path: epath.PathLike) -> int:
@@ -177,11 +185,12 @@ def read(
     ):
         if unknown := sorted((wanted or set()) - known):
             raise UserError(f"{path} has no {key} {unknown[0]!r}")
-    chosen = [
-        _read_file(file, None, None)
-        for title, file in found.items()
-        if (experiments is None or title.rpartition("/")[0] in experiments) and (plates is None or title in plates)
-    ]
+    chosen = []
+    for title, (file, rows) in _indexed(epath.Path(path)).items():
+        if (experiments is None or title.rpartition("/")[0] in experiments) and (plates is None or title in plates):
+            chosen.append(_read_file(file, None, None))
+            if len(chosen[-1][1]) != rows:
+                raise UserError(f"{file} has {len(chosen[-1][1])} rows and {INDEX} says {rows}; {AGAIN}")
     names = [name for name in chosen[0][0] if all(name in columns for columns, _ in chosen)] if chosen else []
     columns = {name: np.concatenate([columns[name] for columns, _ in chosen]) for name in names}
     _check_sites(columns.get("site_id"), epath.Path(path))

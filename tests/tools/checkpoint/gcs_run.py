@@ -34,15 +34,16 @@ def serve():
     return server
 
 
-def main(data: str, out: pathlib.Path) -> None:
-    from rxrx_jax import embed
+def main(data_folder: str, out: pathlib.Path) -> None:
+    from launch import common
+    from rxrx_jax import data, embed
     from rxrx_jax.base import embeddings
     from rxrx_jax.base.sharding import parameters_sha256
     from rxrx_jax.training import checkpoint, metrics, train
     from rxrx_jax.weights import export
 
     run = epath.Path(f"{BUCKET}/run")
-    values = tiny.values("mae_vit.py", data, checkpoint_steps=1, total_steps=3, profile_steps=(1, 2))
+    values = tiny.values("mae_vit.py", data_folder, checkpoint_steps=1, total_steps=3, profile_steps=(1, 2))
     values["evaluators"]["embeddings"] = {}
     found = {"here": train.run(values, out / "here")["parameters_sha256"]}
     found["there"] = train.run(values, run)["parameters_sha256"]
@@ -60,11 +61,16 @@ def main(data: str, out: pathlib.Path) -> None:
     found["steps again"] = [line["step"] for line in metrics.read(run / metrics.NAME)]
     found["finished"] = train.run(values, run)["parameters_sha256"]
 
-    probe = tiny.values("linear_probe.py", data, **{"init.path": str(run), "total_steps": 3})
+    probe = tiny.values("linear_probe.py", data_folder, **{"init.path": str(run), "total_steps": 3})
     found["probe"] = train.run(probe, f"{BUCKET}/probe")["done"]
     model = embed.open_model(str(run), 6)
     found["embedded"] = parameters_sha256(checkpoint.stored_parameters(str(run))) == found["there"]
     found["normalisation"] = model.normalisation
+    dataset = data.open_dataset("rxrx_sim", values["data"]["builder"], data_folder)
+    for place in (f"{BUCKET}/plates", out / "plates"):
+        embed.embed_dataset(model, dataset, place, minibatch=16, by_plates=True)
+    there, here = (embeddings.read(place)[1] for place in (f"{BUCKET}/plates", out / "plates"))
+    found["plates"] = there.tolist() == here.tolist() and common.finished(f"{BUCKET}/plates")
     export.export(str(run), out / "exported")
     found["exported"] = json.loads((out / "exported" / "config.json").read_text())["parameters_sha256"]
     found["embeddings"] = embeddings.read(run)[1].tolist() == embeddings.read(out / "here")[1].tolist()

@@ -17,6 +17,7 @@ from etils import epath
 from launch_tools import finish, launch
 from weights_tools import embed_into
 
+from launch import common
 from rxrx_jax import data, embed
 from rxrx_jax.base import embeddings, files
 from rxrx_jax.base.errors import UserError
@@ -25,6 +26,7 @@ from rxrx_jax.embedding import job, pace, work
 from rxrx_jax.maps import table
 from rxrx_jax.maps.build import make
 from rxrx_jax.training import metrics
+from rxrx_jax.training.safety.preemption import Stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +195,32 @@ def test_a_plate_with_other_rows_than_the_manifest_is_refused(plates, model, dat
     pq.write_table(pq.read_table(first).slice(1), first)
     with pytest.raises(UserError, match=f"{first} has 9 rows and manifest.csv 10; delete it and start again"):
         embed.embed_dataset(model, dataset, out, minibatch=16)
+
+
+def test_a_plate_that_was_changed_afterwards_is_noticed(plates, dataset, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(plates, out)
+    first, second, *_ = sorted((out / "plates").iterdir())
+    pq.write_table(pq.read_table(first).slice(1), first)
+    with pytest.raises(UserError, match=f"^{first} has 9 rows and embeddings.json says 10; copy it again"):
+        embeddings.read(out)
+    assert len(embeddings.read(out, plates=[dataset.plates[1]])[1]) == 10  # another plate is read
+    about = json.loads((out / "embeddings.json").read_text())
+    about["plates"][second.name]["plate"] = about["plates"][first.name]["plate"]
+    (out / "embeddings.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="is damaged .it does not name each plate once"):
+        embeddings.read(out)
+
+
+def test_asked_to_stop_it_keeps_what_is_finished(plain, model, dataset, tmp_path, capsys):
+    asked = iter([False] * 3 + [True] * 2)
+    with pytest.raises(Stopped):
+        embed.embed_dataset(model, dataset, tmp_path / "out", minibatch=16, stopping=lambda: next(asked))
+    assert "stopped: what is finished is kept; the same command resumes" in capsys.readouterr().err
+    assert len(list((tmp_path / "out" / "plates").iterdir())) == 3 and not common.finished(str(tmp_path / "out"))
+    embed.embed_dataset(model, dataset, tmp_path / "out", minibatch=16)
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "out")[1], embeddings.read(plain)[1])
+    assert common.finished(str(tmp_path / "out"))  # as launchers ask
 
 
 def test_a_folder_of_something_else_is_left_alone(folder, dataset, capsys):

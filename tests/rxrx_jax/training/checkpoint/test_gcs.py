@@ -41,4 +41,4 @@ def test_a_killed_run_resumes_from_what_is_complete(found):
 @pytest.mark.full
 def test_the_next_stage_embed_and_export_read_it(found):
     assert found["probe"] is True and found["embedded"] and found["normalisation"] == "plate"
-    assert found["exported"] == found["here"]
+    assert found["exported"] == found["here"] and found["plates"] is True
