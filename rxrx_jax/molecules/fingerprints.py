@@ -27,7 +27,10 @@ def morgan(smiles: Sequence[str], bits: int = BITS, radius: int = RADIUS) -> np.
     return out
 
 
-def tanimoto(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Similarity of counts [d] to others [n, d], 0 to 1: sum of minima over sum of maxima; 0 where both are empty."""
-    least, most = np.minimum(one, others).sum(1), np.maximum(one, others).sum(1)
-    return np.divide(least, most, out=np.zeros(len(others)), where=most > 0)
+def tanimoto(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Similarities of fingerprints [n, d] and [m, d] by the environments that occur at all: float32 [n, m], the share
+    of those of either that both have; 0 where neither has any."""
+    a, b = ((x > 0).astype(np.float32) for x in (some, others))
+    both = a @ b.T
+    either = a.sum(1)[:, None] + b.sum(1) - both
+    return np.divide(both, either, out=np.zeros_like(both), where=either > 0)
