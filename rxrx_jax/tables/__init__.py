@@ -21,6 +21,7 @@ SOURCES = {
 FINAL = range(200, 205)
 PRIMARY = ("P", "C")  # what is printed as published; the others are reported, in a column of their own
 SEEN = "TCX?"
+PATTERN = "**/[a-z]*.py"  # of the files here that are tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,14 +179,14 @@ class Table:
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in pathlib.Path(__file__).parent.glob("[a-z]*.py"))
+    return sorted(path.stem for path in pathlib.Path(__file__).parent.glob(PATTERN))
 
 
 def load(name: str, data: pathlib.Path | None = None) -> Table:
     """The table of a name or of a path to a .py file. data: for a file with `table(data)` the folder that it is of, for
     another one where its prepared datasets are, if not in their usual place. Raises UserError for an unknown table, and
     where a folder is missing or of no use."""
-    module = plugins.load(name, tables, "table")
+    module = plugins.load(name, tables, "table", PATTERN)
     if hasattr(module, "table"):
         if data is None and not module.table.__defaults__:
             raise UserError(f"table {name} is of data of yours: add --data=DIR")
