@@ -1,8 +1,7 @@
 """Molecules against phenomics: a molecule tower that finds the wells of compounds that were never screened.
 
     python -m rxrx_jax.main --config=molecule_map.py --config.init.path=runs/mole
-    python -m rxrx_jax.main --config=molecule_map.py:data=path/to/molecules,phenomics=wells.parquet \
-        --config.init.path=runs/mole
+    python -m rxrx_jax.main --config=molecule_map.py:data=NAME,phenomics=wells.parquet --config.init.path=runs/mole
 
 A symmetric contrastive loss between MolE's encoder and the frozen embeddings of the same compounds; the dose is a token
 of the molecule, replicates are averaged, and a compound weighs as much as its replicates agree. Scored is zero-shot

@@ -119,7 +119,7 @@ def embed_data(path: str, data: str, out: pathlib.Path, part: str | None = None,
     encoder, params, vocabulary, seen = open_encoder(path, part)
     with tempfile.TemporaryDirectory() as temporary:
         if pathlib.Path(data).suffix in TABLES:
-            library, columns, places = _of_table(pathlib.Path(data), vocabulary, pathlib.Path(temporary))
+            library, columns, places = of_table(pathlib.Path(data), vocabulary, pathlib.Path(temporary))
         else:
             library, columns, places = _of_dataset(data, folder)
         former.check_vocabulary(path, checkpoint.read_config(path), library.vocabulary, "--checkpoint=")
@@ -155,7 +155,7 @@ def _of_dataset(name: str, folder: str | None) -> tuple[Library, dict[str, np.nd
     return library, _columns(library.folder, ("row", "split", "smiles", "inchikey")), np.arange(len(library.split))
 
 
-def _of_table(path: pathlib.Path, vocabulary: bytes, temporary: pathlib.Path):
+def of_table(path: pathlib.Path, vocabulary: bytes, temporary: pathlib.Path):
     """As `_of_dataset`, of a csv file: prepared in a temporary folder, with the rows of a molecule that stands there
     several times put back."""
     (temporary / VOCABULARY).write_bytes(vocabulary)

@@ -3,6 +3,7 @@
     python -m rxrx_jax.maps build --embeddings=FILE --out=DIR [--align=tvn_shrunk --controls=NAME ...]
     python -m rxrx_jax.maps benchmark DIR [--relations=FOLDER --genome=FILE --expression=FILE ...]
     python -m rxrx_jax.maps query DIR GENE_OR_COMPOUND [--top=20 --relations=FOLDER --genome=FILE]
+    python -m rxrx_jax.maps query DIR SMILES --predicted=FILE
     python -m rxrx_jax.maps page DIR [--relations=FOLDER --genome=FILE]
     python -m rxrx_jax.maps export DIR --out=map.h5ad
 
@@ -24,6 +25,7 @@ from rxrx_jax.maps.benchmark import compounds, recall, relations, run
 from rxrx_jax.maps.build import align, make
 from rxrx_jax.maps.build.aggregate import HOW
 from rxrx_jax.maps.show import page as pages
+from rxrx_jax.maps.show import predicted
 from rxrx_jax.maps.show import query as show
 
 PAGE, ROWS = "benchmark.md", "perturbations.csv"
@@ -63,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("folder", type=pathlib.Path, metavar="DIR")
     query.add_argument("name", metavar="GENE_OR_COMPOUND")
     query.add_argument("--top", type=int, default=20, help="neighbours (default 20)")
+    what = "genes that rxrx_jax.predict_genes predicts of structures; the name is then a SMILES"
+    query.add_argument("--predicted", type=pathlib.Path, metavar="FILE", help=what)
     page = commands.add_parser("page", help="DIR/page.html: the map to explore, in one file")
     page.add_argument("folder", type=pathlib.Path, metavar="DIR")
     for one in (score, query, page):
@@ -121,6 +125,8 @@ def query(flags: argparse.Namespace) -> None:
     if flags.top < 1:
         raise UserError(f"--top={flags.top}: must be at least 1")
     found = folder.read(flags.folder)
+    if flags.predicted:
+        return print("\n".join(predicted.lines(flags.predicted, found, flags.name, flags.top)))
     known = relations.read_folder(flags.relations) if flags.relations else []
     genome, _ = make.read_genome(flags.genome, None)
     entities = show.Entities(found)

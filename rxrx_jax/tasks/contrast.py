@@ -13,6 +13,8 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.models.molecule import MoleculeEncoder, MoleculeHead, make_molecule_encoder
 from rxrx_jax.tasks.environments import library_of, whole_minibatch
 
+MOST_SCALE = 100.0  # of cosines, as Radford et al.
+
 
 class Wells(nn.Module):
     """The tower of frozen embeddings: x [B, d] -> [B, outputs]."""
@@ -65,8 +67,8 @@ class Contrast:
             "encoder": params,
             "head": self.head.init(head, features)["params"],
             "wells": self.wells.init(wells, jnp.zeros((1, self.width)))["params"],
-            "dose": 0.02 * jax.random.normal(dose, (self.doses, self.encoder.size.width)),
-            "temperature": jnp.log(jnp.float32(self.temperature)),
+            "dose_tokens": 0.02 * jax.random.normal(dose, (self.doses, self.encoder.size.width)),
+            "logit_scale": -jnp.log(jnp.float32(self.temperature)),
         }}  # fmt: skip
 
     def loss(self, params, collections, batch, key, progress):
@@ -74,7 +76,7 @@ class Contrast:
         b = len(batch.keys)
         dose = jax.random.randint(jax.random.fold_in(key, 1), (b,), 0, self.doses)
         ours, theirs, weight = self._towers(params, batch.views[0], batch.columns["targets"], dose, batch.keys[0])
-        logits = ours @ theirs.T / jnp.exp(params["temperature"]).clip(0.01, 1.0)
+        logits = ours @ theirs.T * jnp.exp(params["logit_scale"]).clip(1, MOST_SCALE)
         there = weight >= 0
         logits = jnp.where(there[None], logits, -1e9)
         own = jnp.arange(b), jnp.arange(b)
@@ -97,17 +99,25 @@ class Contrast:
         names = "molecule", "wells", "weight"
         return dict(zip(names, self._towers(params, views, columns["targets"], doses)))
 
-    def _towers(self, params, views, targets, dose, dropout=None):
+    def of_molecules(self, params, views, dose, dropout=None):
+        """Unit vectors [B, outputs] of molecules at the doses with these numbers, [B]. Args: dropout, a key in
+        training."""
         options = dict(train=dropout is not None, rngs=None if dropout is None else {"dropout": dropout})
-        token = params["dose"][dose][:, None]  # [B, 1, D]
+        token = params["dose_tokens"][dose][:, None]  # [B, 1, D]
         _, found = self.encoder.apply({"params": params["encoder"]}, **views, more=token, **options)
-        ours = self.head.apply({"params": params["head"]}, found["embedding"], **options)
+        return _unit(self.head.apply({"params": params["head"]}, found["embedding"], **options))
+
+    def of_wells(self, params, x):
+        """Unit vectors [B, outputs] of embeddings [B, width], in the units of `phenomics.Screened`."""
+        return _unit(self.wells.apply({"params": params["wells"]}, x))
+
+    def _towers(self, params, views, targets, dose, dropout=None):
+        ours = self.of_molecules(params, views, dose, dropout)
         measured = targets.reshape(len(targets), self.doses, self.width + 1)
         measured = jnp.take_along_axis(measured, dose[:, None, None], 1)[:, 0]
         there = ~jnp.isnan(measured).any(1)
         measured = jnp.where(there[:, None], measured, 0)
-        theirs = self.wells.apply({"params": params["wells"]}, measured[:, :-1])
-        return _unit(ours), _unit(theirs), jnp.where(there, measured[:, -1], -1)
+        return ours, self.of_wells(params, measured[:, :-1]), jnp.where(there, measured[:, -1], -1)
 
 
 def _unit(x):

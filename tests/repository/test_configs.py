@@ -76,6 +76,7 @@ ALL = tuple(dict.fromkeys([arguments(command) for command in DOCUMENTED] + list(
 
 # Tracing a step of DenseNet-161 takes a quarter of a minute, and molecules have four shapes.
 LONG = {"densenet": pytest.mark.full, "mole.py:": pytest.mark.slow, "mole_finetune.py:": pytest.mark.slow}
+LONG |= {"mole_biology.py": pytest.mark.slow, "molecule_map.py": pytest.mark.slow}
 TRACED = [pytest.param(name, marks=[mark for key, mark in LONG.items() if key in name]) for name in ALL]
 
 

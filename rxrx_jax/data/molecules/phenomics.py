@@ -23,12 +23,15 @@ class Screened(Library):
     to 1, all NaN where the compound was not screened at that dose. Embeddings are in units of the standard deviation
     over training molecules, whose mean is 0.
 
-    screened [rows, doses, width + 1]; truth [rows, doses, width], the same without noise where it is simulated."""
+    screened [rows, doses, width + 1]; truth [rows, doses, width], the same without noise where it is simulated; centre,
+    scale [width], of the embeddings as they were given."""
 
     doses: tuple[float, ...] = ()
     width: int = 0
     screened: np.ndarray | None = None
     truth: np.ndarray | None = None
+    centre: np.ndarray | None = None
+    scale: np.ndarray | None = None
 
 
 def attach(library: Library, path: str, seed: int) -> Screened:
@@ -86,4 +89,5 @@ def of_wells(library: Library, row: np.ndarray, dose: np.ndarray, x: np.ndarray,
     kept["digest"] = f"{library.digest} wells {hashlib.sha256(flat.tobytes()).hexdigest()}"
     if truth is not None:
         truth = ((truth - centre) / scale).astype(np.float32)
-    return Screened(**kept, doses=tuple(doses.tolist()), width=width, screened=screened, truth=truth)
+    about = {"doses": tuple(doses.tolist()), "width": width, "centre": centre, "scale": scale}
+    return Screened(**kept, **about, screened=screened, truth=truth)

@@ -118,6 +118,22 @@ def test_what_simple_models_predict_knows_no_scored_wells():
     np.testing.assert_array_equal(found["oracle"], LIBRARY.truth[rows])
 
 
+def test_similarities_are_those_of_rdkit():
+    pytest.importorskip("rdkit")
+    from rdkit import Chem, DataStructs
+    from rdkit.Chem import rdFingerprintGenerator
+
+    from rxrx_jax.molecules import fingerprints, library
+
+    smiles = library.simulated(12, 3)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    bits = [generator.GetFingerprint(Chem.MolFromSmiles(text)) for text in smiles]
+    expected = [[DataStructs.TanimotoSimilarity(one, other) for other in bits[5:]] for one in bits[:5]]
+    x = fingerprints.morgan(smiles)
+    np.testing.assert_allclose(fingerprints.tanimoto(x[:5], x[5:]), expected, atol=1e-6)
+    assert not fingerprints.tanimoto(np.zeros((1, 4)), np.zeros((2, 4))).any()
+
+
 def test_the_simulated_screen_is_of_structures():
     pytest.importorskip("rdkit")
     from rxrx_jax.molecules import library, screen

@@ -140,10 +140,13 @@ def test_what_evaluators_work_with_is_what_the_source_says(values, tmp_path, mon
     monkeypatch.setitem(evaluate_room.CONTEXTS, "lines", made)
     monkeypatch.setitem(evaluate_room.EVALUATORS, "weights", evaluate)
     path = tmp_path / "lines.py"
-    path.write_text(path.read_text().replace("units = ", 'evaluated_as = "lines"\n    units = '))
+    path.write_text(
+        path.read_text().replace("units = ", 'evaluated_as = "lines"\n    keeps = {"a.txt": b"kept"}\n    units = ')
+    )
     train.run(values | {"evaluators": {"weights": {}}, "evaluate_steps": 30}, tmp_path / "run")
     found = [line for line in metrics.read(tmp_path / "run" / "metrics.jsonl") if "error" in line]
     assert [line["final"] for line in found] == [False, True]
+    assert (tmp_path / "run" / "a.txt").read_bytes() == b"kept"
     assert max(found[0]["error"], found[1]["error"]) < 0.1 and found[1]["largest"] == 2 and found[1]["folder"] == "run"
     with pytest.raises(UserError, match="selection=best_val chooses .* and data.name=lines scores none"):
         task = tmp_path / "regression.py"

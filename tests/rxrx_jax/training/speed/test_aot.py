@@ -179,6 +179,17 @@ def test_two_slices_are_a_hybrid_mesh_and_sum_gradients_between_them():
 
 
 @pytest.mark.full
+def test_the_step_of_molecules_compiles_for_a_tpu_slice():
+    """MolE's released size, of the largest of the four sizes of a minibatch."""
+    pytest.importorskip("libtpu")
+    values = config.load("mole.py:full")
+    values["mesh"]["fsdp"] = 16
+    found = aot.compile_step(values, aot.devices("v5e:4x4"))
+    assert (found["chips"], found["minibatch"], found["fits"]) == (16, 1024, True)
+    assert 180e6 < found["parameters"] < 190e6  # 85 M in the layers, 100 M of the 130,505 labels
+
+
+@pytest.mark.full
 def test_without_the_constraint_on_tokens_a_pod_runs_out_of_memory(monkeypatch):
     """With it, 256 chips share parameters and minibatch; without, their chips gather activations (and run out)."""
     held = slice_of("rxrx1,", "S/16", "v5e:16x16", 16, 4096)["temporary_bytes"]

@@ -6,7 +6,7 @@ screen of the simulated library.
 
 from rxrx_jax.report import columns
 from rxrx_jax.tables import Column, Row, Run, Table
-from rxrx_jax.tables.admet import marks
+from rxrx_jax.tables.molecules.admet import marks
 
 FIRST, SECOND, MAP = "mole", "mole_biology", "molecule_map"
 OWN = {"untrained": "MolE, untrained", "step1": "MolE, step 1", "step2": "MolE, steps 1 and 2"}
