@@ -20,6 +20,10 @@ STEPS = 500
 CHUNK = 2048  # rows at a time
 BLOCK = 512  # rows that the host standardises at a time
 MANY = 64  # classes from which on each is scaled by itself; of few, what two classes share would be left out
+BEYOND = (
+    1.2  # times as far as where the loss is least along the first step: there the classes that are hardest to tell,
+)
+# whose gradients are the largest, are nearer to their minimum
 LEAST_CURVED = 1e-4  # of the curvature where all classes are equally probable
 CLASSES, FEATURES = 8, 16  # their numbers are padded to multiples, so that similar problems share a compilation
 
@@ -65,10 +69,10 @@ def fit(features: np.ndarray, labels: np.ndarray, strength: float = 1.0, toleran
 
     L-BFGS (Liu & Nocedal 1989, doi 10.1007/BF01589116; optax's, 10 pairs, zoom line search) runs in float32 until the
     largest entry of the gradient of the mean loss is below `tolerance`, or for STEPS steps; `converged` says which. Its
-    first step is Newton's from zero, where the gradient needs the classes' means alone, to where the loss of a sample
-    of rows is least along it. The others are along the principal axes of the features, each scaled by the curvature of
-    the loss there, and of many classes each towards its mean, where its own rows pull: the minimum is the same, and an
-    ill-conditioned covariance does not slow it down.
+    first step is Newton's from zero, where the gradient needs the classes' means alone, to a little beyond where the
+    loss of a sample of rows is least along it. The others are along the principal axes of the features, each scaled by
+    the curvature of the loss there, and of many classes each towards its mean, where its own rows pull: the minimum is
+    the same, and an ill-conditioned covariance does not slow it down.
 
     Args: features [n, D]; labels int [n], at least 0; strength, C.
     Raises UserError when there are fewer than two classes to tell apart, and for features that are not finite.
@@ -148,7 +152,7 @@ def _fitted(problem: _Problem, strength: float, tolerance: float = TOLERANCE) ->
     toward = np.append(
         scale[:-1] * problem.means * np.sqrt(float(own) if k >= MANY else 0), np.zeros((1, len(absent))), 0
     )
-    given = float(length) * newton / scale, absent, problem.axes, scale, toward, penalty, problem.n, tolerance
+    given = BEYOND * float(length) * newton / scale, absent, problem.axes, scale, toward, penalty, problem.n, tolerance
     found, steps, gradient = _minimise(problem.x, problem.label, problem.there, *map(jnp.float32, given), STEPS)
     found = (np.asarray(found, np.float64) * scale)[:, :k]
     weights = np.append((problem.axes @ found[:-1])[:d], found[-1:], 0).astype(np.float32)
