@@ -215,19 +215,16 @@ def timed(function) -> tuple[float, float]:
 
 
 def measure(who: str, case: str, size: int) -> dict[str, float]:
-    """In this process: seconds of a call, after its imports and inputs, and the peak of memory in MB."""
+    """In this process: seconds of a call, after its imports and inputs, and the peak of memory in MB by the end of the first."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         function = {"ours": ours, "theirs": theirs}[who](case, size, pathlib.Path(folder))
         seconds, cpu = timed(function)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if cpu < SHORT and case not in ALONE:
             seconds, cpu = map(min, zip((seconds, cpu), *(timed(function) for _ in range(REPEATS - 1))))
         page = pathlib.Path(folder, "page.html")
         more = opened(page) if page.exists() else {}
-    return more | {
-        "seconds": seconds,
-        "cpu_seconds": cpu,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    return more | {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak}
 
 
 def in_a_process(who: str, case: str, size: int, threads: int, old: str) -> dict[str, float] | None:
