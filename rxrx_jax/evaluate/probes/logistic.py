@@ -17,9 +17,13 @@ from rxrx_jax.evaluate.probes import among, check_finite
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)  # of C, from the strongest penalty to the weakest
 TOLERANCE = 1e-4  # of the largest entry of the mean loss's gradient, scikit-learn's
 STEPS = 500
-CHUNK = 2048  # rows at a time
+CHUNK = 1024  # rows at a time
 BLOCK = 512  # rows that the host standardises at a time
 MANY = 64  # classes from which on each is scaled by itself; of few, what two classes share would be left out
+BEYOND = (
+    1.2  # times as far as where the loss is least along the first step: there the classes that are hardest to tell,
+)
+# whose gradients are the largest, are nearer to their minimum
 LEAST_CURVED = 1e-4  # of the curvature where all classes are equally probable
 CLASSES, FEATURES = 8, 16  # their numbers are padded to multiples, so that similar problems share a compilation
 
@@ -65,10 +69,10 @@ def fit(features: np.ndarray, labels: np.ndarray, strength: float = 1.0, toleran
 
     L-BFGS (Liu & Nocedal 1989, doi 10.1007/BF01589116; optax's, 10 pairs, zoom line search) runs in float32 until the
     largest entry of the gradient of the mean loss is below `tolerance`, or for STEPS steps; `converged` says which. Its
-    first step is Newton's from zero, where the gradient needs the classes' means alone, to where the loss of a sample
-    of rows is least along it. The others are along the principal axes of the features, each scaled by the curvature of
-    the loss there, and of many classes each towards its mean, where its own rows pull: the minimum is the same, and an
-    ill-conditioned covariance does not slow it down.
+    first step is Newton's from zero, where the gradient needs the classes' means alone, to a little beyond where the
+    loss of a sample of rows is least along it. The others are along the principal axes of the features, each scaled by
+    the curvature of the loss there, and of many classes each towards its mean, where its own rows pull: the minimum is
+    the same, and an ill-conditioned covariance does not slow it down.
 
     Args: features [n, D]; labels int [n], at least 0; strength, C.
     Raises UserError when there are fewer than two classes to tell apart, and for features that are not finite.
@@ -100,7 +104,7 @@ class _Problem(NamedTuple):
     x: jax.Array
     label: jax.Array
     there: jax.Array
-    some_x: jax.Array
+    some_x: np.ndarray
     some_label: np.ndarray
     n: int
     centre: np.ndarray
@@ -122,15 +126,15 @@ def _problem(features: np.ndarray, labels: np.ndarray) -> _Problem:
     n, k = len(features), len(classes)
     centre, deviation = _moments(features)
     x, label, there = _padded(features, label.astype(np.int32), centre, deviation)
-    variances, axes = np.linalg.eigh(np.asarray(_gram(x), np.float64) / n)
+    parts = [jnp.asarray(part.reshape(-1, min(CHUNK, len(x)), *part.shape[1:])) for part in (x, label, there)]
+    variances, axes = np.linalg.eigh(np.asarray(_gram(parts[0]), np.float64) / n)
     order, bounds = np.argsort(label[:n], kind="stable"), np.append(0, np.cumsum(np.bincount(label[:n])))
-    sums = csr_array((np.ones(n, np.float32), order, bounds), shape=(k, n)) @ np.asarray(x)[:n]
+    sums = csr_array((np.ones(n, np.float32), order, bounds), shape=(k, n)) @ x[:n]
     sums, counts = axes.T @ sums.T, np.diff(bounds)
     downhill = np.append(sums - sums.mean(1, keepdims=True), [counts - n / k], 0) / n
     downhill, means = (np.pad(part, ((0, 0), (0, -k % CLASSES))) for part in (downhill, sums / np.sqrt(counts * n)))
     some = np.random.default_rng(0).integers(n, size=CHUNK)  # as many whatever n is, so that it compiles once
-    chunks = [jnp.asarray(part).reshape(-1, min(CHUNK, len(x)), *part.shape[1:]) for part in (x, label, there)]
-    return _Problem(*chunks, x[some], label[some], n, centre, deviation, classes, axes, variances, downhill, means)
+    return _Problem(*parts, x[some], label[some], n, centre, deviation, classes, axes, variances, downhill, means)
 
 
 def _fitted(problem: _Problem, strength: float, tolerance: float = TOLERANCE) -> Logistic:
@@ -148,7 +152,7 @@ def _fitted(problem: _Problem, strength: float, tolerance: float = TOLERANCE) ->
     toward = np.append(
         scale[:-1] * problem.means * np.sqrt(float(own) if k >= MANY else 0), np.zeros((1, len(absent))), 0
     )
-    given = float(length) * newton / scale, absent, problem.axes, scale, toward, penalty, problem.n, tolerance
+    given = BEYOND * float(length) * newton / scale, absent, problem.axes, scale, toward, penalty, problem.n, tolerance
     found, steps, gradient = _minimise(problem.x, problem.label, problem.there, *map(jnp.float32, given), STEPS)
     found = (np.asarray(found, np.float64) * scale)[:, :k]
     weights = np.append((problem.axes @ found[:-1])[:d], found[-1:], 0).astype(np.float32)
@@ -169,14 +173,14 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _padded(features: np.ndarray, label: np.ndarray, centre: np.ndarray, deviation: np.ndarray):
-    """(standardised rows, on the device; their labels; 1, or 0 for padding): whole chunks of rows, or a power of two,
+    """(standardised rows; their labels; 1, or 0 for padding): whole chunks of rows, or a power of two,
     and FEATURES at a time."""
     n, d = features.shape
     rows = n + -n % CHUNK if n > CHUNK else 1 << (n - 1).bit_length()
     x = np.zeros((rows, d + -d % FEATURES), np.float32)
     for at in range(0, n, BLOCK):
         x[at : min(at + BLOCK, n), :d] = (features[at : at + BLOCK] - centre) / deviation
-    return jnp.asarray(x), np.pad(label, (0, rows - n)), (np.arange(rows) < n).astype(np.float32)
+    return x, np.pad(label, (0, rows - n)), (np.arange(rows) < n).astype(np.float32)
 
 
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -184,6 +188,7 @@ _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 @jax.jit
 def _gram(x: jax.Array) -> jax.Array:
+    x = x.reshape(-1, x.shape[2])
     return _product(x.T, x)
 
 

@@ -9,7 +9,9 @@ from rxrx_jax.maps import relate, statistics
 from rxrx_jax.maps.benchmark import genome, proximity
 
 
-def test_every_pair_is_counted_once():
+@pytest.mark.parametrize("together", [1, 1000, 2**24])
+def test_every_pair_is_counted_once(monkeypatch, together):
+    monkeypatch.setattr(proximity, "TOGETHER", together)
     x, arm, _, _ = cases.arms()
     u = relate.unit(x)
     cosines, same = u @ u.T, arm[:, None] == arm
