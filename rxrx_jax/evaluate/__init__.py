@@ -47,7 +47,7 @@ def make_evaluators(config: Config, source=None) -> list:
         if name not in EVALUATORS:
             raise UserError(f"evaluators.{name}: expected one of {', '.join(EVALUATORS)}")
         of, given_of = OWN.get(name, "images"), evaluated_as(source) if source else ""
-        if given_of and of != given_of:
+        if given_of in ("images", *OWN.values()) and of != given_of:
             raise UserError(f"evaluators.{name} is of {of}, and this source of {given_of}; remove it")
         known = list(inspect.signature(EVALUATORS[name]).parameters)[1:]
         if unknown := [key for key in settings if key not in known]:

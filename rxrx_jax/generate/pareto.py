@@ -183,14 +183,6 @@ def pc_entropy(points: np.ndarray, reference: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum() + 0.0)
 
 
-def tanimoto(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The Tanimoto similarity of fingerprints of 0 and 1, [n, bits] and [m, bits]: float64 [n, m]; 1 of empty ones."""
-    left, right = np.asarray(left, np.float32), np.asarray(right, np.float32)  # exact up to 2**24 bits
-    shared = (left @ right.T).astype(np.float64)
-    either = left.sum(1)[:, None] + right.sum(1) - shared
-    return np.where(either > 0, shared / np.maximum(either, 1), 1.0)
-
-
 def levenshtein(strings: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
     """The number of insertions, deletions and replacements from each string to each.
 

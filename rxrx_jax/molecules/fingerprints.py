@@ -16,30 +16,24 @@ def morgan(smiles: Sequence[str], bits: int = BITS, radius: int = RADIUS) -> np.
 
     Raises BadMolecule, which names the SMILES, if RDKit cannot read one.
     """
-    return _each(smiles, "GetCountFingerprintAsNumPy", np.zeros((len(smiles), bits), np.float32), radius)
-
-
-def morgan_bits(smiles: Sequence[str]) -> np.ndarray:
-    """Which environments occur: uint8 [n, BITS] of 0 and 1. Raises BadMolecule as `morgan` does."""
-    return _each(smiles, "GetFingerprintAsNumPy", np.zeros((len(smiles), BITS), np.uint8), RADIUS)
-
-
-def _each(smiles: Sequence[str], function: str, out: np.ndarray, radius: int) -> np.ndarray:
     lib = chem()
     from rdkit.Chem import rdFingerprintGenerator
 
-    of = getattr(rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=out.shape[1]), function)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
+    out = np.zeros((len(smiles), bits), np.float32)
     with quiet():
         for row, text in zip(out, smiles):
             mol = lib.MolFromSmiles(text)
             if mol is None:
                 raise BadMolecule(f"invalid SMILES {text!r}")
-            row[:] = of(mol)
+            row[:] = generator.GetCountFingerprintAsNumPy(mol)
     return out
 
 
-def tanimoto(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Similarity of counts or bits [d] to others [n, d], 0 to 1: sum of minima over sum of maxima; 0 where both are
-    empty."""
-    least, most = np.minimum(one, others).sum(1), np.maximum(one, others).sum(1)
-    return np.divide(least, most, out=np.zeros(len(others)), where=most > 0)
+def tanimoto(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Similarities of fingerprints [n, d] and [m, d] by the environments that occur at all: float32 [n, m], the share
+    of those of either that both have; 0 where neither has any."""
+    a, b = ((x > 0).astype(np.float32) for x in (some, others))
+    both = a @ b.T
+    either = a.sum(1)[:, None] + b.sum(1) - both
+    return np.divide(both, either, out=np.zeros_like(both), where=either > 0)

@@ -5,11 +5,10 @@ import dataclasses
 import numpy as np
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.generate import pareto
 from rxrx_jax.generate.environments import assemble
 from rxrx_jax.generate.environments.fragments import MOST, Fragments
 from rxrx_jax.generate.rewards import Problem, chemistry, chosen, proxy
-from rxrx_jax.molecules.fingerprints import morgan_bits
+from rxrx_jax.molecules import fingerprints
 
 SEH = "seh"  # the proxy by 8, clipped to [0, 1]
 OBJECTIVES = (*chemistry.OBJECTIVES, SEH)
@@ -42,8 +41,8 @@ class Host:
 
     def distances(self, terminal) -> np.ndarray:
         """1 less Tanimoto's similarity of Morgan fingerprints: float64 [n, n]."""
-        bits = morgan_bits(self.smiles(terminal))
-        return 1 - pareto.tanimoto(bits, bits)
+        found = fingerprints.morgan(self.smiles(terminal))
+        return 1 - fingerprints.tanimoto(found, found).astype(np.float64)
 
     def say(self, terminal) -> str:
         """The SMILES of one tree."""

@@ -1,6 +1,7 @@
 """The task of generative flow networks: its loss, what it is a function of, and mistakes in its config."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ def test_evaluators_are_of_what_the_source_gives():
     with pytest.raises(UserError, match="evaluators.accuracy is of images, and this source of samples; remove it"):
         make_evaluators(Config({"accuracy": {}}), source)
     with pytest.raises(UserError, match="evaluators.pareto is of samples, and this source of images; remove it"):
-        make_evaluators(Config({"pareto": {}}), object())
+        make_evaluators(Config({"pareto": {}}), types.SimpleNamespace(dataset=None))
 
 
 def test_an_objective_that_is_nan_is_named_before_training(monkeypatch):

@@ -73,7 +73,7 @@ def test_rewards_on_the_host_resume_bit_for_bit_too(tmp_path, monkeypatch):
 
 
 def context(task, workdir):
-    return pareto.SampleContext(task, None, None, 8, workdir, 0)
+    return pareto.SampleContext(task, None, 8, workdir, 0)
 
 
 def test_a_constant_objective_gives_no_hypervolume_and_is_named(monkeypatch, tmp_path, capsys):
