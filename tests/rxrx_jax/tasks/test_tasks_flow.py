@@ -12,6 +12,7 @@ from rxrx_jax.adapt.method import Method
 from rxrx_jax.base.config import Config, load
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.batch import TRAIN, Batch
+from rxrx_jax.data.roles import Roles
 from rxrx_jax.data.source import Nothing, make_source
 from rxrx_jax.evaluate import make_evaluators
 from rxrx_jax.generate import rewards
@@ -116,7 +117,7 @@ def test_evaluators_are_of_what_the_source_gives():
     with pytest.raises(UserError, match="evaluators.accuracy is of images, and this source of samples; remove it"):
         make_evaluators(Config({"accuracy": {}}), source)
     with pytest.raises(UserError, match="evaluators.pareto is of samples, and this source of images; remove it"):
-        make_evaluators(Config({"pareto": {}}), types.SimpleNamespace(dataset=None))
+        make_evaluators(Config({"pareto": {}}), types.SimpleNamespace(dataset=types.SimpleNamespace(roles=Roles())))
 
 
 def test_an_objective_that_is_nan_is_named_before_training(monkeypatch):
