@@ -141,12 +141,13 @@ class Shards:
         reader, places = self._opened(shard)
         for left in reversed(range(TRIES)):
             try:
-                return reader.read([position])[0]
+                if found := reader.read([position])[0]:
+                    return found  # b"" is what it reads of a file that another thread is emptying
             except RuntimeError:
                 if not left:
                     raise
             self._mirror.fetch(name, int(places[position]), int(places[position + 1]))
-        raise AssertionError
+        raise ValueError(f"record {position} of {name} is emptied again and again; raise data.cache=DIR,SIZE")
 
     def _opened(self, shard: int) -> tuple:
         from array_record.python.array_record_module import ArrayRecordReader

@@ -89,6 +89,15 @@ def test_the_cache_is_bounded_and_every_record_is_right(store, there, tmp_path):
     assert limit / 2 < max(held) <= limit
 
 
+def test_a_record_of_a_file_that_is_being_emptied_is_fetched_again(there, tmp_path):
+    found, records = opened(there, f"{tmp_path}/cache,1GB")
+    assert records[25] == there.records[25]
+    path = found.folder / NAMES[1]
+    with path.open("r+b") as file:
+        file.truncate(0)  # and not yet of its size again
+    assert records[25] == there.records[25] and records[26] == there.records[26]
+
+
 def test_faults_on_the_way_change_nothing(store, there, tmp_path):
     found, records = opened(there, f"{tmp_path}/cache,1GB")
     kinds = "503", "reset", "", "429", "cut", ""
