@@ -215,7 +215,7 @@ def timed(function) -> tuple[float, float]:
 
 
 def measure(who: str, case: str, size: int) -> dict[str, float]:
-    """In this process: seconds of a call, after its imports and inputs, and the peak of memory in MB after the first."""
+    """In this process: seconds of a call, after imports and inputs, and the peak of memory in MB after the first."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         function = {"ours": ours, "theirs": theirs}[who](case, size, pathlib.Path(folder))
         seconds, cpu = timed(function)
