@@ -230,6 +230,7 @@ def measure(who: str, case: str, size: int) -> dict[str, float]:
 def in_a_process(who: str, case: str, size: int, threads: int, old: str) -> dict[str, float] | None:
     """`measure` in a new process of so many threads; None where the tool is not installed."""
     path = [old] if old and case in OLD and who == "theirs" else []
+    path.append(str(pathlib.Path(__file__).parents[2]))  # before a package that is installed
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = (
         os.environ | dict.fromkeys(names, str(threads)) | {"PYTHONPATH": os.pathsep.join([*path, *sys.path[1:]])}

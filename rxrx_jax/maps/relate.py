@@ -110,6 +110,7 @@ def _kept(u: np.ndarray, near: np.ndarray, chosen: tuple[np.ndarray, np.ndarray]
     for start, part in blocks(u):
         here = (low >= start) & (low < start + len(part))
         queries[here] = part[low[here] - start, high[here] - start]
+        found: list[list[np.ndarray]] = [[] for _ in near]
         for k in range(0, len(part), 64):  # rows at a time, which stay in the cache
             rows = part[k : k + 64]
             square = rows[:, k : k + len(rows)]
@@ -117,7 +118,9 @@ def _kept(u: np.ndarray, near: np.ndarray, chosen: tuple[np.ndarray, np.ndarray]
                 for i, (first, last) in enumerate(near):
                     less = values < first
                     below[i] += np.count_nonzero(less)
-                    kept[i].append(values[~less & (values <= last)])
+                    found[i].append(values[~less & (values <= last)])
+        for all_of, pieces in zip(kept, found):
+            all_of.append(np.concatenate(pieces))
     return below, [np.concatenate(one) for one in kept], queries
 
 

@@ -87,8 +87,9 @@ def test_the_figures_of_the_probe_are_what_the_benchmark_printed():
     first = other["cpu_seconds"] / ours["first_cpu_seconds"]
     text = " ".join((ROOT / "docs/protocols.md").read_text().split())
     for phrase in (
-        f"{ours['steps']} steps to scikit-learn's {other['steps']}, which took "
+        f"{ours['steps']} step to scikit-learn's {other['steps']}, which took "
         f"{found['ratio_cpu']['scikit-learn float32']} times the processor time ({first:.1f} times that of a first fit",
+        f"in float64 {found['ratio_cpu']['scikit-learn float64']} times",
         f"and {ours['peak_mib']} MiB at most",
     ):
         assert phrase in text, phrase

@@ -13,7 +13,6 @@ from rxrx_jax.maps import relate
 from rxrx_jax.maps.statistics import Ranked, brunner_munzel, compare, counts_below
 
 LEAST_PAIRS = 21  # within and between, for a statistic of an arm: more than 20, as published
-TOGETHER = 2**24  # pairs between arms that are sorted at a time: 128 MB
 LEAST_GENES = 5  # on an arm that is centred, shrunk
 PUBLISHED_GENES = 20  # and as published: strictly more
 
@@ -24,23 +23,13 @@ class _Counts:
     def __init__(self, within: np.ndarray):
         self.values, self.times = np.unique(within, return_counts=True)
         self.below, self.upto, self.n = np.zeros(len(self.values), np.int64), np.zeros(len(self.values), np.int64), 0
-        self.waiting: list[np.ndarray] = []  # many at a time are sorted, since each time all values are looked up
 
     def add(self, between: np.ndarray) -> None:
         """`between` is sorted in place."""
-        self.waiting.append(between)
-        self.n += len(between)
-        if sum(map(len, self.waiting)) >= TOGETHER:
-            self._count()
-
-    def _count(self) -> None:
-        if self.waiting:
-            between = self.waiting[0] if len(self.waiting) == 1 else np.concatenate(self.waiting)
-            below, upto = counts_below(self.values, between)
-            self.below, self.upto, self.waiting = self.below + below, self.upto + upto, []
+        below, upto = counts_below(self.values, between)
+        self.below, self.upto, self.n = self.below + below, self.upto + upto, self.n + len(between)
 
     def result(self) -> Ranked:
-        self._count()
         return brunner_munzel(self.values, self.times, self.below, self.upto, self.n)
 
 
