@@ -20,8 +20,8 @@ the first and largest: the step is compiled for each of them when training start
 
 Tasks may require more of it: those of images need `classes` and `shares`, methods with `within=cell_type` need
 `cell_types`, evaluators `dataset`. One that says `only_measures = True`, as noise, is trained on for its speed:
-nothing is evaluated or kept. One that says `on_policy = True` is for tasks that sample what they train on. `context`
-names what evaluators work with in `evaluate.CONTEXTS`; without it that is for images.
+nothing is evaluated or kept. One that says `on_policy = True` is for tasks that sample what they train on.
+`evaluated_as` names what evaluators work with in `evaluate.CONTEXTS`; without it that is for images.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ class Nothing:
     only_measures: bool = False
     instead: tuple[tuple[int, int], ...] = ()
     on_policy = True
-    context = "samples"
+    evaluated_as = "samples"
     units = {TRAIN: 1}
     lengths = {TRAIN: "data.minibatch"}
     constants = {}

@@ -28,7 +28,7 @@ EVALUATORS = {
     "reconstruction": reconstruction.evaluate,
 }
 
-# What evaluators work with, by the `context` of a source; `predict.Context` for those of images. Each is made with
+# What evaluators work with, by `evaluated_as` of a source; `predict.Context` for those of images. Each is made with
 # (task, dataset of the source or None, mesh, evaluation_minibatch, workdir, seed, ledger or None).
 CONTEXTS = {"molecules": molecules.MoleculeContext, "samples": pareto.SampleContext}
 OWN = {"environments": "molecules", "properties": "molecules", "pareto": "samples"}  # evaluators of these, not images
@@ -46,7 +46,7 @@ def make_evaluators(config: Config, source=None) -> list:
     for name, settings in given.items():
         if name not in EVALUATORS:
             raise UserError(f"evaluators.{name}: expected one of {', '.join(EVALUATORS)}")
-        of, given_of = OWN.get(name, "images"), getattr(source, "context", "images")
+        of, given_of = OWN.get(name, "images"), getattr(source, "evaluated_as", "images")
         if source is not None and of != given_of:
             raise UserError(f"evaluators.{name} is of {of}, and this source of {given_of}; remove it")
         known = list(inspect.signature(EVALUATORS[name]).parameters)[1:]

@@ -183,7 +183,7 @@ def make_evaluation(config: Config, source, step: Step, mesh, workdir: epath.Pat
     a context nor a dataset to evaluate."""
     evaluators, size = make_evaluators(config.evaluators, source), config.evaluation_minibatch
     sharding.check_minibatch(mesh, size, "evaluation_minibatch")
-    has_dataset, own_context = hasattr(source, "dataset"), CONTEXTS.get(getattr(source, "context", ""))
+    has_dataset, own_context = hasattr(source, "dataset"), CONTEXTS.get(getattr(source, "evaluated_as", ""))
     if not has_dataset and not own_context:
         if evaluators and not only_measures(source):
             raise UserError(f"evaluators.{evaluators[0][0]}: this source has no dataset to evaluate; remove it")

@@ -33,7 +33,7 @@ class Molecules:
     lengths = {TRAIN: "data.minibatch"}
     constants = {}
     shares = {}
-    context = "molecules"
+    evaluated_as = "molecules"
 
     @property
     def samplers(self) -> dict:
