@@ -132,7 +132,14 @@ def by_flow(
     """Strings by a generative flow network that was trained, by trajectory balance, for acquire(string)^beta: int32
     [count, length]. Args: steps and batch, of training, all of which is one compiled program."""
     policy, nothing, keys = Policy(environment.actions), jnp.zeros(1), jax.random.split(key, 3)
-    params = {"policy": policy.init(keys[0], jnp.zeros(environment.width), nothing)["params"], "log_z": jnp.zeros(())}
+
+    def log_reward(tokens):
+        return beta * jnp.log(jnp.maximum(acquire(tokens), FLOOR))
+
+    # log Z starts at its estimate from random strings: from 0 the policy would flee whatever it samples first.
+    uniform = jax.random.randint(keys[2], (512, environment.length), 0, environment.letters)
+    log_z = jax.nn.logsumexp(log_reward(uniform)) - np.log(512) + environment.length * np.log(environment.letters)
+    params = {"policy": policy.init(keys[0], jnp.zeros(environment.width), nothing)["params"], "log_z": log_z}
     rates = {"policy": optax.adam(2e-3), "log_z": optax.adam(1e-1)}
     optimiser = optax.multi_transform(rates, {"policy": "policy", "log_z": "log_z"})
 
@@ -144,14 +151,14 @@ def by_flow(
 
     def loss(params, keys):
         paths = jax.lax.stop_gradient(jax.vmap(lambda key: draw(params, key, 0.05))(keys))
-        reward = beta * jnp.log(jnp.maximum(acquire(jax.vmap(environment.terminal)(paths.last)), FLOOR))
+        rewards = log_reward(jax.vmap(environment.terminal)(paths.last))
 
-        def one(path, log_reward):
+        def one(path, reward):
             forward = rollout.log_forward(environment, path, jax.vmap(lambda s: logits(params, s))(path.states))
             backward = rollout.log_backward(environment, path)
-            return balance.trajectory_balance(forward, backward, None, params["log_z"], log_reward, path.valid)
+            return balance.trajectory_balance(forward, backward, None, params["log_z"], reward, path.valid)
 
-        return jax.vmap(one)(paths, reward).mean()
+        return jax.vmap(one)(paths, rewards).mean()
 
     @jax.jit
     def trained(params):
@@ -183,6 +190,13 @@ def by_genetic(key: jax.Array, environment: Strings, acquire, count: int, calls:
     return np.array([found.genomes[row] for row in found.population])
 
 
+def _different(strings: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The different ones of strings [n, length] that are not known, in their order: int32 [m, length]."""
+    seen = {one.tobytes() for one in known.astype(np.int32)}
+    found = {one.tobytes(): one for one in strings.astype(np.int32) if one.tobytes() not in seen}
+    return np.array(list(found.values()), np.int32).reshape(len(found), strings.shape[1])
+
+
 class Round(NamedTuple):
     """After the oracle's answer: how many strings are known, their hypervolume, and that by the one of the start."""
 
@@ -207,7 +221,8 @@ def rounds(
       start: int32 [n, length], the strings that are known first.
       propose: `by_flow`, `by_genetic` or a function like them; None draws at random.
       count: of rounds.
-      batch: strings that the oracle is asked of in each.
+      batch: strings that the oracle is asked of in each, the best for the acquisition among eight times as many that
+        were proposed; where too few of those are new, random ones too.
 
     Returns (the start and every round, all strings, their objectives). Raises UserError for a start whose hypervolume
     is 0, of which no share can be said, and one or no string.
@@ -224,16 +239,15 @@ def rounds(
     history = [Round(len(tokens), first, 1.0)]
     for number in range(count):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
-        if propose is None:
-            rng = np.random.default_rng((seed, number))
-            new = rng.integers(0, environment.letters, (batch, environment.length))
-        else:
+        rng = np.random.default_rng((seed, number))
+        spare = rng.integers(0, environment.letters, (8 * batch, environment.length))
+        new = np.zeros((0, environment.length), np.int32)
+        if propose is not None:
             params = fit(keys[0], jnp.asarray(tokens), jnp.asarray(points, jnp.float32), environment.letters)
             acquire = nehvi(params, tokens, environment.letters)
-            found = np.unique(propose(keys[1], environment, acquire, 8 * batch), axis=0)
-            known = {one.tobytes() for one in tokens.astype(np.int32)}
-            found = np.array([one for one in found.astype(np.int32) if one.tobytes() not in known] or found[:1])
+            found = _different(propose(keys[1], environment, acquire, 8 * batch), tokens)
             new = found[np.argsort(-np.asarray(acquire(jnp.asarray(found))), kind="stable")[:batch]]
+        new = np.concatenate([new, _different(spare, np.concatenate([tokens, new]))])[:batch]
         tokens = np.concatenate([tokens, new])
         points = np.concatenate([points, oracle(new)])
         volume = pareto.hypervolume(points)

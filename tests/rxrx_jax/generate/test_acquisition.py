@@ -57,7 +57,16 @@ def test_bad_input():
 @pytest.mark.parametrize("propose", [acquisition.by_flow, acquisition.by_genetic])
 def test_rounds_find_more_than_random_ones(propose):
     start = np.random.default_rng(1).integers(0, 3, (16, 8))
-    history, tokens, points = acquisition.rounds(oracle, start, SPACE, propose, 2, 8)
+    random = np.random.default_rng(2).integers(0, 3, (512, 8))
+
+    def better(key, environment, acquire, count):
+        """What is proposed, which adds more to the front than random strings do and is not one string."""
+        found = propose(key, environment, acquire, count)
+        assert found.shape == (count, 8) and len(np.unique(found, axis=0)) >= 8
+        assert acquire(jnp.array(found)).mean() > 1.5 * acquire(jnp.array(random)).mean()
+        return found
+
+    history, tokens, points = acquisition.rounds(oracle, start, SPACE, better, 2, 8)
     by_chance, _, _ = acquisition.rounds(oracle, start, SPACE, None, 2, 8)
     assert [one.known for one in history] == [16, 24, 32] == [one.known for one in by_chance]
     assert history[0].relative == 1 and history[-1].hypervolume == pareto.hypervolume(points)
