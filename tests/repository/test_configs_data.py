@@ -6,7 +6,15 @@ from rxrx_jax.base import config as config_lib
 from rxrx_jax.base.config_flag import values
 from rxrx_jax.base.errors import UserError
 
-OTHERS = ("adaptation", "mogfn", "mole", "mole_finetune")  # of one dataset, without data, and of molecules
+# of one dataset, of none, and of molecules
+OTHERS = ("adaptation", "mogfn", "mole", "mole_biology", "mole_finetune", "molecule_map")
+    "adaptation",
+    "mogfn",
+    "mole",
+    "mole_biology",
+    "mole_finetune",
+    "molecule_map",
+)  # of one, of no, and of other data
 FILES = sorted(path.name for path in config_lib.CONFIGS.glob("*.py") if path.stem not in OTHERS)
 
 

@@ -20,10 +20,9 @@ STEPS = 500
 CHUNK = 1024  # rows at a time
 BLOCK = 512  # rows that the host standardises at a time
 MANY = 64  # classes from which on each is scaled by itself; of few, what two classes share would be left out
-BEYOND = (
-    1.2  # times as far as where the loss is least along the first step: there the classes that are hardest to tell,
-)
-# whose gradients are the largest, are nearer to their minimum
+# Times as far as where the loss is least along the first step: there the classes that are hardest to tell, whose
+# gradients are the largest, are nearer to their minimum.
+BEYOND = 1.2
 LEAST_CURVED = 1e-4  # of the curvature where all classes are equally probable
 CLASSES, FEATURES = 8, 16  # their numbers are padded to multiples, so that similar problems share a compilation
 
