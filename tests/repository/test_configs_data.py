@@ -8,13 +8,6 @@ from rxrx_jax.base.errors import UserError
 
 # of one dataset, of none, and of molecules
 OTHERS = ("adaptation", "mogfn", "mole", "mole_biology", "mole_finetune", "molecule_map")
-    "adaptation",
-    "mogfn",
-    "mole",
-    "mole_biology",
-    "mole_finetune",
-    "molecule_map",
-)  # of one, of no, and of other data
 FILES = sorted(path.name for path in config_lib.CONFIGS.glob("*.py") if path.stem not in OTHERS)
 
 
