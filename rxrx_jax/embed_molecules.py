@@ -45,7 +45,15 @@ def run(flags) -> None:
     for name, usual in (("pool", None), ("per", "site"), ("names", exchange.NAMES[0])):
         if getattr(flags, name) != usual:
             raise UserError(f"--{name}={getattr(flags, name)} is of images, and {flags.checkpoint} embeds molecules")
-    embed_data(flags.checkpoint, flags.data, flags.out, flags.parameters, flags.block, flags.minibatch, flags.folder)
+    embed_data(
+        flags.checkpoint,
+        flags.data,
+        pathlib.Path(flags.out),
+        flags.parameters,
+        flags.block,
+        flags.minibatch,
+        flags.folder,
+    )
 
 
 def is_of_molecules(path: str) -> bool:
