@@ -12,8 +12,9 @@ NOTES = (
     "treatments share a plate in every experiment, as in RxRx1, which normalised and adaptive rows profit from.",
     "One recipe for both convolutional rows; nothing was tuned on a test experiment. The simulator was calibrated by "
     "pixel statistics and by validation experiments of other worlds (docs/simulated_screen.md).",
-    "The last step is scored. The MAE's learning rate and mask ratio were chosen by in-batch reconstruction loss on "
-    "version 2 of the screen; nothing else was searched.",
+    "The last step is scored. The MAE's mask, target and epochs were chosen by a linear probe on the validation "
+    "experiment of another world, its learning rate by in-batch reconstruction loss on version 2 of the screen; "
+    "nothing else was searched.",
     "training: accuracy on augmented training minibatches at the end.",
     "leakage: how well a linear probe reads the experiment or plate from the embedding, lower is better.",
     "CPU s: of the run behind the row and of the run that it starts from; rows that share a run repeat it.",

@@ -298,11 +298,11 @@ def test_the_simulated_configs_are_those_of_the_published_table():
     adamw = dict(name="adamw", weight_decay=0.05, clip_norm=1.0)
     optim = lambda: {k: v for k, v in found["optim"].items() if k != "ema_decay"}  # noqa: E731
     found = config.load("mae_vit.py")
-    assert found["task"] == dict(name="mae", mask_ratio=0.5, normalise_target=False, decoder=(64, 2, 4))
+    assert found["task"] == dict(name="mae", mask_ratio=0.75, normalise_target=True, decoder=(64, 2, 4))
     assert found["optim"].get("ema_decay", 0.0) == 0 and optim() == adamw | dict(
         lr=4e-3, betas=(0.9, 0.95), warmup_percent=5.0
     )
-    assert (found["data"]["minibatch"], found["total_epochs"], found["augment"]["intensity_jitter"]) == (32, 10.0, 0.0)
+    assert (found["data"]["minibatch"], found["total_epochs"], found["augment"]["intensity_jitter"]) == (32, 30.0, 0.0)
     assert found["evaluators"].keys() == {"reconstruction", "leakage", "embeddings"}
     found = config.load("dann_vit.py")
     assert found["optim"].get("ema_decay", 0.0) == 0 and optim() == adamw | dict(
