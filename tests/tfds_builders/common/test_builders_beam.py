@@ -62,6 +62,7 @@ def test_beam_makes_the_same_tiles(tree, tmp_path, expected):
 
 @pytest.mark.skipif(apache_beam is None, reason="Apache Beam is not installed: pip install 'rxrx_jax[beam]'")
 def test_beam_builds_for_a_store(tree, tmp_path, expected):
+    pytest.importorskip("moto", reason="pip needs minutes for Beam and a bucket's emulator together")
     options = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
     with store_tools.emulated("s3"):
         made = build_with(tree, "s3://bucket/data", options, staging=tmp_path / "staging")
