@@ -253,7 +253,7 @@ def step_of(name="mae", **changes):
 
 def test_flops_of_a_masked_autoencoder_by_hand():
     """Forward, and twice as much backward, but for the patch embedding, whose input needs no gradient."""
-    n, kept, values, (width, mlp, depth), (d, d_depth) = 4, 2, 4 * 4 * 6, (16, 32, 2), (8, 1)
+    n, kept, values, (width, mlp, depth), (d, d_depth) = 4, 1, 4 * 4 * 6, (16, 32, 2), (8, 1)
     block = lambda tokens, width, mlp: 2 * tokens * (4 * width**2 + 2 * width * mlp) + 4 * tokens**2 * width  # noqa: E731
     embed = 2 * n * values * width
     blocks = depth * block(kept + 1, width, mlp) + d_depth * block(n + 1, d, 4 * d)  # one more: the class token

@@ -94,9 +94,9 @@ def test_what_does_not_fit_is_one_line(made, capsys):
     assert "no checkpoint there; train that run first" in refused("other")
     assert "--per=well is of images" in refused("run", "--per=well")
     assert "the model has blocks 1 to 2" in refused("run", "--block=3")
-    assert embed_into(folder / "run", folder / "smiles.csv", folder / "c.parquet", "--block=1") == 0
-    assert embed_into(folder / "run", folder / "smiles.csv", folder / "c.parquet") == 2
-    assert "c.parquet exists and may hold other embeddings" in capsys.readouterr().err
+    assert embed_into(folder / "run", folder / "smiles.csv", folder / "d.parquet", "--block=1") == 0
+    assert embed_into(folder / "run", folder / "smiles.csv", folder / "d.parquet") == 2
+    assert "d.parquet exists and may hold other embeddings" in capsys.readouterr().err
     (folder / "empty.csv").write_text("smiles\nnothing\n")
     assert embed_into(folder / "run", folder / "empty.csv", folder / "x.parquet") == 2
     assert "no molecule can be used" in capsys.readouterr().err
