@@ -43,7 +43,7 @@ def compare(
       there are any, "experiment", "plate", "split", "digests", "moments" and "histogram" as of plates.build_plate}.
     """
     if address := about.get("address"):
-        whole = path.with_name(path.name.replace(mirror.RECORDS, ".whole-"))  # which is no record file to others
+        whole = path.with_name(path.name.replace(mirror.RECORDS, ".whole-"))  # not a name of record files
         try:
             stores.download(f"{address}/{path.name}", whole)
             found = compare(folder, whole, first, sites, manifest, about | {"address": ""})

@@ -85,7 +85,7 @@ class Mirror:
     """`folder` stands for the prepared folder `address`.
 
     Args: address, gs:// or s3://; where, the cache, as `cache` takes it; whole, all files but the records are wanted,
-    not only tables. Raises Unreachable, and UserError where there is no complete prepared folder.
+    not only tables. Raises Unreachable, and UserError where the prepared folder is missing or incomplete.
     """
 
     def __init__(self, address: str, where: str = "", whole: bool = False):

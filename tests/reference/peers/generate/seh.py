@@ -1,5 +1,5 @@
 """Writes seh.npz: what PyTorch makes of the sEH proxy's definition (recursionpharma/gflownet, MIT: NNConv and Set2Set
-of PyTorch Geometric, the GRU and LSTM of PyTorch), written anew here, one molecule at a time.
+of PyTorch Geometric, the GRU and LSTM of PyTorch), written independently, one molecule at a time.
 
 pip install torch==2.13.0 rdkit==2026.9.1
 cd tests && python -m reference.peers.generate.seh ../../shared/data/molecules/seh_proxy.npz
