@@ -8,7 +8,6 @@ settings, on the same validation molecules, by the same loss; test molecules are
 workdir gets config.json and metrics.jsonl, whose last evaluation has `test/metric`, the one that the task is known by.
 """
 
-import argparse
 import math
 import pathlib
 import sys
@@ -49,13 +48,7 @@ def get_config(argument=None):
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog=f"python -m rxrx_jax.{NAME}", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--config", required=True, metavar="FILE", help=f"rxrx_jax/{NAME}.py:method=forest,task=esol")
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, metavar="DIR", help="where its numbers go")
-    flags, rest = parser.parse_known_args(argv)
-    if wrong := [argument for argument in rest if not argument.startswith("--config.")]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    run(config_flag.values([f"--config={flags.config}", *rest]), flags.workdir)
+    run(*config_flag.run_arguments(NAME, __doc__, "method=forest,task=esol", argv))
 
 
 def run(values: dict, workdir: pathlib.Path) -> None:

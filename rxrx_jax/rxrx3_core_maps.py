@@ -12,7 +12,6 @@ image statistics; published. The workdir gets features.parquet, config.json and 
 map/NAME of `rxrx_jax.maps.benchmark.rxrx3_core`.
 """
 
-import argparse
 import pathlib
 import sys
 
@@ -50,15 +49,7 @@ def get_config(argument=None):
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m rxrx_jax.rxrx3_core_maps", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--config", required=True, metavar="FILE", help="rxrx_jax/rxrx3_core_maps.py:features=published"
-    )
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, metavar="DIR", help="where its numbers go")
-    flags, rest = parser.parse_known_args(argv)
-    if wrong := [argument for argument in rest if not argument.startswith("--config.")]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    run(config_flag.values([f"--config={flags.config}", *rest]), flags.workdir)
+    run(*config_flag.run_arguments("rxrx3_core_maps", __doc__, "features=published", argv))
 
 
 def run(values: dict, workdir: pathlib.Path) -> None:

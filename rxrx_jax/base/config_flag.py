@@ -1,7 +1,9 @@
 """The flag --config of the commands that take one, and its overrides, beside absl's other flags."""
 
+import argparse
 import ast
 import difflib
+import pathlib
 import re
 import sys
 from collections.abc import Callable
@@ -30,6 +32,18 @@ KEYS = {
     "seed=1": "of everything that is drawn",
 }
 OFF = ("false", "off", "none", "0")
+
+
+def run_arguments(name: str, about: str, example: str, argv: list[str] | None) -> tuple[dict, pathlib.Path]:
+    """(the nested dict of --config with its overrides, --workdir) of a command that makes a run without training one:
+    its module's name in the package, its docstring, and arguments of its own config as an example."""
+    parser = argparse.ArgumentParser(prog=f"python -m rxrx_jax.{name}", description=about.split("\n\n")[0])
+    parser.add_argument("--config", required=True, metavar="FILE", help=f"rxrx_jax/{name}.py:{example}")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, metavar="DIR", help="where its numbers go")
+    flags, rest = parser.parse_known_args(argv)
+    if wrong := [argument for argument in rest if not argument.startswith("--config.")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    return values([f"--config={flags.config}", *rest]), flags.workdir
 
 
 def with_config(main: Callable[[dict], None]) -> Callable[[list[str] | None], None]:
