@@ -9,31 +9,16 @@ with the vocabulary of the encoder's library. full: the encoder of mole.py:full;
 this file's own. Molecules that others score are left out, as in mole.py.
 """
 
-import ml_collections
-
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import molecule_encoder, molecules, run_keys
+from rxrx_jax.training.base_config import molecule_adamw, molecule_config
 
 
 def get_config(argument=None):
     arg = parse_arguments(argument, full=False, data="", seed=0)
-    config = ml_collections.ConfigDict()
-    config.seed = arg.seed
-    config.mesh = dict(fsdp=1, tensor=1)
-    config.data = molecules(arg.data, arg.seed, minibatch=1024 if arg.full else 64)
+    config = molecule_config(arg, arg.data, minibatch=1024 if arg.full else 64, large=arg.full)
     config.data.leave_out = ("*",)
-    run_keys(config, arg.full)
     config.task = dict(name="properties", dropout=0.1)
-    config.model = molecule_encoder(arg.full)
-    config.optim = dict(
-        name="adamw",
-        lr=1e-4 if arg.full else 5e-4,
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-        clip_norm=1.0,
-        ema_decay=0.0,
-        warmup_percent=5.0,
-    )
+    config.optim = molecule_adamw(1e-4 if arg.full else 5e-4)
     config.total_epochs = 10.0
     config.evaluators = dict(properties=dict())
     return config

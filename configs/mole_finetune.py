@@ -14,22 +14,15 @@ The default predicts three computed properties of the simulated library. esol: m
 such molecules, by the name or the path of their folder. full: the encoder of mole.py:full, 100 epochs.
 """
 
-import ml_collections
-
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import molecule_encoder, molecules, run_keys
+from rxrx_jax.training.base_config import molecule_config
 
 
 def get_config(argument=None):
     arg = parse_arguments(argument, full=False, esol=False, data="", lr=5e-4, dropout=0.1, seed=0)
-    config = ml_collections.ConfigDict()
-    config.seed = arg.seed
-    config.mesh = dict(fsdp=1, tensor=1)
-    config.data = molecules(arg.data or "esol" * arg.esol, arg.seed, minibatch=32)
-    run_keys(config, False)
+    config = molecule_config(arg, arg.data or "esol" * arg.esol, minibatch=32)
     config.selection = "best_val"
     config.task = dict(name="properties", dropout=arg.dropout)
-    config.model = molecule_encoder(arg.full, arg.dropout)
     config.optim = dict(
         name="adamw",
         lr=arg.lr,

@@ -14,33 +14,18 @@ molecules` made with the vocabulary of the encoder's library; phenomics: embeddi
 and concentration_um.
 """
 
-import ml_collections
-
 from rxrx_jax.base.config import parse_arguments
-from rxrx_jax.training.base_config import molecule_encoder, molecules, run_keys
+from rxrx_jax.training.base_config import molecule_adamw, molecule_config
 
 
 def get_config(argument=None):
     arg = parse_arguments(argument, full=False, data="", phenomics="", lr=1e-3, dropout=0.1, seed=0)
-    config = ml_collections.ConfigDict()
-    config.seed = arg.seed
-    config.mesh = dict(fsdp=1, tensor=1)
-    config.data = molecules(arg.data, arg.seed, minibatch=512 if arg.full else 64)
+    config = molecule_config(arg, arg.data, minibatch=512 if arg.full else 64)
     config.data.phenomics = arg.phenomics
     config.data.screen_seed = arg.seed  # of the simulated screen
-    run_keys(config, False)
     config.selection = "best_val"
     config.task = dict(name="contrast", width=64, temperature=0.1, dropout=arg.dropout)
-    config.model = molecule_encoder(arg.full, arg.dropout)
-    config.optim = dict(
-        name="adamw",
-        lr=arg.lr,
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-        clip_norm=1.0,
-        ema_decay=0.0,
-        warmup_percent=5.0,
-    )
+    config.optim = molecule_adamw(arg.lr)
     config.total_epochs = 20.0
     config.evaluate_epochs = 5.0
     config.evaluators = dict(retrieval=dict(baselines=True))

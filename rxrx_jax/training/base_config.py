@@ -65,25 +65,37 @@ def run_keys(config: ml_collections.ConfigDict, large: bool) -> None:
     config.measure = ""  # "synthetic" trains on noise, "loader" only reads: what limits the speed?
 
 
-def molecules(name: str, seed: int, minibatch: int) -> dict:
-    """The keys of `config.data` for molecules: prepared ones by their name or folder, or "", the simulated library."""
-    return dict(
+def molecule_config(arg, name: str, minibatch: int, large: bool = False) -> ml_collections.ConfigDict:
+    """A config for molecules, which lacks task, optimiser, length and evaluators.
+
+    Args: arg, parsed colon arguments with seed, full and perhaps dropout; name, of prepared molecules or their folder,
+    "" for the simulated library; large, whether `run_keys` are those of long runs.
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = arg.seed
+    config.mesh = dict(fsdp=1, tensor=1)
+    config.data = dict(
         source="molecules",
         name=name or "molecules",
-        builder=dict() if name else dict(seed=seed, count=4000),
+        builder=dict() if name else dict(seed=arg.seed, count=4000),
         folder=ml_collections.config_dict.placeholder(str),
         minibatch=minibatch,
         # Other prepared molecules: those that they score are not trained on. "*": all beside these of their vocabulary.
         leave_out=(),
         unreadable=0,
     )
+    run_keys(config, large)
+    # The encoder of the released size, or one for laptops.
+    size = dict(width=768, depth=12, mlp=3072, heads=12) if arg.full else dict(width=96, depth=4, mlp=384, heads=4)
+    how = dict(dtype="bfloat16", remat="dots") if arg.full else dict(dtype="float32", remat="none")
+    config.model = dict(name="molecule", **size, dropout=arg.get("dropout", 0.1), **how)
+    return config
 
 
-def molecule_encoder(large: bool, dropout: float = 0.1) -> dict:
-    """The keys of `config.model` for molecules: the released size, or one for laptops."""
-    size = dict(width=768, depth=12, mlp=3072, heads=12) if large else dict(width=96, depth=4, mlp=384, heads=4)
-    how = dict(dtype="bfloat16", remat="dots") if large else dict(dtype="float32", remat="none")
-    return dict(name="molecule", **size, dropout=dropout, **how)
+def molecule_adamw(lr: float) -> dict:
+    """The keys of `config.optim` that molecules' pretraining and contrastive training share."""
+    shape = dict(betas=(0.9, 0.98), weight_decay=0.01, clip_norm=1.0, ema_decay=0.0, warmup_percent=5.0)
+    return dict(name="adamw", lr=lr) | shape
 
 
 def dataset(arg) -> str:
