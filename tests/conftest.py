@@ -1,5 +1,6 @@
 """Fixtures for all tests, and what makes a run of them short."""
 
+import builtins
 import gc
 import importlib.metadata
 import os
@@ -69,6 +70,25 @@ def small_models():
 
     with step_tools.small_models():
         yield
+
+
+@pytest.fixture
+def without_rdkit(monkeypatch):
+    """RDKit cannot be imported; what was kept of it before is forgotten, also afterwards."""
+    from rxrx_jax.molecules import chemistry
+
+    original = builtins.__import__
+
+    def no_rdkit(name, *args, **kwargs):
+        if name.partition(".")[0] == "rdkit":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    chemistry.chem.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", no_rdkit)
+    yield
+    monkeypatch.undo()
+    chemistry.chem.cache_clear()
 
 
 @pytest.fixture(scope="session")

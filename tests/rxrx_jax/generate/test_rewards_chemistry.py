@@ -1,6 +1,5 @@
 """Objectives of molecules are RDKit's; each molecule is computed once; a killed worker is started again."""
 
-import builtins
 import math
 import os
 import signal
@@ -12,7 +11,6 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.generate.environments import assemble
 from rxrx_jax.generate.environments.fragments import Fragments
 from rxrx_jax.generate.rewards import chemistry
-from rxrx_jax.molecules import chemistry as of_rdkit
 from rxrx_jax.molecules import library
 
 SMILES = ("CC(=O)Oc1ccccc1C(=O)O", "CCO", "c1ccc2c(c1)ccc1ccccc12", "CC1(C)SC2C(NC(=O)Cc3ccccc3)C(=O)N2C1C(=O)O")
@@ -71,24 +69,11 @@ def test_bad_input(monkeypatch):
         chemistry.Rewards(("sa",))(["CC"])
 
 
-def test_without_rdkit_one_line_names_the_extra(monkeypatch):
-    original = builtins.__import__
-
-    def no_rdkit(name, *args, **kwargs):
-        if name.partition(".")[0] == "rdkit":
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", no_rdkit)
-    for cache in (of_rdkit.chem, assemble.tables):
-        cache.cache_clear()
-    try:
-        for use in (chemistry.Rewards, Fragments):
-            with pytest.raises(UserError, match=r"pip install 'rxrx_jax\[molecules\]'"):
-                use()
-    finally:
-        monkeypatch.undo()
-        of_rdkit.chem.cache_clear()
+def test_without_rdkit_one_line_names_the_extra(without_rdkit):
+    assemble.tables.cache_clear()
+    for use in (chemistry.Rewards, Fragments):
+        with pytest.raises(UserError, match=r"pip install 'rxrx_jax\[molecules\]'"):
+            use()
 
 
 @pytest.mark.slow

@@ -1,11 +1,8 @@
 """SMILES to molecules: every bad one has its reason, and a molecule that is written in two ways is one."""
 
-import builtins
-
 import pytest
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.molecules import chemistry
 from rxrx_jax.molecules.standardise import BadMolecule, standardise, without_stereo
 
 LONG = "C" * 257
@@ -83,19 +80,6 @@ def test_stereoisomers_share_what_an_encoder_reads():
     assert without_stereo(one.mol, one.smiles) == without_stereo(other.mol, other.smiles) == "CC(N)C(=O)O"
 
 
-def test_without_rdkit_one_line_names_the_extra(monkeypatch):
-    original = builtins.__import__
-
-    def no_rdkit(name, *args, **kwargs):
-        if name.partition(".")[0] == "rdkit":
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", no_rdkit)
-    chemistry.chem.cache_clear()
-    try:
-        with pytest.raises(UserError, match=r"pip install 'rxrx_jax\[molecules\]'"):
-            standardise("C")
-    finally:
-        monkeypatch.undo()
-        chemistry.chem.cache_clear()
+def test_without_rdkit_one_line_names_the_extra(without_rdkit):
+    with pytest.raises(UserError, match=r"pip install 'rxrx_jax\[molecules\]'"):
+        standardise("C")
