@@ -54,9 +54,8 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     unique, place = np.unique(points, axis=0, return_inverse=True)
     kept = np.zeros(len(unique), bool)
     best = np.empty((0, points.shape[1]))
-    for i in range(
-        len(unique) - 1, -1, -1
-    ):  # in falling lexicographic order nothing is dominated by what comes after it
+    # In falling lexicographic order nothing is dominated by what comes after it.
+    for i in reversed(range(len(unique))):
         if not (best >= unique[i]).all(1).any():
             kept[i] = True
             best = np.concatenate([best, unique[i : i + 1]])

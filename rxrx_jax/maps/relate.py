@@ -8,10 +8,8 @@ from rxrx_jax.base.errors import UserError
 
 BLOCK = 512  # rows
 FEW = 2**22  # cosines at most of which all are kept for their order statistics: 32 MB
-SAMPLE, MARGIN = (
-    128,
-    0.03,
-)  # rows whose cosines say about where a rank lies, and how far it may be from there, as a share
+# Rows whose cosines say about where a rank lies, and how far it may be from there, as a share.
+SAMPLE, MARGIN = 128, 0.03
 
 
 def unit(x: np.ndarray, name: Callable[[int], str] = "row {}".format) -> np.ndarray:
