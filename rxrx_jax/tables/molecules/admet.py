@@ -58,19 +58,19 @@ def table(data: pathlib.Path | None = None) -> Table:
     """The table of the tasks that are prepared in a folder; None: where TFDS keeps datasets."""
     where = {} if data is None else {"data.folder": str(data.absolute())}
     there = [task for task in METRIC if is_prepared(task, data)]
-    runs, rows = [], []
-    if there and is_prepared(LIBRARY, data):
-        runs.append(Run(PRETRAINED, f"mole.py:data={LIBRARY}", overrides=dict(where)))
+    first = bool(there) and is_prepared(LIBRARY, data)
+    runs = [Run(PRETRAINED, f"mole.py:data={LIBRARY}", overrides=dict(where))] if first else []
+    rows = []
     for task in METRIC:
         for method, words in METHODS.items():
             name = f"{task}-{method}"
-            made = task in there and (method != "pretrained" or bool(runs) and runs[0].name == PRETRAINED)
+            made = task in there and (method != "pretrained" or first)
             if made:
                 config = f"rxrx_jax/{NAME}.py:method={method},task={task}"
                 start = PRETRAINED if method == "pretrained" else None
                 runs.append(Run(name, config, start, dict(where), module=f"rxrx_jax.{NAME}"))
             rows.append(Row((words, METRIC[task], task), name if made else ""))
-    missing = [task for task in (LIBRARY, *METRIC) if task != LIBRARY and task not in there]
+    missing = [task for task in METRIC if task not in there]
     notes = [*NOTES, f"Not prepared here, and empty: {', '.join(missing)}."] if missing else list(NOTES)
     return Table(
         title="Properties of molecules",
