@@ -88,8 +88,8 @@ class Boxes(NamedTuple):
     high: np.ndarray  # [c, d], infinite at the ends
 
 
-def boxes(points: np.ndarray, room: int = 0) -> Boxes:
-    """The boxes of points [n, d], d <= 3. Args: room, boxes to have at least; those added are empty."""
+def boxes(points: np.ndarray) -> Boxes:
+    """The boxes of points [n, d], d <= 3."""
     points = pareto.front(np.maximum(points, 0))
     if (d := points.shape[1]) > MOST_OBJECTIVES:
         raise UserError(f"an acquisition of {d} objectives: at most {MOST_OBJECTIVES}; join some in a weighted mean")
@@ -98,11 +98,12 @@ def boxes(points: np.ndarray, room: int = 0) -> Boxes:
     low, high = (np.array(list(part)).reshape(-1, d - 1) if d > 1 else np.zeros((1, 0)) for part in corners)
     over = (points[None, :, :-1] >= high[:, None]).all(-1)  # [c, n]: which points dominate all of a column
     height = np.where(over, points[:, -1], 0).max(1)
-    low, high = np.column_stack([low, height]), np.column_stack([high, np.full(len(high), np.inf)])
-    missing = max(0, room - len(low))
-    return Boxes(
-        np.concatenate([low, np.full((missing, d), np.inf)]), np.concatenate([high, np.full((missing, d), np.inf)])
-    )
+    return Boxes(np.column_stack([low, height]), np.column_stack([high, np.full(len(high), np.inf)]))
+
+
+def padded(found: Boxes, room: int) -> Boxes:
+    """With empty boxes, until there are `room`."""
+    return Boxes(*(np.pad(part, ((0, room - len(part)), (0, 0)), constant_values=np.inf) for part in found))
 
 
 def improvement(points: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
@@ -117,7 +118,7 @@ def nehvi(params: dict[str, jax.Array], known: np.ndarray, letters: int) -> Call
     seen = np.asarray(predict(params, jnp.asarray(known), letters), np.float64)  # [M, n, d]
     found = [boxes(points) for points in seen]
     room = max(len(one.low) for one in found)
-    low, high = map(jnp.asarray, (np.stack(part) for part in zip(*[boxes(points, room) for points in seen])))
+    low, high = map(jnp.asarray, (np.stack(part) for part in zip(*[padded(one, room) for one in found])))
 
     def acquire(tokens):
         points = predict(params, tokens, letters)

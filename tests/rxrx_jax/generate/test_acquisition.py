@@ -14,7 +14,7 @@ from rxrx_jax.generate.environments.strings import Strings
 def test_improvement_is_the_difference_of_hypervolumes(d):
     random = np.random.default_rng(d)
     front, points = random.random((8, d)).round(1), random.random((20, d)).round(2)
-    found = acquisition.improvement(points, *acquisition.boxes(front, 200))
+    found = acquisition.improvement(points, *acquisition.padded(acquisition.boxes(front), 200))
     before = pareto.hypervolume(front)
     expected = [pareto.hypervolume(np.concatenate([front, one[None]])) - before for one in points]
     np.testing.assert_allclose(found, expected, atol=1e-5)
