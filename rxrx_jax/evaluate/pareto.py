@@ -15,9 +15,9 @@ from etils import epath
 from rxrx_jax.adapt.method import Network
 from rxrx_jax.base import hosts
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.sharding import on_one_device, whole
+from rxrx_jax.base.sharding import whole
 from rxrx_jax.evaluate.predict import Evaluated
-from rxrx_jax.generate import exact, pareto, rewards
+from rxrx_jax.generate import exact, pareto
 
 FRONT = "front.json"  # the non-dominated samples
 
@@ -54,7 +54,7 @@ class SampleContext(Evaluated):
         """The objectives of terminal states [n, ...]: [n, d]. Raises UserError where one is not from 0 to 1."""
         problem = self.task.problem
         values = problem.objectives(terminal) if problem.on_host else self._values(terminal)
-        return rewards.checked(values, problem.names, lambda i: problem.say(_row(terminal, i)))
+        return problem.checked(terminal, values)
 
     @functools.cached_property
     def _values(self) -> Callable:
@@ -82,7 +82,6 @@ class SampleContext(Evaluated):
         return jax.jit(run)
 
 
-@on_one_device()
 def make_context(config, source, step, shared: dict) -> SampleContext:
     """As `predict.make_context`."""
     del config, source

@@ -145,7 +145,7 @@ class Flow:
         w, beta, found = jax.tree.map(np.asarray, self._sample(params, minibatch[TRAIN]["number"]))
         terminal = jax.vmap(self.environment.terminal)(found.last)
         terminal = jax.tree.map(np.asarray, terminal)
-        values = check_values(self.problem, terminal, self.problem.objectives(terminal)).astype(np.float32)
+        values = self.problem.checked(terminal, self.problem.objectives(terminal)).astype(np.float32)
         new = {"w": w, "beta": beta, "values": values, "actions": found.actions}
         return minibatch | {TRAIN: minibatch[TRAIN] | new}
 
@@ -205,12 +205,7 @@ def check(problem: rewards.Problem) -> None:
         return terminal, problem.objectives(terminal)
 
     terminal, values = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), CHECKED))
-    check_values(problem, jax.tree.map(np.asarray, terminal), values)
-
-
-def check_values(problem: rewards.Problem, terminal, values) -> np.ndarray:
-    """Objectives [n, d] of terminal states [n, ...]. Raises UserError where one is not from 0 to 1."""
-    return rewards.checked(values, problem.names, lambda i: problem.say(jax.tree.map(lambda x: x[i], terminal)))
+    problem.checked(jax.tree.map(np.asarray, terminal), values)
 
 
 def make_grid(task: Config) -> rewards.Problem:

@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.generate.environments import Environment
-
-MOST = 4  # objectives, of which the exact hypervolume is quick
+from rxrx_jax.generate.pareto import MOST_OBJECTIVES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +27,14 @@ class Problem:
     say: Callable
     on_host: bool = False
 
+    def checked(self, terminal, values) -> np.ndarray:
+        """Objectives [n, d] of terminal states [n, ...], as they are. Raises UserError as `checked` does."""
+        return checked(values, self.names, lambda i: self.say(jax.tree.map(lambda x: x[i], terminal)))
+
 
 def chosen(names: tuple[str, ...], known, key: str = "task.objectives") -> tuple[str, ...]:
     """The names of objectives that a config has under `key`. Raises UserError for none, an unknown one or one that is
-    there twice, and for more than MOST."""
+    there twice, and for more than MOST_OBJECTIVES."""
     names = tuple(names)
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"{key}: the objective {unknown[0]!r} is unknown; expected {', '.join(known)}")
@@ -40,10 +44,10 @@ def chosen(names: tuple[str, ...], known, key: str = "task.objectives") -> tuple
 
 
 def few(names: tuple[str, ...], key: str = "task.objectives") -> tuple[str, ...]:
-    """`names`. Raises UserError for more than MOST."""
-    if len(names) > MOST:
-        raise UserError(f"{key}: {len(names)} objectives, and the exact hypervolume is for at most {MOST}; drop some, "
-                        "or join those that go together in one weighted mean")  # fmt: skip
+    """`names`. Raises UserError for more than MOST_OBJECTIVES."""
+    if len(names) > MOST_OBJECTIVES:
+        raise UserError(f"{key}: {len(names)} objectives, and the exact hypervolume is for at most {MOST_OBJECTIVES}; "
+                        "drop some, or join those that go together in one weighted mean")  # fmt: skip
     return names
 
 
