@@ -73,10 +73,10 @@ def run(values: dict, workdir: pathlib.Path) -> None:
 
 def fitted(values: dict, library, workdir: pathlib.Path) -> dict:
     """Numbers of a forest or of a linear model of each target, on fingerprints."""
-    from rxrx_jax.molecules import fingerprints, records
+    from rxrx_jax.molecules import fingerprints
 
     del workdir
-    features = fingerprints.morgan(records.open_folder(library.folder).table["smiles"].tolist())
+    features = fingerprints.morgan(library.smiles.tolist())
     parts = {"train": library.roles.fit} | library.roles.scored
     targets = {name: library.targets_of(rows).astype(np.float64) for name, rows in parts.items()}
     classes = [kind == "classification" for kind in library.kinds]

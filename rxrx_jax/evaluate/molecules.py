@@ -188,13 +188,13 @@ def predicted_wells(library, rows: np.ndarray) -> dict[str, np.ndarray]:
     found = {"dose": np.broadcast_to(mean, wells[rows].shape)}
     if library.truth is not None:
         found["oracle"] = library.truth[rows]
-    if library.folder is None:
+    if library.smiles is None:
         return found
     from sklearn.linear_model import Ridge
 
-    from rxrx_jax.molecules import fingerprints, records
+    from rxrx_jax.molecules import fingerprints
 
-    x = fingerprints.morgan(records.open_folder(library.folder).table["smiles"].tolist())
+    x = fingerprints.morgan(library.smiles.tolist())
     screened = fit[np.isfinite(wells[fit]).all((1, 2))]
     ridge = np.zeros(wells[rows].shape)
     for dose in range(len(library.doses)):

@@ -26,7 +26,7 @@ class Library:
     read(rows [n]) -> n records with tokens [a], labels [a] (0 where the environment is not known), distances uint8
     [a, a] and targets float32 [t] (NaN where missing). split, inchikey [rows] str; atoms int [rows]. targets: their
     names; kinds: of each, "classification" or "regression". vocabulary: a digest of what tokens and labels mean;
-    digest: of all that must be equal on all hosts. folder: None for arrays.
+    digest: of all that must be equal on all hosts. folder, smiles [rows] str: None for arrays.
 
     tokens: kinds of tokens, of which 0 is padding and `mask`, the unknown atom and `cls` the three last; labels: kinds
     of labels, 0 among them."""
@@ -42,6 +42,7 @@ class Library:
     vocabulary: str
     digest: str
     folder: pathlib.Path | None = None
+    smiles: np.ndarray | None = None
     manifest = None  # what says the digests of all records is in `digest`
 
     def __post_init__(self):
@@ -155,4 +156,5 @@ def read_library(path: pathlib.Path) -> Library:
         vocabulary=found.vocabulary.digest,
         digest=digest_of(found.folder),
         folder=found.folder,
+        smiles=smiles,
     )

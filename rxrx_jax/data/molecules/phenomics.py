@@ -39,9 +39,9 @@ def attach(library: Library, path: str, seed: int) -> Screened:
 
     Raises UserError for a file without the columns, with no compound of the library, or with too many doses."""
     if not path:
-        from rxrx_jax.molecules import records, screen
+        from rxrx_jax.molecules import screen
 
-        found = screen.simulate(records.open_folder(library.folder).table["smiles"].tolist(), seed)
+        found = screen.simulate(library.smiles.tolist(), seed)
         n, doses, replicates, width = found.wells.shape
         row, dose = (np.repeat(x, replicates) for x in np.divmod(np.arange(n * doses), doses))
         return of_wells(library, row, np.array(screen.DOSES)[dose], found.wells.reshape(-1, width), found.truth)
