@@ -330,6 +330,8 @@ def main(argv: list[str] | None = None) -> None:
     hosts.join(flags.multihost)
     try:
         with Preemption() as preemption, hosts.leaving(Stopped):
+            # Before gigabytes of weights are read, and while no thread reads any that the exit would have to stop.
+            sharding.check_minibatch(sharding.make_local_mesh(), flags.minibatch, "--minibatch")
             dataset = datasets.open(flags.data, flags.folder)
             model = open_model(flags.checkpoint, dataset.image_shape[2], flags.parameters)
             embed_dataset(model, dataset, flags.out or flags.workdir, flags.pool, flags.per, flags.block,
