@@ -27,7 +27,7 @@ from rxrx_jax.training.provenance.facts import code_version
 
 DERIVED = ("resolved", "init")  # keys of config.json that a config file does not fix: init.path moves with the folder
 PLACES = ("data.folder", "data.cache")  # may differ: the records there are compared by their fingerprint
-NAMED = 4  # changed keys of a config
+NAMED = 4  # changed keys of a config, stale runs: beyond that their number is said
 
 
 def workdir(name: str, out: pathlib.Path, seed: int) -> pathlib.Path:
@@ -133,12 +133,18 @@ def remove_stale(todo: list[tuple[Run, int]], out: pathlib.Path) -> None:
 
 
 def list_stale(todo: list[tuple[Run, int]], out: pathlib.Path) -> list[str]:
-    """A line for each finished run whose code, data or config is not today's; seeds that differ alike share it."""
-    seeds: dict[tuple[str, str], list[str]] = {}
+    """A line for each finished run whose code, data or config is not today's, or for many that differ alike."""
+    alike: dict[str, dict[str, list[str]]] = {}
     for run, seed in todo:
         if is_done(run, out, seed) and (differs := "; ".join(stale(run, out, seed))):
-            seeds.setdefault((run.name, differs), []).append(str(seed))
-    return [f"{name}, seed {', '.join(of)}: {differs}" for (name, differs), of in seeds.items()]
+            alike.setdefault(differs, {}).setdefault(run.name, []).append(str(seed))
+    found = []
+    for differs, seeds in alike.items():
+        if len(seeds) > NAMED:
+            found.append(f"{sum(map(len, seeds.values()))} runs, {next(iter(seeds))} among them: {differs}")
+        else:
+            found += [f"{name}, seed {', '.join(of)}: {differs}" for name, of in seeds.items()]
+    return found
 
 
 def default_jobs() -> int:

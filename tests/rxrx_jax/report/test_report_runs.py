@@ -76,6 +76,8 @@ def test_runs_of_other_code_config_or_data_are_stale(fake, monkeypatch):
     assert runs.list_stale([(RUNS[1], 0)], fake) == []
     monkeypatch.setattr(runs, "code_version", lambda: "tomorrow")
     assert runs.list_stale(TODO[1:2] + TODO[3:], fake) == ["first, seed 0, 1: other code (today, now tomorrow)"]
+    monkeypatch.setattr(runs, "NAMED", 1)
+    assert runs.list_stale(TODO, fake) == ["4 runs, second among them: other code (today, now tomorrow)"]
     path = runs.workdir("first", fake, 0) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"resolved": {}}))
     assert runs.stale(RUNS[1], fake, 0) == ["its provenance is unknown"]

@@ -1,6 +1,7 @@
 """The comparison of adaptation methods: one recipe, the worlds that each table may see, and what its rows read."""
 
 import collections
+import json
 import re
 
 import pytest
@@ -17,6 +18,7 @@ from rxrx_jax.tables import FINAL
 from rxrx_jax.tables.comparison import adaptation, adaptation_search, adaptation_small, screen
 from rxrx_jax.training import metrics, train
 
+VALIDATION = adaptation_search.VALIDATION
 WEIGHTED = ("coral", "mmd", "irm", "vrex", "ib_erm", "fishr", "arcface", "fixmatch", "mean_teacher", "dann", "cdan")
 
 
@@ -91,6 +93,19 @@ def test_what_has_no_weight_says_so():
         load("adaptation.py:method=lisa,weight=10")
     with pytest.raises(UserError, match="stage=map: expected convnet, vit, mae, probe"):
         load("adaptation.py:stage=map")
+
+
+def test_weights_by_validation_are_the_best_of_the_search():
+    archived = [json.loads(line) for line in (ROOT / "docs" / "adaptation" / "runs.jsonl").read_text().splitlines()]
+    found = collections.defaultdict(dict)
+    for line in archived:
+        scored = [value[VALIDATION] for value in line["metrics"] if VALIDATION in value]
+        found[line["run"]][line["seed"]] = scored[-1] if scored else None
+    for words, weight in adaptation.TUNED.items():
+        of = {w: found[adaptation.slug(words, w)] for w in adaptation_search.WEIGHTS}
+        assert all(seeds.keys() == {100, 101, 102} for seeds in of.values())
+        assert max(of, key=lambda w: sum(of[w].values())) == weight
+    assert adaptation.TUNED.keys() == adaptation_search.METHODS.keys()
 
 
 @pytest.mark.parametrize("name", ["adaptation_search", "screen"])
