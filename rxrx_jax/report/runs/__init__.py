@@ -165,21 +165,21 @@ def run_missing(
     """Runs every (run, seed) that is not finished, `jobs` at a time, each after the run that it starts from. ended: is
     called after each that has finished.
 
-    Raises UserError naming the log of the first run that fails, after those under way have ended.
+    A run that fails keeps only those from running that start from it. Raises UserError naming its log at the end.
     """
     waiting = [(run, seed) for run, seed in todo if not is_done(run, out, seed)]
     print(f"{len(todo) - len(waiting)} runs are done, {len(waiting)} to do, {jobs} at a time", flush=True)
-    total, active, failed, begin = len(waiting), {}, None, time.time()
+    total, active, failed, begin = len(waiting), {}, [], time.time()
     numbers = cores()
     # Runs of one table share most of their compiled programs.
     compiled = str(out.absolute() / "compiled")
     cache = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    while active or (waiting and not failed):
+    while active or waiting:
         unfinished = {(run.name, seed) for run, seed in waiting} | {
             (run.name, seed) for run, seed, *_ in active.values()
         }
         ready = [job for job in waiting if (job[0].starts_from, job[1]) not in unfinished]
-        while ready and len(active) < jobs and not failed:
+        while ready and len(active) < jobs:
             slot = next(i for i in range(jobs) if i not in active)
             run, seed = ready.pop(0)
             waiting.remove((run, seed))
@@ -203,13 +203,18 @@ def run_missing(
                 continue
             del active[slot]
             if process.returncode:
-                failed = failed or (run.name, seed, log)
+                failed.append((run.name, seed, log))
+                lost = {run.name}
+                while more := {r.name for r, of in waiting if of == seed and r.starts_from in lost} - lost:
+                    lost |= more
+                waiting = [(r, of) for r, of in waiting if of != seed or r.name not in lost]
             else:
                 ended(run, seed)
             left = len(waiting) + len(active)
             state = "FAILED" if process.returncode else "done"
             print(f"[{time.time() - begin:5.0f} s] {run.name} seed {seed} {state}, {left} of {total} left", flush=True)
     if failed:
-        name, seed, log = failed
+        name, seed, log = failed[0]
         last = log.read_text().strip().rpartition("\n")[2]
-        raise UserError(f"run {name} with seed {seed} failed: {last} (all of it in {log})")
+        others = f"; {len(failed) - 1} more failed, named above" if failed[1:] else ""
+        raise UserError(f"run {name} with seed {seed} failed: {last} (all of it in {log}){others}")

@@ -30,16 +30,21 @@ class Guard:
     Args: max_loss_ratio, how many times the median of the last 100 losses is too much; 0, any finite loss passes;
     unreadable, how many images per epoch may be left out because they cannot be read; epoch, its steps; carried, what
     `carry` gave before the run was started again.
+
+    Where a method's `penalty_weight` changes, the loss is another one from that step on, and the usual is found anew.
     """
 
     def __init__(self, max_loss_ratio: float, unreadable: int, epoch: int, carried: dict | None = None):
         self._max_loss_ratio, self._budget, self._epoch = max_loss_ratio, unreadable, epoch
         self._losses = collections.deque((carried or {}).get("losses", []), maxlen=WINDOW)
+        self._penalty_weight = (carried or {}).get("penalty_weight", 0.0)
         self.unreadable = int((carried or {}).get("unreadable", 0))
 
     def carry(self) -> dict:
         """What a checkpoint keeps, so that a run that was started again judges as one that was not."""
-        return {"unreadable": self.unreadable, "losses": list(self._losses)}
+        return {
+            "unreadable": self.unreadable, "losses": list(self._losses), "penalty_weight": self._penalty_weight
+        }  # fmt: skip
 
     def check(self, step: int, found: dict[str, float]) -> None:
         """Raises Diverged, or UserError when too many images could not be read. All hosts see the same numbers."""
@@ -53,6 +58,9 @@ class Guard:
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(found[name]):
                 raise Diverged(step, f"{name} is {found[name]}", found)
+        if (weight := found.get("penalty_weight", 0.0)) != self._penalty_weight:
+            self._penalty_weight = weight
+            self._losses.clear()
         loss = found["loss"]
         if self._max_loss_ratio and len(self._losses) >= SETTLED:
             usual = max(statistics.median(self._losses), NOISE)

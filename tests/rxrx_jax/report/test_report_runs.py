@@ -65,6 +65,15 @@ def test_a_run_that_fails_is_named_with_its_log(fake):
     assert order(fake) == ["bad-seed0"]
 
 
+def test_a_run_that_fails_keeps_only_those_that_start_from_it(fake, capsys):
+    later = [Run("later", "a.py", starts_from="bad"), Run("last", "a.py", starts_from="later")]
+    todo = [(run, seed) for run in (Run("bad", "fail"), *later, Run("other", "a.py")) for seed in (0, 1)]
+    with pytest.raises(UserError, match="run bad with seed 0 failed: .*; 1 more failed, named above$"):
+        runs.run_missing(todo, fake, jobs=1)
+    assert order(fake) == ["bad-seed0", "bad-seed1", "other-seed0", "other-seed1"]
+    assert "other seed 1 done, 0 of 8 left" in capsys.readouterr().out
+
+
 def test_runs_of_other_code_config_or_data_are_stale(fake, monkeypatch):
     runs.run_missing(TODO, fake, jobs=2)
     assert runs.list_stale(TODO, fake) == []

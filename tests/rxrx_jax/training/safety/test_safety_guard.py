@@ -79,6 +79,21 @@ def test_a_restarted_run_judges_by_the_losses_of_before():
         again.check(150, found(20.1))
 
 
+def test_a_penalty_that_begins_makes_another_loss():
+    def check(one, step, loss, weight):
+        one.check(step, found(loss) | {"penalty_weight": weight})
+
+    one = Guard(max_loss_ratio=10, unreadable=0, epoch=5)
+    for step in range(1, 501):
+        check(one, step, 2.0, 0.0)
+    again = Guard(max_loss_ratio=10, unreadable=0, epoch=5, carried=json.loads(json.dumps(one.carry())))
+    for each in (one, again):  # also where the run was started again between the two
+        for step in range(501, 530):
+            check(each, step, 25.0, 100.0)
+        with pytest.raises(Diverged, match="10 times its usual 25 at step 530"):
+            check(each, 530, 251.0, 100.0)
+
+
 class Rows:
     size = 4
 
