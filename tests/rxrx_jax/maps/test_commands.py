@@ -10,12 +10,14 @@ from map_tools import screen, write
 from reference.maps import cases
 
 from rxrx_jax.base import command, embeddings
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import __main__ as maps
-from rxrx_jax.maps import table
+from rxrx_jax.maps import markdown, table
 from rxrx_jax.maps.benchmark import univariate
 from rxrx_jax.maps.build import align
 
 CONTROLS = "--controls=EMPTY_control"
+REPLICATES = {"null": "none", "consistency": {"scored": 1}, "magnitude": {"scored": 1}}
 KNOWN = {"relations": "relations", "genome": "arms.tsv", "targets": "targets.csv", "clusters": "clusters.tsv"}
 
 
@@ -95,7 +97,8 @@ def test_the_benchmark_scores_it(files, built, capsys):
     assert np.isnan(frame.loc["N4", "magnitude"]) and np.isnan(frame.loc["N4", "consistency_p"])
     (against, across) = result["retrieval"]
     assert against["question"] == "replicates against controls" and against["groups"] == 14
-    assert across["groups"] == 14 and across["profiles"] == 95 + 24 and across["normalised"] > 0
+    assert across["groups"] == 14 and across["profiles"] == 95 + 24
+    assert across["ci_low"] < across["normalised"] < across["ci_high"] < 1
     assert [row["dose"] for row in result["targets"]["rows"]] == [0.1, 1.0, None]
     assert result["targets"]["compounds_not_in_map"] == 1 and result["targets"]["genes_not_in_map"] == 1
     assert [row["genes"] for row in result["clusters"]["rows"]] == [10] and result["clusters"]["too_small"] == 1
@@ -234,10 +237,21 @@ def test_a_folder_without_a_map_is_one_line(files, tmp_path, capsys):
         (["benchmark", files / "map", "--null=sampled_0_1", "--sides=left", f"--relations={files / 'relations'}"],
          "--null=sampled_0_1 has no one-sided form"),
         (["export", files / "map", f"--out={tmp_path / 'a.txt'}"], "expected a file named"),
+        (["benchmark", files / "map", "--negatives=a.csv"], "--negatives=a.csv needs --targets=FILE"),
     ):  # fmt: skip
         assert run(*argv) == 2
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1, said
+
+
+def test_recall_of_two_nulls_is_not_one_table():
+    row = {"source": "A", "licence": "CC0", "side": "two", "low": 0.05, "high": 0.95, "pairs": 1, "recall": 0.1,
+           "ci_low": None, "chance": 0.1}  # fmt: skip
+    rows = [row | {"null": null} for null in ("all_pairs", "sampled_0_1")]
+    for some in (rows[:1], rows[1:]):
+        assert markdown.sections({"recall": some, "retrieval": [], "replicates": REPLICATES})
+    with pytest.raises(UserError, match="of the nulls all_pairs and sampled_0_1 must not stand in one table"):
+        markdown.sections({"recall": rows, "retrieval": [], "replicates": REPLICATES})
 
 
 def test_labels_of_one_batch_each_have_no_replicates_across(files, tmp_path):
