@@ -148,6 +148,8 @@ def query(flags: argparse.Namespace) -> None:
         print("\n".join(["", f"Clusters that these {len(near)} genes are rich in:", "", *markdown.enriched(rich)]))
     curve = show.dose_response(entities, flags.name, next((row["name"] for row in rows if row["kind"] == "gene"), None))
     if curve is not None:
+        if (flags.folder / make.REPLICATES).exists():
+            curve = show.with_magnitude(found, flags.name, curve)
         print("\n".join(["", *markdown.doses(curve)]))
 
 

@@ -111,11 +111,10 @@ def neighbours(rows: list[dict]) -> list[str]:
 
 def doses(curve: dict) -> list[str]:
     """Lines of the table of `query.dose_response`."""
-    keys = [key for key in ("length", "cosine") if key in curve]
+    keys = [key for key in ("length", "magnitude", "cosine") if key in curve]
     rows = [{"dose": _dose(dose)} | {key: curve[key][i] for key in keys} for i, dose in enumerate(curve["dose"])]
-    named = {"uM": "dose", "length": "length"} | (
-        {f"cosine with {curve['target']}": "cosine"} if "target" in curve else {}
-    )
+    headings = {"cosine": f"cosine with {curve.get('target')}"}
+    named = {"uM": "dose"} | {headings.get(key, key): key for key in keys}
     along = ", ".join(f"{key} {cell(curve[f'{key}_spearman'])}" for key in keys)
     return [*table(rows, named), "", f"Spearman correlation with the dose: {along}."]
 

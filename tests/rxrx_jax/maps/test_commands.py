@@ -103,6 +103,12 @@ def test_the_benchmark_scores_it(files, built, capsys):
     assert result["targets"]["compounds_not_in_map"] == 1 and result["targets"]["genes_not_in_map"] == 1
     assert [row["genes"] for row in result["clusters"]["rows"]] == [10] and result["clusters"]["too_small"] == 1
     assert result["replicates"]["null"] == "matched controls" and result["replicates"]["magnitude"]["scored"] == 14
+    assert run("query", built, "aspirin") == 0
+    said = capsys.readouterr().out.splitlines()
+    at = said.index("| uM | length | magnitude | cosine with P5 |") + 2
+    for line, dose in zip(said[at:], ("0.1", "1")):
+        assert line.split(" | ")[2] == f"{frame.loc[f'aspirin {dose} uM', 'magnitude']:.3f}"
+    assert "length -1.000, magnitude -1.000, cosine" in said[at + 3]
 
 
 def test_expression_gives_the_null(files, built, monkeypatch):
