@@ -18,7 +18,8 @@ from rxrx_jax.maps.build import align
 
 CONTROLS = "--controls=EMPTY_control"
 REPLICATES = {"null": "none", "consistency": {"scored": 1}, "magnitude": {"scored": 1}}
-KNOWN = {"relations": "relations", "genome": "arms.tsv", "targets": "targets.csv", "clusters": "clusters.tsv"}
+KNOWN = {"relations": "relations", "genome": "arms.tsv", "targets": "targets.csv", "negatives": "negatives.csv",
+         "clusters": "clusters.tsv"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,7 @@ def test_the_map_is_the_mean_of_aligned_wells(built):
 
 def test_the_benchmark_scores_it(files, built, capsys):
     (files / "targets.csv").write_text("treatment,gene_symbol,nM_value\naspirin,P4,10\naspirin,P5,99999\nb,Q,1\n")
+    (files / "negatives.csv").write_text("treatment,gene_symbol\naspirin,P6\naspirin,P7\n")
     (files / "clusters.tsv").write_text(f"all\t{' '.join(f'P{i}' for i in range(4, 12))} N0 N1\nfew\tP4 P5\n")
     known = [f"--{name}={files / path}" for name, path in KNOWN.items()]
     assert run("benchmark", built, *known) == 0
@@ -100,6 +102,7 @@ def test_the_benchmark_scores_it(files, built, capsys):
     assert across["groups"] == 14 and across["profiles"] == 95 + 24
     assert across["ci_low"] < across["normalised"] < across["ci_high"] < 1
     assert [row["dose"] for row in result["targets"]["rows"]] == [0.1, 1.0, None]
+    assert result["targets"]["negatives"] == "given" and result["targets"]["rows"][0]["ap_baseline"] == 1 / 3
     assert result["targets"]["compounds_not_in_map"] == 1 and result["targets"]["genes_not_in_map"] == 1
     assert [row["genes"] for row in result["clusters"]["rows"]] == [10] and result["clusters"]["too_small"] == 1
     assert result["replicates"]["null"] == "matched controls" and result["replicates"]["magnitude"]["scored"] == 14
