@@ -8,8 +8,8 @@ data.folder holds benchmark_annotations/, copied from EFAAR_benchmarking (CORUM.
 compound_gene_interactions.csv); for published features also metadata_rxrx3_core.csv and
 OpenPhenom_rxrx3_core_embeddings.parquet, from Hugging Face; for the others the prepared dataset. features: pretrained,
 of the run in init.path; untrained, of the encoder that the config `encoder` names, with fresh parameters; handcrafted,
-image statistics; published. The workdir gets features.parquet, config.json and metrics.jsonl, whose last evaluation has
-map/NAME of `rxrx_jax.maps.benchmark.rxrx3_core`.
+image statistics, and handcrafted_spatial, these with spatial ones; published. The workdir gets features.parquet,
+config.json and metrics.jsonl, whose last evaluation has map/NAME of `rxrx_jax.maps.benchmark.rxrx3_core`.
 """
 
 import pathlib
@@ -29,7 +29,8 @@ from rxrx_jax.maps.benchmark import rxrx3_core as benchmark
 from rxrx_jax.maps.build.aggregate import aggregate
 
 NAME = "rxrx3_core"
-FEATURES = ("pretrained", "untrained", "handcrafted", "published")
+HANDCRAFTED = ("handcrafted", "handcrafted_spatial")
+FEATURES = ("pretrained", "untrained", *HANDCRAFTED, "published")
 ENCODER = f"channel_agnostic_mae.py:data={NAME},paper=True,openphenom=True"  # CA-MAE-S/16 with OpenPhenom's decoder
 METADATA, PUBLISHED = "metadata_rxrx3_core.csv", "OpenPhenom_rxrx3_core_embeddings.parquet"
 ANNOTATIONS, TARGETS = "benchmark_annotations", "compound_gene_interactions.csv"
@@ -43,7 +44,7 @@ def get_config(argument=None):
     data = {"folder": ""} if arg.features == "published" else {"name": NAME, "folder": "", "builder": {}}
     made = {"features": arg.features, "data": data, "draws": benchmark.DRAWS, "seed": arg.seed}
     made |= {"init": {"path": ""}} if arg.features == "pretrained" else {}
-    made |= {"encoder": ENCODER} if arg.features in ("untrained", "handcrafted") else {}
+    made |= {"encoder": ENCODER} if arg.features in ("untrained", *HANDCRAFTED) else {}
     return ml_collections.ConfigDict(made)
 
 
@@ -128,9 +129,10 @@ def _from_images(values: dict, workdir: pathlib.Path) -> tuple[dict[str, np.ndar
     dataset = data.open_dataset(NAME, values["data"]["builder"], values["data"]["folder"])
     about = foreign.read_columns(dataset.folder / "sites.csv")
     out = workdir / OWN
-    if values["features"] == "handcrafted":
+    if values["features"] in HANDCRAFTED:
         if not out.exists():
-            _handcrafted(dataset, config.load(values["encoder"])["normalisation"], out)
+            normalisation = config.load(values["encoder"])["normalisation"]
+            _handcrafted(dataset, normalisation, values["features"] == HANDCRAFTED[1], out)
     else:
         if values["features"] == "pretrained":
             model = embed.open_model(values["init"]["path"], dataset.image_shape[2])
@@ -145,7 +147,7 @@ def _from_images(values: dict, workdir: pathlib.Path) -> tuple[dict[str, np.ndar
     return about, f"fingerprint {data.fingerprint(dataset)}"
 
 
-def _handcrafted(dataset, normalisation: str, out: pathlib.Path) -> None:
+def _handcrafted(dataset, normalisation: str, spatial: bool, out: pathlib.Path) -> None:
     """Writes the image statistics of every site, of whole images normalised as the encoder's."""
     import jax
 
@@ -156,7 +158,8 @@ def _handcrafted(dataset, normalisation: str, out: pathlib.Path) -> None:
     from rxrx_jax.models.handcrafted import Handcrafted
 
     augment, statistics = plain(normalisation, min(dataset.image_shape[:2])), plate_statistics(dataset, normalisation)
-    compute = jax.jit(lambda minibatch: Handcrafted().apply({}, augment.evaluation(minibatch, statistics))[0])
+    encoder = Handcrafted(spatial=spatial)
+    compute = jax.jit(lambda minibatch: encoder.apply({}, augment.evaluation(minibatch, statistics))[0])
     rows, parts = np.arange(len(dataset.sites)), []
     for minibatch in data.evaluation_minibatches(dataset, rows, MINIBATCH):
         valid = minibatch["valid"]

@@ -112,7 +112,7 @@ def whole_map(size: int, folder: pathlib.Path):
     from rxrx_jax.maps.benchmark.genome import ARMS, Genome
     from rxrx_jax.maps.build import make
 
-    genes, rng = min(GENES, size // 6), np.random.default_rng(0)
+    genes, rng = min(GENES, size // 5), np.random.default_rng(0)
     relation_files(folder, genes)
     names = np.array([f"G{i}" for i in range(genes)] + ["control"], object)
     of = np.where(np.arange(size) % 10 == 0, genes, np.arange(size) % genes)
@@ -237,7 +237,10 @@ def in_a_process(who: str, case: str, size: int, threads: int, old: str) -> dict
     )
     # -P: the file coverage.py beside this one is not the package that numba looks for.
     argv = [sys.executable, "-P", __file__, f"--measure={who}", f"--case={case}", f"--size={size}"]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    own = sorted(os.sched_getaffinity(0))[:threads]  # ours has threads of its own, by the cores it may use
+    done = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, own)
+    )
     if done.returncode:
         missing = "ImportError" in done.stderr or "ModuleNotFoundError" in done.stderr
         if who == "theirs" and missing:

@@ -20,8 +20,8 @@ import sys
 
 from rxrx_jax.base import command, files
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.maps import exchange, folder, markdown, table
-from rxrx_jax.maps.benchmark import compounds, recall, relations, run
+from rxrx_jax.maps import exchange, folder, markdown, statistics, table
+from rxrx_jax.maps.benchmark import clusters, compounds, recall, relations, run
 from rxrx_jax.maps.build import align, make
 from rxrx_jax.maps.build.aggregate import HOW
 from rxrx_jax.maps.show import page as pages
@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("folder", type=pathlib.Path, metavar="DIR")
     what = "table treatment, gene_symbol and, if known, nM_value"
     score.add_argument("--targets", type=pathlib.Path, metavar="FILE", help=what)
-    what = "clusters of genes: name, tab, genes with spaces between; or .gmt"
-    score.add_argument("--clusters", type=pathlib.Path, metavar="FILE", help=what)
+    what = "table treatment, gene_symbol: what compounds do not act on (default drawn with the seed)"
+    score.add_argument("--negatives", type=pathlib.Path, metavar="FILE", help=what)
     score.add_argument("--null", choices=recall.NULLS, default=recall.NULLS[0], help="of recall (default all_pairs)")
     score.add_argument("--sides", choices=recall.SIDES, default="two", help="tails that count (default two)")
     score.add_argument("--seed", type=int, default=0)
@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     for one in (score, query, page):
         what = "folder of relation files such as CORUM.txt, with the header entity1,entity2"
         one.add_argument("--relations", type=pathlib.Path, metavar="FOLDER", help=what)
+    for one in (score, query):
+        what = "clusters of genes: name, tab, genes with spaces between; or .gmt"
+        one.add_argument("--clusters", type=pathlib.Path, metavar="FILE", help=what)
     for one in (build, score, query, page):
         what = "genes with their arms: a table gene, chrom, start, end, chrom_arm_name, or a folder of UCSC's tables"
         one.add_argument("--genome", type=pathlib.Path, metavar="PATH", help=what)
@@ -105,11 +108,14 @@ def build(flags: argparse.Namespace) -> None:
 
 
 def benchmark(flags: argparse.Namespace) -> None:
+    if flags.negatives and not flags.targets:
+        raise UserError(f"--negatives={flags.negatives} needs --targets=FILE, what compounds act on")
     found = folder.read(flags.folder)
     known = run.Known(
         relations.read_folder(flags.relations) if flags.relations else [],
         *make.read_genome(flags.genome, flags.expression),
         compounds.read(flags.targets) if flags.targets else None,
+        compounds.read(flags.negatives) if flags.negatives else None,
         relations.read_clusters(flags.clusters) if flags.clusters else None,
     )
     result, rows = run.run(found, known, flags.null, flags.sides, flags.seed)
@@ -134,8 +140,16 @@ def query(flags: argparse.Namespace) -> None:
     for one in show.replicates(found, flags.name):
         print(f"{one['row']}: {one['replicates']:,} replicates in {one['batches']:,} batches")
     print("\n".join(markdown.neighbours(rows)))
+    if flags.clusters:
+        near = [row["name"] for row in rows if row["kind"] == "gene"]
+        others = [gene for gene in found.genes[0].tolist() if gene != flags.name]
+        rich = clusters.enrichment(near, others, relations.read_clusters(flags.clusters))
+        rich = [row for row in rich if row["fdr"] <= statistics.LEVEL]
+        print("\n".join(["", f"Clusters that these {len(near)} genes are rich in:", "", *markdown.enriched(rich)]))
     curve = show.dose_response(entities, flags.name, next((row["name"] for row in rows if row["kind"] == "gene"), None))
     if curve is not None:
+        if (flags.folder / make.REPLICATES).exists():
+            curve = show.with_magnitude(found, flags.name, curve)
         print("\n".join(["", *markdown.doses(curve)]))
 
 

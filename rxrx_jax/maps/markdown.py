@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+from rxrx_jax.base.errors import UserError
+
 SHOWN = 20  # clusters; benchmark.json has all
 
 
@@ -38,14 +40,13 @@ def summary(result: dict) -> str:
 
 
 def sections(result: dict) -> list[Section]:
-    """The tables of a result of `run.run`, or of its JSON."""
+    """The tables of a result of `run.run`, or of its JSON. Raises UserError for recall of two nulls."""
     made = []
     if rows := result.get("recall"):
-        rows = [
-            row | {"interval": f"{cell(row['ci_low'])} to {cell(row['ci_high'])}" if cell(row["ci_low"]) else "",
-                   "tails": f"{cell(row['low'])}, {cell(row['high'])}"}
-            for row in rows
-        ]  # fmt: skip
+        if len(nulls := sorted({row["null"] for row in rows})) > 1:
+            raise UserError(f"recall of the nulls {' and '.join(nulls)} must not stand in one table, as they cannot be "
+                            "compared: benchmark the map with one --null")  # fmt: skip
+        rows = [row | {"interval": _interval(row), "tails": f"{cell(row['low'])}, {cell(row['high'])}"} for row in rows]
         columns = {"source": "source", "licence": "licence", "arms": "arms", "null": "null", "sides": "side",
                    "tails": "tails", "pairs": "pairs", "recall": "recall", "95 % interval": "interval",
                    "chance": "chance"}  # fmt: skip
@@ -58,16 +59,18 @@ def sections(result: dict) -> list[Section]:
                "p <= .05": "p_below", "FDR <= .05": "fdr_below"}  # fmt: skip
     made.append(Section("Replicates", rows, columns, below=f"Null: {found['null']}."))
     if rows := result["retrieval"]:
+        rows = [row | {"interval": _interval(row)} for row in rows]
         columns = {"of what": "question", "groups": "groups", "profiles": "profiles", "mAP": "map",
-                   "normalised": "normalised", "FDR <= .05": "fdr_below"}  # fmt: skip
-        made.append(Section("Retrieval", rows, columns, below="Normalised: 0 is a random order, 1 a perfect one."))
+                   "normalised": "normalised", "95 % interval": "interval", "FDR <= .05": "fdr_below"}  # fmt: skip
+        below = "Normalised: 0 is a random order, 1 a perfect one; the interval is Student's, over groups."
+        made.append(Section("Retrieval", rows, columns, below=below))
     if (targets := result.get("targets")) is not None:
         rows = [row | {"dose": "maximum" if row["dose"] is None else f"{row['dose']:g}"} for row in targets["rows"]]
         columns = {"uM": "dose", "compounds": "compounds", "pairs": "pairs", "AP, mean": "ap_macro",
                    "median": "ap_median", "of all pairs": "ap_micro", "baseline": "ap_baseline", "chance": "ap_chance",
                    "AUC, mean": "auc_macro", "AUC, median": "auc_median"}  # fmt: skip
         missing = f"{targets['compounds_not_in_map']:,} compounds and {targets['genes_not_in_map']:,} genes"
-        below = f"Not in the map: {missing} of the file."
+        below = f"Negatives: {targets.get('negatives', 'drawn')}. Not in the map: {missing} of the file."
         made.append(Section("Targets of compounds", rows, columns, below=below))
     if (clusters := result.get("clusters")) is not None:
         rows = sorted(clusters["rows"], key=lambda row: -row["ks"])[:SHOWN]
@@ -108,13 +111,24 @@ def neighbours(rows: list[dict]) -> list[str]:
 
 def doses(curve: dict) -> list[str]:
     """Lines of the table of `query.dose_response`."""
-    keys = [key for key in ("length", "cosine") if key in curve]
+    keys = [key for key in ("length", "magnitude", "cosine") if key in curve]
     rows = [{"dose": _dose(dose)} | {key: curve[key][i] for key in keys} for i, dose in enumerate(curve["dose"])]
-    named = {"uM": "dose", "length": "length"} | (
-        {f"cosine with {curve['target']}": "cosine"} if "target" in curve else {}
-    )
+    headings = {"cosine": f"cosine with {curve.get('target')}"}
+    named = {"uM": "dose"} | {headings.get(key, key): key for key in keys}
     along = ", ".join(f"{key} {cell(curve[f'{key}_spearman'])}" for key in keys)
     return [*table(rows, named), "", f"Spearman correlation with the dose: {along}."]
+
+
+def enriched(rows: list[dict]) -> list[str]:
+    """Lines of the table of `clusters.enrichment`, of its rows."""
+    if not rows:
+        return ["No cluster is enriched among them at FDR .05."]
+    columns = {"of them": "overlap", "genes": "size", "Jaccard": "jaccard", "p": "p", "FDR": "fdr"}
+    return table(rows, {"cluster": "cluster"} | columns)
+
+
+def _interval(row: dict) -> str:
+    return f"{cell(row['ci_low'])} to {cell(row['ci_high'])}" if cell(row.get("ci_low")) else ""
 
 
 def _dose(value: float) -> str:

@@ -1,6 +1,7 @@
 """What the benchmarks share: p-values of empirical nulls, false discovery rates, resampling of genes, ranks."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,13 +81,25 @@ def false_discovery(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def interval_of_mean(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """(low, high) of Student's interval of the mean of values [n]; NaN for fewer than two."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n < 2:
+        return math.nan, math.nan
+    half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
 def bootstrap_pairs(
     hits: np.ndarray, i: np.ndarray, j: np.ndarray, genes: int, seed: int, draws: int = DRAWS, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """(low, high) [t] of the share of pairs that are hits, by drawing genes with replacement: pairs of one gene are not
     independent. A pair weighs as often as both of its genes were drawn.
 
-    Args: hits bool [m, t], t readings of the same pairs; i and j [m], genes of each pair, numbers below `genes`.
+    Args: hits [m, t], bool, or shares of runs, t readings of the same pairs; i and j [m], genes of each pair, numbers
+    below `genes`.
     """
     rng = np.random.default_rng(seed)
     used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
@@ -115,10 +128,14 @@ class Ranked(NamedTuple):
 
 
 def counts_below(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(#{y < x}, #{y <= x}) of each of the sorted distinct x [k]. Counts of several parts of y may be added; `y` is
-    sorted in place."""
-    y.sort()
-    return np.searchsorted(y, x, "left"), np.searchsorted(y, x, "right")
+    """(#{y < x}, #{y <= x}) of each of the sorted distinct x [k], among sorted y. Counts of several parts of y may be
+    added."""
+    below = np.searchsorted(y, x, "left")
+    upto = below.copy()
+    if len(y):  # few are equal as a rule, and a second search costs as much as the first
+        tied = (below < len(y)) & (y[np.minimum(below, len(y) - 1)] == x)
+        upto[tied] = np.searchsorted(y, x[tied], "right")
+    return below, upto
 
 
 def brunner_munzel(x: np.ndarray, times: np.ndarray, below: np.ndarray, upto: np.ndarray, n_y: int) -> Ranked:
@@ -153,4 +170,4 @@ def brunner_munzel(x: np.ndarray, times: np.ndarray, below: np.ndarray, upto: np
 def compare(x: np.ndarray, y: np.ndarray) -> Ranked:
     """`brunner_munzel` of two samples."""
     values, times = np.unique(x, return_counts=True)
-    return brunner_munzel(values, times, *counts_below(values, np.array(y, float)), len(y))
+    return brunner_munzel(values, times, *counts_below(values, np.sort(np.asarray(y, float))), len(y))

@@ -1,6 +1,7 @@
 """The figures of a run's or a table's page: rows with their intervals, experiments, curves, plates and confusions."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from rxrx_jax.report.pictures import PALETTE
 
 POINTS = 400  # of a curve, at most
 DRAWN = 8  # rows by experiment, at most
+BESIDE = 28  # characters of a row's name in a line: on a phone the figure needs the rest of the width
 NAMED = 64  # classes of a matrix whose names fit beside it
 CLUSTERED = 2_000  # classes of a matrix that are put in order by who is taken for whom
 VALUES = 200_000  # of wells in plate maps, a megabyte: with more of them, experiments are left out
@@ -35,7 +37,11 @@ def rows(found: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> dict[s
     source = ColumnDataSource(columns | numbers | {"colour": colour})
     tips = [("", "@name"), (words["in"], "@in{0.000}"), (words["cross"], "@cross{0.000}"),
             (words["interval"], "@low{0.000} to @high{0.000}")]  # fmt: skip
-    one = figures.figure(70 + 30 * len(shown), HOVER, y_range=FactorRange(*columns["name"][::-1]), tooltips=tips)
+    written = {name: textwrap.fill(name, BESIDE) for name in columns["name"]}
+    lines = max(text.count("\n") + 1 for text in written.values())
+    height = 70 + max(30, 6 + 13 * lines) * len(shown)
+    one = figures.figure(height, HOVER, y_range=FactorRange(*columns["name"][::-1]), tooltips=tips)
+    one.yaxis.major_label_overrides = written
     one.segment("in", "name", "cross", "name", source=source, line_color="#999999", line_dash="dotted")
     one.segment("low", "name", "high", "name", source=source, line_color="colour", line_width=5, line_alpha=0.4)
     one.scatter("in", "name", source=source, size=9, line_color=INSIDE, fill_color=None, line_width=2)

@@ -69,6 +69,7 @@ OURS = {
     "MAE": "pretrained",
     "untrained": "untrained",
     "handcrafted features": "handcrafted",
+    "handcrafted and spatial features": "handcrafted_spatial",
     "OpenPhenom-S/16": "published",
 }
 WORDS = {"MAE": "trained here", "OpenPhenom-S/16": "released embeddings"}

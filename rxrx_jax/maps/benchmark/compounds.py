@@ -2,7 +2,8 @@
 
 As EFAAR's benchmark for RxRx3-core: of a compound the actives are genes with a measurement of at most 1,000 nM, those
 up to 10,000 nM are left out, and the negatives are drawn from the other genes of the file, twice as many as actives and
-at least 20. Scores are of each concentration and their maximum. Compounds and genes have no null in common with genes.
+at least 20; or they are given. Scores are of each concentration and their maximum. Compounds and genes have no null in
+common with genes.
 """
 
 import math
@@ -18,9 +19,10 @@ ACTIVE, GREY = 1_000.0, 10_000.0  # nM
 RATIO, LEAST_NEGATIVES, SEED = 2, 20, 42
 COLUMNS = ("treatment", "gene_symbol")
 QUARTER = 0.75
+Known = dict[str, dict[str, float]]  # compound -> gene -> its lowest measurement in nM
 
 
-def read(path: pathlib.Path) -> dict[str, dict[str, float]]:
+def read(path: pathlib.Path) -> Known:
     """Compound -> gene -> its lowest measurement in nM (0 in a file without the column nM_value), of a table treatment,
     gene_symbol, nM_value. Raises UserError for another."""
     columns = foreign.read_columns(path)
@@ -29,7 +31,7 @@ def read(path: pathlib.Path) -> dict[str, dict[str, float]]:
     level = columns.get("nM_value", np.zeros(len(columns[COLUMNS[0]])))
     if level.dtype.kind not in "if":
         raise UserError(f"{path}: the column nM_value must hold numbers")
-    found: dict[str, dict[str, float]] = {}
+    found: Known = {}
     for compound, gene, value in zip(*(columns[name].astype(str).tolist() for name in COLUMNS), level.tolist()):
         if math.isfinite(value):
             genes = found.setdefault(compound, {})
@@ -52,10 +54,12 @@ def average_precision_and_auc(scores: np.ndarray, active: np.ndarray) -> tuple[f
     return float(precision @ gain), float(auc)
 
 
-def cases(known: dict[str, dict[str, float]], compounds: list[str], genes: list[str], seed: int = SEED):
+def cases(known: Known, compounds: list[str], genes: list[str], seed: int = SEED, negatives: Known | None = None):
     """(compound, numbers of its active genes, of its negatives) of those in both the file and the map.
 
-    Args: compounds and genes, of the map; the pool of negatives is the genes of the file that are in the map.
+    Args: compounds and genes, of the map; the pool of negatives is the genes of the file that are in the map;
+    negatives, those of each compound, as `read` gives them, in place of drawn ones: without any that `known` has up to
+    GREY.
     """
     number = {name: i for i, name in enumerate(genes)}
     pool = np.array(sorted({number[g] for one in known.values() for g in one if g in number}), np.int64)
@@ -63,13 +67,16 @@ def cases(known: dict[str, dict[str, float]], compounds: list[str], genes: list[
         measured = {number[gene]: value for gene, value in known[compound].items() if gene in number}
         active = np.array([gene for gene, value in measured.items() if value <= ACTIVE], np.int64)
         apart = [gene for gene, value in measured.items() if value <= GREY]
-        rest = np.setdiff1d(pool, apart)
+        given = None if negatives is None else [number[g] for g in negatives.get(compound, ()) if g in number]
+        rest = np.setdiff1d(pool if given is None else np.array(given, np.int64), apart)
         if len(active) and len(rest):
             wanted = min(max(RATIO * len(active), LEAST_NEGATIVES), len(rest))
-            yield compound, active, np.random.default_rng([seed, k]).choice(rest, wanted, replace=False)
+            if given is None:
+                rest = np.random.default_rng([seed, k]).choice(rest, wanted, replace=False)
+            yield compound, active, rest
 
 
-def labels(known: dict[str, dict[str, float]], names: list[str]) -> np.ndarray:
+def labels(known: Known, names: list[str]) -> np.ndarray:
     """Which genes each compound of `names` acts on, at a measurement of at most ACTIVE: bool [names, genes], of those
     that any does."""
     active = [{gene for gene, value in known.get(name, {}).items() if value <= ACTIVE} for name in names]
@@ -81,7 +88,14 @@ def labels(known: dict[str, dict[str, float]], names: list[str]) -> np.ndarray:
 
 
 def benchmark(
-    u: np.ndarray, compound: np.ndarray, dose: np.ndarray, v: np.ndarray, genes: np.ndarray, known, seed: int = SEED
+    u: np.ndarray,
+    compound: np.ndarray,
+    dose: np.ndarray,
+    v: np.ndarray,
+    genes: np.ndarray,
+    known: Known,
+    seed: int = SEED,
+    negatives: Known | None = None,
 ) -> list[dict]:
     """A row per concentration, and one of the maximum over them.
 
@@ -89,7 +103,8 @@ def benchmark(
       u: [c, d], unit rows of compounds; compound and dose [c], text and micromolar.
       v: [g, d], unit rows of genes [g].
       known: of `read`.
-      seed: of the negatives.
+      seed: of the negatives that are drawn.
+      negatives: those of each compound, of `read`, where they are given.
 
     A row has dose (None for the maximum), compounds, pairs, and of average precision (ap) and area under the curve
     (auc): macro, median and upper quartile over compounds, micro over all pairs, and the baseline, for ap the share of
@@ -98,7 +113,7 @@ def benchmark(
     doses = np.unique(dose[np.isfinite(dose)]).tolist()
     rows_of = {name: np.flatnonzero(compound == name) for name in np.unique(compound.astype(str)).tolist()}
     found: dict[float | None, list] = {one: [] for one in [*doses, None]}
-    for name, active, negative in cases(known, list(rows_of), genes.tolist(), seed):
+    for name, active, negative in cases(known, list(rows_of), genes.tolist(), seed, negatives):
         chosen = np.concatenate([active, negative])
         label = np.arange(len(chosen)) < len(active)
         rows = rows_of[name]

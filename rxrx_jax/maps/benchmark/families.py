@@ -9,11 +9,12 @@ from rxrx_jax.maps.folder import Map
 QUERIES = 2_000  # wells that are asked for across batches, drawn with the seed where there are more
 
 
-def of_retrieval(found: Map, seed: int, known: dict[str, dict[str, float]] | None = None) -> list[dict]:
+def of_retrieval(found: Map, seed: int, known: compounds.Known | None = None) -> list[dict]:
     """A row per question that the map has the data for: replicates against controls; replicates of other batches
     against all other wells there; guides of a gene against those of all other genes; doses of compounds that act on a
     gene against those that share no such gene. Of each: groups, profiles, the mean over groups of average precision and
-    of its normalised form, and the share of groups with FDR <= .05. Args: known, of `compounds.read`."""
+    of its normalised form, this with Student's 95 % interval over groups, and the share of groups with FDR <= .05.
+    Args: known, of `compounds.read`."""
     columns, _, u = found.replicates
     is_control = columns["is_control"] > 0
     group = np.where(is_control, -1, columns["map_row"]).astype(np.int64)
@@ -53,11 +54,14 @@ def _row(question: str, result, group: np.ndarray, seed: int) -> dict:
     mean = lambda name: float(np.mean([row[name] for row in groups])) if groups else float("nan")  # noqa: E731
     share = float(np.mean([row["fdr"] <= statistics.LEVEL for row in groups])) if groups else float("nan")
     sizes = {"groups": len(groups), "profiles": int(np.isfinite(result[0]).sum())}
-    return {"question": question, **sizes, "map": mean("map"), "normalised": mean("normalised"), "fdr_below": share}
+    low, high = statistics.interval_of_mean([row["normalised"] for row in groups])
+    means = {"map": mean("map"), "normalised": mean("normalised"), "ci_low": low, "ci_high": min(high, 1.0)}
+    return {"question": question, **sizes, **means, "fdr_below": share}
 
 
-def of_targets(found: Map, known: dict[str, dict[str, float]], seed: int) -> dict:
-    """The rows of `compounds.benchmark`, and how many compounds and genes of the file the map has not got."""
+def of_targets(found: Map, known: compounds.Known, seed: int, negatives: compounds.Known | None = None) -> dict:
+    """The rows of `compounds.benchmark`, how many compounds and genes of the file the map has not got, and whether the
+    negatives were given."""
     names, x, _ = found.genes
     rows = found.compounds()
     result: list[dict] = []
@@ -65,11 +69,11 @@ def of_targets(found: Map, known: dict[str, dict[str, float]], seed: int) -> dic
         u = relate.unit(found.features[rows], lambda i: found.label(int(rows[i])))
         v = relate.unit(x, lambda i: str(names[i]))
         compound, dose = found.columns["perturbation"][rows], found.columns["concentration_um"][rows]
-        result = compounds.benchmark(u, compound, dose, v, names, known, seed)
+        result = compounds.benchmark(u, compound, dose, v, names, known, seed, negatives)
     there = set(found.columns["perturbation"][rows].tolist())
     genes = {gene for one in known.values() for gene in one}
     missing = {"compounds_not_in_map": len(known.keys() - there), "genes_not_in_map": len(genes - set(names.tolist()))}
-    return {"rows": result} | missing
+    return {"rows": result, "negatives": "drawn" if negatives is None else "given"} | missing
 
 
 def of_clusters(found: Map, known: dict[str, list[str]]) -> dict:

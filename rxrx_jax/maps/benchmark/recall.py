@@ -109,12 +109,19 @@ def _rows(one, null, side, limits, part, a, b, n, seed, draws):
 
 
 def sampled_0_1(
-    x: np.ndarray, names: np.ndarray, relations: Sequence[Relations], lo: float = 0.05, hi: float = 0.95
+    x: np.ndarray,
+    names: np.ndarray,
+    relations: Sequence[Relations],
+    lo: float = 0.05,
+    hi: float = 0.95,
+    seed: int = 0,
+    draws: int = statistics.DRAWS,
 ) -> list[dict]:
     """Recall of EFAAR 0.1, as its seeds draw it: the null is of 5,000 x 5,000 cosines of entities drawn with
     replacement, less those of an entity with itself; pairs count as often as a file has them; the mean of three runs.
 
-    A row per source, as of `all_pairs`; NaN where fewer than 20 entities are first, or second, in a pair.
+    A row per source, as of `all_pairs`; NaN where fewer than 20 entities are first, or second, in a pair. Args: seed,
+    draws, of the bootstrap over entities alone.
     """
     u = relate.unit(x, lambda i: str(names[i]))
     seeds = np.random.RandomState(SEED).randint(2**32, size=2 * RUNS, dtype=np.int64).reshape(RUNS, 2)
@@ -131,14 +138,17 @@ def sampled_0_1(
         low, high = relate.order_statistics(null, ranks)
         for name, (i, j) in asked.items():
             q = relate.of_pairs(u, u, i[i != j], j[i != j])
-            found[name].append(((q <= low) | (q > high)).mean() if usable[name] else math.nan)
+            found[name].append((q <= low) | (q > high))
     rows = []
     for one in relations:
-        i, j = asked[one.name]
-        recall = float(np.mean(found[one.name])) if found[one.name] else math.nan
+        i, j = (numbers[asked[one.name][0] != asked[one.name][1]] for numbers in asked[one.name])
+        scored = usable[one.name] and bool(found[one.name])
+        hit = np.mean(found[one.name], axis=0)[:, None] if scored else np.zeros((0, 1))
+        ends = statistics.bootstrap_pairs(hit, i, j, len(u), seed, draws) if scored and draws else ([math.nan],) * 2
         rows.append({
             "source": one.name, "licence": one.licence, "null": "sampled_0_1", "side": "two", "low": lo, "high": hi,
-            "pairs": int((i != j).sum()), "entities": len(np.unique(np.concatenate([i, j]))),
-            "recall": recall, "chance": lo + 1 - hi, "ci_low": math.nan, "ci_high": math.nan,
+            "pairs": len(i), "entities": len(np.unique(np.concatenate([i, j]))),
+            "recall": float(hit.mean()) if scored else math.nan, "chance": lo + 1 - hi,
+            "ci_low": float(ends[0][0]), "ci_high": float(ends[1][0]),
         })  # fmt: skip
     return rows

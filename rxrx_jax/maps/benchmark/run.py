@@ -7,7 +7,7 @@ import numpy as np
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import relate, statistics
-from rxrx_jax.maps.benchmark import families, proximity, recall, univariate
+from rxrx_jax.maps.benchmark import compounds, families, proximity, recall, univariate
 from rxrx_jax.maps.benchmark.genome import ARMS, Genome
 from rxrx_jax.maps.benchmark.relations import Relations
 from rxrx_jax.maps.build.arms import UNEXPRESSED, arm_numbers
@@ -21,7 +21,7 @@ def of_relations(found: Map, relations: list[Relations], genome: Genome | None, 
     if null == "sampled_0_1":
         if side != "two":
             raise UserError(f"--null={null} has no one-sided form: --sides=two")
-        rows = [row | {"arms": "all"} for row in recall.sampled_0_1(x, names, relations)]
+        rows = [row | {"arms": "all"} for row in recall.sampled_0_1(x, names, relations, seed=seed)]
     else:
         parts = {"all": relations}
         if genome is not None:
@@ -129,12 +129,13 @@ def of_arms(found: Map, genome: Genome) -> dict:
 @dataclasses.dataclass(frozen=True)
 class Known:
     """What is known of a map's genes and compounds, as far as it is given: relations; genome; expression, gene ->
-    zFPKM; targets, of `compounds.read`; clusters, of `relations.read_clusters`."""
+    zFPKM; targets and negatives, of `compounds.read`; clusters, of `relations.read_clusters`."""
 
     relations: list[Relations] = dataclasses.field(default_factory=list)
     genome: Genome | None = None
     expression: dict[str, float] | None = None
-    targets: dict[str, dict[str, float]] | None = None
+    targets: compounds.Known | None = None
+    negatives: compounds.Known | None = None
     clusters: dict[str, list[str]] | None = None
 
 
@@ -154,7 +155,7 @@ def run(found: Map, known: Known, null: str = "all_pairs", side: str = "two", se
     if known.genome is not None and len(names):
         result["proximity"] = of_arms(found, known.genome)
     if known.targets is not None:
-        result["targets"] = families.of_targets(found, known.targets, seed)
+        result["targets"] = families.of_targets(found, known.targets, seed, known.negatives)
     if known.clusters is not None:
         result["clusters"] = families.of_clusters(found, known.clusters)
     return result, rows

@@ -8,6 +8,7 @@ import numpy as np
 
 from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.maps import relate
+from rxrx_jax.maps.benchmark import univariate
 from rxrx_jax.maps.benchmark.genome import ARMS, Genome
 from rxrx_jax.maps.benchmark.relations import Relations
 from rxrx_jax.maps.build.arms import arm_numbers
@@ -208,6 +209,28 @@ def dose_response(entities: Entities, name: str, target: str | None = None) -> d
         cosine = entities.u[rows] @ entities.u[other]
         found |= {"target": target, "cosine": cosine.tolist(), "cosine_spearman": order(cosine)}
     return found
+
+
+def with_magnitude(found: Map, name: str, curve: dict) -> dict:
+    """The `dose_response` of a compound, and of each dose the energy distance of its wells from control wells
+    (`univariate.magnitude`, NaN for fewer than five) with its Spearman correlation. As it is where the map has no
+    controls, or no dose has five wells."""
+    from scipy.stats import spearmanr
+
+    columns = found.columns
+    rows = np.flatnonzero((columns["kind"] == "compound") & (columns["perturbation"] == name))
+    rows = rows[np.argsort(columns["concentration_um"][rows])]
+    of, x, _ = found.replicates
+    controls, treated = np.flatnonzero(of["is_control"] > 0), np.flatnonzero(of["is_control"] == 0)
+    codes = np.full(len(x), -1)
+    number = {row: k for k, row in enumerate(rows.tolist())}
+    codes[treated] = [number.get(row, -1) for row in of["map_row"][treated].tolist()]
+    if len(controls) < 2 or np.bincount(codes[codes >= 0]).max() < univariate.LEAST["magnitude"]:
+        return curve
+    value = univariate.magnitude(x, codes, univariate.Reference(x, controls, SEED))
+    there = np.isfinite(value)
+    order = float(spearmanr(columns["concentration_um"][rows][there], value[there]).statistic)
+    return curve | {"magnitude": value.tolist(), "magnitude_spearman": order if there.sum() > 1 else math.nan}
 
 
 def replicates(found: Map, name: str) -> list[dict]:

@@ -10,13 +10,16 @@ from map_tools import screen, write
 from reference.maps import cases
 
 from rxrx_jax.base import command, embeddings
+from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import __main__ as maps
-from rxrx_jax.maps import table
+from rxrx_jax.maps import markdown, table
 from rxrx_jax.maps.benchmark import univariate
 from rxrx_jax.maps.build import align
 
 CONTROLS = "--controls=EMPTY_control"
-KNOWN = {"relations": "relations", "genome": "arms.tsv", "targets": "targets.csv", "clusters": "clusters.tsv"}
+REPLICATES = {"null": "none", "consistency": {"scored": 1}, "magnitude": {"scored": 1}}
+KNOWN = {"relations": "relations", "genome": "arms.tsv", "targets": "targets.csv", "negatives": "negatives.csv",
+         "clusters": "clusters.tsv"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,7 @@ def test_the_map_is_the_mean_of_aligned_wells(built):
 
 def test_the_benchmark_scores_it(files, built, capsys):
     (files / "targets.csv").write_text("treatment,gene_symbol,nM_value\naspirin,P4,10\naspirin,P5,99999\nb,Q,1\n")
+    (files / "negatives.csv").write_text("treatment,gene_symbol\naspirin,P6\naspirin,P7\n")
     (files / "clusters.tsv").write_text(f"all\t{' '.join(f'P{i}' for i in range(4, 12))} N0 N1\nfew\tP4 P5\n")
     known = [f"--{name}={files / path}" for name, path in KNOWN.items()]
     assert run("benchmark", built, *known) == 0
@@ -95,11 +99,19 @@ def test_the_benchmark_scores_it(files, built, capsys):
     assert np.isnan(frame.loc["N4", "magnitude"]) and np.isnan(frame.loc["N4", "consistency_p"])
     (against, across) = result["retrieval"]
     assert against["question"] == "replicates against controls" and against["groups"] == 14
-    assert across["groups"] == 14 and across["profiles"] == 95 + 24 and across["normalised"] > 0
+    assert across["groups"] == 14 and across["profiles"] == 95 + 24
+    assert across["ci_low"] < across["normalised"] < across["ci_high"] < 1
     assert [row["dose"] for row in result["targets"]["rows"]] == [0.1, 1.0, None]
+    assert result["targets"]["negatives"] == "given" and result["targets"]["rows"][0]["ap_baseline"] == 1 / 3
     assert result["targets"]["compounds_not_in_map"] == 1 and result["targets"]["genes_not_in_map"] == 1
     assert [row["genes"] for row in result["clusters"]["rows"]] == [10] and result["clusters"]["too_small"] == 1
     assert result["replicates"]["null"] == "matched controls" and result["replicates"]["magnitude"]["scored"] == 14
+    assert run("query", built, "aspirin") == 0
+    said = capsys.readouterr().out.splitlines()
+    at = said.index("| uM | length | magnitude | cosine with P5 |") + 2
+    for line, dose in zip(said[at:], ("0.1", "1")):
+        assert line.split(" | ")[2] == f"{frame.loc[f'aspirin {dose} uM', 'magnitude']:.3f}"
+    assert "length -1.000, magnitude -1.000, cosine" in said[at + 3]
 
 
 def test_expression_gives_the_null(files, built, monkeypatch):
@@ -234,10 +246,21 @@ def test_a_folder_without_a_map_is_one_line(files, tmp_path, capsys):
         (["benchmark", files / "map", "--null=sampled_0_1", "--sides=left", f"--relations={files / 'relations'}"],
          "--null=sampled_0_1 has no one-sided form"),
         (["export", files / "map", f"--out={tmp_path / 'a.txt'}"], "expected a file named"),
+        (["benchmark", files / "map", "--negatives=a.csv"], "--negatives=a.csv needs --targets=FILE"),
     ):  # fmt: skip
         assert run(*argv) == 2
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1, said
+
+
+def test_recall_of_two_nulls_is_not_one_table():
+    row = {"source": "A", "licence": "CC0", "side": "two", "low": 0.05, "high": 0.95, "pairs": 1, "recall": 0.1,
+           "ci_low": None, "chance": 0.1}  # fmt: skip
+    rows = [row | {"null": null} for null in ("all_pairs", "sampled_0_1")]
+    for some in (rows[:1], rows[1:]):
+        assert markdown.sections({"recall": some, "retrieval": [], "replicates": REPLICATES})
+    with pytest.raises(UserError, match="of the nulls all_pairs and sampled_0_1 must not stand in one table"):
+        markdown.sections({"recall": rows, "retrieval": [], "replicates": REPLICATES})
 
 
 def test_labels_of_one_batch_each_have_no_replicates_across(files, tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.maps import relate, statistics
@@ -117,6 +118,13 @@ def test_false_discovery_of_finite_values():
     p = np.array([0.01, np.nan, 0.04, 0.03])
     np.testing.assert_allclose(statistics.false_discovery(p), [0.03, np.nan, 0.04, 0.04])
     assert np.isnan(statistics.false_discovery(p[1:2])).all()
+
+
+def test_students_interval_of_a_mean_is_scipys():
+    values = [0.1, 0.4, 0.35, 0.8]
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert statistics.interval_of_mean(values) == pytest.approx(tuple(expected))
+    assert np.isnan(statistics.interval_of_mean([0.3])).all()
 
 
 def test_the_bootstrap_draws_genes():

@@ -33,6 +33,20 @@ def selected(page):
 def test_text_has_contrast_in_both_themes_and_a_telephone_need_not_scroll_sideways(opened, scheme):
     page = opened(color_scheme=scheme, viewport={"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    # Rows are cards, one below the other; many of them keep to a box that is scrolled.
+    lengths = page.eval_on_selector(
+        "table.cards",
+        """table => {
+      const body = table.tBodies[0], n = body.rows.length, box = table.parentElement;
+      const few = [box.clientHeight, box.scrollHeight];
+      while (body.rows.length < 40) body.append(body.rows[0].cloneNode(true));
+      const many = [box.clientHeight, box.scrollHeight];
+      [...body.rows].slice(n).forEach(row => row.remove());
+      return [few, many];
+    }""",
+    )
+    (few, of_few), (many, of_many) = lengths
+    assert few == of_few and many < 700 < of_many
     ratio, where = page.evaluate(CONTRAST)
     assert ratio >= 4.5, where
     axis = "Bokeh.documents[0].roots()[0].below[0].major_label_text_color"

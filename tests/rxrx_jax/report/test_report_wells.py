@@ -136,6 +136,15 @@ def test_the_numbers_of_columns_do_not_run_together_on_a_telephone(shape, writte
     assert shape[1] - hidden == written
 
 
+def test_long_names_of_rows_leave_room_for_the_figure():
+    names = ["1 ERM, image", "2 linear probe: handcrafted and spatial features, plate"]
+    made = plots.rows([{"name": name, "in": 0.5, "cross": 0.4, "low": 0.3, "high": 0.5, "marks": ""} for name in names],
+                      {"in": "in", "cross": "cross", "interval": "interval"})  # fmt: skip
+    ((_, _, height),) = made["roots"]
+    text = json.dumps(made["document"])
+    assert "2 linear probe: handcrafted\\nand spatial features, plate" in text and height == 70 + 2 * 32
+
+
 @pytest.mark.parametrize(
     "splits, values, words",
     [

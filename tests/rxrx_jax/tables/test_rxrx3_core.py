@@ -153,7 +153,9 @@ def test_mistakes_are_one_line(tree, tmp_path, capsys):
         assert words in capsys.readouterr().err
     with pytest.raises(SystemExit):
         rxrx3_core_maps.main([*start, "--seed=1"])
-    with pytest.raises(reproduce.UserError, match="expected pretrained, untrained, handcrafted, published"):
+    with pytest.raises(
+        reproduce.UserError, match="expected pretrained, untrained, handcrafted, handcrafted_spatial, p"
+    ):
         config.load(f"{rxrx3_core_maps.__file__}:features=best")
 
 
@@ -234,6 +236,7 @@ def test_the_whole_chain_on_simulated_images(tmp_path, monkeypatch, small_models
     reproduce.reproduce("rxrx3_core", out, data=root)
     rows, folder = in_table(out), root / rxrx3_core_maps.ANNOTATIONS
     labels = {"MAE": "pretrained", "untrained": "untrained", "handcrafted features": "handcrafted"}
+    labels["handcrafted and spatial features"] = "handcrafted_spatial"
     for name, features in {**labels, "OpenPhenom-S/16": "published"}.items():
         (row,) = (row for (words, _), row in rows.items() if words == name)
         x = released

@@ -60,6 +60,16 @@ def test_the_grey_zone_is_left_out_and_negatives_are_of_the_file(planted):
     assert set(negative.tolist()) <= of_file - {0, 20}
 
 
+def test_negatives_may_be_given(planted):
+    """Those alone, less what the file of targets has up to the grey zone; a compound without any is left out."""
+    u, compound, dose, v, known = planted
+    given = {"C0": dict.fromkeys(["G7", "G0", "G20", "G1", "unknown"], 0.0), "C1": {"G1": 0.0}}
+    ((name, active, negative),) = compounds.cases(known, ["C0", "C1", "C2"], GENES.tolist(), negatives=given)
+    assert (name, active.tolist(), negative.tolist()) == ("C0", [0], [1, 7])
+    row = compounds.benchmark(u, compound, dose, v, GENES, known, negatives=given)[-1]
+    assert row["compounds"] == 1 and row["ap_baseline"] == pytest.approx(1 / 3)
+
+
 def test_a_dose_that_is_missing_is_no_crash(planted):
     u, compound, dose, v, known = planted
     kept = np.arange(24) != 1

@@ -9,7 +9,7 @@ from rxrx_jax.maps import relate, statistics
 from rxrx_jax.maps.benchmark import genome, proximity
 
 
-def test_every_pair_is_counted_once():
+def test_every_pair_is_counted_once(monkeypatch):
     x, arm, _, _ = cases.arms()
     u = relate.unit(x)
     cosines, same = u @ u.T, arm[:, None] == arm
@@ -22,6 +22,10 @@ def test_every_pair_is_counted_once():
         cross = (arm == a)[:, None] & (arm != a)
         np.testing.assert_allclose(each[a], statistics.compare(cosines[mine & upper], cosines[cross]), rtol=1e-9)
     assert each[4] is None  # without genes
+    monkeypatch.setattr(proximity, "cores", lambda: [0, 1, 2])
+    monkeypatch.setattr(relate.blocks, "__defaults__", (None, 7))
+    assert proximity.per_arm(u, arm, 5)[0].n_y == whole.n_y == (~same & upper).sum()
+    np.testing.assert_allclose(proximity.per_arm(u, arm, 5)[0], whole, rtol=1e-9)
     few, alone = proximity.per_arm(u[:6], np.zeros(6, int), 1)
     assert alone == [None] and np.isnan(few.probability)
 

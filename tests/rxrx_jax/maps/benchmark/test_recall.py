@@ -48,6 +48,15 @@ def test_chance_is_what_random_maps_give(known):
     assert (np.abs(found.mean(0) - chance) < 4 * found.std(0, ddof=1) / np.sqrt(20)).all()
 
 
+def test_the_sampled_null_has_an_interval_over_genes_too(known, monkeypatch):
+    """Of pairs as often as the file has them, each a hit in the share of the three runs; `draws` of 0 give none."""
+    monkeypatch.setattr(recall, "SAMPLES", 60)
+    names, x = cases.gene_map()
+    for row, none in zip(recall.sampled_0_1(x, names, known), recall.sampled_0_1(x, names, known, draws=0)):
+        assert row["ci_low"] < row["recall"] < row["ci_high"] and np.isnan(none["ci_low"])
+        assert row["recall"] == none["recall"]
+
+
 def test_few_genes_and_none_are_no_crash(known):
     names, x = cases.gene_map()
     few = [

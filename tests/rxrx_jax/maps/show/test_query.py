@@ -89,5 +89,19 @@ def test_the_command_prints_it(found, capsys):
     said = capsys.readouterr().out
     assert said.startswith("G1_guide_0: 4 replicates in 2 batches\nG1_guide_1: ") and "| G0 | gene |" in said
     assert command.run(maps.main, ["query", str(found.path), "drug"]) == 0
+    assert "Clusters" not in said
     said = capsys.readouterr().out
     assert "drug 0.1 uM: 4 replicates" in said and "Spearman correlation with the dose: length 1.000, cosine" in said
+
+
+def test_clusters_that_neighbours_are_rich_in(found, tmp_path, capsys):
+    near = [row["name"] for row in query.neighbours(query.Entities(found), "G0", 9) if row["kind"] == "gene"]
+    path = tmp_path / "clusters.tsv"
+    path.write_text(f"complex\t{' '.join(near[:5])}\nother\tG0 {near[5]} " + " ".join(f"G{i}" for i in range(40, 60)))
+    argv = ["query", str(found.path), "G0", "--top=9", f"--clusters={path}"]
+    assert command.run(maps.main, argv) == 0
+    said = capsys.readouterr().out.partition(f"Clusters that these {len(near)} genes are rich in:")[2]
+    assert f"| complex | 5 | 5 | {5 / len(near):.3f} |" in said and "| other |" not in said
+    path.write_text("far\tG40 G41\n")
+    assert command.run(maps.main, argv) == 0
+    assert "No cluster is enriched among them at FDR .05." in capsys.readouterr().out
