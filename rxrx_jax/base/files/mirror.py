@@ -133,6 +133,15 @@ class Mirror:
                 with path.open("ab") as file:
                     file.truncate(count)
 
+    def fetch_whole(self, names: list[str]) -> bool:
+        """Brings record files here, but those of which nothing is missing; False, and nothing is done, where they are
+        more than the cache takes at once. Raises Unreachable."""
+        if sum(self.sizes[name] for name in names) > STEP * self._cache.size:
+            return False
+        missing = [name for name in names if (self.folder / name).stat().st_blocks * 512 < self.sizes[name]]
+        stores.parallel(lambda name: self.fetch(name, 0, self.sizes[name]), missing)
+        return True
+
     def records(self) -> list[str]:
         """The names of the record files that are listed."""
         return sorted(name for name in self._listed if RECORDS in name)
