@@ -24,9 +24,9 @@ from etils import epath
 from rxrx_jax.base import command, files, plugins
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.files import mirror
+from rxrx_jax.base.files import staging as staging_lib
 from tfds_builders import rxrx
 from tfds_builders.common import settings as settings_lib
-from tfds_builders.common import upload
 
 READ = ("metadata.json", "dataset_info.json", "features.json", "sites.csv")  # of a folder that is there already
 AGAIN = "delete the folder and run the same command to rebuild it"
@@ -129,7 +129,7 @@ def build(builder: type, source: str | pathlib.Path | None = None, out: str | pa
     if files.is_remote(folder) and not mirror.exists(folder):
         how = workers, progress, strict, beam, follow_links
         here = lambda place: build(builder, source, place, *how, **settings)  # noqa: E731
-        return upload.built(here, folder, staging, progress)
+        return staging_lib.fill(here, folder, staging, progress)
     if files.is_remote(folder):
         config = builder.make_config(**settings)
         wanted = settings_lib.as_json((config.settings, config.records))
@@ -234,7 +234,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--out",
         help="folder of all prepared datasets, or gs://, s3:// (default: TFDS_DATA_DIR or ~/tensorflow_datasets)",
     )
-    parser.add_argument("--staging", help=upload.HELP)
+    parser.add_argument("--staging", help=staging_lib.HELP)
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--encoding", help="of the records: delta, zstd, raw or source (docs/records.md)")
     parser.add_argument(

@@ -28,9 +28,10 @@ from rxrx_jax.base import files
 from rxrx_jax.base.command import cores
 from rxrx_jax.base.errors import UserError, shortened
 from rxrx_jax.base.files import mirror
+from rxrx_jax.base.files import staging as staging_lib
 from rxrx_jax.molecules import chemistry, library, standardise, vocabulary
 from rxrx_jax.molecules.split import TRAIN
-from tfds_builders.common import lock, upload
+from tfds_builders.common import lock
 from tfds_builders.common import settings as settings_lib
 from tfds_builders.molecules import features, merge, table, write
 
@@ -130,7 +131,7 @@ def prepare(source: str | os.PathLike | None = None, out: str | os.PathLike | No
         raise UserError(f"workers={workers}: use 1 or more")
     if files.is_remote(folder) and not mirror.exists(folder):
         here = lambda place: prepare(source, place, workers, progress, strict, **fields)  # noqa: E731
-        return upload.built(here, folder, staging, progress)
+        return staging_lib.fill(here, folder, staging, progress)
     there, folder = folder, mirror.local(folder)
     if not folder.exists() and getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker imports the script that started it, which would wait for its own parent here.

@@ -3,8 +3,7 @@
 import argparse
 
 from rxrx_jax.base import files
-from rxrx_jax.base.files import mirror
-from tfds_builders.common import upload
+from rxrx_jax.base.files import mirror, staging
 from tfds_builders.molecules import build
 
 DESCRIPTION = "Prepares molecules: a csv file of SMILES, or without --source the simulated library."
@@ -27,7 +26,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--source", help="a csv file, plain or gzipped")
     out = "folder of all prepared datasets, or gs://, s3:// (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
     parser.add_argument("--out", help=out)
-    parser.add_argument("--staging", help=upload.HELP)
+    parser.add_argument("--staging", help=staging.HELP)
     parser.add_argument(
         "--target", action="append", default=[], metavar="COLUMN",
         help="column of numbers to predict; may be repeated; '*' is every column that holds numbers alone",

@@ -85,7 +85,8 @@ class Mirror:
     """`folder` stands for the prepared folder `address`.
 
     Args: address, gs:// or s3://; where, the cache, as `cache` takes it; whole, all files but the records are wanted,
-    not only tables. Raises Unreachable, and UserError where the prepared folder is missing or incomplete.
+    not only tables, and all are fetched again. Raises Unreachable, and UserError where the prepared folder is missing
+    or incomplete.
     """
 
     def __init__(self, address: str, where: str = "", whole: bool = False):
@@ -106,7 +107,8 @@ class Mirror:
             sums = {line[66:]: line[:64] for line in what[files.SUMS].decode(errors="replace").splitlines()}
         names = {*sums, *what} | {name for name in self._listed if RECORDS not in name and not has_sums}
         wanted = [n for n in sorted(names) if "/" not in n and (whole or n in what or n.endswith((".csv", ".json")))]
-        stores.parallel(lambda name: self._table(name, sums.get(name), what.get(name)), wanted)
+        known = {} if whole else sums  # who wants all of it wants to know what is there, and not what is here
+        stores.parallel(lambda name: self._table(name, known.get(name), what.get(name)), wanted)
 
     def _table(self, name: str, digest: str | None, content: bytes | None) -> None:
         path = self.folder / name

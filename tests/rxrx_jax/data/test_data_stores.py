@@ -12,12 +12,12 @@ from store_tools import emulated
 
 from rxrx_jax import datasets
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.files import mirror, stores
+from rxrx_jax.base.files import mirror, staging, stores
 from rxrx_jax.data import dataset as data
 from rxrx_jax.data.minibatches import evaluation_minibatches
 from rxrx_jax.training import train
 from tfds_builders import prepare, verify
-from tfds_builders.common import build, settings, upload
+from tfds_builders.common import build, settings
 from tfds_builders.own.spec import Spec
 
 ONE = {"train": ("SIMA-01",), "val": ("SIMA-02",), "test": ("SIMB-02",), "plates": 1}
@@ -36,7 +36,7 @@ def quick(store, monkeypatch, tmp_path):
     store.reset()
     monkeypatch.setattr(stores, "time", types.SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr(mirror, "DEFAULT", f"{tmp_path}/usual,1GB")
-    monkeypatch.setattr(upload, "STAGING", f"{tmp_path}/staging")
+    monkeypatch.setattr(staging, "STAGING", f"{tmp_path}/staging")
 
 
 @pytest.fixture(scope="module")

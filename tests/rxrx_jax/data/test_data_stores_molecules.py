@@ -8,12 +8,11 @@ from store_tools import emulated
 
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.files import mirror, stores
+from rxrx_jax.base.files import mirror, staging, stores
 from rxrx_jax.data import molecules
 from rxrx_jax.data.molecules import library
 from rxrx_jax.molecules import records
 from tfds_builders import prepare, verify
-from tfds_builders.common import upload
 from tfds_builders.molecules import build
 
 pytest.importorskip("rdkit", reason="RDKit is not installed: pip install 'rxrx_jax[molecules]'")
@@ -31,7 +30,7 @@ def quick(store, monkeypatch, tmp_path):
     store.reset()
     monkeypatch.setattr(stores, "time", types.SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr(mirror, "DEFAULT", f"{tmp_path}/usual,1GB")
-    monkeypatch.setattr(upload, "STAGING", f"{tmp_path}/staging")
+    monkeypatch.setattr(staging, "STAGING", f"{tmp_path}/staging")
 
 
 def made(out, **settings):
