@@ -6,8 +6,9 @@ Steps, each with AdamW, images already in memory, of a ViT on 256x256x6 images:
   mae          masked autoencoder, 75 % of the patches masked, decoder 192 wide and 4 deep
   encoder      the encoder of mae alone, on its visible patches
 Each is timed here, through the trainer's own step without augmentation, and for the first two in PyTorch, eager and
-compiled, by one process after the other; ratios are of minima over the rounds. On a CPU all of them run with
-transparent huge pages, as `python -m rxrx_jax.main` does, unless --no-huge-pages.
+compiled, by one process after the other; ratios are of minima over the rounds. On a CPU seconds are processor time, in
+which other programs do not count (`taskset -c 0` gives one core), and all of them run with transparent huge pages, as
+`python -m rxrx_jax.main` does, unless --no-huge-pages.
 
 On a GPU use --variant=L/16 --dtype=bfloat16 --minibatch=128: MFU is then printed too.
 """
@@ -178,12 +179,22 @@ def work(name: str, variant: str, minibatch: int, dtype: str, rounds: int) -> No
         step, *about = ours(kind, variant, minibatch, dtype)
     else:
         step = pytorch(kind, variant, minibatch, dtype, "inductor" if who == "compiled" else None)
-    seconds = []
+    seconds, clock = [], time.perf_counter if on_gpu(who) else time.process_time
     for _ in range(2 + rounds):
-        begin = time.perf_counter()
+        begin = clock()
         float(step())
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(clock() - begin)
     print(json.dumps({"seconds": seconds[2:], "about": about}))
+
+
+def on_gpu(who: str) -> bool:
+    if who == "ours":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def has_torch() -> bool:

@@ -57,9 +57,9 @@ def run(values: dict, workdir: pathlib.Path) -> None:
 
     library = open_library(values["data"]["name"], values["data"]["builder"], values["data"]["folder"])
     if not library.targets:
-        raise UserError(f"{library.folder} has no targets: prepare it with --target")
+        raise UserError(f"{library.where} has no targets: prepare it with --target")
     if not all(len(rows) for rows in (library.roles.fit, *library.roles.scored.values())):
-        raise UserError(f"{library.folder} has an empty split: settings are chosen on validation and scored on test")
+        raise UserError(f"{library.where} has an empty split: settings are chosen on validation and scored on test")
 
     from rxrx_jax.training.provenance.recorded import recorded
 

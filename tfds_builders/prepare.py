@@ -12,12 +12,10 @@ From Python, prepare('rxrx_sim', out=..., seed=1) does the same and returns the 
 """
 
 import argparse
-import contextlib
 import csv
 import importlib
 import pathlib
 import shlex
-import shutil
 import sys
 from typing import Any
 
@@ -25,14 +23,14 @@ from etils import epath
 
 from rxrx_jax.base import command, files, plugins
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.files import mirror, stores
+from rxrx_jax.base.files import mirror
+from rxrx_jax.base.files import staging as staging_lib
 from tfds_builders import rxrx
 from tfds_builders.common import settings as settings_lib
 
 READ = ("metadata.json", "dataset_info.json", "features.json", "sites.csv")  # of a folder that is there already
 AGAIN = "delete the folder and run the same command to rebuild it"
 MOLECULES = "molecules"
-STAGING = "~/.cache/rxrx_jax/staging"  # where what goes to an object store is built
 
 # TFDS is imported inside the functions: spawned workers import this module again and need none of it.
 
@@ -117,7 +115,7 @@ def prepare(name: str, source: str | pathlib.Path | None = None, out: str | path
 
         if beam is not None or follow_links:
             raise UserError("molecules are built in processes of this machine, from one file: without beam and links")
-        return molecules.prepare(source, out, workers, progress, strict, **settings)
+        return molecules.prepare(source, out, workers, progress, strict, staging, **settings)
     how = workers, progress, strict, beam, follow_links, staging
     return build(builder_class(name, out), source, out, *how, **settings)
 
@@ -129,16 +127,9 @@ def build(builder: type, source: str | pathlib.Path | None = None, out: str | pa
     """As `prepare`, of a ScreenBuilder."""
     folder = _find(builder, out, settings)
     if files.is_remote(folder) and not mirror.exists(folder):
-        place = pathlib.Path(staging or STAGING).expanduser().absolute()
-        made = build(builder, source, place, workers, progress, strict, beam, follow_links, **settings)
-        if progress:
-            print(f"uploading  {made} to {folder}", flush=True)
-        stores.upload_folder(made, str(folder), mirror.MARK)
-        shutil.rmtree(made)
-        with contextlib.suppress(OSError):  # other versions and configs
-            made.parent.rmdir()
-            made.parents[1].rmdir()
-        return folder
+        how = workers, progress, strict, beam, follow_links
+        here = lambda place: build(builder, source, place, *how, **settings)  # noqa: E731
+        return staging_lib.fill(here, folder, staging, progress)
     if files.is_remote(folder):
         config = builder.make_config(**settings)
         wanted = settings_lib.as_json((config.settings, config.records))
@@ -243,7 +234,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--out",
         help="folder of all prepared datasets, or gs://, s3:// (default: TFDS_DATA_DIR or ~/tensorflow_datasets)",
     )
-    parser.add_argument("--staging", help=f"where a dataset for gs:// or s3:// is built first (default: {STAGING})")
+    parser.add_argument("--staging", help=staging_lib.HELP)
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--encoding", help="of the records: delta, zstd, raw or source (docs/records.md)")
     parser.add_argument(

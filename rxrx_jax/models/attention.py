@@ -46,6 +46,19 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return jax.nn.dot_product_attention(q, k, v)
 
 
+@jax.custom_vjp
+def split(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """[B, N, heads, 3, hd] -> queries, keys and values, each [B, N, heads, hd].
+
+    Their gradients are stacked. The derivative of three slices would be three arrays of the whole size, each of them
+    zero but for a third, and their sum.
+    """
+    return qkv[..., 0, :], qkv[..., 1, :], qkv[..., 2, :]
+
+
+split.defvjp(lambda qkv: (split(qkv), None), lambda _, gradients: (jnp.stack(gradients, -2),))
+
+
 def even_rows(q, k, v, implementation: str) -> jax.Array:
     """jax.nn.dot_product_attention by an implementation ("cudnn") that cannot train on an odd number of rows, as a
     class token makes them: those get one more, which is masked."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import constrain_tokens
 from rxrx_jax.models.attention import attention
-from rxrx_jax.models.vit import Blocks, Size, Style, dense, layer_norm, token
+from rxrx_jax.models.vit import Blocks, Size, Style, dense, gelu, layer_norm, token
 
 CROSS_HEADS = 8  # of the cross attention, as published, whatever the blocks have
 
@@ -63,5 +63,5 @@ class ChannelDecoder(nn.Module):
         return dense(d, "cross_out", self.dtype)(z.reshape(b, n, d))
 
     def mlp(self, x):
-        hidden = nn.gelu(dense(self.size.mlp, "mlp1", self.dtype)(x), approximate=False)
+        hidden = gelu(dense(self.size.mlp, "mlp1", self.dtype)(x))
         return dense(x.shape[-1], "mlp2", self.dtype)(hidden)

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import constrain_tokens, platform
-from rxrx_jax.models.attention import attention
+from rxrx_jax.models.attention import attention, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +161,13 @@ class Dense(nn.Module):
         return y
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x (Hendrycks & Gimpel 2016, arXiv 1606.08415), in float32, by erf as
+    in PyTorch; jax.nn.gelu's erfc is two polynomials, a quotient and an exponential more."""
+    y = x.astype(jnp.float32)
+    return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
+
+
 def dense(features: int, name: str, dtype=jnp.float32, use_bias: bool = True) -> Dense:
     return Dense(features, use_bias, dtype, name=name)
 
@@ -215,14 +222,14 @@ class Block(nn.Module):
     def attention(self, x):
         b, n, d = x.shape
         qkv = dense(3 * d, "qkv", self.dtype, self.style.qkv_bias)(x).reshape(b, n, self.size.heads, 3, -1)
-        q, k, v = jnp.moveaxis(qkv, 3, 0)  # each [B, N, heads, D/heads]
+        q, k, v = split(qkv)  # each [B, N, heads, D/heads]
         if self.style.qk_norm:
             q = layer_norm(self.style, "q_norm", self.dtype)(q)
             k = layer_norm(self.style, "k_norm", self.dtype)(k)
         return dense(d, "out", self.dtype)(attention(q, k, v).reshape(b, n, d))
 
     def mlp(self, x):
-        hidden = nn.gelu(dense(self.size.mlp, "mlp1", self.dtype)(x), approximate=False)
+        hidden = gelu(dense(self.size.mlp, "mlp1", self.dtype)(x))
         return dense(x.shape[-1], "mlp2", self.dtype)(hidden)
 
     def add(self, x, branch, name, rate):

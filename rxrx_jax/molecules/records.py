@@ -8,6 +8,7 @@ the arrays are views of the record's bytes.
 import functools
 import pathlib
 import struct
+import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError, reason
+from rxrx_jax.base.files import mirror, shards, stores
 from rxrx_jax.molecules import environments, standardise
 from rxrx_jax.molecules.split import SPLITS
 from rxrx_jax.molecules.vocabulary import Vocabulary, load
@@ -109,12 +111,15 @@ def decode(record: bytes) -> Molecule:
 class Split:
     """The molecules of a split: `split[i]`, or many at once with `split.read(places)`, which is faster.
 
-    A split of at most IN_MEMORY bytes is read as a whole when it is first read from. Raises ValueError, as `decode`,
-    for a record that is damaged.
+    A split of at most IN_MEMORY bytes is read as a whole when it is first read from. Args: where, what fetches the
+    records of a folder in an object store. Raises ValueError, as `decode`, for a record that is damaged.
     """
 
-    def __init__(self, paths: Sequence[pathlib.Path], lengths: Sequence[int]):
-        self.paths, self.starts = list(paths), np.cumsum([0, *lengths])
+    def __init__(self, paths: Sequence[pathlib.Path], lengths: Sequence[int], where: mirror.Mirror | None = None):
+        self.paths, self.starts, self._where = list(paths), np.cumsum([0, *lengths]), where
+        if where is not None:
+            named = [types.SimpleNamespace(filename=p, examples_in_shard=n) for p, n in zip(paths, lengths)]
+            self._fetched = shards.Shards(where, named)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -129,10 +134,12 @@ class Split:
             raise IndexError(f"a place that is not in 0..{len(self) - 1}")
         if self._records is not None:
             return [decode(self._records[place]) for place in places.tolist()]
-        shards = np.searchsorted(self.starts, places, "right") - 1
+        if self._where is not None:
+            return [decode(record) for record in stores.parallel(self._fetched.__getitem__, places.tolist())]
+        which = np.searchsorted(self.starts, places, "right") - 1
         found: dict[int, bytes] = {}
-        for shard in np.unique(shards).tolist():
-            mine = np.flatnonzero(shards == shard)
+        for shard in np.unique(which).tolist():
+            mine = np.flatnonzero(which == shard)
             within = (places[mine] - self.starts[shard]).tolist()
             found |= dict(zip(mine.tolist(), self._reader(shard).read(within)))
         return [decode(found[i]) for i in range(len(places))]
@@ -141,6 +148,10 @@ class Split:
     def _records(self) -> list[bytes] | None:
         if sum(path.stat().st_size for path in self.paths) > IN_MEMORY:
             return None
+        if self._where is not None:
+            if not self._where.fetch_whole([path.name for path in self.paths]):
+                return None
+            return [self._fetched[place] for place in range(len(self))]
         return [record for shard in range(len(self.paths)) for record in self._reader(shard).read_all()]
 
     @functools.cache  # noqa: B019, of a split that lives as long as the process
@@ -160,6 +171,7 @@ class Molecules(NamedTuple):
     targets: their names, in the order of a record's.
     kinds: "regression" or "classification", of each.
     about: metadata.json.
+    folder: of one in an object store, whose `address` is "" otherwise, the local one with its tables.
     """
 
     folder: pathlib.Path
@@ -169,6 +181,7 @@ class Molecules(NamedTuple):
     kinds: tuple[str, ...]
     vocabulary: Vocabulary
     about: dict[str, Any]
+    address: str = ""
 
     def read(self, rows: Sequence[int] | np.ndarray) -> list[Molecule]:
         """The molecules of rows of `table`, in their order. Raises IndexError for a row that is not there."""
@@ -185,24 +198,35 @@ class Molecules(NamedTuple):
         return found
 
 
-def open_folder(folder: pathlib.Path) -> Molecules:
-    """Opens a folder of molecules, without RDKit and TFDS. Raises UserError if it is not what was prepared."""
-    folder = pathlib.Path(folder)
+def open_folder(folder: pathlib.Path | str, cache: str = "") -> Molecules:
+    """Opens a folder of molecules, without RDKit and TFDS.
+
+    Args: folder, on a disk or in an object store; cache, "DIR,SIZE" for what is read of one in a store
+    (`mirror.DEFAULT`). Raises UserError if it is not what was prepared.
+    """
+    address = str(folder).rstrip("/") if files.is_remote(folder) else ""
+    where = mirror.Mirror(address, cache) if address else None
+    folder = where.folder if where else pathlib.Path(folder)
     if not (folder / VOCABULARY).exists():
-        raise UserError(f"no molecules in {folder}; make them with `python -m tfds_builders.prepare molecules`")
+        raise UserError(
+            f"no molecules in {address or folder}; make them with `python -m tfds_builders.prepare molecules`"
+        )
     about = files.read_json(folder / "metadata.json", AGAIN)
     for what in files.changed(folder, READ, AGAIN, True)[:1]:
-        raise UserError(f"{folder}: {what}; {AGAIN}")
+        raise UserError(f"{address or folder}: {what}; {AGAIN}")
     info = files.read_json(folder / "dataset_info.json", AGAIN)
     splits = dict.fromkeys(SPLITS, Split((), ()))
     for one in info["splits"]:
         lengths = [int(length) for length in one["shardLengths"]]
         paths = [folder / shard_name(info["name"], one["name"], i, len(lengths)) for i in range(len(lengths))]
+        if where:
+            where.place([path.name for path in paths])
         if missing := [path for path in paths if not path.is_file()]:
             raise UserError(f"{missing[0]} is missing; {AGAIN}")
-        splits[one["name"]] = Split(paths, lengths)
+        splits[one["name"]] = Split(paths, lengths, where)
     targets, kinds = (tuple(about[key]) for key in ("targets", "kinds"))
-    return Molecules(folder, splits, _read_table(folder / TABLE), targets, kinds, load(folder / VOCABULARY), about)
+    table, words = _read_table(folder / TABLE), load(folder / VOCABULARY)
+    return Molecules(folder, splits, table, targets, kinds, words, about, address)
 
 
 def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:

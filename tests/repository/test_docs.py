@@ -72,6 +72,14 @@ def test_the_figures_of_speed_are_what_the_benchmarks_printed():
     assert "real sites" in loader["sites"] and (step["variant"], step["dtype"]) == ("S/16", "float32")
 
 
+def test_the_parts_of_a_block_are_what_the_benchmark_printed():
+    found, page = json.loads((ROOT / "docs/kernels.json").read_text())["milliseconds"], ROOT / "docs/speed.md"
+    rows = [f"| {name} | {a:.2f} | {b:.2f} | {a / b:.2f} |" for name, (a, b) in found.items()]
+    assert "\n".join(rows) in page.read_text()
+    products = sum(found[name][0] for name in ("qkv", "out", "mlp1", "mlp2"))
+    assert f"are {100 * products / found['block'][0]:.0f} % of a block" in " ".join(page.read_text().split())
+
+
 def test_the_figures_of_intervals_are_what_the_benchmark_printed():
     cases = json.loads((ROOT / "docs/coverage.json").read_text())["cases"]
     text = " ".join((ROOT / "docs/protocols.md").read_text().split())

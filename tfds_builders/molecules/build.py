@@ -22,10 +22,13 @@ from typing import Any
 
 import numpy as np
 import tqdm
+from etils import epath
 
 from rxrx_jax.base import files
 from rxrx_jax.base.command import cores
 from rxrx_jax.base.errors import UserError, shortened
+from rxrx_jax.base.files import mirror
+from rxrx_jax.base.files import staging as staging_lib
 from rxrx_jax.molecules import chemistry, library, standardise, vocabulary
 from rxrx_jax.molecules.split import TRAIN
 from tfds_builders.common import lock
@@ -45,7 +48,8 @@ class Settings:
     salts: largest, keep or refuse.
     seed: of the scaffold split, and of the simulated library.
     count: molecules of the simulated library.
-    vocabulary: a folder of molecules whose vocabulary these get, in place of one of their own.
+    vocabulary: a folder of molecules, on a disk or in an object store, whose vocabulary these get, in place of one of
+      their own.
     """
 
     name: str = ""
@@ -77,20 +81,22 @@ def _resolve(source: str | os.PathLike | None, fields: dict[str, Any]) -> tuple[
     return path, dataclasses.replace(settings, name=settings.name or plain or "source")
 
 
-def find(source: str | os.PathLike | None = None, out: str | os.PathLike | None = None, **fields) -> pathlib.Path:
+def find(
+    source: str | os.PathLike | None = None, out: str | os.PathLike | None = None, **fields
+) -> pathlib.Path | epath.Path:
     """Returns the folder that `prepare` with the same arguments fills, whether it exists or not."""
     _, settings = _resolve(source, fields)
     return _folder(settings, out)
 
 
-def _folder(settings: Settings, out: str | os.PathLike | None) -> pathlib.Path:
+def _folder(settings: Settings, out: str | os.PathLike | None) -> pathlib.Path | epath.Path:
     shown = dataclasses.replace(settings, name="", smiles="", targets=(), split="")
     if settings.vocabulary:
         shown = dataclasses.replace(shown, vocabulary=_vocabulary(settings.vocabulary).digest[:8])
     rest = settings_lib.config_name((shown,), (Settings(),))
     config = settings.name if rest == settings_lib.DEFAULT else f"{settings.name}-{rest}"
     if out is not None and files.is_remote(out):
-        raise UserError(f"{out}: molecules are prepared on a disk, and read from one")
+        return epath.Path(out) / NAME / config / VERSION
     if out is None:
         import tensorflow_datasets as tfds
 
@@ -100,27 +106,33 @@ def _folder(settings: Settings, out: str | os.PathLike | None) -> pathlib.Path:
 
 @functools.cache
 def _vocabulary(folder: str) -> vocabulary.Vocabulary:
-    path = pathlib.Path(folder).expanduser()
+    path = mirror.local(folder) if files.is_remote(folder) else pathlib.Path(folder).expanduser()
     return vocabulary.load(path if path.is_file() else path / write.VOCABULARY)
 
 
 def prepare(source: str | os.PathLike | None = None, out: str | os.PathLike | None = None,
             workers: int | None = None, progress: bool = True, strict: bool = False,
-            **fields) -> pathlib.Path:  # fmt: skip
+            staging: str | os.PathLike | None = None, **fields) -> pathlib.Path | epath.Path:  # fmt: skip
     """Prepares molecules unless their folder exists, and returns the folder; resumes a build that was stopped.
 
     Args:
       source: a csv file of SMILES, plain or gzipped; None for the simulated library.
-      out: the folder of all prepared datasets; TFDS's own (TFDS_DATA_DIR or ~/tensorflow_datasets) if None.
+      out: the folder of all prepared datasets, on a disk, gs:// or s3://; TFDS's own (TFDS_DATA_DIR or
+        ~/tensorflow_datasets) if None.
       workers: processes; all cores if None. What is built does not depend on it.
       progress: show a progress bar on stderr.
       strict: refuse a source of which any row is set aside or merged, or stereoisomers differ in a target.
+      staging: the folder on a disk in which molecules for an object store are built before they are uploaded.
       **fields: of `Settings`.
     """
     path, settings = _resolve(source, fields)
     folder = _folder(settings, out)
     if workers is not None and workers < 1:
         raise UserError(f"workers={workers}: use 1 or more")
+    if files.is_remote(folder) and not mirror.exists(folder):
+        here = lambda place: prepare(source, place, workers, progress, strict, **fields)  # noqa: E731
+        return staging_lib.fill(here, folder, staging, progress)
+    there, folder = folder, mirror.local(folder)
     if not folder.exists() and getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker imports the script that started it, which would wait for its own parent here.
         raise UserError("a script that prepares a dataset must do so under `if __name__ == '__main__':`")
@@ -135,12 +147,12 @@ def prepare(source: str | os.PathLike | None = None, out: str | os.PathLike | No
     about = files.read_json(folder / "metadata.json", "delete the folder and run the same command to rebuild it")
     if changed := [key for key, value in same.items() if about.get("made_of", {}).get(key) != value]:
         raise UserError(
-            f"{folder} was prepared of something else ({changed[0]}={shortened(about['made_of'].get(changed[0]))}): "
+            f"{there} was prepared of something else ({changed[0]}={shortened(about['made_of'].get(changed[0]))}): "
             "delete it, or use another --name or --out"
         )
     if strict and about["problems"]:
-        raise UserError(f"{folder} is there, and {about['problems']:,} rows are not as they should (see report.html)")
-    return folder
+        raise UserError(f"{there} is there, and {about['problems']:,} rows are not as they should (see report.html)")
+    return there
 
 
 def _identity(path: pathlib.Path | None, settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import argparse
 
 from rxrx_jax.base import files
+from rxrx_jax.base.files import mirror, staging
 from tfds_builders.molecules import build
 
 DESCRIPTION = "Prepares molecules: a csv file of SMILES, or without --source the simulated library."
@@ -23,8 +24,9 @@ def main(argv: list[str]) -> None:
         prog="python -m tfds_builders.prepare molecules", description=DESCRIPTION, allow_abbrev=False
     )
     parser.add_argument("--source", help="a csv file, plain or gzipped")
-    out = "folder of all prepared datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
+    out = "folder of all prepared datasets, or gs://, s3:// (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
     parser.add_argument("--out", help=out)
+    parser.add_argument("--staging", help=staging.HELP)
     parser.add_argument(
         "--target", action="append", default=[], metavar="COLUMN",
         help="column of numbers to predict; may be repeated; '*' is every column that holds numbers alone",
@@ -38,9 +40,11 @@ def main(argv: list[str]) -> None:
     fields = {name: getattr(flags, name) for name in OPTIONS if getattr(flags, name) is not None}
     fields |= {"targets": tuple(flags.target)} if flags.target else {}
     folder = build.find(flags.source, flags.out, **fields)
-    print(f"{folder} exists and is left as it is" if folder.exists() else f"preparing {folder}", flush=True)
-    build.prepare(flags.source, flags.out, flags.workers, True, flags.strict, **fields)
-    about = files.read_json(folder / "metadata.json", "delete the folder and run the same command to rebuild it")
+    print(f"{folder} exists and is left as it is" if mirror.exists(folder) else f"preparing {folder}", flush=True)
+    build.prepare(flags.source, flags.out, flags.workers, True, flags.strict, flags.staging, **fields)
+    about = files.read_json(
+        mirror.local(folder) / "metadata.json", "delete the folder and run the same command to rebuild it"
+    )
     print(f"source     {about['source']} ({about['source_kind']}), {about['rows']:,} rows")
     print("records    " + ", ".join(f"{split} {one['records']:,}" for split, one in about["splits"].items()))
     words = about["vocabulary"]

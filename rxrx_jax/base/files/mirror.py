@@ -85,7 +85,8 @@ class Mirror:
     """`folder` stands for the prepared folder `address`.
 
     Args: address, gs:// or s3://; where, the cache, as `cache` takes it; whole, all files but the records are wanted,
-    not only tables. Raises Unreachable, and UserError where the prepared folder is missing or incomplete.
+    not only tables, and all are fetched again. Raises Unreachable, and UserError where the prepared folder is missing
+    or incomplete.
     """
 
     def __init__(self, address: str, where: str = "", whole: bool = False):
@@ -106,7 +107,8 @@ class Mirror:
             sums = {line[66:]: line[:64] for line in what[files.SUMS].decode(errors="replace").splitlines()}
         names = {*sums, *what} | {name for name in self._listed if RECORDS not in name and not has_sums}
         wanted = [n for n in sorted(names) if "/" not in n and (whole or n in what or n.endswith((".csv", ".json")))]
-        stores.parallel(lambda name: self._table(name, sums.get(name), what.get(name)), wanted)
+        known = {} if whole else sums  # who wants all of it wants to know what is there, and not what is here
+        stores.parallel(lambda name: self._table(name, known.get(name), what.get(name)), wanted)
 
     def _table(self, name: str, digest: str | None, content: bytes | None) -> None:
         path = self.folder / name
@@ -132,6 +134,15 @@ class Mirror:
             if not path.exists() or path.stat().st_size != count:
                 with path.open("ab") as file:
                     file.truncate(count)
+
+    def fetch_whole(self, names: list[str]) -> bool:
+        """Brings record files here, but those of which nothing is missing; False, and nothing is done, where they are
+        more than the cache takes at once. Raises Unreachable."""
+        if sum(self.sizes[name] for name in names) > STEP * self._cache.size:
+            return False
+        missing = [name for name in names if (self.folder / name).stat().st_blocks * 512 < self.sizes[name]]
+        stores.parallel(lambda name: self.fetch(name, 0, self.sizes[name]), missing)
+        return True
 
     def records(self) -> list[str]:
         """The names of the record files that are listed."""

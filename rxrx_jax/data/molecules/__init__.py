@@ -139,7 +139,7 @@ def collate(library: Library, rows: np.ndarray, atoms: int, size: int | None = N
     try:
         records = library.read(rows)
     except ValueError as error:
-        raise UserError(f"a record of {library.folder} cannot be read ({error}): prepare it again") from error
+        raise UserError(f"a record of {library.where} cannot be read ({error}): prepare it again") from error
     for lane, record in enumerate(records):
         end = 1 + len(record.tokens)
         out["tokens"][lane, 1:end], out["labels"][lane, 1:end] = record.tokens, record.labels
@@ -166,11 +166,12 @@ def evaluation_minibatches(library: Library, rows: np.ndarray, size: int):
     return map(read, parts)
 
 
-def _others(library: Library, names: tuple[str, ...], folder: str | None) -> list[Library]:
+def _others(library: Library, names: tuple[str, ...], *where: str | None) -> list[Library]:
     """The molecules that `data.leave_out` names; BESIDE stands for all that were prepared beside the library with its
-    vocabulary, which is what an encoder that is trained on it can be scored on."""
-    found = [open_library(name, {}, folder) for name in names if name != BESIDE]
-    return found + [read_library(path) for path in beside(library) if BESIDE in names]
+    vocabulary, which is what an encoder that is trained on it can be scored on. Args: where, folder and cache of
+    `open_library`."""
+    found = [open_library(name, {}, *where) for name in names if name != BESIDE]
+    return found + [read_library(path, where[-1]) for path in beside(library) if BESIDE in names]
 
 
 def make(config: Config, library: Library | None = None) -> Molecules:
@@ -178,8 +179,8 @@ def make(config: Config, library: Library | None = None) -> Molecules:
 
     Raises UserError for what cannot be drawn."""
     c = config.data
-    named = c.name, c.builder.as_kwargs(), c.get("folder")
-    find = functools.cache(lambda: library or open_library(*named))
+    where = c.get("folder"), c.get("cache")
+    find = functools.cache(lambda: library or open_library(c.name, c.builder.as_kwargs(), *where))
     hosts.on_first_host(lambda: find() and None)
     found = hosts.on_all_hosts(find)
     if "phenomics" in c:
@@ -187,10 +188,10 @@ def make(config: Config, library: Library | None = None) -> Molecules:
 
         found = hosts.on_all_hosts(lambda: phenomics.attach(found, c.phenomics, c.screen_seed))
     rows, others = found.roles.fit, c.get("leave_out", ())
-    for other in hosts.on_all_hosts(lambda: _others(found, others, c.get("folder"))):
+    for other in hosts.on_all_hosts(lambda: _others(found, others, *where)):
         scored = other.inchikey[np.concatenate([*other.roles.scored.values()])]
         kept = rows[~np.isin(found.inchikey[rows], scored)]
-        hosts.say(f"{len(rows) - len(kept)} training molecules are scored in {other.folder} and left out")
+        hosts.say(f"{len(rows) - len(kept)} training molecules are scored in {other.where} and left out")
         rows = kept
     c.get("unreadable", 0)  # none is: a record that cannot be read stops the run
     return Molecules(found, BucketSampler(rows, found.atoms[rows], c.minibatch, BUCKETS, config.seed))

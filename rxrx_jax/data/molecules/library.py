@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
+from etils import epath
 
 from rxrx_jax.base import files
 from rxrx_jax.base.errors import UserError
+from rxrx_jax.base.files import mirror, stores
 from rxrx_jax.base.spellings import TREATMENT
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.roles import Roles
@@ -26,7 +29,8 @@ class Library:
     read(rows [n]) -> n records with tokens [a], labels [a] (0 where the environment is not known), distances uint8
     [a, a] and targets float32 [t] (NaN where missing). split, inchikey [rows] str; atoms int [rows]. targets: their
     names; kinds: of each, "classification" or "regression". vocabulary: a digest of what tokens and labels mean;
-    digest: of all that must be equal on all hosts. folder, smiles [rows] str: None for arrays.
+    digest: of all that must be equal on all hosts. folder, smiles [rows] str: None for arrays. address: of a folder in
+    an object store, for which the local one with its tables stands.
 
     tokens: kinds of tokens, of which 0 is padding and `mask`, the unknown atom and `cls` the three last; labels: kinds
     of labels, 0 among them."""
@@ -43,6 +47,7 @@ class Library:
     digest: str
     folder: pathlib.Path | None = None
     smiles: np.ndarray | None = None
+    address: str = ""
     manifest = None  # what says the digests of all records is in `digest`
 
     def __post_init__(self):
@@ -52,6 +57,11 @@ class Library:
                 raise UserError(f"the split {split!r} of a molecule: expected {', '.join(SPLITS)}")
             if key and where.setdefault(key, split) != split:
                 raise UserError(f"the molecule {key} is in {where[key]} and in {split}: split the molecules again")
+
+    @property
+    def where(self) -> str:
+        """Its folder, or address, for messages."""
+        return self.address or str(self.folder)
 
     @property
     def mask(self) -> int:
@@ -98,39 +108,53 @@ class Library:
         return np.concatenate([none, *(record.targets[None] for record in self.read(rows))])
 
 
-def open_library(name: str, settings: dict, folder: str | None) -> Library:
-    """Molecules that `prepare molecules` made, by the name or the path of their folder; the simulated library,
-    "molecules", is built on first use with these settings.
+def open_library(name: str, settings: dict, folder: str | None, cache: str | None = None) -> Library:
+    """Molecules that `prepare molecules` made, by the name, the path or the address of their folder; the simulated
+    library, "molecules", is built on first use with these settings.
 
-    Raises UserError where there are none of that name, or several."""
+    Args: folder, where prepared datasets lie, on a disk or in an object store; cache, "DIR,SIZE" for what is read of
+    one in a store. Raises UserError where there are none of that name, or several."""
     if name == SIMULATED:
-        return read_library(builders().prepare(SIMULATED, out=folder, **settings))
-    if files.is_remote(name):
-        raise UserError(f"data.name={name}: molecules are read from a disk: copy the folder to one")
-    if pathlib.Path(name).is_dir():
-        return read_library(pathlib.Path(name))
+        return read_library(builders().prepare(SIMULATED, out=folder, **settings), cache)
+    if files.is_remote(name) or pathlib.Path(name).is_dir():
+        return read_library(name, cache)
     simulated = builders().find(SIMULATED, out=folder)
-    there = simulated.parents[1]
-    found = [
-        path for path in sorted(there.glob(f"*/{simulated.name}")) if f"{path.parent.name}-".startswith(f"{name}-")
-    ]
+    there, found = simulated.parents[1], _prepared(simulated)
+    found = [path for path in found if f"{path.parent.name}-".startswith(f"{name}-")]
     if not found:
         command = "python -m tfds_builders.prepare molecules --source=FILE.csv"
         raise UserError(f"data.name={name}: no such molecules in {there}; make them with `{command}`")
     if len(found) > 1:
         names = ", ".join(path.parent.name for path in found)
         raise UserError(f"data.name={name}: {there} has {names}; give the path of one")
-    return read_library(found[0])
+    return read_library(found[0], cache)
 
 
-def beside(library: Library) -> list[pathlib.Path]:
+def _prepared(folder: pathlib.Path | epath.Path) -> list[pathlib.Path | epath.Path]:
+    """The folders of molecules beside one, and itself, which need not be there, sorted."""
+    from rxrx_jax.molecules.records import VOCABULARY
+
+    there, names = folder.parents[1], f"*/{folder.name}"
+    if not files.is_remote(folder):
+        return sorted(path.parent for path in there.glob(f"{names}/{VOCABULARY}"))
+    complete = stores.matching(f"{there}/{names}/{mirror.MARK}")
+    return [epath.Path(mark).parent for mark in complete]
+
+
+def beside(library: Library) -> list[pathlib.Path | epath.Path]:
     """The other folders of molecules that were prepared beside that of a library with its vocabulary, sorted."""
     from rxrx_jax.molecules.records import AGAIN, VOCABULARY
 
-    mine = library.folder
-    there = () if mine is None else sorted(mine.parents[1].glob(f"*/{mine.name}/{VOCABULARY}"))
-    same = lambda path: files.read_json(path / VOCABULARY, AGAIN).get("digest") == library.vocabulary  # noqa: E731
-    return [path.parent for path in there if not path.parent.samefile(mine) and same(path.parent)]
+    if library.folder is None:
+        return []
+    if library.address:
+        mine = epath.Path(library.address)
+        others = [path for path in _prepared(mine) if path != mine]
+        digest = lambda path: json.loads(stores.read(f"{path}/{VOCABULARY}")).get("digest")  # noqa: E731
+    else:
+        others = [path for path in _prepared(library.folder) if not path.samefile(library.folder)]
+        digest = lambda path: files.read_json(path / VOCABULARY, AGAIN).get("digest")  # noqa: E731
+    return [path for path in others if digest(path) == library.vocabulary]
 
 
 def digest_of(folder: pathlib.Path) -> str:
@@ -138,11 +162,12 @@ def digest_of(folder: pathlib.Path) -> str:
     return hashlib.sha256((folder / files.SUMS).read_bytes()).hexdigest()
 
 
-def read_library(path: pathlib.Path) -> Library:
-    """Opens a prepared folder of molecules. Raises UserError if it is not what was prepared."""
+def read_library(path: pathlib.Path | epath.Path | str, cache: str | None = None) -> Library:
+    """Opens a prepared folder of molecules, on a disk or in an object store. Args: cache, as of `open_library`. Raises
+    UserError if it is not what was prepared."""
     from rxrx_jax.molecules import records
 
-    found = records.open_folder(pathlib.Path(path))
+    found = records.open_folder(path, cache or "")
     split, inchikey, smiles = (found.table[name].astype(str) for name in ("split", "inchikey", "smiles"))
     return Library(
         read=found.read,
@@ -157,4 +182,5 @@ def read_library(path: pathlib.Path) -> Library:
         digest=digest_of(found.folder),
         folder=found.folder,
         smiles=smiles,
+        address=found.address,
     )

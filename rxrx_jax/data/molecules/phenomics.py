@@ -52,7 +52,7 @@ def attach(library: Library, path: str, seed: int) -> Screened:
     row = np.array([place.get(key, -1) for key in columns["inchikey"].tolist()], np.int64)
     known = (row >= 0) & np.isfinite(columns["concentration_um"].astype(float)) & np.isfinite(x).all(1)
     if not known.any():
-        raise UserError(f"data.phenomics={path}: no well is of a molecule of {library.folder} at a known dose")
+        raise UserError(f"data.phenomics={path}: no well is of a molecule of {library.where} at a known dose")
     hosts.say(f"{(~known).sum():,} of {len(known):,} wells are of no molecule here, or have no dose, and are left out")
     return of_wells(library, row[known], columns["concentration_um"][known].astype(float), x[known])
 

@@ -105,7 +105,7 @@ def test_evaluation_reads_each_row_once():
 
 
 def test_molecules_that_others_score_are_left_out(monkeypatch, capsys):
-    monkeypatch.setattr(molecules, "open_library", lambda name, settings, folder: trees(40, atoms=(3, 5)))
+    monkeypatch.setattr(molecules, "open_library", lambda name, settings, folder, cache: trees(40, atoms=(3, 5)))
     config = dict(name="molecules", builder={}, minibatch=8, leave_out=("esol",))
     found = molecules.make(Config(dict(data=config, seed=0)), LIBRARY)  # of 40 trees those from number 32 are scored
     assert set(found.sampler.drawn_from.tolist()) == set(range(32)) | set(range(40, 80))
@@ -120,7 +120,7 @@ def test_what_was_prepared_beside_it_is_left_out_too(tmp_path, monkeypatch, caps
     mine = dataclasses.replace(LIBRARY, folder=tmp_path / "mine" / "1.0.0")
     assert mine.vocabulary == "trees 12 40" and library.beside(mine) == [tmp_path / "esol" / "1.0.0"]
     assert library.beside(LIBRARY) == []
-    monkeypatch.setattr(molecules, "read_library", lambda path: trees(40, atoms=(3, 5)))
+    monkeypatch.setattr(molecules, "read_library", lambda path, cache: trees(40, atoms=(3, 5)))
     config = dict(name="molecules", builder={}, minibatch=8, leave_out=("*",))
     found = molecules.make(Config(dict(data=config, seed=0)), mine)
     assert len(found.sampler.drawn_from) == 80 - 8 and "8 training molecules" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from store_tools import emulated
 
 from rxrx_jax import datasets
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.files import mirror, stores
+from rxrx_jax.base.files import mirror, staging, stores
 from rxrx_jax.data import dataset as data
 from rxrx_jax.data.minibatches import evaluation_minibatches
 from rxrx_jax.training import train
@@ -36,7 +36,7 @@ def quick(store, monkeypatch, tmp_path):
     store.reset()
     monkeypatch.setattr(stores, "time", types.SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr(mirror, "DEFAULT", f"{tmp_path}/usual,1GB")
-    monkeypatch.setattr(prepare, "STAGING", f"{tmp_path}/staging")
+    monkeypatch.setattr(staging, "STAGING", f"{tmp_path}/staging")
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,6 @@ def test_what_is_not_there_or_not_for_a_store(store, both, tmp_path):
         data.open_dataset("rxrx1", {}, f"{store.scheme}://bucket/none")
     with pytest.raises(UserError, match=f"no prepared dataset in {store.scheme}://bucket/none"):
         datasets.open(f"{store.scheme}://bucket/none")
-    with pytest.raises(UserError, match="molecules are prepared on a disk"):
-        prepare.prepare("molecules", out=f"{store.scheme}://bucket/none", progress=False)
     with pytest.raises(UserError, match=r"^data.cache=/a: expected DIR,SIZE"):
         datasets.open(both[1], cache="/a")
 
