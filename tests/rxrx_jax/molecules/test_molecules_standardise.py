@@ -53,6 +53,12 @@ def test_which_of_two_fragments_is_kept_does_not_depend_on_their_order():
         ("CC[C@H](O)C |o1:2|", "CC[C@@H](C)O", "|o1:2|"),
         ("CCO |o1:1,r|", "CCO", "|o1:1,r|"),
         ("CCO |garbage", "CCO", "|garbage"),
+        ("C[C@H](N)C(=O)O |r|", "C[C@H](N)C(=O)O", "|r|"),
+        ("C[C@@H](O)C[C@H](N)C |&1:1,4,r|", "C[C@@H](N)C[C@@H](C)O", "|&1:1,4,r|"),  # a racemate
+        ("C[C@@H](O)C[C@H](N)C |&1:1,o2:4| a name, 2", "C[C@@H](N)C[C@@H](C)O", "|&1:1,o2:4| a name, 2"),
+        ("CC=CC |c:1|", "C/C=C\\C", "|c:1|"),
+        ("C1=CC=CC=C1 |t:0,2,4|", "c1ccccc1", "|t:0,2,4|"),
+        ("CC |(0,0,;1.5,0,)|", "CC", "|(0,0,;1.5,0,)|"),
         ("C[CH2] |^1:1|", "[CH2]C", "|^1:1|"),
         ("OCC\tethanol", "CCO", "ethanol"),
         (" OCC ", "CCO", ""),
