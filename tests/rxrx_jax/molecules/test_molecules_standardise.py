@@ -1,9 +1,14 @@
 """SMILES to molecules: every bad one has its reason, and a molecule that is written in two ways is one."""
 
+import contextlib
+import csv
+import gzip
+
 import pytest
+from rdkit import Chem
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.molecules.standardise import BadMolecule, standardise, without_stereo
+from rxrx_jax.molecules.standardise import NO_METALS, BadMolecule, standardise, without_stereo
 
 LONG = "C" * 257
 
@@ -78,6 +83,24 @@ def test_one_molecule_is_written_in_one_way():
 def test_metals_are_named():
     assert standardise("[Fe+2].[Cl-].[Cl-]", "keep").metals == ("Fe",)
     assert standardise("C[Si](C)(C)C").metals == standardise("OB(O)c1ccccc1").metals == ()
+    for text in ("c1cc[nH]c1", "c1cc[se]c1", "[2H]OC", "[13CH4]", "C[*]", "[cH-]1cccc1", "[Xe]", "C[N@+](F)(Cl)Br"):
+        assert standardise(text, "keep").metals == (), text
+    assert standardise("[Co].[CH3:1][60Co][O-].[cH-]1cccc1.[Sc+3].[Na+]", "keep").metals == ("Co", "Na", "Sc")
+
+
+def test_metals_are_what_the_atoms_are(shared_data):
+    """Of the table that has the most of them."""
+    with gzip.open(shared_data / "molecules" / "tox21.csv.gz", "rt") as file:
+        smiles = [row["smiles"] for row in csv.DictReader(file) if "[" in row["smiles"]][::8]
+    table, found = Chem.GetPeriodicTable(), set()
+    numbers = {table.GetAtomicNumber(symbol) for symbol in NO_METALS} | {0}
+    for text in smiles:
+        with contextlib.suppress(BadMolecule):
+            one = standardise(text, "keep")
+            atoms = {atom.GetSymbol() for atom in one.mol.GetAtoms() if atom.GetAtomicNum() not in numbers}
+            assert one.metals == tuple(sorted(atoms)), text
+            found |= atoms
+    assert len(found) > 5
 
 
 def test_stereoisomers_share_what_an_encoder_reads():

@@ -82,7 +82,7 @@ def test_two_hosts_train_what_one_does(folder):
         losses = [line["loss"] for line in lines if "loss" in line]
         found[count] = losses, evaluation(folder / f"hosts-{count}"), lines[-1]
     (losses, scores, last), (other_losses, other_scores, other_last) = found[1], found[2]
-    assert len(losses) == len(other_losses) == 20 and losses[-1] < losses[0]
+    assert len(losses) == len(other_losses) > 15 and losses[-1] < losses[0]
     np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
     for name in ("masked_accuracy", "most_frequent_label_accuracy", "unknown_labels"):
         assert other_scores[f"test/{name}"] == pytest.approx(scores[f"test/{name}"], abs=0.01)
