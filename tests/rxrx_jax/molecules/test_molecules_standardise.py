@@ -91,7 +91,7 @@ def test_metals_are_named():
 def test_metals_are_what_the_atoms_are(shared_data):
     """Of the table that has the most of them."""
     with gzip.open(shared_data / "molecules" / "tox21.csv.gz", "rt") as file:
-        smiles = [row["smiles"] for row in csv.DictReader(file) if "[" in row["smiles"]][::8]
+        smiles = [row["smiles"] for row in csv.DictReader(file) if "[" in row["smiles"]][::3]
     table, found = Chem.GetPeriodicTable(), set()
     numbers = {table.GetAtomicNumber(symbol) for symbol in NO_METALS} | {0}
     for text in smiles:
@@ -100,7 +100,7 @@ def test_metals_are_what_the_atoms_are(shared_data):
             atoms = {atom.GetSymbol() for atom in one.mol.GetAtoms() if atom.GetAtomicNum() not in numbers}
             assert one.metals == tuple(sorted(atoms)), text
             found |= atoms
-    assert len(found) > 5
+    assert {"Co", "Sn", "Dy"} <= found
 
 
 def test_stereoisomers_share_what_an_encoder_reads():
