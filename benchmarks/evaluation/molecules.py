@@ -165,7 +165,7 @@ def encoder(atoms: np.ndarray, repeats: int) -> dict:
         "encoder_ms": round(1e3 * mine, 1),
         "debertav2_ms": torch and round(1e3 * torch, 1),
         "of_debertav2": torch and round(mine / torch, 2),
-        "buckets_times_faster": round(each[places.max()] / np.mean([each[place] for place in places]), 1),
+        "buckets_times_faster": round(float(each[places.max()] / np.mean([each[place] for place in places])), 1),
     }
 
 
