@@ -9,6 +9,9 @@ build: seconds of a whole build in one process, and the share that RDKit's own f
 some of the molecules in the same run. Two processes are compared by what the slower way through a build takes: all of
 the first process, and half of what its two workers take, their start included; and, where there are two cores,
 by the clock.
+encoder: milliseconds of the gradients of MolE's encoder at the size of `mole.py` for 32 molecules of 32 atoms, and,
+where transformers and torch are installed, of its DebertaV2 of equal shape. buckets: how many times as fast a molecule
+of the built library is on average when it is padded to its bucket as when it is padded to that of the longest.
 """
 
 import argparse
@@ -27,6 +30,7 @@ from rxrx_jax.molecules import chemistry, environments, library, records
 from tfds_builders.molecules import build, table
 
 MINIBATCH, SAMPLE = 128, 1000
+LANES, WIDTH, DEPTH, MLP, HEADS, VOCABULARY = 32, 96, 4, 384, 4, 211  # of an encoder's step
 
 
 def source(path: str | None, count: int, folder: pathlib.Path) -> pathlib.Path:
@@ -97,6 +101,74 @@ def in_rdkit(texts: list[str]) -> float:
     return (time.process_time() - start) / len(texts)
 
 
+def best(step, repeats: int) -> float:
+    """The least processor time of a call after one that compiles."""
+    step()
+    found = float("inf")
+    for _ in range(max(repeats, 2)):
+        start = time.process_time()
+        step()
+        found = min(found, time.process_time() - start)
+    return found
+
+
+def ours(atoms: int, lanes: int):
+    """A call that makes the gradients of our encoder for `lanes` molecules of so many atoms."""
+    import jax
+
+    from rxrx_jax.models.molecule import POSITIONS, MoleculeEncoder
+    from rxrx_jax.models.vit import Size
+
+    random, shape = np.random.default_rng(0), (lanes, atoms + 1)
+    tokens = random.integers(1, VOCABULARY, shape).astype(np.int32)
+    distances = random.integers(0, POSITIONS, (*shape, atoms + 1)).astype(np.uint8)
+    encoder = MoleculeEncoder(Size(WIDTH, DEPTH, MLP, HEADS), VOCABULARY)
+    params = encoder.init(jax.random.key(0), tokens, distances)
+    options = {"train": True, "rngs": {"dropout": jax.random.key(1)}}
+    loss = lambda params: encoder.apply(params, tokens, distances, **options)[1]["embedding"].sum()  # noqa: E731
+    step = jax.jit(jax.grad(loss))
+    return lambda: jax.block_until_ready(step(params))
+
+
+def of_torch(atoms: int, lanes: int):
+    """The same of DebertaV2, or None where it is not installed."""
+    try:
+        import torch
+        from transformers import DebertaV2Config, DebertaV2Model
+    except ImportError:
+        return None
+    config = DebertaV2Config(
+        hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS, intermediate_size=MLP,
+        vocab_size=VOCABULARY, type_vocab_size=0, relative_attention=True, max_relative_positions=64,
+        position_buckets=-1, pos_att_type=["c2p", "p2c"], share_att_key=True, norm_rel_ebd="layer_norm",
+        position_biased_input=False, layer_norm_eps=1e-7, hidden_act="gelu", attn_implementation="eager",
+    )  # fmt: skip
+    model = DebertaV2Model(config).train()
+    tokens = torch.randint(1, VOCABULARY, (lanes, atoms + 1))
+
+    def step():
+        model.zero_grad()
+        model(tokens).last_hidden_state[:, 0].sum().backward()
+
+    return step
+
+
+def encoder(atoms: np.ndarray, repeats: int) -> dict:
+    """Args: atoms [n], of a library's molecules."""
+    from rxrx_jax.data.molecules import BUCKETS
+
+    theirs, places = of_torch(BUCKETS[0], LANES), np.searchsorted(BUCKETS, atoms)
+    lanes = [max(LANES * BUCKETS[0] // size, 4) for size in BUCKETS]
+    each = [best(ours(size, n), repeats) / n for size, n in zip(BUCKETS, lanes)]  # seconds of a molecule
+    mine, torch = each[0] * LANES, best(theirs, repeats) if theirs else None
+    return {
+        "encoder_ms": round(1e3 * mine, 1),
+        "debertav2_ms": torch and round(1e3 * torch, 1),
+        "of_debertav2": torch and round(mine / torch, 2),
+        "buckets_times_faster": round(float(each[places.max()] / np.mean([each[place] for place in places])), 1),
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -126,6 +198,7 @@ def main(argv: list[str] | None = None) -> None:
             "share_in_rdkit": round(min(of_rdkit) / min(one), 2),
             "two_processes": round(min(one) / min(two), 2),
             "two_processes_by_the_clock": round(min(clock[1]) / min(clock[2]), 2) if len(command.cores()) > 1 else None,
+            **encoder(records.open_folder(prepared).table["atoms"], flags.repeats),
             "rdkit": chemistry.version(),
         }
     print(json.dumps(result))

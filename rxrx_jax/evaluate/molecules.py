@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from rxrx_jax.adapt.method import Network
+from rxrx_jax.base import hosts
 from rxrx_jax.base.sharding import replicated, to_device
 from rxrx_jax.data.molecules import evaluation_minibatches
 from rxrx_jax.data.molecules.library import Library
@@ -19,6 +20,7 @@ COUNTED = 20_000  # training molecules, at most, of which labels are counted
 CONSISTENT = 0.3  # mean cosine of two replicates of a compound at a dose, from which it is a query
 TOP = (1, 5)  # percent
 RIDGE = 10.0
+SHOWN = 3  # targets whose metric is undefined and that are named
 
 
 @dataclasses.dataclass
@@ -103,8 +105,9 @@ def most_frequent(library: Library, seed: int) -> np.ndarray:
 
 def properties(context, metrics=()) -> Iterator[tuple[str, float]]:
     """Of each scored split the metrics of every target and their mean over targets, as `molecules.metrics` has them:
-    those named, by default mae, rmse and spearman of numbers and auroc and auprc of classes; null where undefined.
-    `loss` is that of training, and `score`, exp(-loss), what a best evaluation is chosen by."""
+    those named, by default mae, rmse and spearman of numbers and auroc and auprc of classes; null where undefined,
+    which is said once with the reason. `loss` is that of training, and `score`, exp(-loss), what a best evaluation is
+    chosen by."""
     from rxrx_jax.molecules.metrics import CLASSIFICATION, METRICS, scores
 
     library = context.dataset
@@ -123,9 +126,22 @@ def properties(context, metrics=()) -> Iterator[tuple[str, float]]:
                 continue
             names = [library.targets[i] for i in which]
             values = scores(metric, targets[:, which], found["predicted"][:, which], names)
+            say_undefined(context, f"{split}/{metric}", values.undefined)
             yield f"{split}/{metric}", values.mean
             for name in names if len(names) > 1 else ():
                 yield f"{split}/{metric}/{name}", values.values.get(name, float("nan"))
+
+
+def say_undefined(context, metric: str, undefined: dict[str, str]) -> None:
+    """Names the targets of which a metric is undefined, and why: {target: reason}. The same is said once in a run."""
+    if not undefined:
+        return
+    shown = "; ".join(f"{name}: {why}" for name, why in list(undefined.items())[:SHOWN])
+    more = f"; and {len(undefined) - SHOWN} more" if len(undefined) > SHOWN else ""
+    line = f"{metric} is undefined and left out of the mean for {len(undefined)} targets ({shown}{more})"
+    if context.kept.get(("undefined", metric)) != line:
+        context.kept["undefined", metric] = line
+        hosts.say(line)
 
 
 def retrieval(context, baselines=True) -> Iterator[tuple[str, float]]:

@@ -5,6 +5,9 @@ from typing import Any
 
 from rxrx_jax.base.errors import missing_extra
 
+# What molecules are read with: worker processes are forked after these imports.
+USED = ("rdkit.Chem", "rdkit.Chem.rdFingerprintGenerator", "rdkit.Chem.Scaffolds.MurckoScaffold")
+
 
 @functools.cache
 def chem() -> Any:

@@ -5,6 +5,7 @@ Nothing is neutralised and no tautomer is chosen: a screen has measured what its
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 from rxrx_jax.base.errors import UserError, shortened
@@ -12,8 +13,9 @@ from rxrx_jax.molecules.chemistry import chem, quiet
 
 SALTS = ("largest", "keep", "refuse")
 MOST_ATOMS = 256  # of the largest bucket of the encoder
-# Atomic numbers of what is neither a metal nor * : metalloids count as no metals.
-NO_METALS = {0, 1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 51, 52, 53, 54, 85, 86}
+# Metalloids count as no metals.
+NO_METALS = set("H He B C N O F Ne Si P S Cl Ar Ge As Se Br Kr Sb Te I Xe At Rn".split())
+BRACKETED = re.compile(r"\[\d*([A-Za-z][a-z]?)")  # the element of an atom as SMILES write every metal
 
 
 class BadMolecule(ValueError):
@@ -86,9 +88,9 @@ def _standardise(text: str, salts: str) -> Standard:
         raise BadMolecule("RDKit cannot read the canonical SMILES that it writes of it")
     if (atoms := again.GetNumAtoms()) > MOST_ATOMS:
         raise BadMolecule(f"{atoms} atoms, more than {MOST_ATOMS}")
-    metals = set()
-    if "[" in canonical:  # as SMILES write every metal
-        metals = {atom.GetSymbol() for atom in again.GetAtoms() if atom.GetAtomicNum() not in NO_METALS}
+    metals = {
+        symbol.capitalize() for symbol in BRACKETED.findall(canonical)
+    } - NO_METALS  # aromatic ones are lower case
     return Standard(again, canonical, inchikey(again), suffix.strip(), len(pieces), tuple(sorted(metals)))
 
 

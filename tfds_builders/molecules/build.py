@@ -253,7 +253,8 @@ def _count(chunks: list[pathlib.Path], sizes: np.ndarray, places: np.ndarray) ->
 def _pool(workers: int) -> Iterator[Callable[[Callable, list[tuple], Callable[[int], Any]], list]]:
     """A function (work, arguments of each call, done) -> results in their order; done(i) is called after each.
 
-    With one worker, this process does the work. Processes end with this one, and import RDKit and NumPy alone."""
+    With one worker, this process does the work. Processes end with this one, and are forked from one that has imported
+    RDKit and NumPy alone."""
     if workers <= 1:
 
         def run(work, calls, done):
@@ -266,7 +267,7 @@ def _pool(workers: int) -> Iterator[Callable[[Callable, list[tuple], Callable[[i
         yield run
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([features.__name__, write.__name__])
+    context.set_forkserver_preload([features.__name__, write.__name__, *chemistry.USED])
     pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_with_parent)
 
     def run_in_processes(work, calls, done):

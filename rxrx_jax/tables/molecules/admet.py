@@ -1,4 +1,5 @@
-"""Properties of molecules: MolE fine-tuned from its first step, the same untrained, and models of fingerprints.
+"""Properties of molecules: MolE fine-tuned from both of its steps, from the first alone and untrained, and models of
+fingerprints.
 
     python -m tfds_builders.prepare molecules --source=chembl_5thresh.csv.gz --name=chembl --target='*'
     python -m tfds_builders.prepare molecules --source=esol.csv --vocabulary=OUT/molecules/chembl/1.0.0 \
@@ -12,20 +13,22 @@ empty rows. Of TDC's the test set is given: prepare them with --split, and each 
 import pathlib
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.data.molecules.library import open_library
+from rxrx_jax.data.molecules.library import Library, open_library
 from rxrx_jax.molecule_tasks import METRIC, NAME
 from rxrx_jax.report import columns
 from rxrx_jax.report.columns import Cell
 from rxrx_jax.tables import Column, Row, Run, Table
 
-PRETRAINED = "mole"
-LIBRARY = "chembl"  # prepared molecules that the first step reads, whose vocabulary the tasks have
+FIRST, SECOND = "mole", "mole_biology"
+LIBRARY = "chembl"  # prepared molecules with targets that both steps read, whose vocabulary the tasks have
 METHODS = {
-    "pretrained": "MolE, step 1",
+    "steps_1_2": "MolE, steps 1 and 2",
+    "step_1": "MolE, step 1",
     "untrained": "MolE, untrained",
     "forest": "Morgan + random forest",
     "ridge": "Morgan + ridge",
 }
+STARTS = {"steps_1_2": SECOND, "step_1": FIRST}
 NOTES = (
     "Small tasks often prefer fingerprints to pretrained networks: the rows of both are there to be compared.",
     "Every method tries three settings (learning rate, features per split, penalty) on the same validation molecules "
@@ -33,8 +36,8 @@ NOTES = (
     "released recipe has 100.",
     "metric: of the test molecules, which share no scaffold with the others; the mean over targets where there are "
     "several. ±: standard deviation over seeds of initialisation and order; the split is one.",
-    "seen in pretraining: test molecules whose structure the first step had in training; it leaves out those that the "
-    "tasks score.",
+    "seen in pretraining: test molecules whose structure a step of pretraining had in training; both leave out those "
+    "that the tasks score.",
     "No published value is printed: none has been read in a primary source.",
 )
 
@@ -57,17 +60,21 @@ COLUMNS = (
 def table(data: pathlib.Path | None = None) -> Table:
     """The table of the tasks that are prepared in a folder; None: where TFDS keeps datasets."""
     where = {} if data is None else {"data.folder": str(data.absolute())}
-    there = [task for task in METRIC if is_prepared(task, data)]
-    first = bool(there) and is_prepared(LIBRARY, data)
-    runs = [Run(PRETRAINED, f"mole.py:data={LIBRARY}", overrides=dict(where))] if first else []
-    rows = []
+    there = [task for task in METRIC if prepared(task, data)]
+    library = prepared(LIBRARY, data) if there else None
+    runs, rows = [], []
+    if library:
+        runs.append(Run(FIRST, f"mole.py:data={LIBRARY}", overrides=dict(where)))
+    if library and library.targets:
+        runs.append(Run(SECOND, f"mole_biology.py:data={LIBRARY}", FIRST, dict(where)))
+    steps = {run.name for run in runs}
     for task in METRIC:
         for method, words in METHODS.items():
             name = f"{task}-{method}"
-            made = task in there and (method != "pretrained" or first)
+            start = STARTS.get(method)
+            made = task in there and (start is None or start in steps)
             if made:
-                config = f"rxrx_jax/{NAME}.py:method={method},task={task}"
-                start = PRETRAINED if method == "pretrained" else None
+                config = f"rxrx_jax/{NAME}.py:method={'pretrained' if start else method},task={task}"
                 runs.append(Run(name, config, start, dict(where), module=f"rxrx_jax.{NAME}"))
             rows.append(Row((words, METRIC[task], task), name if made else ""))
     missing = [task for task in METRIC if task not in there]
@@ -84,12 +91,12 @@ def table(data: pathlib.Path | None = None) -> Table:
     )
 
 
-def is_prepared(name: str, data: pathlib.Path | None) -> bool:
-    """Whether molecules of that name can be opened. Raises UserError where there are several, or they are damaged."""
+def prepared(name: str, data: pathlib.Path | None) -> Library | None:
+    """The prepared molecules of that name, if there are any. Raises UserError where there are several, or they are
+    damaged."""
     try:
-        open_library(name, {}, None if data is None else str(data))
+        return open_library(name, {}, None if data is None else str(data))
     except UserError as error:
         if "no such molecules" in str(error):
-            return False
+            return None
         raise
-    return True

@@ -83,12 +83,32 @@ def _computations(text: str):
 
 
 def _trips(loop: str, computations) -> int:
-    """How often a loop runs: as the compiler says, else the only number that its condition compares with, else 1."""
+    """How often a loop runs: as the compiler says, else until its counter, from 0, is the only number that its
+    condition compares it with, else 1."""
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop):
         return int(known[1])
     condition = computations[re.search(r"condition=%([\w.-]+)", loop)[1]]
     numbers = [re.match(r"\d+", rest) for _, _, operation, rest in condition if operation == "constant"]
-    return int(numbers[0][0]) if len(numbers) == 1 and numbers[0] else 1
+    if len(numbers) != 1 or not numbers[0]:
+        return 1
+    step = _step(condition, computations.get(re.search(r"body=%([\w.-]+)", loop)[1], []))
+    return -(-int(numbers[0][0]) // step)
+
+
+def _step(condition: list, body: list) -> int:
+    """By how much a loop's body adds to its counter, which its condition takes out of the state; 1 where that is not
+    seen. Products that send their operand round (collective matrix products) do two rounds at a time."""
+    place = [index[1] for *_, rest in condition if (index := re.search(r"index=(\d+)", rest))]
+    state = [rest for _, _, operation, rest in body if operation == "tuple"]
+    if len(place) != 1 or not state:
+        return 1
+    named = lambda rest: re.findall(r"%([\w.-]+)", rest.partition(")")[0])  # noqa: E731
+    made = {name: (operation, rest) for name, _, operation, rest in body}
+    after = named(state[-1])[int(place[0]) :]
+    operation, rest = made.get(after[0], ("", "")) if after else ("", "")
+    given = [made.get(name, ("", "")) for name in named(rest)] if operation == "add" else []
+    steps = [int(number[0]) for kind, of in given if kind == "constant" and (number := re.match(r"\d+", of))]
+    return steps[0] if len(steps) == 1 and steps[0] > 0 else 1
 
 
 def _bytes(shape: str) -> int:

@@ -1,9 +1,14 @@
 """SMILES to molecules: every bad one has its reason, and a molecule that is written in two ways is one."""
 
+import contextlib
+import csv
+import gzip
+
 import pytest
+from rdkit import Chem
 
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.molecules.standardise import BadMolecule, standardise, without_stereo
+from rxrx_jax.molecules.standardise import NO_METALS, BadMolecule, standardise, without_stereo
 
 LONG = "C" * 257
 
@@ -53,6 +58,12 @@ def test_which_of_two_fragments_is_kept_does_not_depend_on_their_order():
         ("CC[C@H](O)C |o1:2|", "CC[C@@H](C)O", "|o1:2|"),
         ("CCO |o1:1,r|", "CCO", "|o1:1,r|"),
         ("CCO |garbage", "CCO", "|garbage"),
+        ("C[C@H](N)C(=O)O |r|", "C[C@H](N)C(=O)O", "|r|"),
+        ("C[C@@H](O)C[C@H](N)C |&1:1,4,r|", "C[C@@H](N)C[C@@H](C)O", "|&1:1,4,r|"),  # a racemate
+        ("C[C@@H](O)C[C@H](N)C |&1:1,o2:4| a name, 2", "C[C@@H](N)C[C@@H](C)O", "|&1:1,o2:4| a name, 2"),
+        ("CC=CC |c:1|", "C/C=C\\C", "|c:1|"),
+        ("C1=CC=CC=C1 |t:0,2,4|", "c1ccccc1", "|t:0,2,4|"),
+        ("CC |(0,0,;1.5,0,)|", "CC", "|(0,0,;1.5,0,)|"),
         ("C[CH2] |^1:1|", "[CH2]C", "|^1:1|"),
         ("OCC\tethanol", "CCO", "ethanol"),
         (" OCC ", "CCO", ""),
@@ -72,6 +83,24 @@ def test_one_molecule_is_written_in_one_way():
 def test_metals_are_named():
     assert standardise("[Fe+2].[Cl-].[Cl-]", "keep").metals == ("Fe",)
     assert standardise("C[Si](C)(C)C").metals == standardise("OB(O)c1ccccc1").metals == ()
+    for text in ("c1cc[nH]c1", "c1cc[se]c1", "[2H]OC", "[13CH4]", "C[*]", "[cH-]1cccc1", "[Xe]", "C[N@+](F)(Cl)Br"):
+        assert standardise(text, "keep").metals == (), text
+    assert standardise("[Co].[CH3:1][60Co][O-].[cH-]1cccc1.[Sc+3].[Na+]", "keep").metals == ("Co", "Na", "Sc")
+
+
+def test_metals_are_what_the_atoms_are(shared_data):
+    """Of the table that has the most of them."""
+    with gzip.open(shared_data / "molecules" / "tox21.csv.gz", "rt") as file:
+        smiles = [row["smiles"] for row in csv.DictReader(file) if "[" in row["smiles"]][::3]
+    table, found = Chem.GetPeriodicTable(), set()
+    numbers = {table.GetAtomicNumber(symbol) for symbol in NO_METALS} | {0}
+    for text in smiles:
+        with contextlib.suppress(BadMolecule):
+            one = standardise(text, "keep")
+            atoms = {atom.GetSymbol() for atom in one.mol.GetAtoms() if atom.GetAtomicNum() not in numbers}
+            assert one.metals == tuple(sorted(atoms)), text
+            found |= atoms
+    assert {"Co", "Sn", "Dy"} <= found
 
 
 def test_stereoisomers_share_what_an_encoder_reads():

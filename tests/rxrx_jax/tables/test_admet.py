@@ -1,6 +1,7 @@
 """The table of properties of molecules: what it has before anything is prepared, numbers of fingerprints as
 scikit-learn gives them, and which setting is chosen."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,8 +13,10 @@ from rxrx_jax.base import config_flag
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data.builders import builders
 from rxrx_jax.data.molecules import library
+from rxrx_jax.data.molecules.noise import trees
 from rxrx_jax.molecules import metrics as of_molecules
 from rxrx_jax.report import runs
+from rxrx_jax.tables.molecules import admet
 from rxrx_jax.training import metrics, train
 
 
@@ -39,7 +42,7 @@ def values(method, folder, **more):
 def test_the_rows_of_what_is_not_prepared_are_empty(tmp_path):
     made = tables.load("admet", tmp_path)
     assert not made.runs and not any(row.runs for row in made.rows)
-    assert len(made.rows) == 4 * len(tasks.METRIC) and "caco2_wang" in made.notes[-1]
+    assert len(made.rows) == 5 * len(tasks.METRIC) and "caco2_wang" in made.notes[-1]
     assert sum(name in of_molecules.ADMET for name in tasks.METRIC) == 22
     assert not any(row.published for row in made.rows)
 
@@ -51,6 +54,25 @@ def test_the_runs_of_what_is_prepared(folder):
     for run in made.runs:
         found = runs.values(run, folder, 3)
         assert found["seed"] == 3 and found["data"]["folder"] == str(folder) and len(found["settings"]) == 3
+
+
+def test_each_row_starts_from_the_step_that_it_names(monkeypatch):
+    """Where the library of both steps is prepared, and where it has no targets, which the second needs."""
+    made = trees(20, atoms=(3, 5))
+    there = {"chembl": made, "esol": made}
+    monkeypatch.setattr(admet, "prepared", lambda name, data: there.get(name))
+    found = {run.name: (run.starts_from, run.config) for run in admet.table().runs}
+    assert found["mole"] == (None, "mole.py:data=chembl")
+    assert found["mole_biology"] == ("mole", "mole_biology.py:data=chembl")
+    of = lambda method: f"rxrx_jax/molecule_tasks.py:method={method},task=esol"  # noqa: E731
+    assert found["esol-steps_1_2"] == ("mole_biology", of("pretrained"))
+    assert found["esol-step_1"] == ("mole", of("pretrained"))
+    assert found["esol-untrained"] == (None, of("untrained"))
+    there["chembl"] = dataclasses.replace(made, targets=(), kinds=())
+    names = [run.name for run in admet.table().runs]
+    assert names == ["mole", "esol-step_1", "esol-untrained", "esol-forest", "esol-ridge"]
+    row = next(row for row in admet.table().rows if row.labels == ("MolE, steps 1 and 2", "rmse", "esol"))
+    assert not row.runs
 
 
 @pytest.mark.slow

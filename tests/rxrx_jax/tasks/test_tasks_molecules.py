@@ -1,5 +1,6 @@
 """Masked environments and properties: which atoms are hidden, losses against formulas, runs on random trees."""
 
+import dataclasses
 import math
 
 import jax
@@ -12,7 +13,7 @@ from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.data import molecules
 from rxrx_jax.data.molecules.noise import trees
-from rxrx_jax.evaluate.molecules import MoleculeContext, most_frequent
+from rxrx_jax.evaluate.molecules import MoleculeContext, most_frequent, properties
 from rxrx_jax.tasks import make_task
 
 LIBRARY = trees(60, atoms=(3, 30))
@@ -114,6 +115,29 @@ def test_predictions_are_in_the_units_of_the_targets_and_do_not_depend_on_miniba
     outputs = np.asarray(one._outputs(params, {k: molecules.collate(LIBRARY, rows, 32)[k] for k in views}))
     np.testing.assert_allclose(found[0]["predicted"][:, 0], outputs[:, 0] * one.std[0] + one.mean[0], rtol=1e-4)
     np.testing.assert_allclose(found[0]["predicted"][:, 1], 1 / (1 + np.exp(-outputs[:, 1])), rtol=1e-4)
+
+
+def test_a_metric_that_is_undefined_is_null_and_named(tmp_path, capsys):
+    """Of a class that is one value in a split, of numbers that are constant there, and of what is not measured."""
+    constant, gone = [[5, 1]] * 3 + [[np.nan] * 2] * 3, [[5, np.nan]] * 6
+    targets = np.tile(np.array(constant, np.float32), (10, 1))
+    targets[LIBRARY.roles.scored["test"]] = np.array(gone, np.float32)
+    read = lambda rows: [record._replace(targets=targets[row]) for row, record in zip(rows, LIBRARY.read(rows))]  # noqa: E731
+    library = dataclasses.replace(LIBRARY, read=read)
+    one = task("properties", library)
+    views = {name: columns()[name] for name in ("tokens", "distances")}
+    context = MoleculeContext(one, library, mesh(), 6, tmp_path, 0)
+    context.network = type("Network", (), {"params": random_variables(one.init, views)["params"]})
+    found = dict(properties(context))
+    for name in ("validation/auroc", "validation/spearman", "test/auprc"):
+        assert math.isnan(found[name]), name  # and not 0
+    assert found["validation/mae"] > 0 and found["test/rmse"] > 0
+    said = capsys.readouterr().err
+    assert "validation/auroc is undefined and left out of the mean for 1 targets (many: every value is 1)" in said
+    assert "validation/spearman is undefined and left out of the mean for 1 targets (mean: every value is the" in said
+    assert "test/auprc is undefined and left out of the mean for 1 targets (many: no value is known)" in said
+    dict(properties(context))
+    assert "undefined" not in capsys.readouterr().err  # once
 
 
 def mesh():

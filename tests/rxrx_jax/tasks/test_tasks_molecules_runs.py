@@ -1,8 +1,10 @@
-"""Whole runs on random trees: pretraining beats the most frequent label, resumes exactly, is the same in two parts of a
-mesh; fine-tuning starts from it, keeps the best, and says what was seen before."""
+"""Whole runs on random trees: pretraining beats the most frequent label, resumes exactly, is the same on two hosts;
+fine-tuning starts from it, keeps the best, and says what was seen before."""
 
+import numpy as np
 import pytest
 import tiny
+from hosts_tools import finish
 
 from rxrx_jax.base import seen
 from rxrx_jax.base.config import load
@@ -65,6 +67,26 @@ def test_pretraining_learns_environments_and_resumes_exactly(folder, pretrained)
         train.run(values(folder, "mole.py", LIBRARY, **settings), folder / "stopped")
     again = train.run(values(folder, "mole.py", LIBRARY, **settings), folder / "stopped")
     assert again["parameters_sha256"] == last["parameters_sha256"]
+
+
+@pytest.mark.full
+def test_two_hosts_train_what_one_does(folder):
+    """Minibatches of several buckets, and the evaluation."""
+    wanted = values(folder, "mole.py", LIBRARY, total_epochs=0.5, log_steps=1)
+    wanted["watchdog_timeout_seconds"] = 120.0
+    found = {}
+    for count in (1, 2):
+        codes, hosts = finish(folder / f"hosts-{count}", wanted, processes=count, devices=2 // count)
+        assert codes == [0] * count, "\n".join(hosts.log(i) for i in range(count))
+        lines = metrics.read(folder / f"hosts-{count}" / "metrics.jsonl")
+        losses = [line["loss"] for line in lines if "loss" in line]
+        found[count] = losses, evaluation(folder / f"hosts-{count}"), lines[-1]
+    (losses, scores, last), (other_losses, other_scores, other_last) = found[1], found[2]
+    assert len(losses) == len(other_losses) > 15 and losses[-1] < losses[0]
+    np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
+    for name in ("masked_accuracy", "most_frequent_label_accuracy", "unknown_labels"):
+        assert other_scores[f"test/{name}"] == pytest.approx(scores[f"test/{name}"], abs=0.01)
+    assert last["done"] and other_last["done"]
 
 
 @pytest.mark.full

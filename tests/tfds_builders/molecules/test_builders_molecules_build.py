@@ -90,6 +90,20 @@ def test_strict_refuses(tmp_path, text, message):
     assert folder.exists()
 
 
+def test_the_extensions_that_a_screen_writes_after_its_smiles(tmp_path):
+    """Racemates, one enantiomer of unknown sign, quoted cells: read, counted, and merged where SMILES cannot tell."""
+    rows = ["C[C@H](N)C(=O)O", '"C[C@H](N)C(=O)O |&1:1,r|"', "CCO |r|", "C[C@@H](O)CC |o1:1|", "C1CC |r|", "|&1:1|"]
+    (tmp_path / "s.csv").write_text("\n".join(["compound,SMILES", *(f"a,{row}" for row in rows)]))
+    folder = made(tmp_path / "s.csv", tmp_path)
+    found = records.open_folder(folder)
+    assert sorted(found.table["row"].tolist()) == [0, 2, 3]
+    assert "0,1,QNAYBMKLOCPYGJ" in (folder / "duplicates.csv").read_text()
+    with (folder / "set_aside.csv").open() as file:
+        bad = {int(line["row"]): line["reason"] for line in csv.DictReader(file)}
+    assert bad == {4: "invalid SMILES", 5: "no SMILES before the CXSMILES extension"}
+    assert any(note.startswith("2 molecules had a CXSMILES extension") for note in found.about["notes"])
+
+
 def test_salts(source, tmp_path):
     keep, refuse = (made(source, tmp_path, salts=salts) for salts in ("keep", "refuse"))
     assert keep.parent.name == "bad-salts_keep"

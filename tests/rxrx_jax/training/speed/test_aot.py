@@ -61,6 +61,42 @@ def test_collectives_of_a_program():
     assert hlo.collectives(unknown)["reduce-scatter"]["count"] == 1
 
 
+# A product whose kernel's 16 parts are sent round while it is made, both ways and two rounds at a time.
+WINDOWED = """\
+%windowed_body (state.1: (bf16[1,48,2304], u32[])) -> (bf16[1,48,2304], u32[]) {
+  %part = bf16[1,48,2304]{2,1,0} get-tuple-element(%state.1), index=0
+  %i = u32[] get-tuple-element(%state.1), index=1
+  %one = bf16[1,48,2304]{2,1,0} collective-permute(%part), channel_id=1
+  %other = bf16[1,48,2304]{2,1,0} collective-permute(%one), channel_id=2
+  %two = u32[] constant(2)
+  %next = u32[] add(%i, %two)
+  ROOT %state.3 = (bf16[1,48,2304]{2,1,0}, u32[]) tuple(%other, %next)
+}
+
+%windowed_condition (state.2: (bf16[1,48,2304], u32[])) -> pred[] {
+  %i.2 = u32[] get-tuple-element(%state.2), index=1
+  %limit = u32[] constant(8)
+  ROOT %lt = pred[] compare(%i.2, %limit), direction=LT
+}
+
+ENTRY %main.1 (param.1: bf16[1,48,2304]) -> bf16[1,48,2304] {
+  %while.1 = (bf16[1,48,2304]{2,1,0}, u32[]) while(%state), condition=%windowed_condition, body=%windowed_body
+  ROOT %done = bf16[1,48,2304]{2,1,0} get-tuple-element(%while.1), index=0
+}
+"""
+
+
+def test_a_loop_that_counts_by_twos_runs_half_as_often():
+    part = 48 * 2304 * 2
+    assert hlo.collectives(WINDOWED) == {"collective-permute": {"count": 2 * 4, "bytes": 2 * 4 * part}}
+    odd = WINDOWED.replace("constant(8)", "constant(7)")
+    assert hlo.collectives(odd)["collective-permute"]["count"] == 2 * 4
+    by_one = WINDOWED.replace("constant(2)", "constant(1)")
+    assert hlo.collectives(by_one)["collective-permute"]["count"] == 2 * 8
+    hidden = WINDOWED.replace("add(%i, %two)", "convert(%other.2)")
+    assert hlo.collectives(hidden)["collective-permute"]["count"] == 2 * 8  # at most
+
+
 # As TPUs' compiler hands what one slice sends another to its runtime, at one place in a loop and one after it.
 BETWEEN = """\
 %body.1 (state.1: (s32[], bf16[8])) -> (s32[], bf16[8]) {
