@@ -37,11 +37,11 @@ def rows(found: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> dict[s
     source = ColumnDataSource(columns | numbers | {"colour": colour})
     tips = [("", "@name"), (words["in"], "@in{0.000}"), (words["cross"], "@cross{0.000}"),
             (words["interval"], "@low{0.000} to @high{0.000}")]  # fmt: skip
-    written = {name: textwrap.fill(name, BESIDE) for name in columns["name"]}
-    lines = max(text.count("\n") + 1 for text in written.values())
+    # The names themselves have two lines: Chromium was seen to draw this axis without its major_label_overrides.
+    columns["name"] = [textwrap.fill(name, BESIDE) for name in columns["name"]]
+    lines = max(name.count("\n") + 1 for name in columns["name"])
     height = 70 + max(30, 6 + 13 * lines) * len(shown)
     one = figures.figure(height, HOVER, y_range=FactorRange(*columns["name"][::-1]), tooltips=tips)
-    one.yaxis.major_label_overrides = written
     one.segment("in", "name", "cross", "name", source=source, line_color="#999999", line_dash="dotted")
     one.segment("low", "name", "high", "name", source=source, line_color="colour", line_width=5, line_alpha=0.4)
     one.scatter("in", "name", source=source, size=9, line_color=INSIDE, fill_color=None, line_width=2)
@@ -112,7 +112,9 @@ def curves(name: str, seeds: list[list[dict]], limits: tuple[float, float]) -> d
 def _curve(one, lines: list[dict], key: str, **style: Any) -> None:
     found = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
     kept = np.unique(np.linspace(0, len(found) - 1, min(POINTS, len(found))).astype(int)) if found else []
-    if len(kept):
+    if len(kept) == 1:  # of a short run
+        one.scatter(*found[0], size=6, alpha=0.85, color=style["line_color"])
+    elif len(kept):
         one.line(*zip(*(found[i] for i in kept)), line_width=1.5, line_alpha=0.85, **style)
 
 
