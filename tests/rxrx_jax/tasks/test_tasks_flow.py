@@ -17,7 +17,6 @@ from rxrx_jax.data.roles import Roles
 from rxrx_jax.data.source import Nothing, make_source
 from rxrx_jax.evaluate import make_evaluators
 from rxrx_jax.generate import rewards
-from rxrx_jax.generate.environments.fragments import Fragments
 from rxrx_jax.models.policy import Rows
 from rxrx_jax.tasks import flow
 
@@ -85,16 +84,13 @@ def test_a_loss_of_what_was_said_while_sampling_is_that_of_replayed_actions():
 
 
 def test_rows_of_a_kernel_are_its_product_with_zeros_and_ones():
-    environment = Fragments(most=3)
-    start = environment.reset()
-    states = [start, environment.step(start, 3 * environment.slots)]
-    layer = Rows(environment.width, 4)
-    params = layer.init(jax.random.key(0), environment.hot(start))
-    for state, ones in zip(states, (0, 1)):
-        encoded = environment.encode(state)
-        assert encoded.sum() == ones
-        expected = encoded @ params["params"]["kernel"] + params["params"]["bias"]
-        np.testing.assert_allclose(layer.apply(params, environment.hot(state)), expected, atol=1e-6)
+    """Place 5 of 5 stands for nothing."""
+    hot, encoded = np.array([[0, 3], [5, 5], [4, 5]]), np.zeros((3, 6), np.float32)
+    np.put_along_axis(encoded, hot, 1, 1)
+    kernel, bias = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32), np.ones(4, np.float32)
+    params = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+    found = Rows(5, 4).apply({"params": params}, hot)
+    np.testing.assert_allclose(found, encoded[:, :5] @ kernel + bias, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("condition", "different"), [("trajectory", 16), ("minibatch", 2)])
