@@ -7,17 +7,23 @@ probabilities of its moves for the loss, as released codes do, and stops when al
 preferences, encode them and the states in the same way, with Adam. Times are processor time, which other work on the
 machine disturbs less, the best of the rounds, which alternate. The first policies of the grid rarely stop, so that
 trajectories are about as long as those of a trained one.
+
+--gfnx=PYTHON: also gfnx (pip install gfnx==0.0.1) on the grid, by the interpreter of an environment of its own, as it
+pins numpy: `gfnx_grid.py`.
 """
 
 import argparse
 import functools
 import json
+import pathlib
+import subprocess
 import sys
 import time
 
 import numpy as np
 
 from rxrx_jax.base import command
+from rxrx_jax.base.errors import UserError
 
 STOP_BIAS = -4.0
 CASES = {"grid": "mogfn.py:side=32", "strings": "mogfn.py:strings"}
@@ -154,12 +160,26 @@ def measure(argument: str, minibatch: int, width: int, rounds: int, steps: int) 
     }
 
 
+def gfnx(python: str, case: dict, minibatch: int, width: int, rounds: int, steps: int) -> dict:
+    """Milliseconds of a step of gfnx on the grid of `case`, and how many times faster ours is."""
+    from rxrx_jax.base.config import load
+
+    side, script = load(CASES["grid"])["task"]["side"], pathlib.Path(__file__).with_name("gfnx_grid.py")
+    given = map(str, (side, minibatch, width, STOP_BIAS, rounds, steps))
+    done = subprocess.run([python, script.resolve(), *given], capture_output=True, text=True, cwd=script.parent)
+    if done.returncode:
+        raise UserError(f"--gfnx={python}: {done.stderr.strip().splitlines()[-1]}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"gfnx_ms": found["ms"], "gfnx_times_faster": round(found["ms"] / case["rxrx_jax_ms"], 1)}
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minibatch", type=int, default=128, help="trajectories per step (default: %(default)s)")
     parser.add_argument("--width", type=int, default=128, help="of the policy's two layers (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="per round, of ours (default: %(default)s)")
+    parser.add_argument("--gfnx", metavar="PYTHON", help="of an environment with gfnx")
     args = parser.parse_args(argv)
     import torch
 
@@ -167,6 +187,9 @@ def main(argv: list[str] | None = None) -> None:
     found = {
         name: measure(argument, args.minibatch, args.width, args.rounds, args.steps) for name, argument in CASES.items()
     }
+    if args.gfnx:
+        sizes = args.minibatch, args.width, args.rounds, args.steps
+        found["grid"] |= gfnx(args.gfnx, found["grid"], *sizes)
     print(json.dumps({"minibatch": args.minibatch, "width": args.width} | found))
 
 

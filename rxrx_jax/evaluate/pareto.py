@@ -45,7 +45,7 @@ class SampleContext(Evaluated):
         task = dataclasses.replace(self.task, random=0.0)
 
         def run(params, w, beta, keys):
-            found = task.rollout(params, jax.vmap(task.conditions.encode)(w, beta), keys)
+            found, _ = task.rollout(params, jax.vmap(task.conditions.encode)(w, beta), keys)
             return jax.vmap(task.environment.terminal)(found.last)
 
         return jax.jit(run)
@@ -74,7 +74,7 @@ class SampleContext(Evaluated):
 
         def run(params, w, beta):
             encoded = task.conditions.encode(w, beta)
-            logits = jax.vmap(lambda state: task.logits(params, state, encoded))(graph.states)
+            logits = jax.vmap(task.network(params, encoded))(graph.states)[0]
             learned = exact.terminal_distribution(graph, logits, task.environment.longest)
             aim, log_z = exact.target(beta * task.scalarise(values, w))
             return learned, aim, task.log_z.apply({"params": params["log_z"]}, encoded)[0], log_z

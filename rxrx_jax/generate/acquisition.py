@@ -132,7 +132,7 @@ def by_flow(
 ) -> np.ndarray:
     """Strings by a generative flow network that was trained, by trajectory balance, for acquire(string)^beta: int32
     [count, length]. Args: steps and batch, of training, all of which is one compiled program."""
-    policy, nothing, keys = Policy(environment.actions), jnp.zeros(1), jax.random.split(key, 3)
+    policy, nothing, keys = Policy(environment.width, environment.actions), jnp.zeros(1), jax.random.split(key, 3)
 
     def log_reward(tokens):
         return beta * jnp.log(jnp.maximum(acquire(tokens), FLOOR))
@@ -140,26 +140,24 @@ def by_flow(
     # log Z starts at its estimate from random strings: from 0 the policy would flee whatever it samples first.
     uniform = jax.random.randint(keys[2], (512, environment.length), 0, environment.letters)
     log_z = jax.nn.logsumexp(log_reward(uniform)) - np.log(512) + environment.length * np.log(environment.letters)
-    params = {"policy": policy.init(keys[0], jnp.zeros(environment.width), nothing)["params"], "log_z": log_z}
+    params = {"policy": policy.init(keys[0], environment.hot(environment.reset()), nothing)["params"], "log_z": log_z}
     rates = {"policy": optax.adam(2e-3), "log_z": optax.adam(1e-1)}
     optimiser = optax.multi_transform(rates, {"policy": "policy", "log_z": "log_z"})
 
-    def logits(params, state):
-        return policy.apply({"params": params["policy"]}, environment.encode(state), nothing)[0]
-
     def draw(params, key, random):
-        return rollout.sample(environment, lambda state: logits(params, state), key, random)
+        of = lambda state: policy.apply({"params": params["policy"]}, environment.hot(state), nothing)  # noqa: E731
+        return rollout.sample(environment, of, key, random)
 
     def loss(params, keys):
-        paths = jax.lax.stop_gradient(jax.vmap(lambda key: draw(params, key, 0.05))(keys))
+        paths, said = jax.vmap(lambda key: draw(params, key, 0.05))(keys)
         rewards = log_reward(jax.vmap(environment.terminal)(paths.last))
 
-        def one(path, reward):
-            forward = rollout.log_forward(environment, path, jax.vmap(lambda s: logits(params, s))(path.states))
+        def one(path, logits, reward):
+            forward = rollout.log_forward(environment, path, logits)
             backward = rollout.log_backward(environment, path)
             return balance.trajectory_balance(forward, backward, None, params["log_z"], reward, path.valid)
 
-        return jax.vmap(one)(paths, rewards).mean()
+        return jax.vmap(one)(paths, said[0], rewards).mean()
 
     @jax.jit
     def trained(params):
@@ -169,7 +167,7 @@ def by_flow(
             return (optax.apply_updates(params, updates), state), None
 
         (params, _), _ = jax.lax.scan(step, (params, optimiser.init(params)), jax.random.split(keys[1], steps))
-        last = jax.vmap(lambda key: draw(params, key, 0.0).last)(jax.random.split(keys[2], count))
+        last = jax.vmap(lambda key: draw(params, key, 0.0)[0].last)(jax.random.split(keys[2], count))
         return jax.vmap(environment.terminal)(last)
 
     return np.asarray(trained(params))

@@ -1,5 +1,8 @@
 """Trajectories: sampled move by move in a `lax.scan`, and what the losses need to know of them. All functions are of
-one trajectory of T = `environment.longest` moves; `vmap` gives the minibatch."""
+one trajectory of T = `environment.longest` moves; `vmap` gives the minibatch.
+
+What the network said of each state comes with a sampled trajectory and can be differentiated, so that the network runs
+once for sampling and loss."""
 
 from typing import Any, NamedTuple
 
@@ -22,23 +25,26 @@ def masked(logits: jax.Array, mask: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(jnp.where(mask, logits, -1e9))
 
 
-def sample(environment: Environment, logits, key: jax.Array, random: float = 0.0) -> Trajectory:
-    """One trajectory. Args: logits(state) -> [actions]; random, the share of moves that are uniform over the legal
-    actions instead."""
+def sample(environment: Environment, network, key: jax.Array, random: float = 0.0) -> tuple[Trajectory, Any]:
+    """(one trajectory, what the network said before each move: a tree of [T, ...]).
 
-    def move(state, time):
-        keys = jax.random.split(jax.random.fold_in(key, time))
-        mask = environment.forward_mask(state)
-        uniform = jax.random.uniform(keys[0]) < random
-        log_p = jnp.where(mask, jnp.where(uniform, 0.0, logits(state)), -jnp.inf)
-        action = jnp.where(state.done, 0, jax.random.categorical(keys[1], jnp.where(state.done, 0.0, log_p)))
-        action = action.astype(jnp.int32)
+    Args: network(state) -> (logits [actions], anything); random, the share of moves that are uniform over the legal
+    actions instead. No gradient passes through the choice of a move."""
+
+    def move(state, noise):
+        gumbel, uniform = noise
+        said = network(state)
+        logits = jnp.where(uniform, 0.0, jax.lax.stop_gradient(said[0])) + gumbel
+        action = jnp.argmax(jnp.where(environment.forward_mask(state), logits, -jnp.inf))
+        action = jnp.where(state.done, 0, action).astype(jnp.int32)
         after = environment.step(state, action)
         after = jax.tree.map(lambda old, new: jnp.where(state.done, old, new), state, after)
-        return after, (state, action, ~state.done)
+        return after, (state, action, ~state.done, said)
 
-    last, (states, actions, valid) = jax.lax.scan(move, environment.reset(), jnp.arange(environment.longest))
-    return Trajectory(states, actions, valid, last)
+    keys, moves = jax.random.split(key), environment.longest
+    noise = jax.random.gumbel(keys[0], (moves, environment.actions)), jax.random.uniform(keys[1], (moves,)) < random
+    last, (states, actions, valid, said) = jax.lax.scan(move, environment.reset(), noise)
+    return Trajectory(states, actions, valid, last), said
 
 
 def replay(environment: Environment, actions: jax.Array) -> Trajectory:

@@ -9,6 +9,7 @@ host before each step, which then replays the actions.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,8 @@ class Flow:
         )
         environment = problem.environment
         backward = environment.backward_actions if task.backward == "learned" else 0
-        policy, log_z = make_policy(config.model, environment.actions, backward, task.loss not in ("tb", "reinforce"))
+        sizes = environment.width, environment.actions, backward
+        policy, log_z = make_policy(config.model, *sizes, task.loss not in ("tb", "reinforce"))
         check(problem)
         return cls(
             problem,
@@ -107,22 +109,25 @@ class Flow:
     def init(self, key, view):
         del view
         keys, condition = jax.random.split(key), jnp.zeros(self.conditions.width)
-        policy = self.policy.init(keys[0], jnp.zeros(self.environment.width), condition)["params"]
+        policy = self.policy.init(keys[0], self.environment.hot(self.environment.reset()), condition)["params"]
         return {"params": {"policy": policy, "log_z": self.log_z.init(keys[1], condition)["params"]}}
 
     def loss(self, params, collections, batch, key, progress):
         del key, progress
         if self.problem.on_host:
             w, beta, values = (batch.columns[name] for name in ("w", "beta", "values"))
+            encoded = jax.vmap(self.conditions.encode)(w, beta)
             trajectories = jax.vmap(functools.partial(rollout.replay, self.environment))(batch.columns["actions"])
+            said = jax.vmap(lambda encoded, states: jax.vmap(self.network(params, encoded))(states))(
+                encoded, trajectories.states
+            )
         else:
-            w, beta, trajectories = jax.lax.stop_gradient(self.sample(params, batch.views[0]))
+            w, beta, encoded, trajectories, said = self.sample(params, batch.views[0])
             values = jax.vmap(lambda last: self.problem.objectives(self.environment.terminal(last)))(trajectories.last)
-        encoded = jax.vmap(self.conditions.encode)(w, beta)
         log_reward = beta * self.scalarise(values, w)
         clipped = log_reward < self.log_reward_floor
         log_reward = jnp.maximum(log_reward, self.log_reward_floor)
-        losses = jax.vmap(self.one_loss, (None, 0, 0, 0))(params, encoded, trajectories, log_reward)
+        losses = jax.vmap(self.one_loss, (None, 0, 0, 0, 0))(params, encoded, trajectories, said, log_reward)
         metrics = {f"objective/{name}": values[:, i].mean() for i, name in enumerate(self.problem.names)}
         metrics |= {"reward": jnp.exp(self.scalarise(values, w)).mean(), "clipped": clipped.mean()}
         metrics |= {"moves": trajectories.valid.sum(1).mean()}
@@ -142,11 +147,12 @@ class Flow:
         """This host's part of a minibatch, {"train": {"number" [b]}}, with trajectories sampled by the parameters of a
         state and scored on the host. Raises UserError for an objective that is not from 0 to 1."""
         params = jax.tree.map(whole, state.params)
-        w, beta, found = jax.tree.map(np.asarray, self._sample(params, minibatch[TRAIN]["number"]))
+        w, beta, _, found, _ = self._sample(params, minibatch[TRAIN]["number"])
         terminal = jax.vmap(self.environment.terminal)(found.last)
         terminal = jax.tree.map(np.asarray, terminal)
         values = self.problem.checked(terminal, self.problem.objectives(terminal)).astype(np.float32)
         new = {"w": w, "beta": beta, "values": values, "actions": found.actions}
+        new = {name: np.asarray(value) for name, value in new.items()}
         return minibatch | {TRAIN: minibatch[TRAIN] | new}
 
     @functools.cached_property
@@ -154,33 +160,35 @@ class Flow:
         return jax.jit(self.sample)
 
     def sample(self, params, number):
-        """(w [B, d], beta [B], trajectories) of the run's trajectories `number` [B], each a function of the parameters,
-        the seed and its number."""
+        """(w [B, d], beta [B], conditions [B, c], trajectories, what the network said of their states) of the run's
+        trajectories `number` [B], each a function of the parameters, the seed and its number."""
         key = jax.random.fold_in(jax.random.key(self.seed), 4)
         group = number if self.per == "trajectory" else number // self.size
         fold = jax.vmap(jax.random.fold_in, (None, 0))
         w, beta = jax.vmap(self.conditions.sample)(fold(jax.random.fold_in(key, 0), group))
-        return w, beta, self.rollout(params, jax.vmap(self.conditions.encode)(w, beta), fold(key, 1 + number))
+        encoded = jax.vmap(self.conditions.encode)(w, beta)
+        return w, beta, encoded, *self.rollout(params, encoded, fold(key, 1 + number))
 
-    def rollout(self, params, encoded, keys) -> rollout.Trajectory:
-        """Trajectories of B conditions [B, c] by one key each."""
+    def rollout(self, params, encoded, keys) -> tuple[rollout.Trajectory, Any]:
+        """`rollout.sample` of B conditions [B, c] by one key each."""
 
         def one(encoded, key):
-            return rollout.sample(self.environment, lambda state: self.logits(params, state, encoded), key, self.random)
+            return rollout.sample(self.environment, self.network(params, encoded), key, self.random)
 
         return jax.vmap(one)(encoded, keys)
 
-    def logits(self, params, state, encoded):
-        """Of one state under one condition: [actions]."""
-        return self.policy.apply({"params": params["policy"]}, self.environment.encode(state), encoded)[0]
+    def network(self, params, encoded) -> Callable:
+        """What the policy says of one state, under one condition [c]: (logits [actions], the rest)."""
+        apply = functools.partial(self.policy.apply, {"params": params["policy"]})
+        given = apply(encoded, method="given")
+        return lambda state: apply(self.environment.hot(state), given, method="of")
 
-    def one_loss(self, params, encoded, trajectory, log_reward):
-        """The loss of one trajectory under one condition [c]."""
-        environment, apply = self.environment, functools.partial(self.policy.apply, {"params": params["policy"]})
-        logits, found = apply(jax.vmap(environment.encode)(trajectory.states), encoded)
-        backward = None
-        if self.policy.backward_actions:
-            backward = apply(jax.vmap(environment.encode)(rollout.after(trajectory)), encoded)[1]["backward"]
+    def one_loss(self, params, encoded, trajectory, said, log_reward):
+        """The loss of one trajectory under one condition [c], whose states the network said that of."""
+        environment, (logits, found), backward = self.environment, said, None
+        if self.policy.backward_actions:  # of the states after the moves
+            last = self.network(params, encoded)(trajectory.last)[1]["backward"]
+            backward = jnp.concatenate([found["backward"][1:], last[None]])
         return self.loss_of(
             rollout.log_forward(environment, trajectory, logits),
             rollout.log_backward(environment, trajectory, backward),
@@ -200,7 +208,7 @@ def check(problem: rewards.Problem) -> None:
     environment = problem.environment
 
     def one(key):
-        found = rollout.sample(environment, lambda _: jnp.zeros(environment.actions), key)
+        found, _ = rollout.sample(environment, lambda _: (jnp.zeros(environment.actions),), key)
         terminal = environment.terminal(found.last)
         return terminal, problem.objectives(terminal)
 

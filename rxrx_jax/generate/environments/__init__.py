@@ -65,9 +65,14 @@ class Environment:
         """The backward action, int32 [], that leads from `step(state, action)` to `state`."""
         raise NotImplementedError
 
-    def encode(self, state) -> jax.Array:
-        """What the policy sees of a state: float32 [width]."""
+    def hot(self, state) -> jax.Array:
+        """What the policy sees of a state: the places of the ones in `encode`, int32 [n]; those from `width` on are
+        nothing."""
         raise NotImplementedError
+
+    def encode(self, state) -> jax.Array:
+        """The same as zeros and ones: float32 [width]."""
+        return jnp.zeros(self.width).at[self.hot(state)].set(1.0, mode="drop")
 
     def terminal(self, state):
         """What rewards take of a terminal state: an array or a tree of arrays."""

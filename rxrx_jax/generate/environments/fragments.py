@@ -163,20 +163,19 @@ class Fragments(Environment):
         found = jnp.where(action < self.most * self.slots, opened, jnp.where(state.piece[0] < 0, 0, last))
         return jnp.where(action == self.actions - 1, self.most, found)
 
-    def encode(self, state: Tree):
+    def hot(self, state: Tree):
         """Of every place its piece and, of the place before it that it is joined to, the number and both slots."""
         number = jnp.arange(self.most)[:, None]
         slot = jnp.argmax((state.link >= 0) & (state.link // self.slots < number), 1)
         before = jnp.take_along_axis(state.link, slot[:, None], 1)[:, 0]
         before = jnp.where((before >= 0) & (before // self.slots < number[:, 0]), before, -1)
         slot = jnp.where(before >= 0, slot, -1)
-        parts = [
-            jax.nn.one_hot(state.piece, len(self.pieces) + 1),
-            jax.nn.one_hot(jnp.where(before >= 0, before // self.slots, -1), self.most),
-            jax.nn.one_hot(jnp.where(before >= 0, before % self.slots, -1), self.slots),
-            jax.nn.one_hot(slot, self.slots),
-        ]
-        return jnp.concatenate(parts, 1).reshape(-1)
+        joined = before >= 0
+        values = [state.piece, jnp.where(joined, before // self.slots, -1), jnp.where(joined, before % self.slots, -1)]
+        values = jnp.stack([*values, slot], 1)  # [N, 4], -1 for nothing
+        starts = np.cumsum([0, len(self.pieces) + 1, self.most, self.slots])
+        places = number * (self.width // self.most) + starts + values
+        return jnp.where(values < 0, self.width, places).reshape(-1)
 
     def terminal(self, state: Tree):
         """(piece int32 [N], link int32 [N, S]), of which `assemble.smiles` makes a molecule."""

@@ -63,9 +63,9 @@ class Grid(Environment):
     def undo(self, state: Cell, action):
         return action
 
-    def encode(self, state: Cell):
+    def hot(self, state: Cell):
         """Each coordinate one-hot."""
-        return jax.nn.one_hot(state.at, self.side).reshape(-1)
+        return jnp.arange(self.dimensions) * self.side + state.at
 
     def terminal(self, state: Cell):
         """Coordinates in [0, 1]: float32 [dimensions]."""

@@ -63,9 +63,9 @@ class Strings(Environment):
     def undo(self, state: Text, action):
         return jnp.int32(0)
 
-    def encode(self, state: Text):
+    def hot(self, state: Text):
         """Each place one-hot, "not written yet" among its values."""
-        return jax.nn.one_hot(state.tokens, self.letters + 1).reshape(-1)
+        return jnp.arange(self.length) * (self.letters + 1) + state.tokens
 
     def terminal(self, state: Text):
         """Letters int32 [length], from 0."""

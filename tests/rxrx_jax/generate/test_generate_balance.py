@@ -25,9 +25,8 @@ def everything(environment, seed=0):
 def terms(environment, graph, log_reward, flow, log_pf, count=32):
     """What the losses take, of `count` random trajectories [count, ...] at the given flows."""
     keys = jax.random.split(jax.random.key(0), count)
-    found = jax.jit(jax.vmap(lambda key: rollout.sample(environment, lambda _: jnp.zeros(environment.actions), key)))(
-        keys
-    )
+    uniform = lambda _: (jnp.zeros(environment.actions),)  # noqa: E731
+    found = jax.jit(jax.vmap(lambda key: rollout.sample(environment, uniform, key)[0]))(keys)
     states = jax.tree.map(np.asarray, found.states)
     name = lambda tree, i: exact.name_of([np.asarray(x)[i] for x in jax.tree.leaves(tree)])  # noqa: E731
     place = {name(graph.states, i): i for i in range(len(flow))}

@@ -56,7 +56,7 @@ def test_what_is_done_stays_and_the_longest_trajectory_fits():
 
 def test_sampled_actions_are_legal_and_functions_of_the_key():
     grid = Grid(3)
-    draw = jax.jit(jax.vmap(lambda key: rollout.sample(grid, lambda _: np.array([1.0, 0, -2]), key, 0.1)))
+    draw = jax.jit(jax.vmap(lambda key: rollout.sample(grid, lambda _: (np.array([1.0, 0, -2]),), key, 0.1)[0]))
     one, again = draw(jax.random.split(jax.random.key(0), 64)), draw(jax.random.split(jax.random.key(0), 64))
     jax.tree.map(np.testing.assert_array_equal, one, again)
     assert one.last.done.all() and (one.last.at < 3).all() and len(np.unique(one.last.at, axis=0)) > 5

@@ -1,5 +1,6 @@
 """The task of generative flow networks: its loss, what it is a function of, and mistakes in its config."""
 
+import dataclasses
 import functools
 import types
 
@@ -16,6 +17,7 @@ from rxrx_jax.data.roles import Roles
 from rxrx_jax.data.source import Nothing, make_source
 from rxrx_jax.evaluate import make_evaluators
 from rxrx_jax.generate import rewards
+from rxrx_jax.models.policy import Rows
 from rxrx_jax.tasks import flow
 
 
@@ -62,10 +64,39 @@ def test_the_loss_is_a_function_of_the_parameters_and_the_number_and_clips_rewar
     assert jnp.abs(gradients["policy"]["backward"]["bias"]).sum() > 0
 
 
+def test_a_loss_of_what_was_said_while_sampling_is_that_of_replayed_actions():
+    """Value and gradients, once through the scan that samples and once through states that are given."""
+    task = make("loss=subtb", **{"task.backward": "learned"})
+    params = task.init(jax.random.key(0), None)["params"]
+    params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
+    w, beta, _, found, _ = jax.jit(task.sample)(params, jnp.arange(8))
+    values = jax.vmap(lambda last: task.problem.objectives(task.environment.terminal(last)))(found.last)
+    columns = {"w": w, "beta": beta, "values": values, "actions": found.actions}
+    host = dataclasses.replace(task, problem=dataclasses.replace(task.problem, on_host=True))
+    assert 1 < found.valid.sum() < found.valid.size
+
+    def of(task):
+        batch = Batch((jnp.arange(8),), columns, jax.random.split(jax.random.key(0), 8), {TRAIN: slice(0, 8)}, 8)
+        return jax.jit(jax.value_and_grad(lambda params: task.loss(params, {}, batch, None, 0.0)[0]))(params)
+
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(near, of(task), of(host))
+
+
+def test_rows_of_a_kernel_are_its_product_with_zeros_and_ones():
+    """Place 5 of 5 stands for nothing."""
+    hot, encoded = np.array([[0, 3], [5, 5], [4, 5]]), np.zeros((3, 6), np.float32)
+    np.put_along_axis(encoded, hot, 1, 1)
+    kernel, bias = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32), np.ones(4, np.float32)
+    params = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+    found = Rows(5, 4).apply({"params": params}, hot)
+    np.testing.assert_allclose(found, encoded[:, :5] @ kernel + bias, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("condition", "different"), [("trajectory", 16), ("minibatch", 2)])
 def test_a_condition_is_of_a_trajectory_or_of_a_minibatch(condition, different):
     task = make(**{"task.condition": condition, "task.side": 2})
-    w, _, found = jax.jit(task.sample)(task.init(jax.random.key(0), None)["params"], jnp.arange(16))
+    w, _, _, found, _ = jax.jit(task.sample)(task.init(jax.random.key(0), None)["params"], jnp.arange(16))
     assert len(np.unique(w[:, 0])) == different and len(np.unique(found.actions, axis=0)) > 2
 
 

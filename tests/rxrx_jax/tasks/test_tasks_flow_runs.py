@@ -107,3 +107,11 @@ def test_the_learned_distribution_is_the_target(tmp_path, capsys, side, most):
     for prefix in ("exponent_1/", "exponent_8/", "exponent_32/"):
         assert found[f"{prefix}total_variation_worst"] < most, prefix
         assert found[f"{prefix}log_z_error"] < 0.05, prefix
+
+
+@pytest.mark.full
+def test_subtrajectory_balance_converges_too(tmp_path):
+    """On 8 x 8 cells, the mean over eleven preferences; it needs more steps than trajectory balance."""
+    train.run(load("mogfn.py:loss=subtb") | {"total_steps": 3000}, tmp_path / "run")
+    found = evaluation(tmp_path / "run")
+    assert found["total_variation"] < 0.03 and found["total_variation_uniform"] > 0.5, found
