@@ -107,8 +107,8 @@ def over_heads(function, *arrays: jax.Array) -> jax.Array:
 def constrain_tokens(x: jax.Array) -> jax.Array:
     """Keeps [B, ...] activations split over the minibatch axes; without it FSDP on a pod gathers them everywhere."""
     mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.axis_names:
-        return x  # outside `jax.set_mesh`, in a notebook or a unit test
+    if not {*MINIBATCH} <= {*mesh.axis_names}:
+        return x  # outside `jax.set_mesh`, in a notebook or a unit test, or on one device
     return jax.lax.with_sharding_constraint(x, P(MINIBATCH))
 
 

@@ -4,7 +4,6 @@ the environment is small enough to know, how far their distribution is from its 
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Callable, Iterator
 
 import jax
@@ -18,8 +17,10 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.base.sharding import whole
 from rxrx_jax.evaluate.predict import Evaluated
 from rxrx_jax.generate import exact, pareto
+from rxrx_jax.generate.show import judge
 
 FRONT = "front.json"  # the non-dominated samples
+SAMPLES = "samples.json"  # these, and the best samples of each preference
 
 
 @dataclasses.dataclass
@@ -63,7 +64,7 @@ class SampleContext(Evaluated):
     @functools.cached_property
     def everything(self) -> np.ndarray:
         """The objectives of all terminal states of `graph`: [n, d]."""
-        terminal = jax.vmap(self.task.environment.terminal)(_row(self.graph.states, self.graph.terminal))
+        terminal = jax.vmap(self.task.environment.terminal)(judge.row(self.graph.states, self.graph.terminal))
         return self.values(jax.tree.map(np.asarray, terminal))
 
     @functools.cached_property
@@ -97,10 +98,13 @@ def evaluate(
     environment has few states; of `samples` for each preference hypervolume, r2, r2_published, igd_plus, gd_plus and
     pc_entropy (the latter three against the true front, where it is known), the share of different ones; and of the
     `top` best different ones of each preference their mean reward and their diversity. follows_preference: the smallest
-    over objectives of Spearman's correlation between the weight that it has and its mean.
+    over objectives of Spearman's correlation between the weight that it has and its mean. Where the problem knows more
+    than its rewards read, `top10_NAME` of each such number and, of the objectives as they truly are,
+    `true/hypervolume`, `true/r2` and `true/top10_reward`.
 
     exponents: others, for which alone what is exact is said, as `exponent_1/total_variation`. The samples that no other
-    dominates are written to front.json. Raises UserError for exponents that are not above 0."""
+    dominates are written to front.json, the best of each preference to samples.json. Raises UserError for exponents
+    that are not above 0."""
     task = context.task
     params = jax.tree.map(whole, context.network.params)
     w = pareto.simplex(len(task.problem.names), steps).astype(np.float32)
@@ -114,52 +118,25 @@ def evaluate(
         yield from _exact(context, params, w, beta)
         true = pareto.front(context.everything)
     key = jax.random.fold_in(jax.random.key(context.seed), 3)
-    values, best, apart, different, states = [], [], [], [], []
+    values, states = [], []
     for i, each in enumerate(w):
         context.between()
         keys = jax.random.split(jax.random.fold_in(key, i), samples)
         terminal = context.sample(params, np.tile(each, (samples, 1)), np.full(samples, beta), keys)
         terminal = jax.tree.map(np.asarray, terminal)
-        found = context.values(terminal)
-        first = np.unique(_flat(terminal), axis=0, return_index=True)[1]
-        reward = np.exp(np.asarray(task.scalarise(found, each)))[first]
-        chosen = first[np.argsort(-reward, kind="stable")[:top]]
-        best.append(np.sort(reward)[::-1][:top].mean())
-        apart.append(pareto.diversity(task.problem.distances(_row(terminal, chosen))))
-        different.append(len(first) / samples)
-        values.append(found)
+        values.append(context.values(terminal))
         states.append(terminal)
-    values, states = np.concatenate(values), jax.tree.map(lambda *x: np.concatenate(x), *states)
-    same = [task.problem.names[i] for i in pareto.constant(values)]
-    if same:
-        print(f"note: {', '.join(same)}: constant over all samples, so that the hypervolume is 0", file=sys.stderr)
-    yield "hypervolume", 0.0 if same else pareto.hypervolume(values)
-    yield "r2", pareto.r2(values, w)
-    yield "r2_published", pareto.r2_published(values, w)
-    kept = np.flatnonzero(pareto.non_dominated(values))
-    kept = kept[np.unique(_flat(_row(states, kept)), axis=0, return_index=True)[1]]
-    if true is not None:
-        yield "hypervolume_share", pareto.hypervolume(values) / pareto.hypervolume(true)
-        yield "igd_plus", pareto.igd_plus(values[kept], true)
-        yield "gd_plus", pareto.gd_plus(values[kept], true)
-        yield "pc_entropy", pareto.pc_entropy(values[kept], true)
-    yield f"top{top}_reward", float(np.mean(best))
-    yield f"top{top}_diversity", float(np.mean(apart))
-    yield "unique", float(np.mean(different))
-    if len(task.problem.names) > 1:
-        yield "follows_preference", follows(w, values.reshape(len(w), samples, -1).mean(1))
-    rows = [{"state": task.problem.say(_row(states, i))} | dict(zip(task.problem.names, values[i].tolist()))
-            for i in kept]  # fmt: skip
-    hosts.on_first_host(lambda: (context.workdir / FRONT).write_text(json.dumps(rows, indent=1) + "\n"))
+    states = jax.tree.map(lambda *x: np.concatenate(x), *states)
+    found = judge.judge(task.problem, task.scalarise, w, states, np.concatenate(values), top, true)
+    yield from found.numbers.items()
+    hosts.on_first_host(lambda: write(context.workdir, task.problem.names, found))
 
 
-def follows(w: np.ndarray, means: np.ndarray) -> float:
-    """The smallest over objectives of Spearman's correlation between weights and means, both [n, d]; 0 for a constant
-    one."""
-    from scipy.stats import spearmanr
-
-    found = [0.0 if np.ptp(mean) == 0 else spearmanr(weight, mean).statistic for weight, mean in zip(w.T, means.T)]
-    return float(min(found))
+def write(workdir: epath.Path, names: tuple[str, ...], found: judge.Judged) -> None:
+    """Writes front.json and samples.json. Args: names, of the objectives."""
+    samples = {"objectives": names, "front": found.front, "preferences": found.preferences}
+    for name, content in ((FRONT, found.front), (SAMPLES, samples)):
+        (workdir / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _exact(context: SampleContext, params, w: np.ndarray, beta, prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -176,11 +153,3 @@ def _exact(context: SampleContext, params, w: np.ndarray, beta, prefix: str = ""
     yield f"{prefix}total_variation_worst", max(apart)
     yield f"{prefix}total_variation_uniform", float(np.mean(uniform))
     yield f"{prefix}log_z_error", max(off)
-
-
-def _row(tree, i):
-    return jax.tree.map(lambda x: x[i], tree)
-
-
-def _flat(tree) -> np.ndarray:
-    return np.concatenate([x.reshape(len(x), -1) for x in jax.tree.leaves(tree)], 1)

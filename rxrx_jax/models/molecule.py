@@ -157,6 +157,42 @@ class MoleculeHead(nn.Module):
         return linear(self.outputs, width, "outputs")(drop(x))
 
 
+class Wells(nn.Module):
+    """The tower of frozen embeddings: x [B, d] -> [B, outputs]."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.outputs, name="outputs")(nn.gelu(nn.Dense(self.outputs, name="dense")(x)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Towers:
+    """Molecules at doses and embeddings of wells as unit vectors [B, outputs] of one space. Parameters: encoder, head,
+    wells, and dose_tokens [doses, D]."""
+
+    encoder: MoleculeEncoder
+    head: MoleculeHead
+    wells: Wells
+
+    def of_molecules(self, params, views, dose, dropout=None):
+        """Of molecules, {"tokens" [B, N], "distances" [B, N, N]}, at the doses with these numbers, [B]. Args: dropout,
+        a key in training."""
+        options = dict(train=dropout is not None, rngs=None if dropout is None else {"dropout": dropout})
+        token = params["dose_tokens"][dose][:, None]  # [B, 1, D]
+        _, found = self.encoder.apply({"params": params["encoder"]}, **views, more=token, **options)
+        return _unit(self.head.apply({"params": params["head"]}, found["embedding"], **options))
+
+    def of_wells(self, params, x):
+        """Of embeddings [B, width], in the units of `phenomics.Screened`."""
+        return _unit(self.wells.apply({"params": params["wells"]}, x))
+
+
+def _unit(x):
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+
+
 def make_molecule_encoder(config, vocabulary: int) -> MoleculeEncoder:
     """The encoder of `config.model` for that many kinds of tokens. Raises UserError naming a bad value."""
     from rxrx_jax.models import chosen, compute_dtype  # they are made of this module too

@@ -104,7 +104,11 @@ def save(path: pathlib.Path, vocabulary: Vocabulary) -> None:
 
 def load(path: pathlib.Path) -> Vocabulary:
     """Reads what `save` wrote. Raises UserError if it is anything else."""
-    found = files.read_json(path, AGAIN)
+    return parse(files.read_json(path, AGAIN), str(path))
+
+
+def parse(found: dict, path: str) -> Vocabulary:
+    """As `load`, of the JSON itself. Args: path, where it is from, for messages."""
     parts = [found.get("tokens"), found.get("labels")]
     for part in parts:
         whole = isinstance(part, list) and all(type(one) is int and 0 <= one < 2**32 for one in part)

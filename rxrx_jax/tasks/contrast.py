@@ -3,27 +3,16 @@ others (Radford et al. 2021, arXiv 2103.00020; of molecules and phenomics Fradki
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rxrx_jax.adapt.method import Method
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.models.molecule import MoleculeEncoder, MoleculeHead, make_molecule_encoder
+from rxrx_jax.models.molecule import MoleculeEncoder, MoleculeHead, Towers, Wells, make_molecule_encoder
 from rxrx_jax.tasks.environments import library_of, whole_minibatch
 
 MOST_SCALE = 100.0  # of cosines, as Radford et al.
-
-
-class Wells(nn.Module):
-    """The tower of frozen embeddings: x [B, d] -> [B, outputs]."""
-
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(self.outputs, name="outputs")(nn.gelu(nn.Dense(self.outputs, name="dense")(x)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +46,10 @@ class Contrast:
         head, wells = MoleculeHead(outputs, config.task.dropout), Wells(outputs)
         size = library.width, len(library.doses), config.task.temperature
         return cls(encoder, head, wells, *size, library.vocabulary)
+
+    @property
+    def towers(self) -> Towers:
+        return Towers(self.encoder, self.head, self.wells)
 
     def init(self, key, view):
         keys = jax.random.split(key)
@@ -102,14 +95,11 @@ class Contrast:
     def of_molecules(self, params, views, dose, dropout=None):
         """Unit vectors [B, outputs] of molecules at the doses with these numbers, [B]. Args: dropout, a key in
         training."""
-        options = dict(train=dropout is not None, rngs=None if dropout is None else {"dropout": dropout})
-        token = params["dose_tokens"][dose][:, None]  # [B, 1, D]
-        _, found = self.encoder.apply({"params": params["encoder"]}, **views, more=token, **options)
-        return _unit(self.head.apply({"params": params["head"]}, found["embedding"], **options))
+        return self.towers.of_molecules(params, views, dose, dropout)
 
     def of_wells(self, params, x):
         """Unit vectors [B, outputs] of embeddings [B, width], in the units of `phenomics.Screened`."""
-        return _unit(self.wells.apply({"params": params["wells"]}, x))
+        return self.towers.of_wells(params, x)
 
     def _towers(self, params, views, targets, dose, dropout=None):
         ours = self.of_molecules(params, views, dose, dropout)
@@ -118,7 +108,3 @@ class Contrast:
         there = ~jnp.isnan(measured).any(1)
         measured = jnp.where(there[:, None], measured, 0)
         return ours, self.of_wells(params, measured[:, :-1]), jnp.where(there, measured[:, -1], -1)
-
-
-def _unit(x):
-    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)

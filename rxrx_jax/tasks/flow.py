@@ -25,6 +25,7 @@ from rxrx_jax.generate.conditions import Conditions
 from rxrx_jax.generate.environments import Environment
 from rxrx_jax.generate.reinforce import reinforce
 from rxrx_jax.generate.rewards import fragments, grid, strings
+from rxrx_jax.generate.rewards import map as of_map
 from rxrx_jax.generate.scalarise import scalarisation
 from rxrx_jax.models.policy import LogZ, Policy, make_policy
 
@@ -228,4 +229,9 @@ def make_fragments(task: Config) -> rewards.Problem:
     return fragments.problem(tuple(task.objectives), task.most, task.workers, task.get("proxy", ""))
 
 
-PROBLEMS = {"grid": make_grid, "strings": make_strings, "fragments": make_fragments}
+def make_map(task: Config) -> rewards.Problem:
+    target = of_map.make_target(task.tower, task.gene, task.reward)
+    return of_map.problem(tuple(task.objectives), target, task.most, task.workers)
+
+
+PROBLEMS = {"grid": make_grid, "strings": make_strings, "fragments": make_fragments, "map": make_map}

@@ -47,7 +47,7 @@ ALLOWED = {
     "tables": "base",
     "report": "base drawing data evaluate tables training",
     "commands": "base simulate molecules data models adapt tasks weights evaluate training publishing embedding tables "
-    "report maps",
+    "report maps generate",
     "a table": "base data weights maps tables report commands",
     "tfds_builders": "base drawing simulate molecules",
     "launch": "base commands",

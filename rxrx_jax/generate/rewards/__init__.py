@@ -18,7 +18,14 @@ class Problem:
     names [d] of the objectives; objectives(terminal) -> float [d], in JAX, of one state; distances(terminal [n, ...])
     -> float [n, n], in numpy, between states, for diversity; say(terminal) -> how one state is named to the user.
 
-    on_host: objectives(terminal [n, ...]) -> float [n, d] is of many states and in numpy, as RDKit's are."""
+    on_host: objectives(terminal [n, ...]) -> float [n, d] is of many states and in numpy, as RDKit's are.
+
+    What no reward reads, None where nothing is known: truth(terminal [n, ...], values [n, d]) -> float [n, d], the
+    objectives as they truly are, of which those that are computed are a prediction; beside(terminal [n, ...]) ->
+    {name: float [n]}, other numbers to judge them by.
+
+    listed(texts): of molecules, the same problem for any of them, whose terminal state is their number in a list of
+    SMILES."""
 
     environment: Environment
     names: tuple[str, ...]
@@ -26,6 +33,9 @@ class Problem:
     distances: Callable
     say: Callable
     on_host: bool = False
+    truth: Callable | None = None
+    beside: Callable | None = None
+    listed: Callable | None = None
 
     def checked(self, terminal, values) -> np.ndarray:
         """Objectives [n, d] of terminal states [n, ...], as they are. Raises UserError as `checked` does."""

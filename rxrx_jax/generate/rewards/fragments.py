@@ -1,6 +1,8 @@
 """Objectives of molecules that are built of pieces: RDKit's, and the sEH proxy where its weights are named."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,27 +18,31 @@ OBJECTIVES = (*chemistry.OBJECTIVES, SEH)
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """The functions of a `Problem` that RDKit computes: of n trees, (piece [n, N], link [n, N, S])."""
+    """The functions of a `Problem` that are computed on the host: of n trees, (piece [n, N], link [n, N, S]).
+
+    rewards: of RDKit's objectives, None for none of them; others: functions of SMILES -> float [n], by the objective;
+    known: what these have said, by objective and SMILES."""
 
     environment: Fragments
     names: tuple[str, ...]
     rewards: chemistry.Rewards | None
-    weights: dict[str, np.ndarray] | None
-    known: dict[str, float]  # what the proxy has said
+    others: Mapping[str, Callable[[Sequence[str]], np.ndarray]]
+    known: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
 
     def smiles(self, terminal) -> list[str]:
         return assemble.all_smiles(self.environment.pieces, terminal)
 
     def objectives(self, terminal) -> np.ndarray:
         """float64 [n, d]"""
-        smiles = self.smiles(terminal)
-        columns = {}
-        if self.rewards is not None:
-            columns = dict(zip(self.rewards.names, self.rewards(smiles).T))
-        if self.weights is not None:
-            new = list(dict.fromkeys(one for one in smiles if one not in self.known))
-            self.known.update(zip(new, proxy.objective(self.weights, new)))
-            columns[SEH] = np.array([self.known[one] for one in smiles])
+        return self.of_smiles(self.smiles(terminal))
+
+    def of_smiles(self, smiles: Sequence[str]) -> np.ndarray:
+        """Of canonical SMILES: float64 [n, d]"""
+        columns = dict(zip(self.rewards.names, self.rewards(smiles).T)) if self.rewards else {}
+        for name, of in self.others.items():
+            new = list(dict.fromkeys(one for one in smiles if (name, one) not in self.known))
+            self.known.update(zip([(name, one) for one in new], of(new)))
+            columns[name] = np.array([self.known[name, one] for one in smiles])
         return np.stack([columns[name] for name in self.names], 1)
 
     def distances(self, terminal) -> np.ndarray:
@@ -47,6 +53,19 @@ class Host:
     def say(self, terminal) -> str:
         """The SMILES of one tree."""
         return assemble.smiles(self.environment.pieces, *terminal)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed(Host):
+    """The same of molecules that are named by their number in a list, int [n], in place of trees."""
+
+    texts: Sequence[str] = ()
+
+    def smiles(self, terminal) -> list[str]:
+        return [self.texts[i] for i in np.asarray(terminal)]
+
+    def say(self, terminal) -> str:
+        return self.texts[int(terminal)]
 
 
 def problem(objectives: tuple[str, ...], most: int = MOST, workers: int = 0, weights: str = "") -> Problem:
@@ -62,12 +81,17 @@ def problem(objectives: tuple[str, ...], most: int = MOST, workers: int = 0, wei
     names = chosen(objectives, OBJECTIVES)
     if SEH in names and not weights:
         raise UserError("task.objectives has seh, whose weights are published apart: set task.proxy=seh_proxy.npz")
-    of_rdkit = [name for name in names if name != SEH]
-    host = Host(
-        Fragments(most),
-        names,
-        chemistry.Rewards(of_rdkit, workers) if of_rdkit else None,
-        proxy.load(weights) if SEH in names else None,
-        {},
-    )
-    return Problem(host.environment, names, host.objectives, host.distances, host.say, on_host=True)
+    others = {SEH: functools.partial(proxy.objective, proxy.load(weights))} if SEH in names else {}
+    return of_host(make_host(names, most, workers, others))
+
+
+def of_host(host: Host) -> Problem:
+    """The problem of those functions."""
+    listed = lambda texts: of_host(Listed(**vars(host) | {"texts": texts}))  # noqa: E731
+    return Problem(host.environment, host.names, host.objectives, host.distances, host.say, True, listed=listed)
+
+
+def make_host(names: tuple[str, ...], most: int, workers: int, others: Mapping[str, Callable]) -> Host:
+    """Of `chosen` names, of which those that `others` has not got are RDKit's."""
+    of_rdkit = [name for name in names if name not in others]
+    return Host(Fragments(most), names, chemistry.Rewards(of_rdkit, workers) if of_rdkit else None, others)

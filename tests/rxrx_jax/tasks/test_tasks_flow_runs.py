@@ -13,6 +13,7 @@ from test_tasks_flow import flow, make, values
 from rxrx_jax.base.config import load
 from rxrx_jax.base.errors import UserError
 from rxrx_jax.evaluate import pareto
+from rxrx_jax.generate.show import judge
 from rxrx_jax.training import metrics, train
 
 SHORT = {"total_steps": 12, "log_steps": 4, "checkpoint_steps": 4, "data.minibatch": 8}
@@ -89,8 +90,15 @@ def test_a_constant_objective_gives_no_hypervolume_and_is_named(monkeypatch, tmp
 
 def test_following_a_preference_is_a_rank_correlation():
     w = np.array([[0, 1], [0.5, 0.5], [1, 0]])
-    assert pareto.follows(w, w**2) == 1 and pareto.follows(w, 1 - w) == -1
-    assert pareto.follows(w, np.stack([w[:, 0], w[:, 0]], 1)) == -1
+    assert judge.follows(w, w**2) == 1 and judge.follows(w, 1 - w) == -1
+    assert judge.follows(w, np.stack([w[:, 0], w[:, 0]], 1)) == -1
+
+
+@pytest.mark.slow
+def test_the_larger_a_weight_the_more_of_its_letter(tmp_path):
+    few = {"total_steps": 80, "data.minibatch": 64, "evaluators.pareto": {"steps": 10, "samples": 64}}
+    train.run(values("strings", **SHORT | few | {"model.width": 64, "task.length": 8}), tmp_path)
+    assert evaluation(tmp_path)["follows_preference"] > 0.9
 
 
 @pytest.mark.full

@@ -1,0 +1,1 @@
+"""Tables of generative flow networks."""
