@@ -24,6 +24,7 @@ from rxrx_jax.data.source import make_source
 from rxrx_jax.generate.rewards import towers
 from rxrx_jax.maps import folder as maps
 from rxrx_jax.molecules import records, screen, vocabulary
+from rxrx_jax.molecules.split import TRAIN
 from rxrx_jax.tasks import make_task
 from rxrx_jax.training import checkpoint
 
@@ -71,7 +72,7 @@ def freeze(paths: Sequence[str], out: pathlib.Path, folder: pathlib.Path | None 
         centre=library.centre,
         scale=library.scale,
         library=tuple(library.smiles.tolist()),
-        trained=library.split == "train",
+        trained=library.split == TRAIN,
         screen_seed=seed,
     )
     towers.save(out, frozen)
