@@ -91,7 +91,7 @@ def _find(builder: type, out: str | pathlib.Path | None, settings: dict[str, Any
     return _folder(out) / builder.name / builder.make_config(**settings).name / str(builder.VERSION)
 
 
-def prepare(name: str, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
+def prepare(name: str, /, source: str | pathlib.Path | None = None, out: str | pathlib.Path | None = None,
             workers: int | None = None, progress: bool = True, strict: bool = False,
             beam: list[str] | None = None, follow_links: bool = False, staging: str | pathlib.Path | None = None,
             **settings) -> pathlib.Path | epath.Path:  # fmt: skip

@@ -1,36 +1,18 @@
 """Prepared molecules in an emulated store: prepared there, opened, left out and verified as on a disk."""
 
-import types
-
 import numpy as np
 import pytest
-from store_tools import emulated
 
 from rxrx_jax.base.config import Config
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.files import mirror, staging, stores
+from rxrx_jax.base.files import stores
 from rxrx_jax.data import molecules
 from rxrx_jax.data.molecules import library
 from rxrx_jax.molecules import records
 from tfds_builders import prepare, verify
-from tfds_builders.molecules import build
 
 pytest.importorskip("rdkit", reason="RDKit is not installed: pip install 'rxrx_jax[molecules]'")
 MANY = 250
-
-
-@pytest.fixture(scope="module", params=["s3", pytest.param("gs", marks=pytest.mark.slow)])
-def store(request):
-    with emulated(request.param) as proxy:
-        yield proxy
-
-
-@pytest.fixture(autouse=True)
-def quick(store, monkeypatch, tmp_path):
-    store.reset()
-    monkeypatch.setattr(stores, "time", types.SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr(mirror, "DEFAULT", f"{tmp_path}/usual,1GB")
-    monkeypatch.setattr(staging, "STAGING", f"{tmp_path}/staging")
 
 
 def made(out, **settings):
@@ -105,7 +87,7 @@ def test_the_command_and_what_is_there_already(store, both, tmp_path, capsys):
     assert f"report     {there}/report.html" in said and not (tmp_path / "staging").exists()
     (tmp_path / "simulated.csv").write_text("smiles\nCCO\n")
     with pytest.raises(UserError, match=rf"^{out}/molecules/simulated.* was prepared of something else \("):
-        build.prepare(tmp_path / "simulated.csv", out, 1, False, name=here.parent.name)
+        made(out, source=tmp_path / "simulated.csv", name=here.parent.name)
 
 
 def test_verify_compares_every_file(store, both, tmp_path, capsys):

@@ -2,17 +2,15 @@
 
 import json
 import re
-import types
 
 import numpy as np
 import pytest
 import tiny
 from builders_tools import SCREEN_FIELDS, digests
-from store_tools import emulated
 
 from rxrx_jax import datasets
 from rxrx_jax.base.errors import UserError
-from rxrx_jax.base.files import mirror, staging, stores
+from rxrx_jax.base.files import mirror, stores
 from rxrx_jax.data import dataset as data
 from rxrx_jax.data.minibatches import evaluation_minibatches
 from rxrx_jax.training import train
@@ -23,20 +21,6 @@ from tfds_builders.own.spec import Spec
 ONE = {"train": ("SIMA-01",), "val": ("SIMA-02",), "test": ("SIMB-02",), "plates": 1}
 FIELDS = SCREEN_FIELDS | ONE | {"image_size": 64}
 TILES = {"s3": 32, "gs": 0}  # whole images there
-
-
-@pytest.fixture(scope="module", params=["s3", pytest.param("gs", marks=pytest.mark.slow)])
-def store(request):
-    with emulated(request.param) as proxy:
-        yield proxy
-
-
-@pytest.fixture(autouse=True)
-def quick(store, monkeypatch, tmp_path):
-    store.reset()
-    monkeypatch.setattr(stores, "time", types.SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr(mirror, "DEFAULT", f"{tmp_path}/usual,1GB")
-    monkeypatch.setattr(staging, "STAGING", f"{tmp_path}/staging")
 
 
 @pytest.fixture(scope="module")
