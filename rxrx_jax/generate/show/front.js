@@ -16,11 +16,17 @@
     return found.map(value => sum ? value / sum : 1 / found.length);
   }
 
+  async function draw(picture, packed) {
+    const bytes = new Blob([Uint8Array.from(atob(packed), letter => letter.charCodeAt(0))]);
+    const svg = await new Response(bytes.stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    picture.src = "data:image/svg+xml," + encodeURIComponent(svg);
+  }
+
   function card(i) {
     const [name, ...values] = objects[i], made = make("figure");
     if (pictures.length) {
       const picture = make("img");
-      picture.src = "data:image/svg+xml;base64," + pictures[i];
+      draw(picture, pictures[i]);
       picture.alt = "structure of " + name;
       picture.width = 220;
       picture.height = 150;

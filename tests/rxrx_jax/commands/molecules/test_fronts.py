@@ -73,7 +73,7 @@ def test_sliders_choose_what_was_made(chromium, tmp_path, scheme):
         assert page.locator("#made code").all_inner_texts() == ["CCN", "CCO"]
         assert page.locator(".weights output").all_inner_texts() == ["0.00", "1.00"]
         assert page.locator("#made figure").first.locator("dd").all_inner_texts() == ["0.100", "0.800", "-0.700"]
-        assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+        page.wait_for_function("document.images.length == 2 && [...document.images].every(one => one.naturalWidth > 0)")
         ringed = "Bokeh.documents.map(doc => doc.get_model_by_name('chosen')).find(Boolean).data"
         assert page.evaluate(f"[...{ringed}.o1]") == [0.8, 0.5]
         assert page.evaluate("document.documentElement.scrollWidth") == 390
