@@ -137,20 +137,18 @@ def plates(maps: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     maps = {quantity: {name: of[name] for name in of if name in shown} for quantity, of in maps.items()}
     maps = {quantity: of for quantity, of in maps.items() if of}
     letters = [chr(65 + i) if i < 26 else f"A{chr(39 + i)}" for i in range(height)]
-    numbers = [str(i + 1) for i in range(width)]
-    at = [(column, row) for row in letters for column in numbers]
+    at = [(column, row) for row in letters for column in range(1, width + 1)]
     cells = {"x": [x for x, _ in at], "y": [y for _, y in at], "value": [np.nan] * len(at)}
     source = ColumnDataSource(cells, name="plate")
     mapper = LinearColorMapper(palette=list(Viridis256), low=0, high=1, nan_color="rgba(128,128,128,0.25)")
     mapper.name = "mapper"
     one = figures.figure(
-        60 + 20 * height, "hover,save", x_range=FactorRange(*numbers), y_range=FactorRange(*letters[::-1]),
+        60 + 20 * height, "hover,save", x_range=(0.5, width + 0.5), y_range=FactorRange(*letters[::-1]),
         x_axis_location="above", tooltips="@y@x: @value{0.00}",
     )  # fmt: skip
     one.rect("x", "y", 0.94, 0.94, source=source, line_color=None, fill_color={"field": "value", "transform": mapper})
     one.add_layout(ColorBar(color_mapper=mapper, background_fill_color=None, width=8), "right")
-    written = numbers[:: -(-width // NUMBERED)]
-    one.xaxis.major_label_overrides = {column: "" for column in numbers if column not in written}
+    one.xaxis.ticker = list(range(1, width + 1, -(-width // NUMBERED)))
     one.grid.visible = False
 
     def listed(plate):

@@ -151,32 +151,34 @@ def _arms(found: Map) -> dict[str, Any] | None:
 
 
 def _strip(columns: dict[str, list], centred: bool) -> dict[str, Any]:
-    from bokeh.models import ColumnDataSource, FactorRange, Span
+    from bokeh.models import ColumnDataSource, Span
 
+    columns = columns | {"place": list(range(len(columns["arm"])))}
     source = ColumnDataSource({key: [np.nan if v is None else v for v in values] for key, values in columns.items()})
     tips = [("arm", "@arm, @genes genes"), *([("before", "@before{0.000}"), ("after", "@after{0.000}")] if centred
             else [("probability", "@after{0.000}")])]  # fmt: skip
-    one = figures.figure(260, "hover,save", x_range=FactorRange(*columns["arm"]), tooltips=tips)
+    one = figures.figure(260, "hover,save", x_range=(-0.5, len(columns["arm"]) - 0.5), tooltips=tips)
     one.add_layout(Span(location=0.5, dimension="width", line_color="#808080", line_dash="dashed"))
     if centred:
-        one.segment("arm", "before", "arm", "after", source=source, line_color=BEFORE, line_width=1.5)
-        one.scatter("arm", "before", source=source, size=8, line_color=BEFORE, fill_color=None, line_width=2)
-    one.scatter("arm", "after", source=source, size=8, color=AFTER)
-    one.xaxis.major_label_overrides = _chromosomes(columns["arm"])
+        one.segment("place", "before", "place", "after", source=source, line_color=BEFORE, line_width=1.5)
+        one.scatter("place", "before", source=source, size=8, line_color=BEFORE, fill_color=None, line_width=2)
+    one.scatter("place", "after", source=source, size=8, color=AFTER)
+    written = _chromosomes(columns["arm"])
+    one.xaxis.ticker, one.xaxis.major_label_overrides = list(written), written
     one.xaxis.major_label_text_font_size = "9px"
     one.xaxis.axis_label, one.yaxis.axis_label = "chromosome, p before q", "probability"
     one.grid.visible = False
     return figures.group({"probability that genes of an arm are alike, in the table below": one})
 
 
-def _chromosomes(arms: list[str]) -> dict[str, str]:
-    """What stands under each arm: its chromosome, under the first of it, and never under two side by side, for which a
-    telephone is too narrow."""
-    labels: dict[str, str] = {}
+def _chromosomes(arms: list[str]) -> dict[int, str]:
+    """What stands under arms, by place: a chromosome under the first of its arms, and never two side by side, for which
+    a telephone is too narrow."""
+    labels: dict[int, str] = {}
     for i, arm in enumerate(arms):
         before = arms[i - 1] if i else ""
-        new = arm[:-1] != before[:-1] and not labels.get(before)
-        labels[arm] = arm[3:-1] if new else ""
+        if arm[:-1] != before[:-1] and i - 1 not in labels:
+            labels[i] = arm[3:-1]
     return labels
 
 
