@@ -66,8 +66,8 @@ class Frozen:
 
     @on_one_device()
     def of_molecules(self, smiles: Sequence[str]) -> np.ndarray:
-        """Unit vectors of canonical SMILES at the highest dose, float32 [m, n, outputs]. Raises UserError, which names
-        the SMILES, for one that is no molecule to the towers."""
+        """Unit vectors of canonical SMILES at the highest dose, float32 [m, n, outputs]. Raises UserError, naming
+        the SMILES, for an invalid molecule."""
         found = np.zeros((len(self.params), len(smiles), self.outputs), np.float32)
         made = []
         for text in smiles:

@@ -31,7 +31,8 @@ class Guard:
     unreadable, how many images per epoch may be left out because they cannot be read; epoch, its steps; carried, what
     `carry` gave before the run was started again.
 
-    Where a method's `penalty_weight` changes, the loss is another one from that step on, and the usual is found anew.
+    When a method's `penalty_weight` changes, the training loss is redefined, so its history is discarded and a new
+    baseline is established.
     """
 
     def __init__(self, max_loss_ratio: float, unreadable: int, epoch: int, carried: dict | None = None):
