@@ -30,6 +30,7 @@ from rxrx_jax.base.errors import UserError
 from rxrx_jax.training.base_config import run_keys
 
 EXPONENTS = {"grid": 8.0, "strings": 16.0, "fragments": 32.0, "map": 32.0}
+MOLECULES = dict(most=9, workers=2)
 
 
 def get_config(argument=None):
@@ -101,11 +102,10 @@ def strings() -> dict:
 def fragments(seh: str) -> dict:
     """workers: processes of RDKit, 0 for none. proxy: the file of weights of the objective seh."""
     objectives = ("seh", "qed", "sa", "mw") if seh else ("qed", "sa", "mw")
-    return dict(environment="fragments", most=9, objectives=objectives, workers=2, proxy=seh)
+    return dict(environment="fragments", objectives=objectives, proxy=seh, **MOLECULES)
 
 
 def of_map(arg) -> dict:
     """tower: the file of frozen towers; gene: of its map; reward: mean or lower of the ensemble, or oracle."""
-    found = fragments("") | dict(environment="map", objectives=("similarity", "qed", "sa"))
-    del found["proxy"]
-    return found | dict(tower=arg.tower, gene=arg.gene, reward=arg.reward)
+    wanted = dict(tower=arg.tower, gene=arg.gene, reward=arg.reward)
+    return dict(environment="map", objectives=("similarity", "qed", "sa"), **wanted, **MOLECULES)

@@ -32,8 +32,9 @@ from rxrx_jax.generate.environments.grid import Grid
 from rxrx_jax.generate.rewards import towers
 from rxrx_jax.generate.show import judge
 from rxrx_jax.tasks import make_task
+from rxrx_jax.tower_ensembles import TOWER
 
-NAME, TOWER = "searches", "tower.npz"
+NAME = "searches"
 METHODS = ("mogfn", "reinforce", "mean", "each", "random", "search", "nsga2", "library")
 STAGES = {
     "grid": "mogfn.py:side=16",

@@ -5,6 +5,7 @@ some molecules are cliffs, which do not follow them. Six in ten compounds do not
 and noise.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -85,6 +86,7 @@ def genes(seed: int) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(f"SIM{i:02d}" for i in range(GENES)), KNOCKOUT * _properties(seed, features)[0] * DIMENSIONS**0.5
 
 
+@functools.lru_cache(maxsize=4)
 def _weights(seed: int) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng([seed, 0])
     return tuple(rng.normal(size=size) for size in ((BITS, HIDDEN), (HIDDEN, DIMENSIONS), (HIDDEN, 2)))

@@ -88,9 +88,8 @@ def _standardise(text: str, salts: str) -> Standard:
         raise BadMolecule("RDKit cannot read the canonical SMILES that it writes of it")
     if (atoms := again.GetNumAtoms()) > MOST_ATOMS:
         raise BadMolecule(f"{atoms} atoms, more than {MOST_ATOMS}")
-    metals = {
-        symbol.capitalize() for symbol in BRACKETED.findall(canonical)
-    } - NO_METALS  # aromatic ones are lower case
+    symbols = {symbol.capitalize() for symbol in BRACKETED.findall(canonical)}  # aromatic ones are lower case
+    metals = symbols - NO_METALS
     return Standard(again, canonical, inchikey(again), suffix.strip(), len(pieces), tuple(sorted(metals)))
 
 

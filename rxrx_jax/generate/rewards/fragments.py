@@ -45,6 +45,10 @@ class Host:
             columns[name] = np.array([self.known[name, one] for one in smiles])
         return np.stack([columns[name] for name in self.names], 1)
 
+    def listed(self, texts: Sequence[str]) -> "Listed":
+        """The same functions of molecules in a list of SMILES."""
+        return Listed(**vars(self) | {"texts": texts})
+
     def distances(self, terminal) -> np.ndarray:
         """1 less Tanimoto's similarity of Morgan fingerprints: float64 [n, n]."""
         found = fingerprints.morgan(self.smiles(terminal))
@@ -87,7 +91,7 @@ def problem(objectives: tuple[str, ...], most: int = MOST, workers: int = 0, wei
 
 def of_host(host: Host) -> Problem:
     """The problem of those functions."""
-    listed = lambda texts: of_host(Listed(**vars(host) | {"texts": texts}))  # noqa: E731
+    listed = lambda texts: of_host(host.listed(texts))  # noqa: E731
     return Problem(host.environment, host.names, host.objectives, host.distances, host.say, True, listed=listed)
 
 

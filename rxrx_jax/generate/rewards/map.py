@@ -6,6 +6,7 @@ says what the molecule truly does, and so by how much the prediction flatters wh
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,11 +45,17 @@ class Target:
     def true(self, smiles: Sequence[str]) -> np.ndarray:
         """The cosine of what the simulator says in the place of what is predicted: of the noiseless wells at the
         highest dose, by the tower of wells, the mean over towers: float64 [n]."""
-        return self._cosines(self.frozen.of_wells(self._effects(smiles))).mean(0)
+        return self._true(self._effects(smiles))
 
     def phenotype(self, smiles: Sequence[str]) -> np.ndarray:
         """The cosine of the simulated effects themselves, 0 of a compound that has none: float64 [n]."""
-        effects, gene = self._effects(smiles), self.frozen.positions[self.gene]
+        return self._phenotype(self._effects(smiles))
+
+    def _true(self, effects: np.ndarray) -> np.ndarray:
+        return self._cosines(self.frozen.of_wells(effects)).mean(0)
+
+    def _phenotype(self, effects: np.ndarray) -> np.ndarray:
+        gene = self.frozen.positions[self.gene]
         norms = np.linalg.norm(effects, axis=1) * np.linalg.norm(gene)
         return np.divide(effects @ gene, norms, out=np.zeros(len(effects)), where=norms > 0)
 
@@ -57,21 +64,23 @@ class Target:
         they were trained on; and of a simulated screen `true`, `gap`, predicted less true, and `phenotype`."""
         found = {"predicted": self.predicted(smiles).mean(0), "applicability": self.frozen.nearest(smiles)}
         if self.frozen.screen_seed is not None:
-            found |= {"true": self.true(smiles), "phenotype": self.phenotype(smiles)}
+            effects = self._effects(smiles)
+            found |= {"true": self._true(effects), "phenotype": self._phenotype(effects)}
             found["gap"] = found["predicted"] - found["true"]
         return found
 
     def _cosines(self, of: np.ndarray) -> np.ndarray:
-        genes = self.frozen.of_wells(self.frozen.positions[self.gene][None])
-        return (of * genes).sum(-1, dtype=np.float64).clip(-1, 1)
+        return (of * self._place).sum(-1, dtype=np.float64).clip(-1, 1)
+
+    @functools.cached_property
+    def _place(self) -> np.ndarray:
+        """Of the gene, by each of m towers of wells: float32 [m, 1, outputs]."""
+        return self.frozen.of_wells(self.frozen.positions[self.gene][None])
 
     def _effects(self, smiles: Sequence[str]) -> np.ndarray:
-        dose = max(self.frozen.doses)
-        return (
-            self.frozen.hidden.effects(smiles, (dose,))[0][:, 0]
-            if len(smiles)
-            else np.zeros((0, len(self.frozen.scale)))
-        )
+        if not len(smiles):
+            return np.zeros((0, len(self.frozen.scale)))
+        return self.frozen.hidden.effects(smiles, (max(self.frozen.doses),))[0][:, 0]
 
 
 def _to_unit(cosine: np.ndarray) -> np.ndarray:
@@ -109,7 +118,7 @@ def of_host(host: Host, target: Target) -> Problem:
     if target.frozen.screen_seed is not None and SIMILARITY in host.names:
         truth = lambda terminal, values: true_values(host, target, terminal, values)  # noqa: E731
     beside = lambda terminal: target.beside(host.smiles(terminal))  # noqa: E731
-    listed = lambda texts: of_host(fragments.Listed(**vars(host) | {"texts": texts}), target)  # noqa: E731
+    listed = lambda texts: of_host(host.listed(texts), target)  # noqa: E731
     return dataclasses.replace(plain, truth=truth, beside=beside, listed=listed)
 
 

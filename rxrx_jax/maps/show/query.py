@@ -194,20 +194,17 @@ def dose_response(entities: Entities, name: str, target: str | None = None) -> d
     """The doses of a compound with their length (distance from the origin, where controls are if these were centred)
     and, of a target, the cosine with it; with Spearman correlations with the dose. None for a gene, and for a compound
     of one dose. Raises UserError for a name that the map has not got."""
-    from scipy.stats import spearmanr
-
     rows = entities.find(name)
     rows = rows[np.argsort(entities.dose[rows])]
     if entities.kind[rows[0]] != "compound" or len(rows) < 2:
         return None
     length = np.linalg.norm(entities.x[rows], axis=1)
     found = {"dose": entities.dose[rows].tolist(), "length": length.tolist()}
-    order = lambda y: float(spearmanr(entities.dose[rows], y).statistic) if np.ptp(y) else math.nan  # noqa: E731
-    found["length_spearman"] = order(length)
+    found["length_spearman"] = _order(entities.dose[rows], length)
     if target is not None:
         other = entities.find(target)[0]
         cosine = entities.u[rows] @ entities.u[other]
-        found |= {"target": target, "cosine": cosine.tolist(), "cosine_spearman": order(cosine)}
+        found |= {"target": target, "cosine": cosine.tolist(), "cosine_spearman": _order(entities.dose[rows], cosine)}
     return found
 
 
@@ -215,8 +212,6 @@ def with_magnitude(found: Map, name: str, curve: dict) -> dict:
     """The `dose_response` of a compound, and of each dose the energy distance of its wells from control wells
     (`univariate.magnitude`, NaN for fewer than five) with its Spearman correlation. As it is where the map has no
     controls, or no dose has five wells."""
-    from scipy.stats import spearmanr
-
     columns = found.columns
     rows = np.flatnonzero((columns["kind"] == "compound") & (columns["perturbation"] == name))
     rows = rows[np.argsort(columns["concentration_um"][rows])]
@@ -229,8 +224,15 @@ def with_magnitude(found: Map, name: str, curve: dict) -> dict:
         return curve
     value = univariate.magnitude(x, codes, univariate.Reference(x, controls, SEED))
     there = np.isfinite(value)
-    order = float(spearmanr(columns["concentration_um"][rows][there], value[there]).statistic)
-    return curve | {"magnitude": value.tolist(), "magnitude_spearman": order if there.sum() > 1 else math.nan}
+    order = _order(columns["concentration_um"][rows][there], value[there])
+    return curve | {"magnitude": value.tolist(), "magnitude_spearman": order}
+
+
+def _order(dose: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's correlation of y [n] with the dose, NaN of constant ones."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(dose, y).statistic) if np.ptp(y) else math.nan
 
 
 def replicates(found: Map, name: str) -> list[dict]:

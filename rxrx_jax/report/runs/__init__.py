@@ -124,12 +124,18 @@ def _fingerprint(folder: pathlib.Path) -> str:
 def remove_stale(todo: list[tuple[Run, int]], out: pathlib.Path) -> None:
     """Removes the stale runs' workdirs, and those of the runs that start from a removed one."""
     removed = {(run.name, seed) for run, seed in todo if stale(run, out, seed)}
-    while more := {(r.name, s) for r, s in todo if (r.starts_from, s) in removed} - removed:
-        removed |= more
-    for name, seed in sorted(removed):
+    for name, seed in sorted(with_dependants(removed, todo)):
         if workdir(name, out, seed).exists():
             print(f"{name} seed {seed} is run again", flush=True)
             shutil.rmtree(workdir(name, out, seed))
+
+
+def with_dependants(names: set[tuple[str, int]], todo: list[tuple[Run, int]]) -> set[tuple[str, int]]:
+    """Names and seeds of runs, and of those of `todo` that start from one of them, through any number of stages."""
+    found = set(names)
+    while more := {(run.name, seed) for run, seed in todo if (run.starts_from, seed) in found} - found:
+        found |= more
+    return found
 
 
 def list_stale(todo: list[tuple[Run, int]], out: pathlib.Path) -> list[str]:
@@ -204,10 +210,8 @@ def run_missing(
             del active[slot]
             if process.returncode:
                 failed.append((run.name, seed, log))
-                lost = {run.name}
-                while more := {r.name for r, of in waiting if of == seed and r.starts_from in lost} - lost:
-                    lost |= more
-                waiting = [(r, of) for r, of in waiting if of != seed or r.name not in lost]
+                lost = with_dependants({(run.name, seed)}, waiting)
+                waiting = [job for job in waiting if (job[0].name, job[1]) not in lost]
             else:
                 ended(run, seed)
             left = len(waiting) + len(active)

@@ -57,10 +57,8 @@ WORDS = {
     "control_bias": "control bias",
 }
 TRANSDUCTIVE = "transductive=True"
-TUNED = {
-    "CORAL": "0.1",
-    "DANN, transductive": "0.1",
-}  # weights, times the default: adaptation_search's best by validation
+# Weights, times the default: the best of adaptation_search by validation.
+TUNED = {"CORAL": "0.1", "DANN, transductive": "0.1"}
 # What trains: its words in the table, the arguments of its config, the normalisations that it is run with.
 METHODS = (
     ("batch-pure AdaBN", "method=adabn", ("plate", "image")),
